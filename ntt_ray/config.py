@@ -1,0 +1,311 @@
+"""The one strict, frozen config tree: YAML and ``--set`` in, checked settings out.
+
+All problems are reported at once, each by its dotted path. Functions elsewhere receive plain
+values, never the tree; only `pipeline` and the command line see it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ntt_ray import storage
+from ntt_ray.errors import ConfigError
+
+PROFILES = ("coco", "coco-results")
+ENCODER_NAMES = tuple(
+    f"dinov2_vit{size}14{registers}" for size in "sblg" for registers in ("", "_reg")
+)
+PROPOSER_NAMES = tuple(
+    f"{family}_hiera_{size}" for family in ("sam2", "sam2.1") for size in ("t", "s", "b+", "l")
+)
+_SECRET = re.compile(r"secret|token|password|passwd|key|credential", re.IGNORECASE)
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class _Block(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class ReferencesConfig(_Block):
+    """Where classes come from: a COCO json with masks and the folder of its images."""
+
+    annotations: str
+    image_root: str | None = None
+    classes: tuple[str, ...] | None = None
+    shots: Annotated[int, Field(ge=1)] | None = None
+    seed: Annotated[int, Field(ge=0)] = 33
+    negatives: None = None
+
+
+class Architecture(_Block):
+    """Dimensions of a DINOv2 ViT other than the published ones."""
+
+    embed_dim: Annotated[int, Field(ge=1)]
+    depth: Annotated[int, Field(ge=1)]
+    num_heads: Annotated[int, Field(ge=1)]
+    patch_size: Annotated[int, Field(ge=1)] = 14
+
+
+class EncoderConfig(_Block):
+    """The DINOv2 encoder."""
+
+    name: str = "dinov2_vitl14"
+    checkpoint: str | None = None
+    image_size: Annotated[int, Field(ge=14)] = 518
+    architecture: Architecture | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> EncoderConfig:
+        if self.architecture is None:
+            _one_of(self.name, ENCODER_NAMES, "name")
+        elif self.checkpoint is None:
+            raise ValueError(".checkpoint: is needed when architecture is given")
+        patch = self.architecture.patch_size if self.architecture else 14
+        if self.image_size % patch:
+            raise ValueError(f".image_size: {self.image_size} is not a multiple of {patch}")
+        return self
+
+
+class ProposerConfig(_Block):
+    """The SAM2 mask proposer."""
+
+    name: str = "sam2_hiera_l"
+    checkpoint: str | None = None
+    image_size: Annotated[int, Field(ge=64)] = 1024
+    config: str | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> ProposerConfig:
+        if self.config is None:
+            _one_of(self.name, PROPOSER_NAMES, "name")
+        elif self.checkpoint is None:
+            raise ValueError(".checkpoint: is needed when config is given")
+        if self.image_size % 32:
+            raise ValueError(f".image_size: {self.image_size} is not a multiple of 32")
+        return self
+
+
+class ModelsConfig(_Block):
+    """Both models and how they are run."""
+
+    encoder: EncoderConfig = Field(default_factory=EncoderConfig)
+    proposer: ProposerConfig = Field(default_factory=ProposerConfig)
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    mirror: str | None = None
+
+
+class MethodConfig(_Block):
+    """The paper's settings."""
+
+    points_per_side: Annotated[int, Field(ge=1, le=256)] = 32
+    min_predicted_iou: Share = 0.4
+    nms_iou: Share = 0.5
+    max_detections: Annotated[int, Field(ge=1, le=10_000)] = 100
+    context_ratio: Annotated[float, Field(ge=0.0, le=10.0)] = 0.2
+
+
+class JobConfig(_Block):
+    """How the work is divided and run; nothing here but `images_per_unit` names outputs."""
+
+    images_per_unit: Annotated[int, Field(ge=1, le=100_000)] = 256
+    actors: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    gpus_per_actor: Annotated[float, Field(gt=0.0)] = 1.0
+    cpus_per_actor: Annotated[float, Field(gt=0.0)] = 4.0
+    image_timeout_s: Annotated[float, Field(gt=0.0)] = 60.0
+    max_failed_fraction: Share = 0.01
+
+
+class MergeConfig(_Block):
+    """What the merged files hold."""
+
+    min_score: Share = 0.4
+    profiles: tuple[Literal["coco", "coco-results"], ...] = PROFILES  # type: ignore[assignment]
+    images_per_file: Annotated[int, Field(ge=1)] | None = None
+
+
+class Config(_Block):
+    """A whole run."""
+
+    images: str
+    image_root: str | None = None
+    output: str
+    storage_options: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    references: ReferencesConfig | None = None
+    bank: str | None = None
+    models: ModelsConfig = Field(default_factory=ModelsConfig)
+    method: MethodConfig = Field(default_factory=MethodConfig)
+    job: JobConfig = Field(default_factory=JobConfig)
+    merge: MergeConfig = Field(default_factory=MergeConfig)
+    ground_truth: str | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Config:
+        if (self.references is None) == (self.bank is None):
+            raise ValueError("give either references or bank (exactly one of them)")
+        return self
+
+    def resolved(self) -> dict[str, Any]:
+        """All settings as plain data for the run record; secrets are replaced by ``***``."""
+        data = self.model_dump(mode="json")
+        data["storage_options"] = _without_secrets(data["storage_options"])
+        return {key: _redacted(value) for key, value in data.items()}
+
+
+def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML file, apply ``--set a.b=value`` overrides, check everything.
+
+    Local paths become absolute (relative to the current directory).
+
+    Raises:
+        ConfigError: with every problem found, each by its dotted path.
+    """
+    try:
+        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such config file", []) from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} cannot be read as YAML", [str(error)]) from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} is not a config", ["the top level must be key: value pairs"])
+    return build_config(data, overrides, title=f"{path} has problems:")
+
+
+def build_config(
+    data: Mapping[str, Any], overrides: Sequence[str] = (), title: str = "the config has problems:"
+) -> Config:
+    """Check plain data; see `load_config`."""
+    merged, problems = _with_overrides(dict(data), overrides)
+    try:
+        config = Config.model_validate(_tuples(merged))
+    except ValidationError as error:
+        raise ConfigError(title, problems + [_problem(e) for e in error.errors()]) from None
+    if problems:
+        raise ConfigError(title, problems)
+    return _with_absolute_paths(config)
+
+
+def _with_overrides(
+    data: dict[str, Any], overrides: Sequence[str]
+) -> tuple[dict[str, Any], list[str]]:
+    problems = []
+    for text in overrides:
+        path, equals, raw = text.partition("=")
+        if not equals or not path.strip():
+            problems.append(f"--set {text}: write it as --set a.b=value")
+            continue
+        try:
+            value = yaml.safe_load(raw) if raw else None
+        except yaml.YAMLError as error:
+            problems.append(f"--set {text}: {error}")
+            continue
+        data = _with_value(data, path.strip().split("."), value)
+    return data, problems
+
+
+def _with_value(data: Mapping[str, Any], keys: list[str], value: Any) -> dict[str, Any]:
+    if len(keys) == 1:
+        return {**data, keys[0]: value}
+    inner = data.get(keys[0])
+    inner = inner if isinstance(inner, dict) else {}
+    return {**data, keys[0]: _with_value(inner, keys[1:], value)}
+
+
+def _tuples(value: Any) -> Any:
+    """YAML knows lists only; the frozen tree holds tuples, and strict mode tells them apart."""
+    if isinstance(value, list):
+        return tuple(_tuples(item) for item in value)
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return value
+
+
+def _problem(error: Any) -> str:
+    location = [str(part) for part in error["loc"] if not _is_union_tag(str(part))]
+    path = ".".join(location) or "config"
+    if error["type"] == "extra_forbidden":
+        known = _known_keys(location[:-1])
+        near = difflib.get_close_matches(location[-1], known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"
+        return f"{path}: unknown key; {hint}"
+    if error["type"] == "missing":
+        return f"{path}: is needed and missing"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "value_error":
+        return f"{path}{message}" if message.startswith(".") else f"{path}: {message}"
+    shown = _redacted("***" if _SECRET.search(path) else repr(error["input"])[:80])
+    return f"{path}: {message[:1].lower()}{message[1:]} (it is {shown})"
+
+
+def _is_union_tag(part: str) -> bool:
+    return part in ("int", "float", "str", "literal['auto']") or part.startswith("constrained")
+
+
+def _known_keys(location: Sequence[str]) -> list[str]:
+    model: type[BaseModel] = Config
+    for part in location:
+        annotation = model.model_fields[part].annotation if part in model.model_fields else None
+        candidates = [annotation, *get_args(annotation)] if annotation else []
+        blocks = [c for c in candidates if isinstance(c, type) and get_origin(c) is None]
+        inner = [c for c in blocks if issubclass(c, BaseModel)]
+        if not inner:
+            return []
+        model = inner[0]
+    return sorted(model.model_fields)
+
+
+def _one_of(name: str, known: Sequence[str], key: str) -> None:
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f".{key}: {name!r} is not one of {', '.join(known)}{hint}")
+
+
+def _with_absolute_paths(config: Config) -> Config:
+    def fixed(block: Any, *names: str) -> dict[str, Any]:
+        values = {name: getattr(block, name) for name in names}
+        return {name: storage.absolute(v) if v is not None else None for name, v in values.items()}
+
+    models = config.models.model_copy(
+        update={
+            "encoder": config.models.encoder.model_copy(
+                update=fixed(config.models.encoder, "checkpoint")
+            ),
+            "proposer": config.models.proposer.model_copy(
+                update=fixed(config.models.proposer, "checkpoint", "config")
+            ),
+            **fixed(config.models, "mirror"),
+        }
+    )
+    references = config.references and config.references.model_copy(
+        update=fixed(config.references, "annotations", "image_root")
+    )
+    paths = fixed(config, "images", "image_root", "output", "bank", "ground_truth")
+    return config.model_copy(update={**paths, "models": models, "references": references})
+
+
+def _without_secrets(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {
+            key: "***" if _SECRET.search(str(key)) and item else _without_secrets(item)
+            for key, item in value.items()
+        }
+    return value
+
+
+def _redacted(value: Any) -> Any:
+    if isinstance(value, str):
+        return storage.redact(value)
+    if isinstance(value, dict):
+        return {key: _redacted(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_redacted(item) for item in value]
+    return value

@@ -1,0 +1,78 @@
+"""The exception tree. Every error a user can cause or meet derives from `NttRayError`.
+
+The command line turns these into one readable message and an exit status; anything else that is
+raised is a bug of ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class NttRayError(Exception):
+    """Base of all errors of this package; `exit_status` is what the command line returns."""
+
+    exit_status = 1
+
+
+class ProblemListError(NttRayError):
+    """An error that lists every problem found, not only the first one."""
+
+    def __init__(self, title: str, problems: Sequence[str]) -> None:
+        self.title = title
+        self.problems = tuple(problems)
+        super().__init__("\n".join([title, *(f"  - {problem}" for problem in problems)]))
+
+    def __reduce__(self) -> tuple[type[ProblemListError], tuple[str, tuple[str, ...]]]:
+        """Rebuild from the two arguments, so that it survives the way between processes."""
+        return (type(self), (self.title, self.problems))
+
+
+class ConfigError(ProblemListError):
+    """Settings that cannot be used; every problem is named by its dotted path."""
+
+    exit_status = 2
+
+
+class ReferencesError(ProblemListError):
+    """References that cannot define their classes."""
+
+    exit_status = 2
+
+
+class InputError(NttRayError):
+    """An input named by the config that is missing or malformed (image list, bank, COCO file)."""
+
+    exit_status = 2
+
+
+class WeightsError(NttRayError):
+    """A checkpoint that is missing, damaged or does not fit its model."""
+
+    exit_status = 2
+
+
+class OutputMismatchError(ProblemListError):
+    """The output prefix belongs to a run with other settings."""
+
+    exit_status = 2
+
+
+class OutputLockedError(NttRayError):
+    """Another driver is working on the output prefix."""
+
+
+class ImageError(NttRayError):
+    """One image that cannot be labelled; becomes a row with status ``failed``."""
+
+
+class LabelError(NttRayError):
+    """The method failed on an image; stops the run and names the image and the unit."""
+
+
+class RunIncompleteError(NttRayError):
+    """The run ended with something missing, or with too many failed images."""
+
+
+class StorageError(NttRayError):
+    """The store did not answer, or refused, after all retries."""

@@ -1,0 +1,77 @@
+"""Overlaps: non-maximum suppression on boxes, then soft merging and ranking on masks.
+
+Boxes here are ``xyxy`` in low-resolution pixels with inclusive x2, y2, as the paper's code has
+them (METHOD 31); they are not the boxes of the output.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchvision.ops import nms
+
+
+def inclusive_boxes(masks: Tensor) -> Tensor:
+    """Boxes of bool masks ``(N, H, W)``: ``(N, 4)`` float32 xyxy, inclusive; empty ones are 0."""
+    height, width = masks.shape[1:]
+    rows, columns = masks.any(dim=2), masks.any(dim=1)
+    y = torch.arange(height, device=masks.device)
+    x = torch.arange(width, device=masks.device)
+    y_min = torch.where(rows, y, height).amin(dim=1)
+    x_min = torch.where(columns, x, width).amin(dim=1)
+    y_max = torch.where(rows, y, -1).amax(dim=1)
+    x_max = torch.where(columns, x, -1).amax(dim=1)
+    boxes = torch.stack((x_min, y_min, x_max, y_max), dim=1)
+    return torch.where(rows.any(dim=1)[:, None], boxes, 0).float()
+
+
+def nms_order(boxes_xyxy: Tensor, predicted_iou: Tensor, labels: Tensor, max_iou: float) -> Tensor:
+    """Class-wise NMS, ordered by predicted IoU, not by similarity (METHOD 31).
+
+    A box is suppressed when its IoU with a kept one of its class is above `max_iou`, strictly.
+
+    Args:
+        boxes_xyxy: ``(N, 4)`` float32 with small integer values.
+        predicted_iou: ``(N,)`` float32; of equal ones the earlier position goes first.
+        labels: ``(N,)`` int64 class indices.
+        max_iou: threshold in [0, 1].
+
+    Returns:
+        Positions of the kept boxes, by falling predicted IoU, int64.
+    """
+    if len(boxes_xyxy) == 0:
+        return torch.zeros(0, dtype=torch.int64, device=boxes_xyxy.device)
+    order = predicted_iou.argsort(descending=True, stable=True)
+    # Boxes of different classes are moved apart; exact, since all values are small integers.
+    span = boxes_xyxy.max() + 1
+    apart = boxes_xyxy + (labels.to(boxes_xyxy) * span)[:, None]
+    return order[nms(apart[order], predicted_iou[order], max_iou)]
+
+
+def soft_merge_decay(inside_shares: Tensor, features: Tensor, labels: Tensor) -> Tensor:
+    """Factor on each score for being contained in better masks of its class (METHOD 34).
+
+    ``ios_i = max over earlier j of its class of |i and j| / |i| * max(0, f_i . f_j)`` and the
+    factor is ``sqrt(1 - ios_i)``; earlier means a higher predicted IoU.
+
+    Args:
+        inside_shares: ``(M, M)``, element ``[i, j]`` = ``|i and j| / |i|`` at full resolution.
+        features: ``(M, C)`` float32 of length 1, in NMS order like everything here.
+        labels: ``(M,)`` int64 class indices.
+
+    Returns:
+        ``(M,)`` float32 in [0, 1].
+    """
+    similarity = (features @ features.T).clamp(min=0)
+    share = (inside_shares.float() * similarity).clamp(max=1)
+    same_class = labels[:, None] == labels[None, :]
+    earlier = torch.ones_like(same_class).tril(diagonal=-1)
+    ios = torch.where(same_class & earlier, share, 0).amax(dim=1) if len(labels) else labels.float()
+    return (1 - ios).sqrt()
+
+
+def ranking(scores: Tensor, point_index: Tensor, max_detections: int) -> Tensor:
+    """Positions of the best scores, falling; equal scores go by point index (METHOD 35)."""
+    by_point = point_index.argsort(stable=True)
+    by_score = scores[by_point].argsort(descending=True, stable=True)
+    return by_point[by_score][:max_detections]

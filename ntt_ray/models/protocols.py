@@ -1,0 +1,75 @@
+"""What the method asks of a model: two small protocols and the records they exchange.
+
+Images are float32 ``(B, 3, H, W)``, RGB, values in about [0, 1], not normalised: each model resizes
+and normalises as it was trained.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, slots=True)
+class Proposals:
+    """The masks SAM2 proposes for one image, in the order of their points.
+
+    Attributes:
+        logits: ``(N, h, w)`` float32, low-resolution mask logits; a pixel above 0 is in the mask.
+        predicted_iou: ``(N,)`` float32, the model's own estimate of each mask's IoU, 0 to 1.
+        point_index: ``(N,)`` int64, which grid point each mask came from, strictly rising.
+    """
+
+    logits: Tensor
+    predicted_iou: Tensor
+    point_index: Tensor
+
+    def __post_init__(self) -> None:
+        n = len(self.logits)
+        if self.logits.ndim != 3 or self.logits.dtype != torch.float32:
+            raise ValueError(f"logits must be float32 (N, h, w), not {tuple(self.logits.shape)}")
+        if self.predicted_iou.shape != (n,) or self.point_index.shape != (n,):
+            raise ValueError("predicted_iou and point_index need one value per mask")
+
+    def __len__(self) -> int:
+        return len(self.logits)
+
+    def select(self, index: Tensor) -> Proposals:
+        """Keep some proposals: `index` is a bool mask or int64 positions, for all fields alike."""
+        return Proposals(self.logits[index], self.predicted_iou[index], self.point_index[index])
+
+
+class Encoder(Protocol):
+    """Image to patch features (DINOv2)."""
+
+    name: str
+    image_size: int
+    patch_size: int
+    feature_dim: int
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Images ``(B, 3, H, W)`` to float32 patch features ``(B, h, w, dim)``, not normalised."""
+        ...
+
+
+class Proposer(Protocol):
+    """Image to mask proposals (SAM2)."""
+
+    image_size: int
+
+    def propose(self, images: Tensor, min_predicted_iou: float) -> list[Proposals]:
+        """Images ``(B, 3, S, S)`` to proposals whose predicted IoU is above the threshold."""
+        ...
+
+
+def normalize_imagenet(images: Tensor) -> Tensor:
+    """Subtract ImageNet's mean and divide by its standard deviation, per channel."""
+    mean = torch.tensor(IMAGENET_MEAN, dtype=images.dtype, device=images.device)
+    std = torch.tensor(IMAGENET_STD, dtype=images.dtype, device=images.device)
+    return (images - mean[:, None, None]) / std[:, None, None]

@@ -1,0 +1,247 @@
+"""SAM2: images to mask proposals from a grid of points. Meta's ``sam2`` module does the network.
+
+Knows the published configurations, how a SAM2 YAML becomes a model, and which of SAM2's outputs
+the method takes (METHOD 19 to 25). It does not know features, classes or scores.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from torch import Tensor, nn
+
+from ntt_ray.errors import WeightsError
+from ntt_ray.models.protocols import Proposals, normalize_imagenet
+from ntt_ray.models.weights import load_into, read_state_dict
+
+# A YAML may build the classes of the published SAM2s and nothing else: building one calls it.
+_TARGETS = frozenset(
+    f"sam2.modeling.{name}"
+    for name in (
+        "sam2_base.SAM2Base",
+        "backbones.image_encoder.ImageEncoder",
+        "backbones.image_encoder.FpnNeck",
+        "backbones.hieradet.Hiera",
+        "position_encoding.PositionEmbeddingSine",
+        "memory_attention.MemoryAttention",
+        "memory_attention.MemoryAttentionLayer",
+        "sam.transformer.RoPEAttention",
+        "memory_encoder.MemoryEncoder",
+        "memory_encoder.MaskDownSampler",
+        "memory_encoder.Fuser",
+        "memory_encoder.CXBlock",
+    )
+)
+POINTS_PER_STEP = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Sam2Features:
+    """What the image encoder gives the mask decoder, for a batch of images.
+
+    Attributes:
+        embedding: ``(B, C, S/16, S/16)``, without ``no_mem_embed`` (METHOD 19).
+        high_res_0: ``(B, C/8, S/4, S/4)``, after ``conv_s0``.
+        high_res_1: ``(B, C/4, S/8, S/8)``, after ``conv_s1``.
+    """
+
+    embedding: Tensor
+    high_res_0: Tensor
+    high_res_1: Tensor
+
+    def image(self, index: int) -> Sam2Features:
+        """The features of one image, batch size 1."""
+        one = slice(index, index + 1)
+        return Sam2Features(self.embedding[one], self.high_res_0[one], self.high_res_1[one])
+
+
+class Sam2Proposer:
+    """A loaded SAM2 in evaluation mode with its grid of points.
+
+    Attributes:
+        image_size: side S of the square input in pixels; masks come at S/4.
+        points: ``(P, 2)`` float32 (x, y) in pixels of the input, see `point_grid`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        points_per_side: int,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        points_per_step: int = POINTS_PER_STEP,
+    ) -> None:
+        self.image_size = int(model.image_size)  # type: ignore[arg-type]
+        self.points_per_step = points_per_step
+        self._device, self._dtype = device, dtype
+        self._model: Any = model.to(device=device, dtype=dtype).eval().requires_grad_(False)
+        self._model.sam_prompt_encoder.float()  # coordinates lose their place in 16 bits
+        self.points = point_grid(self.image_size, points_per_side).to(device)
+
+    @classmethod
+    def load(
+        cls,
+        checkpoint: Path,
+        *,
+        name: str,
+        image_size: int,
+        points_per_side: int,
+        config: Path | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> Sam2Proposer:
+        """Build the model and load an official ``.pt`` or a safetensors file of the same keys.
+
+        Args:
+            checkpoint: local file.
+            name: ``sam2_hiera_{t,s,b+,l}`` or ``sam2.1_hiera_...``; with `config` any name.
+            image_size: side of the square input in pixels.
+            points_per_side: the grid has ``points_per_side ** 2`` points.
+            config: a SAM2 YAML, when it is not one of the published ones.
+            device: where to run.
+            dtype: precision of weights and activations.
+
+        Raises:
+            WeightsError: the YAML is not a SAM2's, or keys or shapes do not fit.
+        """
+        model = build_sam2(name, image_size, config)
+        load_into(model, read_state_dict(checkpoint), checkpoint)
+        return cls(model, points_per_side=points_per_side, device=torch.device(device), dtype=dtype)
+
+    @torch.inference_mode()
+    def encode_images(self, images: Tensor) -> Sam2Features:
+        """Run the image encoder (METHOD 19).
+
+        Args:
+            images: ``(B, 3, S, S)`` float32 in about [0, 1].
+        """
+        side = self.image_size
+        if tuple(images.shape[-2:]) != (side, side):
+            raise ValueError(f"SAM2 takes {side} x {side} images, not {tuple(images.shape)}")
+        inputs = normalize_imagenet(images.to(self._device)).to(self._dtype)
+        levels = self._model.forward_image(inputs)["backbone_fpn"]
+        return Sam2Features(embedding=levels[2], high_res_0=levels[0], high_res_1=levels[1])
+
+    @torch.inference_mode()
+    def predict(self, features: Sam2Features, min_predicted_iou: float) -> tuple[Proposals, Tensor]:
+        """Decode every point of the grid for one image (METHOD 20 to 25).
+
+        Of outputs 1 to 3 the one with the highest predicted IoU is taken, output 0 never.
+
+        Args:
+            features: of one image.
+            min_predicted_iou: masks must be above this, strictly.
+
+        Returns:
+            The surviving proposals in the order of their points, and the predicted IoU of all
+            four outputs of all points, ``(P, 4)`` float32.
+        """
+        kept_logits, kept_iou, kept_index, all_iou = [], [], [], []
+        for start in range(0, len(self.points), self.points_per_step):
+            points = self.points[start : start + self.points_per_step]
+            logits, iou = self._decode(features, points)
+            best_iou, best = iou[:, 1:].max(dim=1)
+            keep = torch.nonzero(best_iou > min_predicted_iou).squeeze(1)
+            kept_logits.append(logits[keep, best[keep] + 1].float())
+            kept_iou.append(best_iou[keep])
+            kept_index.append(keep + start)
+            all_iou.append(iou)
+        proposals = Proposals(torch.cat(kept_logits), torch.cat(kept_iou), torch.cat(kept_index))
+        return proposals, torch.cat(all_iou)
+
+    def propose(self, images: Tensor, min_predicted_iou: float) -> list[Proposals]:
+        """Proposals of each image; see `encode_images` and `predict`."""
+        features = self.encode_images(images)
+        return [
+            self.predict(features.image(index), min_predicted_iou)[0]
+            for index in range(len(images))
+        ]
+
+    def _decode(self, features: Sam2Features, points: Tensor) -> tuple[Tensor, Tensor]:
+        """All four masks ``(n, 4, S/4, S/4)`` and their predicted IoU ``(n, 4)`` float32."""
+        encoder, decoder = self._model.sam_prompt_encoder, self._model.sam_mask_decoder
+        labels = torch.ones(len(points), 1, dtype=torch.int32, device=points.device)
+        sparse, dense = encoder(points=(points[:, None], labels), boxes=None, masks=None)
+        masks, iou, _, _ = decoder.predict_masks(
+            image_embeddings=features.embedding,
+            image_pe=encoder.get_dense_pe().to(self._dtype),
+            sparse_prompt_embeddings=sparse.to(self._dtype),
+            dense_prompt_embeddings=dense.to(self._dtype),
+            repeat_image=True,
+            high_res_features=[features.high_res_0, features.high_res_1],
+        )
+        return masks, iou.float()
+
+
+def point_grid(image_size: int, points_per_side: int) -> Tensor:
+    """The grid of prompts (METHOD 20): x slow, y fast, 0.5 to image_size - 0.5.
+
+    SAM2's prompt encoder adds another half pixel, so the last point lies on the image's edge.
+
+    Returns:
+        ``(points_per_side ** 2, 2)`` float32, (x, y) in pixels.
+    """
+    ticks = torch.linspace(0, image_size - 1, points_per_side)
+    x, y = torch.meshgrid(ticks, ticks, indexing="ij")
+    return torch.stack((x, y), dim=-1).reshape(-1, 2) + 0.5
+
+
+def build_sam2(name: str, image_size: int, config: Path | None = None) -> nn.Module:
+    """The SAM2 of a published name or of a YAML; random weights.
+
+    Raises:
+        WeightsError: the YAML cannot be read, is not a SAM2's, or names a class outside SAM2.
+    """
+    from hydra.errors import HydraException
+    from hydra.utils import instantiate
+
+    tree = _read_yaml(name, config)
+    tree.model.image_size = image_size
+    source = config or name
+    _check_targets(OmegaConf.to_container(tree.model), source)
+    try:
+        model = instantiate(tree.model, _recursive_=True)
+    except (HydraException, OmegaConfBaseException, TypeError, ValueError) as error:
+        raise WeightsError(f"{source}: SAM2 cannot be built from it ({error})") from None
+    if not isinstance(model, nn.Module):
+        raise WeightsError(f"{source}: builds a {type(model).__name__}, not a SAM2")
+    return model
+
+
+def _read_yaml(name: str, config: Path | None) -> DictConfig:
+    if config is None:
+        family = name.split("_", 1)[0]
+        published = resources.files("sam2").joinpath("configs", family, f"{name}.yaml")
+        text = published.read_text(encoding="utf-8")
+    else:
+        try:
+            text = config.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise WeightsError(f"{config}: cannot be read ({error})") from None
+    try:
+        tree = OmegaConf.create(text)
+        OmegaConf.resolve(tree)
+    except (OmegaConfBaseException, ValueError) as error:
+        raise WeightsError(f"{config or name}: not a SAM2 YAML ({error})") from None
+    if not isinstance(tree, DictConfig) or not isinstance(tree.get("model"), DictConfig):
+        raise WeightsError(f"{config or name}: not a SAM2 YAML, it has no 'model'")
+    return tree
+
+
+def _check_targets(node: Any, source: object) -> None:
+    if isinstance(node, dict):
+        target = node.get("_target_")
+        if target is not None and target not in _TARGETS:
+            raise WeightsError(f"{source}: _target_ {target!r} is not one of SAM2's classes")
+        for value in node.values():
+            _check_targets(value, source)
+    elif isinstance(node, list):
+        for value in node:
+            _check_targets(value, source)

@@ -1,0 +1,1 @@
+"""What a run leaves behind: shards of labels and the COCO files made of them."""

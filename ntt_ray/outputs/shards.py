@@ -1,0 +1,150 @@
+"""The shard: one Parquet file of labels per work unit. Defines its schema, names and conversions.
+
+One row per image of the unit, in manifest order, always. A shard exists or it does not: its
+presence means that the unit is done. It does not know how labels are made.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ntt_ray import storage
+from ntt_ray.errors import InputError
+from ntt_ray.masks import Rle
+from ntt_ray.records import Detection, ImageEntry, ImageLabels
+
+FORMAT_VERSION = "1"
+FOLDER = "labels"
+_NAME = re.compile(r"^shard-(\d{6,})\.parquet$")
+
+ANNOTATION = pa.struct(
+    [
+        pa.field("category_id", pa.int32(), nullable=False),
+        pa.field("score", pa.float32(), nullable=False),
+        pa.field("predicted_iou", pa.float32(), nullable=False),
+        pa.field("bbox", pa.list_(pa.float32(), 4), nullable=False),
+        pa.field("area", pa.int64(), nullable=False),
+        pa.field("counts", pa.string(), nullable=False),
+    ]
+)
+ROW_FIELDS = [
+    pa.field("image_id", pa.int64(), nullable=False),
+    pa.field("file_name", pa.string(), nullable=False),
+    pa.field("height", pa.int32()),
+    pa.field("width", pa.int32()),
+    pa.field("status", pa.string(), nullable=False),
+    pa.field("error", pa.string()),
+    pa.field("annotations", pa.list_(pa.field("item", ANNOTATION, nullable=False)), nullable=False),
+]
+SCHEMA = pa.schema(ROW_FIELDS)
+
+
+def shard_name(shard_id: int) -> str:
+    """File name of a shard, e.g. ``shard-000123.parquet``."""
+    return f"shard-{shard_id:06d}.parquet"
+
+
+def shard_uri(output: str, shard_id: int) -> str:
+    """Where a shard of a run lies."""
+    return storage.join(output, FOLDER, shard_name(shard_id))
+
+
+def existing_shards(output: str, store: storage.Storage) -> set[int]:
+    """Ids of the shards that a run has so far."""
+    names = store.list_files(storage.join(output, FOLDER), (".parquet",))
+    return {int(match[1]) for name in names if (match := _NAME.match(name))}
+
+
+def labels_to_row(labels: ImageLabels) -> dict[str, Any]:
+    """One image's labels as a row of `SCHEMA`."""
+    return {
+        "image_id": labels.entry.image_id,
+        "file_name": labels.entry.file_name,
+        "height": labels.height,
+        "width": labels.width,
+        "status": labels.status,
+        "error": labels.error,
+        "annotations": [
+            {
+                "category_id": d.category_id,
+                "score": d.score,
+                "predicted_iou": d.predicted_iou,
+                "bbox": list(d.bbox_xywh),
+                "area": d.area,
+                "counts": d.rle["counts"],
+            }
+            for d in labels.detections
+        ],
+    }
+
+
+def row_to_labels(row: Mapping[str, Any]) -> ImageLabels:
+    """The inverse of `labels_to_row`; the image's URI is not in a shard and comes back empty."""
+    size = [row["height"], row["width"]]
+    return ImageLabels(
+        entry=ImageEntry(row["image_id"], row["file_name"], ""),
+        status=row["status"],
+        height=row["height"],
+        width=row["width"],
+        error=row["error"],
+        detections=tuple(
+            Detection(
+                category_id=a["category_id"],
+                score=a["score"],
+                predicted_iou=a["predicted_iou"],
+                bbox_xywh=tuple(a["bbox"]),
+                area=a["area"],
+                rle=Rle(size=size, counts=a["counts"]),
+            )
+            for a in row["annotations"]
+        ),
+    )
+
+
+def labels_to_table(labels: Sequence[ImageLabels]) -> pa.Table:
+    """Labels of a unit as a table of `SCHEMA`."""
+    return pa.Table.from_pylist([labels_to_row(item) for item in labels], schema=SCHEMA)
+
+
+def table_to_bytes(table: pa.Table, provenance: Mapping[str, str]) -> bytes:
+    """A shard file: zstd Parquet, provenance in the schema metadata; same table, same bytes."""
+    metadata = {"format_version": FORMAT_VERSION, **provenance}
+    sink = io.BytesIO()
+    pq.write_table(
+        table.replace_schema_metadata(dict(sorted(metadata.items()))), sink, compression="zstd"
+    )
+    return sink.getvalue()
+
+
+def read_shard(output: str, shard_id: int, store: storage.Storage) -> pa.Table:
+    """Read a shard and check its format.
+
+    Raises:
+        InputError: missing, truncated or of another format.
+    """
+    uri = shard_uri(output, shard_id)
+    try:
+        table = pq.read_table(pa.BufferReader(store.read_bytes(uri)))
+    except FileNotFoundError:
+        raise InputError(f"{storage.redact(uri)}: the shard is missing") from None
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"{storage.redact(uri)}: damaged shard ({error})") from None
+    version = (table.schema.metadata or {}).get(b"format_version", b"").decode()
+    if version != FORMAT_VERSION or not table.schema.equals(SCHEMA):
+        raise InputError(
+            f"{storage.redact(uri)}: shard format {version or 'unknown'!r}, not {FORMAT_VERSION!r}"
+        )
+    return table
+
+
+def iter_labels(table: pa.Table) -> Iterator[ImageLabels]:
+    """The rows of a shard as records, a few at a time in memory."""
+    for batch in table.to_batches(max_chunksize=64):
+        for row in batch.to_pylist():
+            yield row_to_labels(row)

@@ -1,0 +1,137 @@
+"""One driver per output prefix: a lock object with a heartbeat in the prefix.
+
+A second driver is refused while the heartbeat is fresh. A stale lock is taken over: at once when
+its process is known to be dead (same machine), else after `STALE_S` without a heartbeat.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import threading
+import time
+import uuid
+from types import TracebackType
+from typing import Any
+
+from ntt_ray import storage
+from ntt_ray.errors import NttRayError, OutputLockedError
+from ntt_ray.storage import Storage
+
+logger = logging.getLogger(__name__)
+
+FILE = "driver.lock"
+HEARTBEAT_S = 15.0
+STALE_S = 90.0
+
+
+class RunLock:
+    """Context manager that holds the lock of an output prefix.
+
+    Attributes:
+        token: unique to this driver; also marks its journals.
+        lost: set when another driver took the lock (this one was thought dead); the run must stop.
+    """
+
+    def __init__(self, output: str, store: Storage) -> None:
+        self.token = uuid.uuid4().hex
+        self.lost = threading.Event()
+        self._uri = storage.join(output, FILE)
+        self._store = store
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="run-lock", daemon=True)
+
+    def __enter__(self) -> RunLock:
+        holder = self._read()
+        if holder is not None and not _is_stale(holder):
+            age_s = max(0.0, time.time() - float(holder["heartbeat"]))
+            raise OutputLockedError(
+                f"{storage.redact(self._uri)}: another driver is working on this output (process "
+                f"{holder.get('pid')} on {holder.get('host')}, heard of {age_s:.0f} s ago). Wait "
+                f"for it, or choose another output; a dead driver's lock is taken over after "
+                f"{STALE_S:.0f} s"
+            )
+        if holder is not None:
+            logger.warning("taking over the lock of a driver that ended without a word")
+        self._write()
+        winner = self._read()
+        if winner is None or winner.get("token") != self.token:
+            raise OutputLockedError(
+                f"{storage.redact(self._uri)}: another driver started at the same moment"
+            )
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._done.set()
+        self._thread.join(timeout=HEARTBEAT_S)
+        try:
+            holder = self._read()
+            if holder is not None and holder.get("token") == self.token:
+                self._store.delete(self._uri)
+        except NttRayError as problem:
+            logger.warning("the lock could not be removed: %s", problem)
+
+    def check(self) -> None:
+        """Raise when the lock was lost."""
+        if self.lost.is_set():
+            raise OutputLockedError(
+                f"{storage.redact(self._uri)}: another driver took over this output; stopping"
+            )
+
+    def _beat(self) -> None:
+        while not self._done.wait(HEARTBEAT_S):
+            try:
+                holder = self._read()
+                if holder is not None and holder.get("token") != self.token:
+                    self.lost.set()
+                    return
+                self._write()
+            except NttRayError as problem:
+                logger.warning("heartbeat: %s", problem)
+
+    def _read(self) -> dict[str, Any] | None:
+        try:
+            holder = json.loads(self._store.read_bytes(self._uri))
+        except FileNotFoundError:
+            return None
+        except ValueError:
+            return {"heartbeat": 0}
+        return holder if isinstance(holder, dict) else {"heartbeat": 0}
+
+    def _write(self) -> None:
+        record = {
+            "token": self.token,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "heartbeat": time.time(),
+        }
+        self._store.publish_bytes(self._uri, json.dumps(record).encode())
+
+
+def _is_stale(holder: dict[str, Any]) -> bool:
+    beat, pid = holder.get("heartbeat"), holder.get("pid")
+    if not isinstance(beat, int | float) or time.time() - beat > STALE_S:
+        return True
+    return (
+        holder.get("host") == socket.gethostname()
+        and isinstance(pid, int)
+        and not _process_is_alive(pid)
+    )
+
+
+def _process_is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,116 @@
+"""From settings to loaded models, on whatever process needs them. Plain values only, so that a
+`ModelSpec` travels to every worker.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ntt_ray.config import ModelsConfig
+from ntt_ray.storage import Storage
+
+if TYPE_CHECKING:
+    import torch
+
+    from ntt_ray.models.dinov2 import Dinov2Encoder, VitDimensions
+    from ntt_ray.models.sam2 import Sam2Proposer
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """How to load both models: the `models` settings with device and precision decided.
+
+    Attributes:
+        settings: the checked settings.
+        device: ``cpu`` or ``cuda``.
+        precision: ``fp32`` or ``bf16``.
+        store: access to remote checkpoints.
+    """
+
+    settings: ModelsConfig
+    device: str = "cpu"
+    precision: str = "fp32"
+    store: Storage = field(default_factory=Storage)
+
+    def encoder_checkpoint(self) -> Path:
+        """The encoder's checkpoint on this node."""
+        return self._checkpoint("encoder")
+
+    def proposer_checkpoint(self) -> Path:
+        """The proposer's checkpoint on this node."""
+        return self._checkpoint("proposer")
+
+    def _checkpoint(self, which: str) -> Path:
+        from ntt_ray.models.weights import local_checkpoint
+
+        block = getattr(self.settings, which)
+        return local_checkpoint(
+            block.name, block.checkpoint, mirror=self.settings.mirror, store=self.store
+        )
+
+    def _dimensions(self) -> VitDimensions | None:
+        from ntt_ray.models.dinov2 import VitDimensions
+
+        architecture = self.settings.encoder.architecture
+        return VitDimensions(**architecture.model_dump()) if architecture else None
+
+    def _proposer_config(self) -> Path | None:
+        from ntt_ray.models.weights import local_checkpoint
+
+        config = self.settings.proposer.config
+        return local_checkpoint("", config, mirror=None, store=self.store) if config else None
+
+    def _dtype(self) -> torch.dtype:
+        import torch
+
+        return torch.bfloat16 if self.precision == "bf16" else torch.float32
+
+    def load_encoder(self) -> Dinov2Encoder:
+        """The encoder, ready to run."""
+        from ntt_ray.models.dinov2 import Dinov2Encoder
+
+        return Dinov2Encoder.load(
+            self.encoder_checkpoint(),
+            name=self.settings.encoder.name,
+            image_size=self.settings.encoder.image_size,
+            dimensions=self._dimensions(),
+            device=self.device,
+            dtype=self._dtype(),
+        )
+
+    def load_proposer(self, points_per_side: int) -> Sam2Proposer:
+        """The proposer, ready to run."""
+        from ntt_ray.models.sam2 import Sam2Proposer
+
+        return Sam2Proposer.load(
+            self.proposer_checkpoint(),
+            name=self.settings.proposer.name,
+            image_size=self.settings.proposer.image_size,
+            points_per_side=points_per_side,
+            config=self._proposer_config(),
+            device=self.device,
+            dtype=self._dtype(),
+        )
+
+    def checked_digests(self) -> dict[str, str]:
+        """SHA-256 of both checkpoints, after both were found to fit their models (on the CPU).
+
+        Raises:
+            WeightsError: a checkpoint is missing, damaged or does not fit.
+        """
+        from ntt_ray.models.weights import file_digest
+
+        on_cpu = ModelSpec(self.settings, "cpu", "fp32", self.store)
+        on_cpu.load_encoder()
+        on_cpu.load_proposer(points_per_side=1)
+        return {
+            "encoder": file_digest(self.encoder_checkpoint()),
+            "proposer": file_digest(self.proposer_checkpoint()),
+        }
+
+    def encoder_record(self, digest: str) -> dict[str, Any]:
+        """What identifies the encoder in a memory bank."""
+        encoder = self.settings.encoder
+        return {"name": encoder.name, "image_size": encoder.image_size, "checkpoint": digest}

@@ -1,0 +1,70 @@
+"""Ray itself: starting or joining a cluster, and how many actors of which size it will hold."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from ntt_ray.config import JobConfig
+from ntt_ray.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+TASK_CPUS = 0.25  # of a fetch or write task; they wait for the store most of the time
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the labelling actors get.
+
+    Attributes:
+        device: ``cpu`` or ``cuda``.
+        actors: size of the pool.
+        cpus_per_actor: reserved in Ray; on the CPU an actor computes with one thread whatever it
+            reserves, because results must not depend on the size of the machine.
+        gpus_per_actor: reserved in Ray, 0 on the CPU.
+    """
+
+    device: str
+    actors: int
+    cpus_per_actor: float
+    gpus_per_actor: float
+
+    def actor_options(self) -> dict[str, Any]:
+        """Ray's names for what an actor, or a task that loads a model, reserves."""
+        return {"num_cpus": self.cpus_per_actor, "num_gpus": self.gpus_per_actor}
+
+
+def connect() -> None:
+    """Join the cluster that ``RAY_ADDRESS`` names, or start Ray on this machine; quietly."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if not ray.is_initialized():
+        dashboard = None if os.environ.get("RAY_ADDRESS") else False
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=dashboard)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+def decide(job: JobConfig, device: str) -> Resources:
+    """Fit the settings to the cluster, so that actors, fetching and writing all find room.
+
+    Raises:
+        ConfigError: a GPU is asked for and the cluster has none.
+    """
+    total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    gpus, cpus = total.get("GPU", 0.0), max(total.get("CPU", 1.0), 1.0)
+    if device == "cuda" and gpus < job.gpus_per_actor:
+        problem = f"models.device: cuda is asked for, but the cluster has {gpus:g} GPUs"
+        raise ConfigError("the cluster cannot run this config:", [problem])
+    if device == "cpu" or gpus < job.gpus_per_actor:
+        actors = int(cpus) if job.actors == "auto" else job.actors
+        room = (cpus - 2 * TASK_CPUS) / actors
+        return Resources("cpu", actors, min(1.0, max(0.01, round(room, 2))), 0.0)
+    actors = max(1, int(gpus / job.gpus_per_actor)) if job.actors == "auto" else job.actors
+    room = max(0.01, round((cpus - 2 * TASK_CPUS) / actors, 2))
+    if room < job.cpus_per_actor:
+        logger.warning("job.cpus_per_actor: %g, room is for %g", job.cpus_per_actor, room)
+    return Resources("cuda", actors, min(job.cpus_per_actor, room), job.gpus_per_actor)

@@ -1,0 +1,431 @@
+"""The steps of a run, in order: bank, label, merge, evaluate. Each may be run alone.
+
+Holds the order of checks: everything that can be known without a GPU is refused before one is
+asked for, and nothing is written into an output that belongs to another run.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from ntt_ray import storage
+from ntt_ray.bank import build_bank, load_crops
+from ntt_ray.config import Config
+from ntt_ray.errors import InputError, RunIncompleteError
+from ntt_ray.labeler import MatchSettings
+from ntt_ray.matching.memory import MemoryBank, bank_digest
+from ntt_ray.outputs.coco import RESULTS_FILE, MergeCounts, merge_shards
+from ntt_ray.outputs.shards import existing_shards
+from ntt_ray.pipeline import manifest as manifest_file
+from ntt_ray.pipeline import record as run_record
+from ntt_ray.pipeline.label import LabelJob, UnitDone, label_units
+from ntt_ray.pipeline.lock import RunLock
+from ntt_ray.pipeline.models import ModelSpec
+from ntt_ray.pipeline.resources import Resources, connect, decide
+from ntt_ray.records import ReferenceSet
+from ntt_ray.references.dataset import check_images, load_references, read_json
+from ntt_ray.storage import Storage
+
+logger = logging.getLogger(__name__)
+
+BANK_FILE = "bank.safetensors"
+METRICS_FILE = "metrics.json"
+MISSING_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a start of this config would do."""
+
+    images: int
+    units: int
+    units_done: int
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run whose inputs were checked, whose bank exists and whose record is written."""
+
+    job: LabelJob
+    bank: bytes
+    todo: tuple[int, ...]
+    images_by_unit: tuple[int, ...]
+    resources: Resources
+
+
+def make_plan(config: Config) -> Plan:
+    """Check everything that can be checked without starting anything, and say what is to do."""
+    store = Storage(config.storage_options)
+    _check_checkpoints_exist(config, store)
+    if config.references is not None:
+        references, _ = _checked_references(config, store)
+        classes = references.classes
+    else:
+        classes = MemoryBank.from_bytes(_read_bank(config, store), str(config.bank)).classes
+    data = _existing_manifest(config.output, store)
+    if data is None:
+        entries = manifest_file.list_images(config.images, config.image_root, store)
+        data = manifest_file.manifest_bytes(entries, config.job.images_per_unit)
+    sizes = manifest_file.unit_sizes(data)
+    done = len(existing_shards(config.output, store) & set(range(len(sizes))))
+    return Plan(sum(sizes), len(sizes), done, tuple(label.name for label in classes))
+
+
+def build_run_bank(config: Config) -> MemoryBank:
+    """Build the memory bank of a config and publish it below its output."""
+    if config.references is None:
+        raise InputError(
+            "bank: the config names a ready bank; there are no references to build one"
+        )
+    store = Storage(config.storage_options)
+    references, digest = _checked_references(config, store)
+    with RunLock(config.output, store):
+        connect()
+        spec, resources = _models(config, store)
+        digests = _checked_digests(spec)
+        data = _built_bank(config, spec, resources, references, digest, digests["encoder"], store)
+        recorded = run_record.read_record(config.output, store)
+        if recorded is not None:
+            new = {**recorded["identity"], "bank": bank_digest(data)}
+            run_record.check_same_run(recorded, new, config.output)
+        store.publish_bytes(storage.join(config.output, BANK_FILE), data)
+    return MemoryBank.from_bytes(data, BANK_FILE)
+
+
+def label(config: Config, on_unit: Callable[[UnitDone, int, int], None]) -> None:
+    """Label every image of a config that has no row yet.
+
+    Args:
+        config: the run.
+        on_unit: called for each finished unit with the images done so far, resumed ones included,
+            and the images in all.
+    """
+    store = Storage(config.storage_options)
+    checked = _checked_references(config, store) if config.references is not None else None
+    ready_bank = _read_bank(config, store) if config.bank is not None else None
+    with RunLock(config.output, store) as lock:
+        prepared = _prepare(config, store, lock.token, checked, ready_bank)
+        total = sum(prepared.images_by_unit)
+        done = total - sum(prepared.images_by_unit[unit] for unit in prepared.todo)
+        if not prepared.todo:
+            logger.info("all %d units are done already", len(prepared.images_by_unit))
+            return
+        for unit in label_units(prepared.job, prepared.todo, prepared.bank, prepared.resources):
+            lock.check()
+            done += unit.images
+            on_unit(unit, done, total)
+
+
+def merge(config: Config, *, partial: bool = False) -> tuple[list[str], MergeCounts]:
+    """Merge the shards of a run into its COCO files.
+
+    Raises:
+        RunIncompleteError: shards are missing and `partial` is not set.
+    """
+    store = Storage(config.storage_options)
+    recorded = run_record.read_record(config.output, store)
+    if recorded is None:
+        raise InputError(f"{storage.redact(config.output)}: there is no run here to merge")
+    units = range(int(recorded["plan"]["units"]))
+    existing = existing_shards(config.output, store)
+    missing = [unit for unit in units if unit not in existing]
+    if missing and not partial:
+        raise RunIncompleteError(
+            f"{len(missing)} of {len(units)} shards are missing: {_shown(missing)}. Label the rest "
+            "with the same command, or merge what is there with --partial"
+        )
+    info = _info(recorded)
+    if missing:
+        info["partial"] = f"{len(missing)} of {len(units)} shards are missing"
+    return merge_shards(
+        config.output,
+        [unit for unit in units if unit in existing],
+        store,
+        classes=run_record.record_classes(recorded),
+        info=info,
+        min_score=config.merge.min_score,
+        profiles=config.merge.profiles,
+        images_per_file=config.merge.images_per_file,
+    )
+
+
+def evaluate_run(config: Config) -> dict[str, Any]:
+    """Compare ``results.json`` of a merged run with the ground truth; writes ``metrics.json``."""
+    from ntt_ray.quality.evaluate import evaluate
+
+    if config.ground_truth is None:
+        raise InputError("ground_truth: is needed to evaluate")
+    store = Storage(config.storage_options)
+    recorded = run_record.read_record(config.output, store)
+    if recorded is None:
+        raise InputError(f"{storage.redact(config.output)}: there is no run here to evaluate")
+    manifest = _existing_manifest(config.output, store)
+    assert manifest is not None
+    metrics = evaluate(
+        read_json(config.ground_truth, store),
+        read_json(storage.join(config.output, RESULTS_FILE), store),
+        manifest_file.file_names(manifest),
+        run_record.record_classes(recorded),
+    )
+    text = json.dumps(metrics, indent=1, sort_keys=True) + "\n"
+    store.publish_bytes(storage.join(config.output, METRICS_FILE), text.encode())
+    return metrics
+
+
+def check_complete(config: Config, counts: MergeCounts) -> None:
+    """Whether the exit status may be 0.
+
+    Raises:
+        RunIncompleteError: more images failed than `job.max_failed_fraction` allows.
+    """
+    allowed = config.job.max_failed_fraction
+    if counts.failed > allowed * counts.images:
+        raise RunIncompleteError(
+            f"{counts.failed} of {counts.images} images failed, more than job.max_failed_fraction "
+            f"{allowed:g} allows; the reasons are in the column 'error' of the shards"
+        )
+
+
+def _prepare(
+    config: Config,
+    store: Storage,
+    token: str,
+    checked: tuple[ReferenceSet, str] | None,
+    ready_bank: bytes | None,
+) -> Prepared:
+    manifest = _existing_manifest(config.output, store)
+    if manifest is None:
+        entries = manifest_file.list_images(config.images, config.image_root, store)
+        manifest = manifest_file.manifest_bytes(entries, config.job.images_per_unit)
+    recorded = run_record.read_record(config.output, store)
+    connect()
+    spec, resources = _models(config, store)
+    digests = _checked_digests(spec)
+    encoder = spec.encoder_record(digests["encoder"])
+    if ready_bank is not None:
+        bank = ready_bank
+        MemoryBank.from_bytes(bank, str(config.bank)).check_encoder(encoder, str(config.bank))
+    else:
+        assert checked is not None
+        bank = _reusable_bank(config.output, store, encoder, checked[1]) or _built_bank(
+            config, spec, resources, *checked, digests["encoder"], store
+        )
+    identity = _identity(config, spec, digests, manifest, bank)
+    classes = MemoryBank.from_bytes(bank, BANK_FILE).classes
+    sizes = manifest_file.unit_sizes(manifest)
+    if recorded is not None:
+        run_record.check_same_run(recorded, identity, config.output)
+    else:
+        if existing_shards(config.output, store):
+            raise InputError(
+                f"{storage.redact(config.output)}: holds shards but no {run_record.FILE}; "
+                "choose another output"
+            )
+        store.publish_bytes(storage.join(config.output, manifest_file.FILE), manifest)
+        store.publish_bytes(storage.join(config.output, BANK_FILE), bank)
+        record = run_record.make_record(
+            identity=identity,
+            config=config.resolved(),
+            classes=classes,
+            units=len(sizes),
+            images=sum(sizes),
+        )
+        run_record.write_record(config.output, record, store)
+    done = existing_shards(config.output, store)
+    job = LabelJob(
+        output=config.output,
+        store=store,
+        manifest_digest=identity["manifest"],
+        models=spec,
+        settings=MatchSettings(
+            config.method.min_predicted_iou, config.method.nms_iou, config.method.max_detections
+        ),
+        points_per_side=config.method.points_per_side,
+        image_timeout_s=config.job.image_timeout_s,
+        run_token=token,
+        provenance={
+            "labels_hash": run_record.labels_hash(identity),
+            "bank_digest": identity["bank"],
+            "encoder_digest": digests["encoder"],
+            "proposer_digest": digests["proposer"],
+        },
+    )
+    todo = tuple(unit for unit in range(len(sizes)) if unit not in done)
+    return Prepared(job, bank, todo, tuple(sizes), resources)
+
+
+def _identity(
+    config: Config, spec: ModelSpec, digests: dict[str, str], manifest: bytes, bank: bytes
+) -> dict[str, Any]:
+    """Everything that can change labels, and nothing else."""
+    encoder, proposer = config.models.encoder, config.models.proposer
+    return {
+        "images": storage.redact(config.images),
+        "image_root": config.image_root and storage.redact(config.image_root),
+        "manifest": manifest_file.manifest_digest(manifest),
+        "bank": bank_digest(bank),
+        "models": {
+            "encoder": {
+                "name": encoder.name,
+                "image_size": encoder.image_size,
+                "checkpoint": digests["encoder"],
+            },
+            "proposer": {
+                "name": proposer.name,
+                "image_size": proposer.image_size,
+                "checkpoint": digests["proposer"],
+            },
+            "precision": spec.precision,
+            "device": spec.device,
+        },
+        "method": config.method.model_dump(mode="json"),
+        "job": {"images_per_unit": config.job.images_per_unit},
+    }
+
+
+def _info(recorded: dict[str, Any]) -> dict[str, Any]:
+    """The ``info`` block: provenance without clocks, so that merging again gives the same bytes."""
+    identity = recorded["identity"]
+    return {
+        "description": "Instance masks proposed by ntt-ray from annotated references",
+        "version": recorded["versions"].get("ntt-ray", ""),
+        "labels_hash": recorded["labels_hash"],
+        "bank": identity["bank"],
+        "models": identity["models"],
+        "method": identity["method"],
+    }
+
+
+def _checked_references(config: Config, store: Storage) -> tuple[ReferenceSet, str]:
+    block = config.references
+    assert block is not None
+    references = load_references(
+        block.annotations,
+        block.image_root,
+        store,
+        classes=block.classes,
+        shots=block.shots,
+        seed=block.seed,
+    )
+    return references, check_images(references, store, config.method.context_ratio)
+
+
+def _check_checkpoints_exist(config: Config, store: Storage) -> None:
+    """Files named by path or URI must be there; published ones are fetched when a run starts."""
+    for block in (config.models.encoder, config.models.proposer):
+        for path in (block.checkpoint, getattr(block, "config", None)):
+            if path is not None and not store.exists(path):
+                raise InputError(f"models: {storage.redact(path)}: no such file")
+
+
+def _read_bank(config: Config, store: Storage) -> bytes:
+    assert config.bank is not None
+    try:
+        data = store.read_bytes(config.bank)
+    except FileNotFoundError:
+        raise InputError(f"bank: {storage.redact(config.bank)}: no such file") from None
+    MemoryBank.from_bytes(data, config.bank)
+    return data
+
+
+def _existing_manifest(output: str, store: Storage) -> bytes | None:
+    """The manifest of a run that was started; one without its run record was never used."""
+    if run_record.read_record(output, store) is None:
+        return None
+    try:
+        return store.read_bytes(storage.join(output, manifest_file.FILE))
+    except FileNotFoundError:
+        raise InputError(
+            f"{storage.redact(output)}: {manifest_file.FILE} is missing from the run"
+        ) from None
+
+
+def _models(config: Config, store: Storage) -> tuple[ModelSpec, Resources]:
+    resources = decide(config.job, config.models.device)
+    precision = config.models.precision
+    if precision == "auto":
+        on_gpu = resources.device == "cuda"
+        precision = "bf16" if on_gpu and _has_bf16(resources) else "fp32"
+    return ModelSpec(config.models, resources.device, precision, store), resources
+
+
+def _has_bf16(resources: Resources) -> bool:
+    def look() -> bool:
+        import torch
+
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+
+    return bool(ray.get(ray.remote(look).options(**resources.actor_options()).remote()))
+
+
+def _checked_digests(spec: ModelSpec) -> dict[str, str]:
+    task = ray.remote(ModelSpec.checked_digests).options(num_cpus=0.5, max_retries=1)
+    digests: dict[str, str] = _result(task.remote(spec))
+    return digests
+
+
+def _reusable_bank(
+    output: str, store: Storage, encoder: dict[str, Any], reference_digest: str
+) -> bytes | None:
+    """The bank already below the output, when the same references and encoder made it."""
+    uri = storage.join(output, BANK_FILE)
+    try:
+        data = store.read_bytes(uri)
+    except FileNotFoundError:
+        return None
+    bank = MemoryBank.from_bytes(data, uri)
+    same = dict(bank.encoder) == encoder and bank.reference_digest == reference_digest
+    return data if same else None
+
+
+def _built_bank(
+    config: Config,
+    spec: ModelSpec,
+    resources: Resources,
+    references: ReferenceSet,
+    reference_digest: str,
+    encoder_digest: str,
+    store: Storage,
+) -> bytes:
+    logger.info(
+        "building the memory bank: %d references of %d classes",
+        len(references.references),
+        len(references.classes),
+    )
+
+    def build() -> bytes:
+        import torch
+
+        if spec.device == "cpu":
+            torch.set_num_threads(1)
+        crops = load_crops(references, store, config.method.context_ratio)
+        return build_bank(
+            references,
+            crops,
+            spec.load_encoder(),
+            encoder_record=spec.encoder_record(encoder_digest),
+            reference_digest=reference_digest,
+        ).to_bytes()
+
+    data: bytes = _result(ray.remote(build).options(**resources.actor_options()).remote())
+    return data
+
+
+def _result(reference: Any) -> Any:
+    """Wait for a task; an error of this package comes back as itself."""
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause or error from None
+
+
+def _shown(missing: list[int]) -> str:
+    text = ", ".join(str(unit) for unit in missing[:MISSING_SHOWN])
+    return text + (", ..." if len(missing) > MISSING_SHOWN else "")

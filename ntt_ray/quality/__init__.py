@@ -1,0 +1,1 @@
+"""How good the labels are: evaluation against ground truth, reports."""

@@ -1,0 +1,138 @@
+"""Frozen records that cross module borders. Plain Python only: no torch, ray or pyarrow here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ntt_ray.masks import Rle
+
+Status = Literal["ok", "empty", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageEntry:
+    """One image of the manifest.
+
+    Attributes:
+        image_id: COCO image id, at least 1.
+        file_name: relative name, the one that goes into COCO.
+        uri: where its bytes are.
+    """
+
+    image_id: int
+    file_name: str
+    uri: str
+
+
+@dataclass(frozen=True, slots=True)
+class FetchedImage:
+    """An image on its way to the labeller: either its encoded bytes or the reason why not."""
+
+    entry: ImageEntry
+    data: bytes | None
+    error: str | None
+
+    def __post_init__(self) -> None:
+        if (self.data is None) == (self.error is None):
+            raise ValueError("a fetched image has either data or an error")
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """One labelled instance.
+
+    Attributes:
+        category_id: the user's COCO category id.
+        score: similarity after soft merging, 0 to 1.
+        predicted_iou: SAM2's own estimate of the mask's quality, 0 to 1.
+        bbox_xywh: tight box of the mask in pixels of the image; width and height at least 1.
+        area: pixels of the mask, at least 1.
+        rle: the mask at the image's size.
+    """
+
+    category_id: int
+    score: float
+    predicted_iou: float
+    bbox_xywh: tuple[float, float, float, float]
+    area: int
+    rle: Rle
+
+
+@dataclass(frozen=True, slots=True)
+class ImageLabels:
+    """The row of one image in a shard: every image has one, whatever happened to it."""
+
+    entry: ImageEntry
+    status: Status
+    height: int | None
+    width: int | None
+    error: str | None
+    detections: tuple[Detection, ...]
+
+    def __post_init__(self) -> None:
+        if (self.status == "failed") != (self.error is not None):
+            raise ValueError("an error goes with status failed, and only with it")
+        if (self.status == "ok") != bool(self.detections):
+            raise ValueError("status ok means at least one detection; none is empty or failed")
+
+    @classmethod
+    def labelled(
+        cls, entry: ImageEntry, size_hw: tuple[int, int], detections: tuple[Detection, ...]
+    ) -> ImageLabels:
+        """The row of an image that went through the method."""
+        status: Status = "ok" if detections else "empty"
+        return cls(entry, status, size_hw[0], size_hw[1], None, detections)
+
+    @classmethod
+    def failed(cls, entry: ImageEntry, error: str) -> ImageLabels:
+        """The row of an image that could not be labelled; `error` is for a person to read."""
+        return cls(entry, "failed", None, None, error, ())
+
+
+@dataclass(frozen=True, slots=True)
+class ClassLabel:
+    """A class as the user names it: COCO category id (at least 1) and name."""
+
+    category_id: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """One annotated instance that helps to define a class.
+
+    Attributes:
+        annotation_id: id in the reference file.
+        category_id: its class.
+        image: the image it lies in.
+        size_hw: height and width of that image according to the reference file.
+        bbox_xywh: the annotation's box, pixels.
+        rle: the annotation's mask at the image's size.
+    """
+
+    annotation_id: int
+    category_id: int
+    image: ImageEntry
+    size_hw: tuple[int, int]
+    bbox_xywh: tuple[float, float, float, float]
+    rle: Rle
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceSet:
+    """Validated references: classes by rising category id, each with at least one reference."""
+
+    classes: tuple[ClassLabel, ...]
+    references: tuple[Reference, ...]
+
+    def __post_init__(self) -> None:
+        ids = [label.category_id for label in self.classes]
+        if ids != sorted(set(ids)):
+            raise ValueError("classes must be sorted by category id, without repeats")
+        if {reference.category_id for reference in self.references} != set(ids):
+            raise ValueError("every class needs a reference, and every reference a class")
+
+    def of_class(self, category_id: int) -> tuple[Reference, ...]:
+        """The references of one class, in the order of the reference file."""
+        return tuple(r for r in self.references if r.category_id == category_id)

@@ -1,0 +1,1 @@
+"""Where classes come from: annotated references, checked before anything is spent on them."""
