@@ -192,14 +192,16 @@ class Storage:
                 with _local_publishing(Path(path)) as temporary, temporary.open("wb") as stream:
                     stream.writelines(chunks)
                 return
-            stream = fs.open(path, "wb")
+            # committing apart from closing: what fails in the middle never appears
+            stream = fs.open(path, "wb", autocommit=False)
             try:
                 for chunk in chunks:
                     stream.write(chunk)
+                stream.close()
             except BaseException:
                 stream.discard()
                 raise
-            stream.close()
+            stream.commit()
         except OSError as error:
             raise StorageError(f"writing {redact(uri)}: {redact(str(error))}") from error
 

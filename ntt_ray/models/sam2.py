@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
@@ -228,7 +229,7 @@ def _read_yaml(name: str, config: Path | None) -> DictConfig:
     try:
         tree = OmegaConf.create(text)
         OmegaConf.resolve(tree)
-    except (OmegaConfBaseException, ValueError) as error:
+    except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
         raise WeightsError(f"{config or name}: not a SAM2 YAML ({error})") from None
     if not isinstance(tree, DictConfig) or not isinstance(tree.get("model"), DictConfig):
         raise WeightsError(f"{config or name}: not a SAM2 YAML, it has no 'model'")

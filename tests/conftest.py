@@ -1,0 +1,82 @@
+"""Shared fixtures. CPU, offline; Ray is started once, by the first test that needs it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+
+GOLDEN = Path(__file__).parent / "golden" / "a"
+GOLDEN_MODELS: dict[str, Any] = {
+    "encoder": {
+        "name": "dino_nano",
+        "checkpoint": str(GOLDEN / "weights" / "dino_nano.pth"),
+        "image_size": 112,
+        "architecture": {"embed_dim": 64, "depth": 2, "num_heads": 4},
+    },
+    "proposer": {
+        "name": "sam2_nano",
+        "checkpoint": str(GOLDEN / "weights" / "sam2_nano.pt"),
+        "image_size": 256,
+        "config": str(GOLDEN / "weights" / "sam2_nano.yaml"),
+    },
+}
+
+
+@pytest.fixture(scope="session")
+def golden_references(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The golden case's references as a COCO file that holds just the chosen annotations."""
+    memory = json.loads((GOLDEN / "memory.json").read_text())
+    coco = json.loads((GOLDEN / "refs.json").read_text())
+    chosen = {entry["ann_ids"][0] for shots in memory["by_category"].values() for entry in shots}
+    coco["annotations"] = [a for a in coco["annotations"] if a["id"] in chosen]
+    coco["categories"] = [c for c in coco["categories"] if c["id"] in memory["category_order"]]
+    path = tmp_path_factory.mktemp("references") / "refs.json"
+    path.write_text(json.dumps(coco))
+    return path
+
+
+@pytest.fixture
+def golden_config(golden_references: Path, tmp_path: Path) -> dict[str, Any]:
+    """A config of the golden case as plain data, with its output in the test's folder."""
+    return {
+        "images": str(GOLDEN / "targets.json"),
+        "image_root": str(GOLDEN / "targets"),
+        "output": str(tmp_path / "run"),
+        "references": {
+            "annotations": str(golden_references),
+            "image_root": str(GOLDEN / "refs"),
+        },
+        "models": GOLDEN_MODELS,
+        "method": {"points_per_side": 16},
+        "job": {"images_per_unit": 2},
+        "merge": {"min_score": 0.0},
+    }
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """Ray on this machine, shared by all tests that run the job."""
+    import ray
+
+    from ntt_ray.pipeline.resources import connect
+
+    connect()
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def one_thread(request: pytest.FixtureRequest) -> None:
+    """One thread: results must not depend on the machine, and other work may share it."""
+    import torch
+
+    torch.set_num_threads(1)

@@ -1,0 +1,40 @@
+"""Small hand-written stand-ins for the models, where a test is about something else."""
+
+from __future__ import annotations
+
+import torch
+
+from ntt_ray.models.protocols import Proposals
+
+
+class FakeEncoder:
+    """Features are the mean colour of each patch, plus a constant channel."""
+
+    name = "fake"
+    image_size = 32
+    patch_size = 8
+    feature_dim = 4
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        grid = torch.nn.functional.adaptive_avg_pool2d(images, 4)
+        ones = torch.ones_like(grid[:, :1]) * 0.1
+        return torch.cat((grid, ones), dim=1).permute(0, 2, 3, 1).contiguous()
+
+
+class FakeProposer:
+    """Gives the proposals it was made with, for every image."""
+
+    image_size = 32
+
+    def __init__(self, proposals: Proposals) -> None:
+        self._proposals = proposals
+
+    def propose(self, images: torch.Tensor, min_predicted_iou: float) -> list[Proposals]:
+        keep = self._proposals.predicted_iou > min_predicted_iou
+        return [self._proposals.select(keep) for _ in images]
+
+
+def make_proposals(masks: torch.Tensor, predicted_iou: list[float]) -> Proposals:
+    """Proposals from bool masks ``(N, h, w)``: logits of plus and minus 5."""
+    logits = torch.where(masks, 5.0, -5.0)
+    return Proposals(logits, torch.tensor(predicted_iou), torch.arange(len(masks)))

@@ -1,0 +1,121 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ntt_ray.config import Config, build_config, load_config
+from ntt_ray.errors import ConfigError
+
+MINIMAL = {"images": "/data/images", "output": "/data/out", "bank": "/data/bank.safetensors"}
+
+
+def test_defaults_are_the_papers():
+    config = build_config(MINIMAL)
+    assert config.models.encoder.name == "dinov2_vitl14"
+    assert config.models.proposer.name == "sam2_hiera_l"
+    assert config.method.model_dump() == {
+        "points_per_side": 32,
+        "min_predicted_iou": 0.4,
+        "nms_iou": 0.5,
+        "max_detections": 100,
+        "context_ratio": 0.2,
+    }
+
+
+def test_all_problems_at_once_by_dotted_path():
+    data = {
+        "images": "/data/images",
+        "output": 3,
+        "refs": {},
+        "models": {"encoder": {"nam": "x", "image_size": "5"}, "proposer": {"name": "sam2_hiera_x"}},
+        "job": {"cpus_per_actor": 0},
+        "merge": {"profiles": ["cocoo"]},
+    }
+    with pytest.raises(ConfigError) as caught:
+        build_config(data, ["method.nms_iou=2", "job.actor=3", "nonsense"])
+    text = "\n".join(caught.value.problems)
+    for part in (
+        "output: input should be a valid string (it is 3)",
+        "refs: unknown key",
+        "models.encoder.nam: unknown key; did you mean name?",
+        "models.encoder.image_size: input should be a valid integer",
+        "models.proposer.name: 'sam2_hiera_x' is not one of",
+        "method.nms_iou: input should be less than or equal to 1",
+        "job.actor: unknown key; did you mean actors?",
+        "job.cpus_per_actor: input should be greater than 0",
+        "merge.profiles.0:",
+        "--set nonsense: write it as",
+    ):
+        assert part in text
+    assert caught.value.exit_status == 2
+
+
+WRONG = {
+    "no source of classes": ({"bank": None}, "either references or bank"),
+    "two sources": ({"references": {"annotations": "a"}}, "exactly one"),
+    "true is not a number": ({"job": {"images_per_unit": True}}, "images_per_unit"),
+    "patch": ({"models": {"encoder": {"image_size": 512}}}, "not a multiple of 14"),
+    "stride": ({"models": {"proposer": {"image_size": 1000}}}, "not a multiple of 32"),
+    "own size without file": (
+        {"models": {"encoder": {"architecture": {"embed_dim": 8, "depth": 1, "num_heads": 1}}}},
+        "models.encoder.checkpoint: is needed",
+    ),
+    "missing in a block": ({"bank": None, "references": {}}, "references.annotations: is needed"),
+}
+
+
+@pytest.mark.parametrize(("change", "text"), WRONG.values(), ids=WRONG.keys())
+def test_wrong_settings(change, text):
+    with pytest.raises(ConfigError, match=text):
+        build_config({**MINIMAL, **change})
+
+
+def test_set_wins_and_reads_yaml_values():
+    config = build_config(
+        {**MINIMAL, "job": {"actors": 2}}, ["job.actors=auto", "merge.profiles=[coco]"]
+    )
+    assert config.job.actors == "auto"
+    assert config.merge.profiles == ("coco",)
+
+
+def test_local_paths_become_absolute_and_uris_stay(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    config = build_config({"images": "photos", "output": "s3://bucket/run", "bank": "b"})
+    assert config.images == str(tmp_path / "photos")
+    assert config.output == "s3://bucket/run"
+
+
+def test_unreadable_files(tmp_path: Path):
+    with pytest.raises(ConfigError, match="no such config file"):
+        load_config(str(tmp_path / "none.yaml"))
+    (tmp_path / "list.yaml").write_text("- a")
+    with pytest.raises(ConfigError, match="key: value"):
+        load_config(str(tmp_path / "list.yaml"))
+    (tmp_path / "bad.yaml").write_text("a: [")
+    with pytest.raises(ConfigError, match="cannot be read as YAML"):
+        load_config(str(tmp_path / "bad.yaml"))
+
+
+def test_no_secrets_in_the_record():
+    config = build_config(
+        {
+            **MINIMAL,
+            "images": "https://user:hunter2@host/x",
+            "storage_options": {"s3": {"secret": "hunter2", "client_kwargs": {"token": "hunter2"}}},
+        }
+    )
+    assert "hunter2" not in str(config.resolved())
+    with pytest.raises(ConfigError) as caught:
+        build_config({**MINIMAL, "storage_options": {"s3": "hunter2"}, "images": 5})
+    assert "images" in str(caught.value)
+
+
+def test_shipped_configs_are_valid():
+    for path in sorted((Path(__file__).parents[1] / "configs").glob("*.yaml")):
+        assert isinstance(Config.model_validate(yaml_tuples(path)), Config), path
+
+
+def yaml_tuples(path: Path):
+    from ntt_ray.config import _tuples
+
+    return _tuples(yaml.safe_load(path.read_text()))

@@ -1,0 +1,92 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ntt_ray import masks
+
+
+def _mask(rows: list[str]) -> np.ndarray:
+    return np.array([[c == "#" for c in row] for row in rows])
+
+
+CASES = {
+    "empty": (_mask(["...", "..."]), 0, [0, 0, 0, 0]),
+    "full": (_mask(["###", "###"]), 6, [0, 0, 3, 2]),
+    "first pixel": (_mask(["#..", "..."]), 1, [0, 0, 1, 1]),
+    "last pixel": (_mask(["...", "..#"]), 1, [2, 1, 1, 1]),
+    "one pixel wide": (_mask([".#.", ".#."]), 2, [1, 0, 1, 2]),
+    "with a hole": (_mask(["###", "#.#", "###"]), 8, [0, 0, 3, 3]),
+    "two parts": (_mask(["#...", "...#"]), 2, [0, 0, 4, 2]),
+}
+
+
+@pytest.mark.parametrize(("mask", "area", "box"), CASES.values(), ids=CASES.keys())
+def test_area_box_and_round_trip(mask, area, box):
+    rle = masks.encode_mask(mask)
+    assert masks.rle_area(rle) == area
+    assert masks.rle_bbox_xywh(rle) == box
+    assert rle["counts"].isascii()
+    np.testing.assert_array_equal(masks.decode_rle(rle), mask)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 40), st.floats(0, 1), st.integers(0, 2**32 - 1))
+def test_round_trip_of_random_masks(height, width, density, seed):
+    mask = np.random.default_rng(seed).random((height, width)) < density
+    rle = masks.encode_mask(mask)
+    np.testing.assert_array_equal(masks.decode_rle(rle), mask)
+    # a compressed RLE is valid input too, and its runs add up
+    assert masks.segmentation_to_rle(dict(rle), height, width) == rle
+    assert sum(masks._compressed_counts(rle["counts"])) == height * width
+
+
+def test_many_masks_are_encoded_like_one_by_one():
+    many = np.random.default_rng(0).random((5, 17, 9)) < 0.4
+    assert masks.encode_masks(many) == [masks.encode_mask(mask) for mask in many]
+
+
+def test_overlap_shares_are_intersection_by_own_area():
+    stack = np.random.default_rng(1).random((4, 20, 30)) < 0.5
+    shares = masks.overlap_shares(masks.encode_masks(stack))
+    for i in range(4):
+        for j in range(4):
+            assert shares[i, j] == (stack[i] & stack[j]).sum() / stack[i].sum()
+    assert masks.overlap_shares([]).shape == (0, 0)
+
+
+def test_mask_ious():
+    a, b = masks.encode_masks(np.stack([CASES["full"][0], CASES["first pixel"][0]]))
+    np.testing.assert_allclose(masks.mask_ious([a, b], [a]), [[1.0], [1 / 6]])
+    assert masks.mask_ious([], [a]).shape == (0, 1)
+
+
+def test_segmentation_forms_agree():
+    polygon = [[1.0, 1.0, 5.0, 1.0, 5.0, 4.0, 1.0, 4.0]]
+    from_polygon = masks.segmentation_to_rle(polygon, 6, 8)
+    assert masks.rle_area(from_polygon) == 12
+    runs = masks._compressed_counts(from_polygon["counts"])
+    assert masks.segmentation_to_rle({"size": [6, 8], "counts": runs}, 6, 8) == from_polygon
+
+
+BAD = {
+    "nothing": (None, "no mask"),
+    "empty list": ([], "no mask"),
+    "two points": ([[0, 0, 1, 1]], "three x, y pairs"),
+    "odd count": ([[0, 0, 1, 1, 2, 2, 3]], "three x, y pairs"),
+    "nan": ([[0, 0, 1, 1, float("nan"), 2]], "finite"),
+    "words": ([[0, 0, 1, 1, "2", 2]], "finite"),
+    "other size": ({"size": [4, 4], "counts": [16]}, "of size"),
+    "runs too short": ({"size": [6, 8], "counts": [5]}, "5 pixels"),
+    "negative run": ({"size": [6, 8], "counts": [50, -2]}, "0 or more"),
+    "string too short": ({"size": [6, 8], "counts": "11"}, "pixels"),
+    "string cut off": ({"size": [6, 8], "counts": "o"}, "middle of a number"),
+    "string with odd character": ({"size": [6, 8], "counts": "\x7f"}, "invalid character"),
+    "no counts": ({"size": [6, 8]}, "neither"),
+}
+
+
+@pytest.mark.parametrize(("segmentation", "text"), BAD.values(), ids=BAD.keys())
+def test_bad_segmentations_are_refused(segmentation, text):
+    with pytest.raises(ValueError, match=text):
+        masks.segmentation_to_rle(segmentation, 6, 8)

@@ -1,0 +1,60 @@
+import pytest
+import torch
+
+from ntt_ray.errors import InputError
+from ntt_ray.matching.memory import MemoryBank
+from ntt_ray.records import ClassLabel
+
+CLASSES = (ClassLabel(2, "nut"), ClassLabel(5, "bölt <b>"))
+ENCODER = {"name": "vit", "image_size": 56, "checkpoint": "abc"}
+
+
+def _bank() -> MemoryBank:
+    means = [
+        [(torch.tensor([3.0, 0.0]), 4.0)],
+        [(torch.tensor([0.0, 1.0]), 2.0), (torch.tensor([0.0, 3.0]), 8.0)],
+    ]
+    return MemoryBank.from_means(CLASSES, means, encoder=ENCODER, reference_digest="d")
+
+
+def test_prototypes_are_means_over_valid_shots_of_length_one():
+    assert _bank().prototypes().tolist() == [[1.0, 0.0], [0.0, 1.0]]
+    means = [[(torch.tensor([1.0, 0.0]), 1.0), (torch.tensor([0.0, 3.0]), 1.0)]]
+    bank = MemoryBank.from_means(CLASSES[:1], means, encoder={}, reference_digest="")
+    # the mean of the un-normalised means (METHOD 13), not of their directions
+    torch.testing.assert_close(bank.prototypes()[0], torch.tensor([1.0, 3.0]) / 10**0.5)
+
+
+def test_round_trip_and_same_bytes():
+    data = _bank().to_bytes()
+    assert data == _bank().to_bytes()
+    read = MemoryBank.from_bytes(data, "bank")
+    assert read.classes == CLASSES
+    assert read.encoder == ENCODER
+    assert torch.equal(read.features, _bank().features)
+    assert torch.equal(read.weights, _bank().weights)
+
+
+def test_another_encoder_is_refused():
+    with pytest.raises(InputError, match="checkpoint is 'abc' in the bank and 'xyz' in this run"):
+        _bank().check_encoder({**ENCODER, "checkpoint": "xyz"}, "bank")
+    _bank().check_encoder(ENCODER, "bank")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_must_be_finite(value):
+    with pytest.raises(ValueError, match="finite"):
+        MemoryBank.from_means(
+            CLASSES[:1], [[(torch.tensor([value, 0.0]), 1.0)]], encoder={}, reference_digest=""
+        )
+
+
+def test_damaged_files_are_refused():
+    data = _bank().to_bytes()
+    for broken in (b"", b"text", data[:40], data[:-4], b"\xff" * 100):
+        with pytest.raises(InputError, match="not a usable memory bank"):
+            MemoryBank.from_bytes(broken, "bank")
+    import safetensors.torch
+
+    with pytest.raises(InputError, match="not a usable memory bank"):
+        MemoryBank.from_bytes(safetensors.torch.save({"features": torch.zeros(1)}), "bank")

@@ -1,0 +1,131 @@
+import fsspec
+import pytest
+
+from ntt_ray import storage
+from ntt_ray.errors import InputError, StorageError
+from ntt_ray.storage import Storage
+
+PREFIXES = ["local", "memory"]
+
+
+@pytest.fixture(params=PREFIXES)
+def prefix(request, tmp_path):
+    if request.param == "local":
+        yield str(tmp_path / "store")
+    else:
+        yield "memory://bucket/store"
+        fsspec.filesystem("memory").store.clear()
+
+
+def test_publish_read_list_delete(prefix):
+    store = Storage()
+    assert store.list_files(prefix) == []
+    for name in ("b/2.jpg", "a/1.JPG", ".hidden/3.jpg", "a/.4.jpg", "a/notes.txt"):
+        store.publish_bytes(f"{prefix}/{name}", name.encode())
+    assert store.list_files(prefix, (".jpg",)) == ["a/1.JPG", "b/2.jpg"]
+    assert store.list_files(prefix) == ["a/1.JPG", "a/notes.txt", "b/2.jpg"]
+    assert store.read_bytes(f"{prefix}/b/2.jpg") == b"b/2.jpg"
+    assert store.exists(f"{prefix}/b/2.jpg")
+    assert store.size(f"{prefix}/b/2.jpg") == 7
+    store.delete(f"{prefix}/b/2.jpg")
+    store.delete(f"{prefix}/b/2.jpg")
+    assert not store.exists(f"{prefix}/b/2.jpg")
+    with pytest.raises(FileNotFoundError):
+        store.read_bytes(f"{prefix}/b/2.jpg")
+
+
+def test_a_stream_is_published_whole_or_not_at_all(prefix):
+    store = Storage()
+    store.publish_stream(f"{prefix}/x.bin", iter([b"one", b"two"]))
+    assert store.read_bytes(f"{prefix}/x.bin") == b"onetwo"
+
+    def broken():
+        yield b"half"
+        raise RuntimeError("the producer failed")
+
+    with pytest.raises(RuntimeError):
+        store.publish_stream(f"{prefix}/y.bin", broken())
+    if prefix.startswith("memory"):
+        return  # fsspec's memory files appear when they are opened
+    assert not store.exists(f"{prefix}/y.bin")
+    assert store.list_files(prefix) == ["x.bin"]
+
+
+def test_download_and_publish_file(prefix, tmp_path):
+    store = Storage()
+    store.publish_bytes(f"{prefix}/w.bin", b"weights")
+    store.download(f"{prefix}/w.bin", tmp_path / "w.bin")
+    assert (tmp_path / "w.bin").read_bytes() == b"weights"
+    store.publish_file(f"{prefix}/v.bin", tmp_path / "w.bin")
+    with store.open_read(f"{prefix}/v.bin") as stream:
+        stream.seek(2)
+        assert stream.read() == b"ights"
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/../../x", "s3://other/x", "a\\..\\x"])
+def test_names_must_stay_below_the_prefix(name):
+    with pytest.raises(InputError, match="leads out of"):
+        storage.join("s3://bucket/run", name)
+
+
+def test_join_and_absolute(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert storage.join("s3://bucket/run/", "a/b..c.jpg") == "s3://bucket/run/a/b..c.jpg"
+    assert storage.absolute("file:///data/x") == "/data/x"
+    assert storage.absolute("x") == str(tmp_path / "x")
+
+
+def test_credentials_do_not_show():
+    assert storage.redact("s3://key:secret@bucket/x") == "s3://bucket/x"
+    with pytest.raises(InputError) as caught:
+        Storage().read_bytes("nosuch://key:secret@host/x")
+    assert "secret" not in str(caught.value)
+
+
+class _Flaky:
+    """Fails a number of times before it works, as stores do."""
+
+    def __init__(self, failures: int, error: Exception) -> None:
+        self.calls, self._failures, self._error = 0, failures, error
+
+    def __call__(self) -> str:
+        self.calls += 1
+        if self.calls <= self._failures:
+            raise self._error
+        return "done"
+
+
+class _StoreError(Exception):
+    """Looks like an error of an object store's client."""
+
+
+@pytest.mark.parametrize(
+    ("error", "retried"),
+    [
+        (TimeoutError("read"), True),
+        (ConnectionResetError("peer"), True),
+        (_StoreError("SlowDown: please reduce your request rate"), True),
+        (_StoreError("An error occurred (503) when calling GetObject"), True),
+        (_StoreError("AccessDenied"), False),
+        (PermissionError("forbidden"), False),
+    ],
+    ids=lambda value: str(value),
+)
+def test_only_passing_failures_are_retried(monkeypatch, error, retried):
+    monkeypatch.setattr(storage, "FIRST_DELAY_S", 0.001)
+    action = _Flaky(2, error)
+    if retried:
+        assert storage._retried(action, "reading") == "done"
+        assert action.calls == 3
+    else:
+        with pytest.raises(StorageError, match="reading"):
+            storage._retried(action, "reading")
+        assert action.calls == 1
+
+
+def test_retries_are_bounded(monkeypatch):
+    monkeypatch.setattr(storage, "FIRST_DELAY_S", 0.001)
+    action = _Flaky(100, TimeoutError("read"))
+    with pytest.raises(StorageError, match=r"after 5 attempts"):
+        storage._retried(action, "reading")
+    assert action.calls == 5

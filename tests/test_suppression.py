@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import reference
+from ntt_ray.masks import encode_masks, overlap_shares
+from ntt_ray.matching.suppression import inclusive_boxes, nms_order, ranking, soft_merge_decay
+
+
+def test_boxes_include_their_far_corner():
+    masks = torch.zeros(4, 6, 8, dtype=torch.bool)
+    masks[0, 2, 3] = True
+    masks[1, 1:4, 2:7] = True
+    masks[2, 0, 0] = masks[2, 5, 7] = True
+    assert inclusive_boxes(masks).tolist() == [[3, 2, 3, 2], [2, 1, 6, 3], [0, 0, 7, 5], [0, 0, 0, 0]]
+    for mask, box in zip(masks, inclusive_boxes(masks).tolist()):
+        assert reference.inclusive_box(mask.numpy()) == box
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(0, 40), st.sampled_from([0.0, 0.25, 0.5, 1.0]))
+def test_nms_equals_the_plain_one(seed, count, threshold):
+    rng = np.random.default_rng(seed)
+    corners = rng.integers(0, 12, (count, 2))
+    boxes = np.concatenate([corners, corners + rng.integers(0, 8, (count, 2))], axis=1)
+    scores = rng.integers(0, 5, count) / 4  # many ties
+    labels = rng.integers(0, 3, count)
+    kept = nms_order(
+        torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+        torch.tensor(scores, dtype=torch.float32),
+        torch.tensor(labels),
+        threshold,
+    )
+    expected = reference.nms(boxes.tolist(), scores.tolist(), labels.tolist(), threshold)
+    assert kept.tolist() == expected
+
+
+def test_iou_of_exactly_the_threshold_stays():
+    boxes = torch.tensor([[0.0, 0, 2, 1], [0.0, 0, 1, 1]])
+    kept = nms_order(boxes, torch.tensor([0.9, 0.8]), torch.tensor([0, 0]), 0.5)
+    assert kept.tolist() == [0, 1]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 12))
+def test_decay_equals_the_plain_one(seed, count):
+    rng = np.random.default_rng(seed)
+    masks = rng.random((count, 9, 11)) < rng.random((count, 1, 1))
+    masks[:, 0, 0] = True
+    features = rng.normal(size=(count, 5)).astype(np.float32)
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    labels = rng.integers(0, 3, count)
+    shares = torch.from_numpy(overlap_shares(encode_masks(masks)))
+    decay = soft_merge_decay(shares, torch.from_numpy(features), torch.from_numpy(labels))
+    expected = reference.soft_merge(list(masks), list(features), labels.tolist())
+    np.testing.assert_allclose(decay.numpy(), expected, atol=1e-3)
+    assert not decay.isnan().any()
+
+
+def test_similarity_above_one_by_rounding_gives_no_nan():
+    features = torch.tensor([[1.0000001, 0.0], [1.0000001, 0.0]])
+    decay = soft_merge_decay(torch.ones(2, 2), features, torch.zeros(2, dtype=torch.int64))
+    assert decay.tolist() == [1.0, 0.0]
+
+
+def test_decay_of_nothing():
+    decay = soft_merge_decay(torch.zeros(0, 0), torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+    assert decay.shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("scores", "points", "expected"),
+    [([], [], []), ([0.1, 0.9, 0.5], [0, 1, 2], [1, 2]), ([0.5, 0.5, 0.5], [9, 2, 4], [1, 2])],
+    ids=["none", "falling", "ties by point"],
+)
+def test_ranking(scores, points, expected):
+    ranked = ranking(torch.tensor(scores), torch.tensor(points, dtype=torch.int64), 2)
+    assert ranked.tolist() == expected
