@@ -10,8 +10,9 @@ import logging
 import signal
 import sys
 import time
+from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -24,6 +25,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 
 from ntt_ray import __version__
 from ntt_ray.config import Config, load_config
@@ -64,15 +66,30 @@ def run(
     dry_run: DryRun = False,
     verbose: Verbose = False,
 ) -> None:
-    """Do everything: bank, label, merge; evaluate too when ground_truth is given."""
+    """Do everything: bank, label, merge, report; evaluate too when ground_truth is given."""
     settings = _start(config, overrides, verbose)
     if dry_run:
         _print_plan(settings)
         return
-    _label(settings)
-    counts = _merge(settings, partial=False)
-    if settings.ground_truth is not None:
-        _evaluate(settings)
+    _finish(settings, _run(settings)[0])
+
+
+@app.command()
+def demo(
+    output: Annotated[str, typer.Option("--output", help="Folder for scenes and results.")] = (
+        "runs/demo"
+    ),
+    verbose: Verbose = False,
+) -> None:
+    """Draw the example scenes and run the whole job on them with the bundled weights."""
+    from ntt_ray.demo.example import draw_example
+
+    _start_logging(verbose)
+    _say("drawing the example scenes")
+    config, paths = draw_example(Path(output))
+    settings = load_config(str(config), paths)
+    counts, metrics, images_per_s = _run(settings)
+    _print_demo(settings, counts, metrics, images_per_s)
     _finish(settings, counts)
 
 
@@ -142,6 +159,21 @@ def evaluate(
     _evaluate(settings)
 
 
+@app.command()
+def report(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+    verbose: Verbose = False,
+) -> None:
+    """Write report.html and report.json of a run, whole or not."""
+    settings = _start(config, overrides, verbose)
+    if dry_run:
+        _print_plan(settings)
+        return
+    _report(settings)
+
+
 def main() -> NoReturn:
     """The command ``ntt-ray``: errors of ours become one message, bugs keep their traceback."""
     signal.signal(signal.SIGTERM, _on_sigterm)
@@ -176,13 +208,17 @@ def _say(text: str, style: str | None = None) -> None:
 
 
 def _start(config: str, overrides: list[str] | None, verbose: bool) -> Config:
+    _start_logging(verbose)
+    return load_config(config, overrides or ())
+
+
+def _start_logging(verbose: bool) -> None:
     handler: logging.Handler = logging.StreamHandler()
     layout = "%(asctime)s %(levelname)s %(message)s"
     if console.is_terminal:  # lines above a progress bar go through its console
         handler, layout = RichHandler(console=console, show_path=False, markup=False), "%(message)s"
     logging.basicConfig(level=logging.WARNING, format=layout, handlers=[handler])
     logger.setLevel(logging.DEBUG if verbose else logging.INFO)
-    return load_config(config, overrides or ())
 
 
 def _print_plan(settings: Config) -> None:
@@ -196,15 +232,25 @@ def _print_plan(settings: Config) -> None:
     _say(f"output: {settings.output}; nothing was started (--dry-run)")
 
 
-def _label(settings: Config) -> None:
+def _run(settings: Config) -> tuple[MergeCounts, dict[str, Any] | None, float | None]:
+    images_per_s = _label(settings)
+    counts = _merge(settings, partial=False)
+    metrics = _evaluate(settings) if settings.ground_truth is not None else None
+    _report(settings, images_per_s)
+    return counts, metrics, images_per_s
+
+
+def _label(settings: Config) -> float | None:
+    """Label, and say how many images per second went through, if any did."""
     from ntt_ray.pipeline.run import label as label_run
 
     with _Reporter() as reporter:
         label_run(settings, reporter.unit)
+    return reporter.images_per_s
 
 
 def _merge(settings: Config, *, partial: bool) -> MergeCounts:
-    from ntt_ray.pipeline.run import merge as merge_run
+    from ntt_ray.pipeline.outcome import merge as merge_run
 
     names, counts = merge_run(settings, partial=partial)
     for name in names:
@@ -212,17 +258,25 @@ def _merge(settings: Config, *, partial: bool) -> MergeCounts:
     return counts
 
 
-def _evaluate(settings: Config) -> None:
-    from ntt_ray.pipeline.run import evaluate_run
+def _report(settings: Config, images_per_s: float | None = None) -> None:
+    from ntt_ray.pipeline.outcome import report_run
+
+    report_run(settings, images_per_s)
+    logger.info("wrote %s/report.html", settings.output)
+
+
+def _evaluate(settings: Config) -> dict[str, Any]:
+    from ntt_ray.pipeline.outcome import evaluate_run
 
     metrics = evaluate_run(settings)
     for kind, word in (("segm", "masks"), ("bbox", "boxes")):
         figures = (f"{name} {_shown(value)}" for name, value in metrics[kind].items())
         _say(f"  {word}: {'  '.join(figures)}")
+    return metrics
 
 
 def _finish(settings: Config, counts: MergeCounts) -> None:
-    from ntt_ray.pipeline.run import check_complete
+    from ntt_ray.pipeline.outcome import check_complete
 
     _say(
         f"{counts.images} images: {counts.ok} with objects, {counts.empty} without, "
@@ -230,6 +284,41 @@ def _finish(settings: Config, counts: MergeCounts) -> None:
         f"annotations.json (score >= {settings.merge.min_score:g})",
     )
     check_complete(settings, counts)
+
+
+def _print_demo(
+    settings: Config,
+    counts: MergeCounts,
+    metrics: dict[str, Any] | None,
+    images_per_s: float | None,
+) -> None:
+    table = Table(title="ntt-ray demo", show_header=False)
+    rows = [
+        ("images", f"{counts.images}, {counts.failed} failed"),
+        ("detections", f"{counts.detections}, {counts.annotations} in annotations.json"),
+    ]
+    if metrics is not None:
+        for kind, word in (("segm", "mask"), ("bbox", "box")):
+            found = metrics[kind]
+            rows.append((f"{word} AP / AP50", f"{_shown(found['AP'])} / {_shown(found['AP50'])}"))
+        alarms = metrics["false_alarms"]
+        rows.append(
+            (
+                "false alarms",
+                f"{_shown(alarms['share'])} of {alarms['images_without_objects']} images without "
+                f"objects (score {_shown(alarms['score'])}, best F1 {_shown(alarms['best_f1'])})",
+            )
+        )
+    rows.append(("images/s", "all done before" if images_per_s is None else f"{images_per_s:.2f}"))
+    rows.append(("files", settings.output))
+    rows.append(("look at", f"{settings.output}/report.html"))
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    _say(
+        "The demo weights know drawn objects only. For photographs: configs/photos.yaml, with the "
+        "published models."
+    )
 
 
 def _shown(value: float | None) -> str:
@@ -240,8 +329,9 @@ class _Reporter:
     """Progress for people: a bar on a terminal, and one line per unit in any log."""
 
     def __init__(self) -> None:
-        self._started = time.monotonic()
-        self._first: int | None = None
+        self._first_done: int | None = None
+        self._begun = time.monotonic()
+        self.images_per_s: float | None = None
         self._progress = Progress(
             TextColumn("labelling"),
             BarColumn(),
@@ -263,9 +353,11 @@ class _Reporter:
 
     def unit(self, unit: UnitDone, done: int, total: int) -> None:
         """Report a finished unit."""
-        if self._first is None:
-            self._first = done - unit.images
-        rate = (done - self._first) / (time.monotonic() - self._started)
+        if self._first_done is None:
+            self._first_done = done - unit.images
+            # the clock starts with the first unit's labelling: loading models is not speed
+            self._begun = time.monotonic() - unit.label_s
+        self.images_per_s = rate = (done - self._first_done) / (time.monotonic() - self._begun)
         self._progress.update(self._task, completed=done, total=total, rate=f"{rate:.2f} images/s")
         logger.info(
             "unit %d: %d images, %d failed, %d detections; fetch %.1f s, label %.1f s, "

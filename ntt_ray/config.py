@@ -19,11 +19,13 @@ from ntt_ray import storage
 from ntt_ray.errors import ConfigError
 
 PROFILES = ("coco", "coco-results")
-ENCODER_NAMES = tuple(
-    f"dinov2_vit{size}14{registers}" for size in "sblg" for registers in ("", "_reg")
+ENCODER_NAMES = (
+    *(f"dinov2_vit{size}14{registers}" for size in "sblg" for registers in ("", "_reg")),
+    "dinov2_demo",
 )
-PROPOSER_NAMES = tuple(
-    f"{family}_hiera_{size}" for family in ("sam2", "sam2.1") for size in ("t", "s", "b+", "l")
+PROPOSER_NAMES = (
+    *(f"{family}_hiera_{size}" for family in ("sam2", "sam2.1") for size in ("t", "s", "b+", "l")),
+    "sam2_demo",
 )
 _SECRET = re.compile(r"secret|token|password|passwd|key|credential", re.IGNORECASE)
 
@@ -43,6 +45,10 @@ class ReferencesConfig(_Block):
     shots: Annotated[int, Field(ge=1)] | None = None
     seed: Annotated[int, Field(ge=0)] = 33
     negatives: None = None
+
+    def choice(self) -> dict[str, Any]:
+        """Which of the annotations become references, as keyword arguments."""
+        return {"classes": self.classes, "shots": self.shots, "seed": self.seed}
 
 
 class Architecture(_Block):

@@ -11,20 +11,26 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ntt_ray.images import RgbImage, resize_square
-from ntt_ray.masks import Rle, encode_masks, overlap_shares, rle_area, rle_bbox_xywh
+from ntt_ray.masks import Rle, rle_area, rle_bbox_xywh
 from ntt_ray.matching.memory import MemoryBank
+from ntt_ray.matching.merging import (
+    decayed_scores,
+    full_size_rles,
+    rle_shares,
+    strip_areas,
+    strip_rles,
+    strip_shares,
+)
 from ntt_ray.matching.pooling import pooled_features
 from ntt_ray.matching.scoring import best_class, similarities
-from ntt_ray.matching.suppression import inclusive_boxes, nms_order, ranking, soft_merge_decay
+from ntt_ray.matching.suppression import inclusive_boxes, nms_order, ranking
 from ntt_ray.models.protocols import Encoder, Proposals, Proposer
 from ntt_ray.records import Detection
 
 MERGE_FACTOR = 8  # METHOD 32: masks that enter soft merging, per detection wanted
-PIXELS_PER_STEP = 64 << 20  # of full-size logits held at once while masks are resized
 
 
 @dataclass(frozen=True)
@@ -77,19 +83,26 @@ class Merged:
 
     Attributes:
         candidates: M of them, in NMS order.
-        rles: their masks at the image's size.
-        decay: ``(M,)`` float32 factors on the scores.
-        scores: ``(M,)`` float32, decayed.
+        areas: ``(M,)`` int64, pixels at the image's size.
+        scores: ``(M,)`` float32, decayed; -1 where a mask cannot be among those wanted.
+        rles: their masks at the image's size, where these were needed on the way.
     """
 
     candidates: Candidates
-    rles: tuple[Rle, ...]
-    decay: Tensor
+    areas: Tensor
     scores: Tensor
+    rles: tuple[Rle, ...] | None
 
 
 class Labeler:
-    """Both models, the prototypes of a memory bank and the thresholds."""
+    """Both models, the prototypes of a memory bank and the thresholds.
+
+    Attributes:
+        strips: how masks are merged (see `matching.merging`): True in strips on the device, False
+            as run lengths on the CPU, None by where the models run.
+    """
+
+    strips: bool | None = None
 
     def __init__(
         self,
@@ -103,7 +116,6 @@ class Labeler:
         self.category_ids = [label.category_id for label in bank.classes]
         self.prototypes = bank.prototypes()
 
-    @torch.inference_mode()
     def label(self, images_rgb: Sequence[RgbImage]) -> list[tuple[Detection, ...]]:
         """Label a batch of decoded images.
 
@@ -113,13 +125,33 @@ class Labeler:
         Returns:
             For each image its detections by falling score; none is a normal result.
         """
-        inputs = to_input(images_rgb, self.proposer.image_size)
+        resized = [resize_square(image, self.proposer.image_size) for image in images_rgb]
+        return self.label_inputs(resized, [(i.shape[0], i.shape[1]) for i in images_rgb])
+
+    @torch.inference_mode()
+    def label_inputs(
+        self, resized_rgb: Sequence[RgbImage], sizes_hw: Sequence[tuple[int, int] | None]
+    ) -> list[tuple[Detection, ...]]:
+        """Label images that were brought to the proposer's size already.
+
+        Args:
+            resized_rgb: uint8 ``(S, S, 3)`` each.
+            sizes_hw: height and width of each original image; None, or a missing one at the end,
+                marks a place that only keeps the batch full, and gives no detections.
+
+        Returns:
+            For each of `sizes_hw` its detections by falling score; none is a normal result.
+        """
+        inputs = to_input(resized_rgb)
         features = self.encoder.encode(inputs)
-        proposals = self.proposer.propose(inputs, self.settings.min_predicted_iou)
-        return [
-            self.detections(feats, props, (image.shape[0], image.shape[1]))
-            for feats, props, image in zip(features, proposals, images_rgb, strict=True)
-        ]
+        wanted = [position for position, size in enumerate(sizes_hw) if size is not None]
+        proposals = self.proposer.propose(inputs, self.settings.min_predicted_iou, wanted)
+        found: list[tuple[Detection, ...]] = [()] * len(sizes_hw)
+        for position, proposed in zip(wanted, proposals, strict=True):
+            size_hw = sizes_hw[position]
+            assert size_hw is not None
+            found[position] = self.detections(features[position], proposed, size_hw)
+        return found
 
     def detections(
         self, features: Tensor, proposals: Proposals, size_hw: tuple[int, int]
@@ -131,11 +163,21 @@ class Labeler:
             proposals: masks above the predicted IoU threshold.
             size_hw: height and width of the image.
         """
-        candidates = self.suppress(self.match(features, proposals))
-        merged = self.merge(candidates, size_hw)
-        point_index = merged.candidates.proposals.point_index
-        best = ranking(merged.scores, point_index, self.settings.max_detections)
-        return tuple(self._detection(merged, position) for position in best.tolist())
+        merged = self.merge(
+            self.suppress(self.match(features, proposals)), size_hw, self.settings.max_detections
+        )
+        kept = merged.candidates.proposals
+        best = ranking(merged.scores, kept.point_index, self.settings.max_detections)
+        if merged.rles is None:
+            rles = strip_rles(kept.logits[best], size_hw)
+        else:
+            rles = [merged.rles[position] for position in best.tolist()]
+        labels = merged.candidates.labels[best].tolist()
+        figures = torch.stack((merged.scores[best], kept.predicted_iou[best]), dim=1).tolist()
+        return tuple(
+            _detection(rle, self.category_ids[label], *figure)
+            for rle, label, figure in zip(rles, labels, figures, strict=True)
+        )
 
     def match(self, features: Tensor, proposals: Proposals) -> Candidates:
         """Pool features in each mask and take the most similar class; empty masks are dropped."""
@@ -154,59 +196,57 @@ class Labeler:
         kept = kept[: MERGE_FACTOR * self.settings.max_detections]
         return candidates.select(kept[candidates.scores[kept] > 0])
 
-    def merge(self, candidates: Candidates, size_hw: tuple[int, int]) -> Merged:
-        """Masks at the image's size and soft merging (METHOD 33, 34).
+    def merge(
+        self, candidates: Candidates, size_hw: tuple[int, int], wanted: int | None = None
+    ) -> Merged:
+        """Soft merging at the image's size (METHOD 33, 34); see `matching.merging`.
 
         A mask without a pixel at the image's size is dropped before and decays nobody.
+
+        Args:
+            candidates: in NMS order.
+            size_hw: height and width of the image.
+            wanted: how many of the best are needed; None works out all scores.
         """
-        rles = full_size_rles(candidates.proposals.logits, size_hw)
-        filled = [position for position, rle in enumerate(rles) if rle_area(rle) > 0]
-        candidates = candidates.select(torch.tensor(filled, dtype=torch.int64))
-        rles = [rles[position] for position in filled]
-        shares = torch.zeros(len(rles), len(rles), dtype=torch.float64)
-        for label in sorted(set(candidates.labels.tolist())):
-            members = torch.nonzero(candidates.labels == label).squeeze(1)
-            own = overlap_shares([rles[i] for i in members.tolist()])
-            shares[members[:, None], members[None, :]] = torch.from_numpy(own)
-        decay = soft_merge_decay(
-            shares.to(candidates.features.device), candidates.features, candidates.labels
+        logits = candidates.proposals.logits
+        rles = None if self._in_strips(logits) else full_size_rles(logits, size_hw)
+        if rles is None:
+            areas = strip_areas(logits, size_hw)
+        else:
+            areas = torch.tensor([rle_area(rle) for rle in rles], dtype=torch.int64)
+        filled = torch.nonzero(areas > 0).squeeze(1)
+        candidates, areas = candidates.select(filled), areas[filled]
+        if rles is None:
+            shares = strip_shares(candidates.proposals.logits, size_hw, areas)
+        else:
+            rles = [rles[position] for position in filled.tolist()]
+            shares = rle_shares(rles)
+        scores = decayed_scores(
+            candidates.scores, candidates.labels, candidates.features, shares, wanted
         )
-        return Merged(candidates, tuple(rles), decay, candidates.scores * decay)
+        return Merged(candidates, areas, scores, None if rles is None else tuple(rles))
 
-    def _detection(self, merged: Merged, position: int) -> Detection:
-        rle = merged.rles[position]
-        x, y, width, height = rle_bbox_xywh(rle)
-        return Detection(
-            category_id=self.category_ids[int(merged.candidates.labels[position])],
-            score=min(1.0, float(merged.scores[position])),
-            predicted_iou=float(merged.candidates.proposals.predicted_iou[position]),
-            bbox_xywh=(x, y, width, height),
-            area=rle_area(rle),
-            rle=rle,
-        )
+    def _in_strips(self, logits: Tensor) -> bool:
+        return logits.is_cuda if self.strips is None else self.strips
 
 
-def to_input(images_rgb: Sequence[RgbImage], side: int) -> Tensor:
-    """Decoded images to the tensor both models start from (METHOD 16).
+def _detection(rle: Rle, category_id: int, score: float, predicted_iou: float) -> Detection:
+    x, y, width, height = rle_bbox_xywh(rle)
+    return Detection(
+        category_id=category_id,
+        score=min(1.0, score),
+        predicted_iou=predicted_iou,
+        bbox_xywh=(x, y, width, height),
+        area=rle_area(rle),
+        rle=rle,
+    )
+
+
+def to_input(resized_rgb: Sequence[RgbImage]) -> Tensor:
+    """Images at the proposer's size to the tensor both models start from (METHOD 16).
 
     Returns:
-        ``(B, 3, side, side)`` float32 in [0, 1].
+        ``(B, 3, S, S)`` float32 in [0, 1].
     """
-    stacked = np.stack([resize_square(image, side) for image in images_rgb])
-    return torch.from_numpy(stacked).permute(0, 3, 1, 2).float() / 255
-
-
-def full_size_rles(logits: Tensor, size_hw: tuple[int, int]) -> list[Rle]:
-    """Resize logits ``(N, h, w)`` straight to the image's size, threshold, encode (METHOD 33)."""
-    step = max(1, PIXELS_PER_STEP // (size_hw[0] * size_hw[1]))
-    rles: list[Rle] = []
-    for start in range(0, len(logits), step):
-        resized = F.interpolate(
-            logits[None, start : start + step],
-            size=size_hw,
-            mode="bilinear",
-            align_corners=False,
-            antialias=True,
-        )
-        rles += encode_masks((resized[0] > 0).cpu().numpy())
-    return rles
+    stacked = torch.from_numpy(np.stack(resized_rgb))
+    return stacked.permute(0, 3, 1, 2).contiguous().float() / 255

@@ -41,6 +41,20 @@ def encode_masks(masks_nhw: BoolMask) -> list[Rle]:
     return [_from_coco(rle) for rle in coco_mask.encode(stacked)]
 
 
+def runs_to_rle(changes: npt.NDArray[np.integer[Any]], height: int, width: int) -> Rle:
+    """Encode a mask by the positions where its pixels change.
+
+    Args:
+        changes: rising column-major positions ``x * height + y`` of pixels that differ from the
+            one before; the pixel before the first counts as outside.
+        height: of the mask in pixels.
+        width: of the mask in pixels.
+    """
+    edges = np.concatenate(([0], changes, [height * width]))
+    runs = {"size": [height, width], "counts": np.diff(edges).tolist()}
+    return _from_coco(coco_mask.frPyObjects(runs, height, width))
+
+
 def decode_rle(rle: Rle) -> BoolMask:
     """Decode to a bool array ``(height, width)``."""
     return np.asarray(coco_mask.decode(_to_coco(rle))).astype(np.bool_)
@@ -56,20 +70,24 @@ def rle_bbox_xywh(rle: Rle) -> list[float]:
     return [float(value) for value in coco_mask.toBbox(_to_coco(rle))]
 
 
-def overlap_shares(rles: Sequence[Rle]) -> npt.NDArray[np.float64]:
+def overlap_shares(
+    rles: Sequence[Rle], others: Sequence[Rle] | None = None
+) -> npt.NDArray[np.float64]:
     """Share of each mask that lies inside each other one.
 
     Args:
         rles: n masks of the same image, none of them empty.
+        others: m masks of that image; the same ones when not given.
 
     Returns:
-        ``(n, n)`` float64, element ``[i, j]`` = ``|i and j| / |i|``. Exact: pycocotools'
+        ``(n, m)`` float64, element ``[i, j]`` = ``|i and j| / |i|``. Exact: pycocotools'
         "crowd" IoU divides the intersection by the area of the first mask alone.
     """
-    if not rles:
-        return np.zeros((0, 0))
-    coco = [_to_coco(rle) for rle in rles]
-    return np.asarray(coco_mask.iou(coco, coco, [1] * len(coco)), dtype=np.float64)
+    others = rles if others is None else others
+    if not rles or not others:
+        return np.zeros((len(rles), len(others)))
+    left, right = [_to_coco(rle) for rle in rles], [_to_coco(rle) for rle in others]
+    return np.asarray(coco_mask.iou(left, right, [1] * len(right)), dtype=np.float64)
 
 
 def mask_ious(first: Sequence[Rle], second: Sequence[Rle]) -> npt.NDArray[np.float64]:

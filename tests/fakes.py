@@ -29,9 +29,9 @@ class FakeProposer:
     def __init__(self, proposals: Proposals) -> None:
         self._proposals = proposals
 
-    def propose(self, images: torch.Tensor, min_predicted_iou: float) -> list[Proposals]:
+    def propose(self, images, min_predicted_iou, wanted=None) -> list[Proposals]:
         keep = self._proposals.predicted_iou > min_predicted_iou
-        return [self._proposals.select(keep) for _ in images]
+        return [self._proposals.select(keep) for _ in (images if wanted is None else wanted)]
 
 
 def make_proposals(masks: torch.Tensor, predicted_iou: list[float]) -> Proposals:

@@ -58,7 +58,9 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("options", "text"), REFUSED.values(), ids=REFUSED.keys())
-def test_bad_input_is_refused_with_status_2_and_no_traceback(config_file, golden_config, options, text):
+def test_bad_input_is_refused_with_status_2_and_no_traceback(
+    config_file, golden_config, options, text
+):
     done = run_command("run", str(config_file), "--dry-run", *options)
     assert done.returncode == 2, done.stderr
     assert text in done.stderr

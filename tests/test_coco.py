@@ -23,9 +23,7 @@ SHARDS = [
 def _merge(tmp_path, shard_rows=SHARDS, **options):
     store, output = Storage(), str(tmp_path)
     for shard_id, rows in enumerate(shard_rows):
-        store.publish_bytes(
-            shard_uri(output, shard_id), table_to_bytes(labels_to_table(rows), {})
-        )
+        store.publish_bytes(shard_uri(output, shard_id), table_to_bytes(labels_to_table(rows), {}))
     settings = {
         "classes": CLASSES,
         "info": {"description": "test"},
@@ -81,7 +79,9 @@ def test_merging_again_gives_the_same_bytes(tmp_path):
     assert first == [(tmp_path / n).read_bytes() for n in ("annotations.json", "results.json")]
 
 
-@pytest.mark.parametrize("rows", [[], [make_labels(1, ())], [SHARDS[1][0]]], ids=["none", "empty", "failed"])
+@pytest.mark.parametrize(
+    "rows", [[], [make_labels(1, ())], [SHARDS[1][0]]], ids=["none", "empty", "failed"]
+)
 def test_nothing_found(tmp_path, rows):
     _merge(tmp_path, [rows] if rows else [])
     coco = json.loads((tmp_path / "annotations.json").read_text())

@@ -17,8 +17,20 @@ COCO = {
     ],
     "categories": [{"id": 3, "name": "bolt"}, {"id": 1, "name": "nut"}],
     "annotations": [
-        {"id": 7, "image_id": 1, "category_id": 3, "bbox": [10, 10, 30, 30], "segmentation": SQUARE},
-        {"id": 8, "image_id": 2, "category_id": 1, "bbox": [10, 10, 30, 30], "segmentation": SQUARE},
+        {
+            "id": 7,
+            "image_id": 1,
+            "category_id": 3,
+            "bbox": [10, 10, 30, 30],
+            "segmentation": SQUARE,
+        },
+        {
+            "id": 8,
+            "image_id": 2,
+            "category_id": 1,
+            "bbox": [10, 10, 30, 30],
+            "segmentation": SQUARE,
+        },
     ],
 }
 

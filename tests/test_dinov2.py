@@ -48,7 +48,7 @@ def test_published_architectures(name, dim, prefix):
 def test_official_key_layout_of_a_published_size(tmp_path, name):
     """A file with exactly the keys that the authors publish loads without a difference."""
     model = build_vit(name, 518, None)
-    tensors = {k: v for k, v in model.state_dict().items()}
+    tensors = dict(model.state_dict())
     registers = model.num_prefix_tokens - 1
     official = {k: v for k, v in tensors.items() if k not in ("reg_token", "pos_embed")}
     position = tensors["pos_embed"]

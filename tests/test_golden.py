@@ -18,7 +18,6 @@ from conftest import GOLDEN, GOLDEN_MODELS
 from ntt_ray.bank import build_bank, crop_tensors, load_crops
 from ntt_ray.images import resize_square
 from ntt_ray.labeler import Labeler, MatchSettings, to_input
-from ntt_ray.masks import rle_area
 from ntt_ray.matching.memory import MemoryBank
 from ntt_ray.matching.pooling import mask_at_patches, resize_matrix
 from ntt_ray.matching.suppression import inclusive_boxes, nms_order, ranking
@@ -125,11 +124,12 @@ def test_memory(bank):
     )
 
 
+@pytest.mark.parametrize("strips", [False, True], ids=["run lengths", "strips"])
 @pytest.mark.parametrize("image_id", TARGETS)
-def test_target(image_id, encoder, proposer, bank):
+def test_target(image_id, strips, encoder, proposer, bank):
     image = np.asarray(Image.open(GOLDEN / "targets" / TARGETS[image_id]["file_name"]))[..., :3]
     size_hw = image.shape[:2]
-    inputs = to_input([image], 256)
+    inputs = to_input([resize_square(image, 256)])
     features = encoder.encode(inputs)[0]
     sam = proposer.encode_images(inputs)
     everything, iou = proposer.predict(sam, -1.0)
@@ -139,12 +139,14 @@ def test_target(image_id, encoder, proposer, bank):
     moments.append(logits.amax((1, 2)))
 
     labeler = Labeler(encoder, proposer, bank, MatchSettings())
+    labeler.strips = strips
     (proposals,) = proposer.propose(inputs, 0.4)
     kept = labeler.match(features, proposals)
     boxes = inclusive_boxes(kept.proposals.logits > 0)
     after_nms = nms_order(boxes, kept.proposals.predicted_iou, kept.labels, 0.5)
     merged = labeler.merge(labeler.suppress(kept), size_hw)
     order = ranking(merged.scores, merged.candidates.proposals.point_index, 100)
+    decay = merged.scores / merged.candidates.scores
     rows = torch.searchsorted(proposals.point_index, merged.candidates.proposals.point_index)
     upscale = resize_matrix(8, 64)
     at_mask_size = torch.einsum("yi,xj,ijc->yxc", upscale, upscale, features)
@@ -180,9 +182,9 @@ def test_target(image_id, encoder, proposer, bank):
             "lr_boxes": boxes.numpy().astype(np.int32),
             "nms_kept": after_nms.numpy(),
             "merge_input": rows.numpy().astype(np.int32),
-            "merge_area": np.array([rle_area(rle) for rle in merged.rles]),
-            "merge_ios": (1 - merged.decay**2).numpy(),
-            "merge_decay": merged.decay.numpy(),
+            "merge_area": merged.areas.numpy(),
+            "merge_ios": (1 - decay**2).numpy(),
+            "merge_decay": decay.numpy(),
             "scores_before_merge": merged.candidates.scores.numpy(),
             "scores_after_merge": merged.scores.numpy(),
             "final_order": order.numpy().astype(np.int32),
@@ -193,7 +195,9 @@ def test_target(image_id, encoder, proposer, bank):
     )
 
 
-@pytest.mark.parametrize(("name", "count"), [("results", 100), ("results_n10", 10), ("results_n3", 3)])
+@pytest.mark.parametrize(
+    ("name", "count"), [("results", 100), ("results_n10", 10), ("results_n3", 3)]
+)
 def test_results(name, count, encoder, proposer, bank):
     labeler = Labeler(encoder, proposer, bank, MatchSettings(max_detections=count))
     found = []

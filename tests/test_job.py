@@ -19,6 +19,7 @@ from ntt_ray.errors import (
     WeightsError,
 )
 from ntt_ray.outputs.shards import iter_labels, read_shard
+from ntt_ray.pipeline import outcome
 from ntt_ray.pipeline import run as steps
 from ntt_ray.storage import Storage
 
@@ -30,7 +31,7 @@ def run_all(data, *overrides):
     config = build_config(data, overrides)
     units = []
     steps.label(config, lambda unit, done, total: units.append((unit, done, total)))
-    _, counts = steps.merge(config)
+    _, counts = outcome.merge(config)
     return units, counts
 
 
@@ -96,8 +97,8 @@ def test_the_job_end_to_end(golden_config):
     # a deleted shard is made again, with the same bytes
     (output / "labels" / "shard-000001.parquet").unlink()
     with pytest.raises(RunIncompleteError, match=r"1 of 2 shards are missing: 1\."):
-        steps.merge(build_config(golden_config))
-    partial, _ = steps.merge(build_config(golden_config), partial=True)
+        outcome.merge(build_config(golden_config))
+    partial, _ = outcome.merge(build_config(golden_config), partial=True)
     assert "partial" in json.loads((output / partial[0]).read_text())["info"]
     again, _ = run_all(golden_config)
     assert [unit.shard_id for unit, _, _ in again] == [1]
@@ -120,7 +121,7 @@ def test_the_job_end_to_end(golden_config):
 
     # evaluation
     config = build_config(golden_config, [f"ground_truth={GOLDEN / 'targets.json'}"])
-    metrics = steps.evaluate_run(config)
+    metrics = outcome.evaluate_run(config)
     assert metrics == json.loads((output / "metrics.json").read_text())
     assert metrics["images"] == 4
     assert 0 <= metrics["segm"]["AP"] <= metrics["segm"]["AP50"] <= 1
@@ -136,8 +137,8 @@ def test_bad_images_become_rows(golden_config, tmp_path):
     _, counts = run_all(data)
     assert (counts.images, counts.failed) == (3, 2)
     with pytest.raises(RunIncompleteError, match="2 of 3 images failed"):
-        steps.check_complete(build_config(data), counts)
-    steps.check_complete(build_config(data, ["job.max_failed_fraction=0.7"]), counts)
+        outcome.check_complete(build_config(data), counts)
+    outcome.check_complete(build_config(data, ["job.max_failed_fraction=0.7"]), counts)
     rows = [
         labels
         for shard in (0, 1)
@@ -158,7 +159,9 @@ def test_a_ready_bank(golden_config, tmp_path):
     run_all({**data, "bank": str(path)})
     assert (tmp_path / "other" / "bank.safetensors").read_bytes() == path.read_bytes()
     with pytest.raises(InputError, match="made by another encoder: image_size is 112"):
-        run_all({**data, "bank": str(path)}, "models.encoder.image_size=56", "output=/nonexistent/x")
+        run_all(
+            {**data, "bank": str(path)}, "models.encoder.image_size=56", "output=/nonexistent/x"
+        )
 
 
 def test_a_wrong_checkpoint_is_refused_before_anything_is_written(golden_config):

@@ -4,7 +4,8 @@ import torch
 
 import reference
 from fakes import FakeEncoder, FakeProposer, make_proposals
-from ntt_ray.labeler import Labeler, MatchSettings, full_size_rles, to_input
+from ntt_ray.images import resize_square
+from ntt_ray.labeler import Labeler, MatchSettings, to_input
 from ntt_ray.masks import decode_rle
 from ntt_ray.matching.memory import MemoryBank
 from ntt_ray.models.protocols import Proposals
@@ -116,7 +117,8 @@ def test_max_detections():
     assert [d.score for d in found] == sorted((d.score for d in found), reverse=True)
 
 
-def test_the_whole_method_equals_the_plain_one():
+@pytest.mark.parametrize("strips", [False, True], ids=["run lengths", "strips"])
+def test_the_whole_method_equals_the_plain_one(strips):
     rng = np.random.default_rng(3)
     logits = torch.nn.functional.interpolate(
         torch.from_numpy(rng.normal(size=(1, 60, 6, 6)).astype(np.float32)), size=(32, 32)
@@ -126,8 +128,9 @@ def test_the_whole_method_equals_the_plain_one():
     )
     image = rng.integers(0, 256, (45, 70, 3), dtype=np.uint8)
     labeler = Labeler(FakeEncoder(), FakeProposer(proposals), BANK, MatchSettings(0.0, 1.0, 20))
+    labeler.strips = strips
     found = labeler.label([image])[0]
-    features = FakeEncoder().encode(to_input([image], 32))[0]
+    features = FakeEncoder().encode(to_input([resize_square(image, 32)]))[0]
     expected = reference.label_image(
         features,
         logits,
@@ -153,14 +156,6 @@ def test_a_batch_gives_what_single_images_give():
     labeler = Labeler(FakeEncoder(), FakeProposer(proposals), BANK)
     together = labeler.label(images)
     assert together == [labeler.label([image])[0] for image in images]
-
-
-@pytest.mark.parametrize("size_hw", [(5, 7), (48, 64), (300, 20)])
-def test_full_size_masks_equal_the_plain_resize(monkeypatch, size_hw):
-    monkeypatch.setattr("ntt_ray.labeler.PIXELS_PER_STEP", 3 * size_hw[0] * size_hw[1])
-    logits = torch.randn(7, 16, 16, generator=torch.Generator().manual_seed(0))
-    for rle, plain in zip(full_size_rles(logits, size_hw), logits):
-        np.testing.assert_array_equal(decode_rle(rle), reference.full_size_mask(plain, size_hw))
 
 
 def test_proposals_check_themselves():

@@ -19,9 +19,11 @@ def _write(tmp_path, **holder):
 
 
 def test_a_second_driver_is_refused_and_told_who_holds_it(tmp_path):
-    with RunLock(str(tmp_path), Storage()):
-        with pytest.raises(OutputLockedError, match=rf"process {os.getpid()} on"):
-            RunLock(str(tmp_path), Storage()).__enter__()
+    with (
+        RunLock(str(tmp_path), Storage()),
+        pytest.raises(OutputLockedError, match=rf"process {os.getpid()} on"),
+    ):
+        RunLock(str(tmp_path), Storage()).__enter__()
     assert not (tmp_path / lock_module.FILE).exists()
     with RunLock(str(tmp_path), Storage()):
         pass

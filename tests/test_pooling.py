@@ -24,9 +24,10 @@ def test_resize_matrix_is_torchs_resize(grid, size):
 def test_pooling_equals_resizing_and_averaging(grid, size):
     generator = torch.Generator().manual_seed(1)
     features = torch.randn(grid, grid, 24, generator=generator)
-    masks = torch.rand(12, size, size, generator=generator) < torch.linspace(0.001, 1, 12)[
-        :, None, None
-    ]
+    masks = (
+        torch.rand(12, size, size, generator=generator)
+        < torch.linspace(0.001, 1, 12)[:, None, None]
+    )
     masks[:, 0, 0] = True
     expected = torch.stack([reference.pooled_feature(features, mask) for mask in masks])
     error = (pooled_features(features, masks) - expected).abs().max()
@@ -34,7 +35,9 @@ def test_pooling_equals_resizing_and_averaging(grid, size):
 
 
 def test_pooling_without_masks():
-    assert pooled_features(torch.randn(4, 4, 6), torch.zeros(0, 16, 16, dtype=torch.bool)).shape == (
+    assert pooled_features(
+        torch.randn(4, 4, 6), torch.zeros(0, 16, 16, dtype=torch.bool)
+    ).shape == (
         0,
         6,
     )

@@ -10,6 +10,7 @@ from torch import nn
 from ntt_ray.errors import WeightsError
 from ntt_ray.models import weights
 from ntt_ray.models.weights import (
+    BUNDLED,
     PUBLISHED,
     PublishedFile,
     file_digest,
@@ -34,11 +35,21 @@ def _saved(value) -> bytes:
 def test_every_model_name_of_the_config_is_published():
     from ntt_ray.config import ENCODER_NAMES, PROPOSER_NAMES
 
-    assert set(PUBLISHED) == {*ENCODER_NAMES, *PROPOSER_NAMES}
+    assert {*PUBLISHED, *BUNDLED} == {*ENCODER_NAMES, *PROPOSER_NAMES}
     assert len({p.url for p in PUBLISHED.values()}) == len(PUBLISHED)
     for published in PUBLISHED.values():
         assert published.url.startswith("https://dl.fbaipublicfiles.com/")
         assert published.sha256 is None or len(bytes.fromhex(published.sha256)) == 32
+
+
+def test_bundled_weights_are_those_that_were_recorded(monkeypatch, tmp_path):
+    total = 0
+    for name in BUNDLED:
+        path = local_checkpoint(name, None, mirror=None, store=Storage())
+        total += path.stat().st_size
+    assert total <= 8_000_000
+    with pytest.raises(WeightsError, match="missing or damaged"):
+        weights.bundled_file("SHA256SUMS")
 
 
 def test_a_mirror_is_fetched_once_and_checked(monkeypatch, tmp_path):

@@ -48,26 +48,26 @@ def nms_order(boxes_xyxy: Tensor, predicted_iou: Tensor, labels: Tensor, max_iou
     return order[nms(apart[order], predicted_iou[order], max_iou)]
 
 
-def soft_merge_decay(inside_shares: Tensor, features: Tensor, labels: Tensor) -> Tensor:
+def soft_merge_decay(
+    inside_shares: Tensor, features: Tensor, rival_features: Tensor, counts: Tensor
+) -> Tensor:
     """Factor on each score for being contained in better masks of its class (METHOD 34).
 
     ``ios_i = max over earlier j of its class of |i and j| / |i| * max(0, f_i . f_j)`` and the
     factor is ``sqrt(1 - ios_i)``; earlier means a higher predicted IoU.
 
     Args:
-        inside_shares: ``(M, M)``, element ``[i, j]`` = ``|i and j| / |i|`` at full resolution.
-        features: ``(M, C)`` float32 of length 1, in NMS order like everything here.
-        labels: ``(M,)`` int64 class indices.
+        inside_shares: ``(n, m)``, element ``[i, j]`` = ``|i and j| / |i|`` at full resolution.
+        features: ``(n, C)`` float32 of length 1, of the masks i.
+        rival_features: ``(m, C)`` float32 of length 1, of the masks j; at least one.
+        counts: ``(n, m)`` bool, whether j is earlier than i and of its class.
 
     Returns:
-        ``(M,)`` float32 in [0, 1].
+        ``(n,)`` float32 in [0, 1].
     """
-    similarity = (features @ features.T).clamp(min=0)
-    share = (inside_shares.float() * similarity).clamp(max=1)
-    same_class = labels[:, None] == labels[None, :]
-    earlier = torch.ones_like(same_class).tril(diagonal=-1)
-    ios = torch.where(same_class & earlier, share, 0).amax(dim=1) if len(labels) else labels.float()
-    return (1 - ios).sqrt()
+    similarity = (features @ rival_features.T).clamp(min=0)
+    share = (inside_shares * similarity).clamp(max=1)
+    return (1 - torch.where(counts, share, 0).amax(dim=1)).sqrt()
 
 
 def ranking(scores: Tensor, point_index: Tensor, max_detections: int) -> Tensor:

@@ -6,9 +6,10 @@ before the network. It does not know references, masks or scores.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from ntt_ray.errors import WeightsError
 from ntt_ray.models.protocols import normalize_imagenet
-from ntt_ray.models.weights import load_into, read_state_dict
+from ntt_ray.models.weights import BUNDLED, bundled_file, load_into, read_state_dict
 
 _TIMM_SIZES = {"s": "small", "b": "base", "l": "large", "g": "giant"}
 
@@ -124,6 +125,8 @@ class Dinov2Encoder:
 
 def build_vit(name: str, image_size: int, dimensions: VitDimensions | None) -> VisionTransformer:
     """The timm model for a published name, or of the given dimensions; random weights."""
+    if name in BUNDLED and dimensions is None:
+        dimensions = _bundled_dimensions(name)
     options: dict[str, Any] = {"pretrained": False, "num_classes": 0, "img_size": image_size}
     if dimensions is not None:
         timm_name = "vit_small_patch14_dinov2"
@@ -133,6 +136,11 @@ def build_vit(name: str, image_size: int, dimensions: VitDimensions | None) -> V
         registers = "reg4_" if name.endswith("_reg") else ""
         timm_name = f"vit_{size}_patch14_{registers}dinov2"
     return cast(VisionTransformer, timm.create_model(timm_name, **options))
+
+
+def _bundled_dimensions(name: str) -> VitDimensions:
+    stored = json.loads(bundled_file(f"{name}.json").read_text(encoding="ascii"))
+    return VitDimensions(**{item.name: stored[item.name] for item in fields(VitDimensions)})
 
 
 def _to_timm_keys(

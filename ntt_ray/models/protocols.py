@@ -6,6 +6,7 @@ and normalises as it was trained.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -63,8 +64,13 @@ class Proposer(Protocol):
 
     image_size: int
 
-    def propose(self, images: Tensor, min_predicted_iou: float) -> list[Proposals]:
-        """Images ``(B, 3, S, S)`` to proposals whose predicted IoU is above the threshold."""
+    def propose(
+        self, images: Tensor, min_predicted_iou: float, wanted: Sequence[int] | None = None
+    ) -> list[Proposals]:
+        """Images ``(B, 3, S, S)`` to proposals whose predicted IoU is above the threshold.
+
+        Proposals are given for the positions in `wanted` only; None wants all.
+        """
         ...
 
 

@@ -6,6 +6,7 @@ the method takes (METHOD 19 to 25). It does not know features, classes or scores
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from ntt_ray.errors import WeightsError
 from ntt_ray.models.protocols import Proposals, normalize_imagenet
-from ntt_ray.models.weights import load_into, read_state_dict
+from ntt_ray.models.weights import BUNDLED, bundled_file, load_into, read_state_dict
 
 # A YAML may build the classes of the published SAM2s and nothing else: building one calls it.
 _TARGETS = frozenset(
@@ -157,13 +158,13 @@ class Sam2Proposer:
         proposals = Proposals(torch.cat(kept_logits), torch.cat(kept_iou), torch.cat(kept_index))
         return proposals, torch.cat(all_iou)
 
-    def propose(self, images: Tensor, min_predicted_iou: float) -> list[Proposals]:
-        """Proposals of each image; see `encode_images` and `predict`."""
+    def propose(
+        self, images: Tensor, min_predicted_iou: float, wanted: Sequence[int] | None = None
+    ) -> list[Proposals]:
+        """Proposals of each wanted image; see `encode_images` and `predict`."""
         features = self.encode_images(images)
-        return [
-            self.predict(features.image(index), min_predicted_iou)[0]
-            for index in range(len(images))
-        ]
+        positions = range(len(images)) if wanted is None else wanted
+        return [self.predict(features.image(i), min_predicted_iou)[0] for i in positions]
 
     def _decode(self, features: Sam2Features, points: Tensor) -> tuple[Tensor, Tensor]:
         """All four masks ``(n, 4, S/4, S/4)`` and their predicted IoU ``(n, 4)`` float32."""
@@ -217,7 +218,9 @@ def build_sam2(name: str, image_size: int, config: Path | None = None) -> nn.Mod
 
 
 def _read_yaml(name: str, config: Path | None) -> DictConfig:
-    if config is None:
+    if config is None and name in BUNDLED:
+        text = bundled_file(f"{name}.yaml").read_text(encoding="utf-8")
+    elif config is None:
         family = name.split("_", 1)[0]
         published = resources.files("sam2").joinpath("configs", family, f"{name}.yaml")
         text = published.read_text(encoding="utf-8")

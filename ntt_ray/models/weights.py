@@ -13,6 +13,7 @@ import pickle
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 
 import safetensors.torch
@@ -104,6 +105,26 @@ PUBLISHED: Mapping[str, PublishedFile] = {
         "2647878d5dfa5098f2f8649825738a9345572bae2d4350a2468587ece47dd318",
     ),
 }
+# Small weights that come with the package, see ntt_ray/demo/weights. For the example only.
+BUNDLED: Mapping[str, str] = {
+    "dinov2_demo": "dinov2_demo.safetensors",
+    "sam2_demo": "sam2_demo.safetensors",
+}
+
+
+def bundled_file(file_name: str) -> Path:
+    """Path of a file that comes with the package, checked against its recorded digest.
+
+    Raises:
+        WeightsError: missing or changed since it was recorded.
+    """
+    folder = Path(str(resources.files("ntt_ray"))) / "demo" / "weights"
+    lines = (folder / "SHA256SUMS").read_text(encoding="ascii").split("\n")
+    recorded = {name: digest for digest, name in (line.split() for line in lines if line)}
+    path = folder / file_name
+    if not path.is_file() or file_digest(path) != recorded.get(file_name):
+        raise WeightsError(f"{path}: missing or damaged; install the package again")
+    return path
 
 
 def cache_dir() -> Path:
@@ -119,7 +140,7 @@ def local_checkpoint(
 
     Args:
         name: model name, used when `checkpoint` is None.
-        checkpoint: path or URI, or None for the authors' published file.
+        checkpoint: path or URI, or None for the authors' published file (or the bundled one).
         mirror: prefix that holds the published files, asked instead of the authors' server.
         store: access to files.
 
@@ -133,6 +154,8 @@ def local_checkpoint(
         return path
     if checkpoint is not None:
         return _cached(checkpoint, None, store)
+    if name in BUNDLED:
+        return bundled_file(BUNDLED[name])
     published = PUBLISHED[name]
     uri = storage.join(mirror, published.file_name) if mirror else published.url
     return _cached(uri, published.sha256, store)

@@ -20,21 +20,21 @@ import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
-from ntt_ray.errors import ImageError, LabelError, NttRayError
-from ntt_ray.images import RgbImage, decode_image
+from ntt_ray.errors import NttRayError
 from ntt_ray.labeler import Labeler, MatchSettings
 from ntt_ray.outputs.shards import ROW_FIELDS, labels_to_row, shard_uri, table_to_bytes
-from ntt_ray.pipeline.journal import UnitJournal, journal_uri
+from ntt_ray.pipeline.journal import journal_uri
 from ntt_ray.pipeline.manifest import read_unit
 from ntt_ray.pipeline.models import ModelSpec
 from ntt_ray.pipeline.resources import TASK_CPUS, Resources
-from ntt_ray.records import FetchedImage, ImageEntry, ImageLabels
+from ntt_ray.pipeline.unit import UnitLabeler
+from ntt_ray.records import FetchedImage, ImageEntry
 from ntt_ray.storage import Storage
 
 logger = logging.getLogger(__name__)
 
 FETCH_THREADS = 16
-JOURNAL_STEP = 32  # images noted at once before they are taken up
+IMAGES_PER_GPU_STEP = 4  # through the encoders at once
 UNITS_IN_FLIGHT = 2  # per actor: the next unit is fetched while this one is labelled
 FETCHED = pa.schema(
     [
@@ -102,6 +102,7 @@ class LabelJob:
         settings: the method's thresholds.
         points_per_side: SAM2's grid.
         image_timeout_s: for fetching one image, all retries included.
+        decode_threads: of each actor.
         run_token: of this driver.
         provenance: written into every shard.
     """
@@ -113,6 +114,7 @@ class LabelJob:
     settings: MatchSettings
     points_per_side: int
     image_timeout_s: float
+    decode_threads: int
     run_token: str
     provenance: Mapping[str, str]
 
@@ -234,30 +236,46 @@ class LabelActor:
     """A process with both models and the bank; labels one unit at a time."""
 
     def __init__(self, job: LabelJob, bank_ref: list[ray.ObjectRef[bytes]]) -> None:
+        self._job = job
+        self._loading_error: NttRayError | None = None
+        try:
+            self._units = self._load(ray.get(bank_ref[0]))
+        except NttRayError as error:
+            # raised here, Ray would pass it on as text only; the first unit raises it instead
+            self._loading_error = error
+
+    def _load(self, bank: bytes) -> UnitLabeler:
         import torch
 
         from ntt_ray.matching.memory import MemoryBank
 
-        if job.models.device == "cpu":
+        job, on_cpu = self._job, self._job.models.device == "cpu"
+        if on_cpu:
             torch.set_num_threads(1)  # results must not depend on the machine's cores
-        self._job = job
-        bank = MemoryBank.from_bytes(ray.get(bank_ref[0]), "the broadcast bank")
-        self._labeler = Labeler(
+        labeler = Labeler(
             job.models.load_encoder(),
             job.models.load_proposer(job.points_per_side),
-            bank,
+            MemoryBank.from_bytes(bank, "the broadcast bank"),
             job.settings,
+        )
+        return UnitLabeler(
+            labeler,
+            job.output,
+            job.run_token,
+            job.store,
+            images_per_step=1 if on_cpu else IMAGES_PER_GPU_STEP,
+            decode_threads=job.decode_threads,
         )
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Label the units of a batch (Ray Data's calling convention)."""
+        if self._loading_error is not None:
+            raise self._loading_error
         rows = []
         for row in batch.to_pylist():
             started = time.perf_counter()
             images = [_fetched_image(image) for image in row["images"]]
-            labels = self.label_unit(row["shard_id"], images)
-            if len(labels) != len(images):
-                raise LabelError(f"unit {row['shard_id']}: {len(labels)} rows for {len(images)}")
+            labels = self._units.label(row["shard_id"], images)
             rows.append(
                 {
                     "shard_id": row["shard_id"],
@@ -267,39 +285,6 @@ class LabelActor:
                 }
             )
         return pa.Table.from_pylist(rows, schema=LABELLED)
-
-    def label_unit(self, shard_id: int, images: Sequence[FetchedImage]) -> list[ImageLabels]:
-        """Label the images of a unit; every image gives exactly one row, in order."""
-        job = self._job
-        journal = UnitJournal(job.output, shard_id, job.run_token, job.store)
-        journal.open()
-        condemned = journal.condemned()
-        labels: dict[int, ImageLabels] = {
-            position: ImageLabels.failed(images[position].entry, "ended the worker process")
-            for position in condemned
-        }
-        todo = [position for position in range(len(images)) if position not in condemned]
-        for group in journal.steps(todo, JOURNAL_STEP):
-            for position in group:
-                labels[position] = self._label_image(shard_id, images[position])
-        return [labels[position] for position in range(len(images))]
-
-    def _label_image(self, shard_id: int, image: FetchedImage) -> ImageLabels:
-        if image.data is None:
-            return ImageLabels.failed(image.entry, image.error or "")
-        try:
-            image_rgb: RgbImage = decode_image(image.data)
-        except ImageError as error:
-            return ImageLabels.failed(image.entry, str(error))
-        try:
-            (detections,) = self._labeler.label([image_rgb])
-        except Exception as error:
-            raise LabelError(
-                f"unit {shard_id}, image {image.entry.file_name} (id {image.entry.image_id}): "
-                f"{type(error).__name__}: {error}"
-            ) from error
-        height, width = image_rgb.shape[:2]
-        return ImageLabels.labelled(image.entry, (height, width), detections)
 
 
 def write_units(batch: pa.Table, job: LabelJob) -> pa.Table:

@@ -100,6 +100,19 @@ def unit_sizes(data: bytes) -> list[int]:
     return [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
 
 
+def read_manifest(output: str, store: Storage) -> bytes:
+    """The manifest file of a run.
+
+    Raises:
+        InputError: it is missing.
+    """
+    uri = storage.join(output, FILE)
+    try:
+        return store.read_bytes(uri)
+    except FileNotFoundError:
+        raise InputError(f"{storage.redact(uri)}: the manifest is missing from the run") from None
+
+
 def read_unit(output: str, shard_id: int, digest: str, store: Storage) -> list[ImageEntry]:
     """The images of one unit; reads only their rows."""
     uri = storage.join(output, FILE)

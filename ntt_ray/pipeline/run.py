@@ -1,4 +1,4 @@
-"""The steps of a run, in order: bank, label, merge, evaluate. Each may be run alone.
+"""Planning, the bank and labelling; what comes after the shards is in `outcome`.
 
 Holds the order of checks: everything that can be known without a GPU is refused before one is
 asked for, and nothing is written into an output that belongs to another run.
@@ -6,7 +6,6 @@ asked for, and nothing is written into an output that belongs to another run.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,10 +16,9 @@ import ray
 from ntt_ray import storage
 from ntt_ray.bank import build_bank, load_crops
 from ntt_ray.config import Config
-from ntt_ray.errors import InputError, RunIncompleteError
+from ntt_ray.errors import InputError
 from ntt_ray.labeler import MatchSettings
 from ntt_ray.matching.memory import MemoryBank, bank_digest
-from ntt_ray.outputs.coco import RESULTS_FILE, MergeCounts, merge_shards
 from ntt_ray.outputs.shards import existing_shards
 from ntt_ray.pipeline import manifest as manifest_file
 from ntt_ray.pipeline import record as run_record
@@ -29,14 +27,12 @@ from ntt_ray.pipeline.lock import RunLock
 from ntt_ray.pipeline.models import ModelSpec
 from ntt_ray.pipeline.resources import Resources, connect, decide
 from ntt_ray.records import ReferenceSet
-from ntt_ray.references.dataset import check_images, load_references, read_json
+from ntt_ray.references.dataset import check_images, load_references
 from ntt_ray.storage import Storage
 
 logger = logging.getLogger(__name__)
 
 BANK_FILE = "bank.safetensors"
-METRICS_FILE = "metrics.json"
-MISSING_SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -123,76 +119,6 @@ def label(config: Config, on_unit: Callable[[UnitDone, int, int], None]) -> None
             on_unit(unit, done, total)
 
 
-def merge(config: Config, *, partial: bool = False) -> tuple[list[str], MergeCounts]:
-    """Merge the shards of a run into its COCO files.
-
-    Raises:
-        RunIncompleteError: shards are missing and `partial` is not set.
-    """
-    store = Storage(config.storage_options)
-    recorded = run_record.read_record(config.output, store)
-    if recorded is None:
-        raise InputError(f"{storage.redact(config.output)}: there is no run here to merge")
-    units = range(int(recorded["plan"]["units"]))
-    existing = existing_shards(config.output, store)
-    missing = [unit for unit in units if unit not in existing]
-    if missing and not partial:
-        raise RunIncompleteError(
-            f"{len(missing)} of {len(units)} shards are missing: {_shown(missing)}. Label the rest "
-            "with the same command, or merge what is there with --partial"
-        )
-    info = _info(recorded)
-    if missing:
-        info["partial"] = f"{len(missing)} of {len(units)} shards are missing"
-    return merge_shards(
-        config.output,
-        [unit for unit in units if unit in existing],
-        store,
-        classes=run_record.record_classes(recorded),
-        info=info,
-        min_score=config.merge.min_score,
-        profiles=config.merge.profiles,
-        images_per_file=config.merge.images_per_file,
-    )
-
-
-def evaluate_run(config: Config) -> dict[str, Any]:
-    """Compare ``results.json`` of a merged run with the ground truth; writes ``metrics.json``."""
-    from ntt_ray.quality.evaluate import evaluate
-
-    if config.ground_truth is None:
-        raise InputError("ground_truth: is needed to evaluate")
-    store = Storage(config.storage_options)
-    recorded = run_record.read_record(config.output, store)
-    if recorded is None:
-        raise InputError(f"{storage.redact(config.output)}: there is no run here to evaluate")
-    manifest = _existing_manifest(config.output, store)
-    assert manifest is not None
-    metrics = evaluate(
-        read_json(config.ground_truth, store),
-        read_json(storage.join(config.output, RESULTS_FILE), store),
-        manifest_file.file_names(manifest),
-        run_record.record_classes(recorded),
-    )
-    text = json.dumps(metrics, indent=1, sort_keys=True) + "\n"
-    store.publish_bytes(storage.join(config.output, METRICS_FILE), text.encode())
-    return metrics
-
-
-def check_complete(config: Config, counts: MergeCounts) -> None:
-    """Whether the exit status may be 0.
-
-    Raises:
-        RunIncompleteError: more images failed than `job.max_failed_fraction` allows.
-    """
-    allowed = config.job.max_failed_fraction
-    if counts.failed > allowed * counts.images:
-        raise RunIncompleteError(
-            f"{counts.failed} of {counts.images} images failed, more than job.max_failed_fraction "
-            f"{allowed:g} allows; the reasons are in the column 'error' of the shards"
-        )
-
-
 def _prepare(
     config: Config,
     store: Storage,
@@ -249,6 +175,7 @@ def _prepare(
         ),
         points_per_side=config.method.points_per_side,
         image_timeout_s=config.job.image_timeout_s,
+        decode_threads=max(1, round(resources.cpus_per_actor)),
         run_token=token,
         provenance={
             "labels_hash": run_record.labels_hash(identity),
@@ -290,30 +217,11 @@ def _identity(
     }
 
 
-def _info(recorded: dict[str, Any]) -> dict[str, Any]:
-    """The ``info`` block: provenance without clocks, so that merging again gives the same bytes."""
-    identity = recorded["identity"]
-    return {
-        "description": "Instance masks proposed by ntt-ray from annotated references",
-        "version": recorded["versions"].get("ntt-ray", ""),
-        "labels_hash": recorded["labels_hash"],
-        "bank": identity["bank"],
-        "models": identity["models"],
-        "method": identity["method"],
-    }
-
-
 def _checked_references(config: Config, store: Storage) -> tuple[ReferenceSet, str]:
+    """The references of a config and their digest, after every image was looked at."""
     block = config.references
     assert block is not None
-    references = load_references(
-        block.annotations,
-        block.image_root,
-        store,
-        classes=block.classes,
-        shots=block.shots,
-        seed=block.seed,
-    )
+    references = load_references(block.annotations, block.image_root, store, **block.choice())
     return references, check_images(references, store, config.method.context_ratio)
 
 
@@ -339,12 +247,7 @@ def _existing_manifest(output: str, store: Storage) -> bytes | None:
     """The manifest of a run that was started; one without its run record was never used."""
     if run_record.read_record(output, store) is None:
         return None
-    try:
-        return store.read_bytes(storage.join(output, manifest_file.FILE))
-    except FileNotFoundError:
-        raise InputError(
-            f"{storage.redact(output)}: {manifest_file.FILE} is missing from the run"
-        ) from None
+    return manifest_file.read_manifest(output, store)
 
 
 def _models(config: Config, store: Storage) -> tuple[ModelSpec, Resources]:
@@ -424,8 +327,3 @@ def _result(reference: Any) -> Any:
         return ray.get(reference)
     except ray.exceptions.RayTaskError as error:
         raise error.cause or error from None
-
-
-def _shown(missing: list[int]) -> str:
-    text = ", ".join(str(unit) for unit in missing[:MISSING_SHOWN])
-    return text + (", ..." if len(missing) > MISSING_SHOWN else "")

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from report_run import CLASSES, example_run, references_of_example, truth_of_example
 
 CHROMIUM = next(

@@ -1,0 +1,1 @@
+"""Measured speed, and what is needed to measure it."""

@@ -1,0 +1,1 @@
+"""The bundled example: scenes with ground truth, references, and small trained weights."""

@@ -1,0 +1,42 @@
+"""The bundled example: draws its scenes and references, and says how to run it.
+
+It knows the scenes and the packaged config; what runs the job is the command line.
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+from ntt_ray.demo.families import NOVEL_FAMILIES
+from ntt_ray.demo.scenes import write_references, write_scenes
+
+IMAGES = 64
+SHOTS = 5
+SEED = 7
+
+
+def draw_example(output: Path, *, images: int = IMAGES) -> tuple[Path, list[str]]:
+    """Draw references and targets of the families that no weight was trained on.
+
+    Args:
+        output: folder of the example; scenes go below it, and later the run.
+        images: number of target scenes.
+
+    Returns:
+        The packaged config and the overrides that point it to `output`.
+    """
+    scenes = output / "scenes"
+    targets, references = scenes / "targets", scenes / "references"
+    write_scenes(targets, families=NOVEL_FAMILIES, images=images, seed=SEED)
+    write_references(references, families=NOVEL_FAMILIES, shots=SHOTS, seed=SEED)
+    paths = {
+        "images": targets / "annotations.json",
+        "image_root": targets / "images",
+        "output": output / "run",
+        "references.annotations": references / "annotations.json",
+        "references.image_root": references / "images",
+        "ground_truth": targets / "annotations.json",
+    }
+    config = Path(str(resources.files("ntt_ray"))) / "demo" / "demo.yaml"
+    return config, [f"{key}={path}" for key, path in paths.items()]

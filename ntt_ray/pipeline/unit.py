@@ -1,0 +1,139 @@
+"""Labelling the images of one unit: decode ahead in threads, label in steps, one row per image.
+
+It knows the journal and the labeller; it does not know Ray.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+
+from ntt_ray.errors import ImageError, LabelError
+from ntt_ray.images import RgbImage, decode_image, resize_square
+from ntt_ray.labeler import Labeler
+from ntt_ray.pipeline.journal import UnitJournal
+from ntt_ray.records import FetchedImage, ImageLabels
+from ntt_ray.storage import Storage
+
+logger = logging.getLogger(__name__)
+
+JOURNAL_STEP = 32  # images noted at once before they are taken up
+
+
+class UnitLabeler:
+    """Labels units with one labeller.
+
+    Images go through the models in steps of a fixed number of places. A place whose image cannot
+    be decoded is filled with black, so that what one image gets never depends on its neighbours.
+
+    Attributes:
+        images_per_step: places in a step; smaller after the GPU ran out of memory.
+    """
+
+    def __init__(
+        self,
+        labeler: Labeler,
+        output: str,
+        run_token: str,
+        store: Storage,
+        *,
+        images_per_step: int = 1,
+        decode_threads: int = 1,
+    ) -> None:
+        self.images_per_step = images_per_step
+        self._labeler = labeler
+        self._output, self._token, self._store = output, run_token, store
+        self._pool = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
+
+    def label(self, shard_id: int, images: Sequence[FetchedImage]) -> list[ImageLabels]:
+        """Label the images of a unit; every image gives exactly one row, in order.
+
+        Raises:
+            LabelError: the method failed; the unit and the images are named.
+        """
+        journal = UnitJournal(self._output, shard_id, self._token, self._store)
+        journal.open()
+        condemned = journal.condemned()
+        rows = {
+            position: ImageLabels.failed(images[position].entry, "ended the worker process")
+            for position in condemned
+        }
+        todo = [position for position in range(len(images)) if position not in condemned]
+        for group in journal.steps(todo, JOURNAL_STEP):
+            rows |= self._label_group(shard_id, images, group)
+        if len(rows) != len(images):
+            raise LabelError(f"unit {shard_id}: {len(rows)} rows for {len(images)} images")
+        return [rows[position] for position in range(len(images))]
+
+    def _label_group(
+        self, shard_id: int, images: Sequence[FetchedImage], group: Sequence[int]
+    ) -> dict[int, ImageLabels]:
+        """Label images that are noted in the journal; the next are decoded meanwhile."""
+        decoded = {
+            position: self._pool.submit(self._decode, images[position]) for position in group
+        }
+        rows: dict[int, ImageLabels] = {}
+        start = 0
+        while start < len(group):
+            places = group[start : start + self.images_per_step]
+            step = {position: _image(decoded.pop(position)) for position in places}
+            rows |= self._label_step(shard_id, images, step)
+            start += len(places)
+        return rows
+
+    def _label_step(
+        self,
+        shard_id: int,
+        images: Sequence[FetchedImage],
+        step: dict[int, tuple[RgbImage, tuple[int, int]] | ImageError],
+    ) -> dict[int, ImageLabels]:
+        rows = {
+            position: ImageLabels.failed(images[position].entry, str(found))
+            for position, found in step.items()
+            if isinstance(found, ImageError)
+        }
+        good = {p: found for p, found in step.items() if not isinstance(found, ImageError)}
+        if not good:
+            return rows
+        inputs = self._inputs(list(step), good)
+        sizes = [good[p][1] if p in good else None for p in step]
+        try:
+            found = self._labeler.label_inputs(inputs, sizes)
+        except Exception as error:
+            names = ", ".join(f"{images[p].entry.file_name}" for p in good)
+            raise LabelError(
+                f"unit {shard_id}, image {names}: {type(error).__name__}: {error}"
+            ) from error
+        for position, detections in zip(step, found, strict=True):
+            if position in good:
+                size_hw = good[position][1]
+                rows[position] = ImageLabels.labelled(images[position].entry, size_hw, detections)
+        return rows
+
+    def _inputs(
+        self, places: Sequence[int], good: dict[int, tuple[RgbImage, tuple[int, int]]]
+    ) -> list[RgbImage]:
+        side = self._labeler.proposer.image_size
+        black = np.zeros((side, side, 3), dtype=np.uint8)
+        filled = [good[p][0] if p in good else black for p in places]
+        return filled + [black] * (self.images_per_step - len(filled))
+
+    def _decode(self, image: FetchedImage) -> tuple[RgbImage, tuple[int, int]]:
+        """The image at the proposer's size, and its own size."""
+        if image.data is None:
+            raise ImageError(image.error or "not fetched")
+        image_rgb = decode_image(image.data)
+        height, width = image_rgb.shape[:2]
+        return resize_square(image_rgb, self._labeler.proposer.image_size), (height, width)
+
+
+def _image(
+    future: Future[tuple[RgbImage, tuple[int, int]]],
+) -> tuple[RgbImage, tuple[int, int]] | ImageError:
+    try:
+        return future.result()
+    except ImageError as error:
+        return error

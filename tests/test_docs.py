@@ -1,0 +1,85 @@
+"""The README stays true: its tree names every file, its commands exist, nothing private leaks."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ntt_ray.config import build_config
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def _tracked() -> list[str]:
+    done = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode != 0:
+        pytest.skip("not a git checkout")
+    return done.stdout.splitlines()
+
+
+def test_the_tree_names_every_module():
+    tree = README.split("```text")[1].split("```")[0]
+    for path in _tracked():
+        if path.startswith("ntt_ray/") and path.endswith(".py") and "__init__" not in path:
+            assert Path(path).name in tree, f"{path} is not in the README's tree"
+
+
+def test_the_tree_names_nothing_that_is_not_there():
+    tree = README.split("```text")[1].split("```")[0]
+    names = {Path(path).name for path in _tracked()}
+    for name in re.findall(r"[\w.-]+\.(?:py|yaml|html|md)", tree):
+        assert name in names, f"the README's tree names {name}"
+
+
+def test_every_command_is_in_the_readme():
+    done = subprocess.run(
+        [sys.executable, "-m", "ntt_ray", "--help"], capture_output=True, text=True, check=True
+    )
+    commands = re.findall(r"^[│ ]+([a-z-]+) {2,}[A-Z]", done.stdout, flags=re.MULTILINE)
+    assert {"run", "bank", "label", "merge", "evaluate", "report", "demo"} <= set(commands)
+    for command in commands:
+        assert re.search(rf"ntt-ray {command}\b", README), f"ntt-ray {command} is not in the README"
+
+
+def test_make_targets_in_the_readme_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    for target in set(re.findall(r"make (setup|demo|test|check)", README)):
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE)
+
+
+def test_links_lead_somewhere():
+    for link in re.findall(r"\]\((?!https?://)([^)#]+)", README):
+        assert (ROOT / link).exists(), link
+
+
+def test_the_demo_config_is_the_packaged_one():
+    packaged = (ROOT / "ntt_ray" / "demo" / "demo.yaml").read_bytes()
+    assert (ROOT / "configs" / "demo.yaml").read_bytes() == packaged
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.name)
+def test_configs_are_valid(path):
+    build_config(yaml.safe_load(path.read_text()))
+
+
+def test_the_example_config_shows_every_key():
+    shown = yaml.safe_load((ROOT / "configs" / "photos.yaml").read_text())
+    from ntt_ray.config import Config
+
+    for key, field in Config.model_fields.items():
+        assert key in shown, key
+        if key in ("method", "job", "merge"):
+            default = field.default_factory()
+            assert set(shown[key]) == set(type(default).model_fields), key
+            assert shown[key] == default.model_dump(mode="json"), f"{key} shows other defaults"
+
+
+def test_no_lock_file_and_no_registry_host():
+    for path in _tracked():
+        assert Path(path).name not in ("uv.lock", "poetry.lock", "package-lock.json")
+    text = (ROOT / "constraints.txt").read_text() + (ROOT / "pyproject.toml").read_text()
+    assert "://" not in text
