@@ -25,6 +25,7 @@ class FakeProposer:
     """Gives the proposals it was made with, for every image."""
 
     image_size = 32
+    points_per_step = 64
 
     def __init__(self, proposals: Proposals) -> None:
         self._proposals = proposals

@@ -92,3 +92,32 @@ def test_a_failing_method_stops_the_unit_and_names_the_image(tmp_path):
     )
     with pytest.raises(LabelError, match=r"unit 7, image 1\.png: RuntimeError: shape mismatch"):
         _units(tmp_path, labeler).label(7, MIXED)
+
+
+class _SmallGpu(FakeProposer):
+    """Runs out of memory above a number of points and images at once."""
+
+    def __init__(self, points: int, images: int) -> None:
+        super().__init__(make_proposals(torch.ones(1, 32, 32) > 0, [0.9]))
+        self._points, self._images = points, images
+
+    def propose(self, images, min_predicted_iou, wanted=None):
+        if self.points_per_step > self._points or len(images) > self._images:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().propose(images, min_predicted_iou, wanted)
+
+
+def test_out_of_memory_halves_points_then_images_and_goes_on(tmp_path, caplog):
+    proposer = _SmallGpu(points=32, images=2)
+    labeler = Labeler(FakeEncoder(), proposer, BANK)
+    units = _units(tmp_path, labeler, images_per_step=8)
+    rows = units.label(0, MIXED * 3)
+    assert [row.status for row in rows] == ["ok", "failed", "failed", "ok", "failed", "ok"] * 3
+    assert (proposer.points_per_step, units.images_per_step) == (32, 2)
+    assert caplog.text.count("out of GPU memory") == 3  # one per halving, not one per image
+
+
+def test_out_of_memory_at_the_smallest_step_stops(tmp_path):
+    labeler = Labeler(FakeEncoder(), _SmallGpu(points=0, images=0), BANK)
+    with pytest.raises(LabelError, match="unit 4: out of GPU memory at the smallest step"):
+        _units(tmp_path, labeler, images_per_step=2).label(4, MIXED)

@@ -143,7 +143,7 @@ def strip_rles(logits: Tensor, size_hw: tuple[int, int]) -> list[Rle]:
     owner, position = torch.cat(owners), torch.cat(changes)
     order = owner.argsort(stable=True)
     counts = torch.bincount(owner, minlength=len(logits)).tolist()
-    runs = torch.split(position[order].cpu(), counts)  # type: ignore[no-untyped-call]
+    runs = torch.split(position[order].cpu(), counts)
     return [runs_to_rle(own.numpy(), height, width) for own in runs]
 
 

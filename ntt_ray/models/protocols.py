@@ -63,6 +63,7 @@ class Proposer(Protocol):
     """Image to mask proposals (SAM2)."""
 
     image_size: int
+    points_per_step: int
 
     def propose(
         self, images: Tensor, min_predicted_iou: float, wanted: Sequence[int] | None = None

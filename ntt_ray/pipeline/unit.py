@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
+import torch
 
 from ntt_ray.errors import ImageError, LabelError
 from ntt_ray.images import RgbImage, decode_image, resize_square
@@ -21,6 +22,7 @@ from ntt_ray.storage import Storage
 logger = logging.getLogger(__name__)
 
 JOURNAL_STEP = 32  # images noted at once before they are taken up
+MIN_POINTS_PER_STEP = 32
 
 
 class UnitLabeler:
@@ -79,10 +81,33 @@ class UnitLabeler:
         start = 0
         while start < len(group):
             places = group[start : start + self.images_per_step]
-            step = {position: _image(decoded.pop(position)) for position in places}
-            rows |= self._label_step(shard_id, images, step)
+            step = {position: _image(decoded[position]) for position in places}
+            try:
+                rows |= self._label_step(shard_id, images, step)
+            except torch.OutOfMemoryError as error:
+                self._shrink(shard_id, error)
+                continue
+            for position in places:
+                del decoded[position]
             start += len(places)
         return rows
+
+    def _shrink(self, shard_id: int, error: torch.OutOfMemoryError) -> None:
+        """Halve the points, then the images, of a step, and stay there."""
+        proposer = self._labeler.proposer
+        if proposer.points_per_step > MIN_POINTS_PER_STEP:
+            proposer.points_per_step //= 2
+        elif self.images_per_step > 1:
+            self.images_per_step //= 2
+        else:
+            raise LabelError(f"unit {shard_id}: out of GPU memory at the smallest step") from error
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        logger.warning(
+            "out of GPU memory: going on with %d points and %d images per step",
+            proposer.points_per_step,
+            self.images_per_step,
+        )
 
     def _label_step(
         self,
@@ -102,6 +127,8 @@ class UnitLabeler:
         sizes = [good[p][1] if p in good else None for p in step]
         try:
             found = self._labeler.label_inputs(inputs, sizes)
+        except torch.OutOfMemoryError:
+            raise
         except Exception as error:
             names = ", ".join(f"{images[p].entry.file_name}" for p in good)
             raise LabelError(
