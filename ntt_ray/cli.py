@@ -67,10 +67,7 @@ def run(
     verbose: Verbose = False,
 ) -> None:
     """Do everything: bank, label, merge, report; evaluate too when ground_truth is given."""
-    settings = _start(config, overrides, verbose)
-    if dry_run:
-        _print_plan(settings)
-        return
+    settings = _start(config, overrides, dry_run, verbose)
     _finish(settings, _run(settings)[0])
 
 
@@ -101,10 +98,7 @@ def bank(
     verbose: Verbose = False,
 ) -> None:
     """Build the memory bank from the references and write it to OUTPUT/bank.safetensors."""
-    settings = _start(config, overrides, verbose)
-    if dry_run:
-        _print_plan(settings)
-        return
+    settings = _start(config, overrides, dry_run, verbose)
     from ntt_ray.pipeline.run import BANK_FILE, build_run_bank
 
     built = build_run_bank(settings)
@@ -121,10 +115,7 @@ def label(
     verbose: Verbose = False,
 ) -> None:
     """Label every image that has no row yet; builds the bank if it is not there."""
-    settings = _start(config, overrides, verbose)
-    if dry_run:
-        _print_plan(settings)
-        return
+    settings = _start(config, overrides, dry_run, verbose)
     _label(settings)
 
 
@@ -137,10 +128,7 @@ def merge(
     partial: Partial = False,
 ) -> None:
     """Merge the shards of a run into its COCO files."""
-    settings = _start(config, overrides, verbose)
-    if dry_run:
-        _print_plan(settings)
-        return
+    settings = _start(config, overrides, dry_run, verbose)
     _finish(settings, _merge(settings, partial=partial))
 
 
@@ -152,10 +140,7 @@ def evaluate(
     verbose: Verbose = False,
 ) -> None:
     """Compare a merged run with ground_truth and write metrics.json."""
-    settings = _start(config, overrides, verbose)
-    if dry_run:
-        _print_plan(settings)
-        return
+    settings = _start(config, overrides, dry_run, verbose)
     _evaluate(settings)
 
 
@@ -167,10 +152,7 @@ def report(
     verbose: Verbose = False,
 ) -> None:
     """Write report.html and report.json of a run, whole or not."""
-    settings = _start(config, overrides, verbose)
-    if dry_run:
-        _print_plan(settings)
-        return
+    settings = _start(config, overrides, dry_run, verbose)
     _report(settings)
 
 
@@ -207,9 +189,14 @@ def _say(text: str, style: str | None = None) -> None:
     console.print(text, style=style, markup=False, soft_wrap=True)
 
 
-def _start(config: str, overrides: list[str] | None, verbose: bool) -> Config:
+def _start(config: str, overrides: list[str] | None, dry_run: bool, verbose: bool) -> Config:
+    """Read the config; with ``--dry-run`` print the plan and leave."""
     _start_logging(verbose)
-    return load_config(config, overrides or ())
+    settings = load_config(config, overrides or ())
+    if dry_run:
+        _print_plan(settings)
+        raise typer.Exit
+    return settings
 
 
 def _start_logging(verbose: bool) -> None:
