@@ -41,15 +41,39 @@ def encode_masks(masks_nhw: BoolMask) -> list[Rle]:
     return [_from_coco(rle) for rle in coco_mask.encode(stacked)]
 
 
+def encode_part(part: BoolMask, x: int, y: int, height: int, width: int) -> Rle:
+    """Encode a mask of which only a part can be filled.
+
+    Args:
+        part: bool ``(rows, columns)``.
+        x: column of the part's left edge in the mask.
+        y: row of its upper edge.
+        height: of the whole mask in pixels.
+        width: of the whole mask in pixels.
+    """
+    rows, columns = part.shape
+    framed = np.zeros((columns, rows + 2), dtype=np.int8)
+    framed[:, 1:-1] = part.T
+    # every run of a column as the positions of its first pixel and of the one behind its last
+    column, edge = np.nonzero(np.diff(framed, axis=1))
+    changes = (x + column) * height + y + edge
+    # where a run reaches the lower edge and the next column starts filled, they are one run
+    joined = np.flatnonzero(changes[1:] == changes[:-1])
+    return runs_to_rle(np.delete(changes, np.concatenate((joined, joined + 1))), height, width)
+
+
 def runs_to_rle(changes: npt.NDArray[np.integer[Any]], height: int, width: int) -> Rle:
     """Encode a mask by the positions where its pixels change.
 
     Args:
         changes: rising column-major positions ``x * height + y`` of pixels that differ from the
-            one before; the pixel before the first counts as outside.
+            one before; the pixel before the first counts as outside. The last may be the position
+            behind the last pixel.
         height: of the mask in pixels.
         width: of the mask in pixels.
     """
+    if len(changes) and changes[-1] == height * width:
+        changes = changes[:-1]
     edges = np.concatenate(([0], changes, [height * width]))
     runs = {"size": [height, width], "counts": np.diff(edges).tolist()}
     return _from_coco(coco_mask.frPyObjects(runs, height, width))

@@ -41,6 +41,18 @@ def test_round_trip_of_random_masks(height, width, density, seed):
     assert sum(masks._compressed_counts(rle["counts"])) == height * width
 
 
+@settings(max_examples=80, deadline=None)
+@given(st.integers(1, 12), st.integers(1, 12), st.floats(0, 1), st.integers(0, 2**32 - 1))
+def test_a_part_is_encoded_as_the_whole(height, width, density, seed):
+    rng = np.random.default_rng(seed)
+    y1, x1 = rng.integers(0, height), rng.integers(0, width)
+    y2, x2 = rng.integers(y1, height) + 1, rng.integers(x1, width) + 1
+    mask = np.zeros((height, width), dtype=bool)
+    mask[y1:y2, x1:x2] = rng.random((y2 - y1, x2 - x1)) < density
+    found = masks.encode_part(mask[y1:y2, x1:x2], x1, y1, height, width)
+    assert found == masks.encode_mask(mask)
+
+
 def test_many_masks_are_encoded_like_one_by_one():
     many = np.random.default_rng(0).random((5, 17, 9)) < 0.4
     assert masks.encode_masks(many) == [masks.encode_mask(mask) for mask in many]

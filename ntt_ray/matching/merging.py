@@ -10,14 +10,18 @@ pixels ever have to be kept or copied.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ntt_ray.masks import Rle, encode_masks, overlap_shares, runs_to_rle
+from ntt_ray.masks import Rle, encode_part, overlap_shares, runs_to_rle
 from ntt_ray.matching.pooling import resize_matrix
-from ntt_ray.matching.suppression import soft_merge_decay
+from ntt_ray.matching.suppression import inclusive_boxes, soft_merge_decay
 
 ROWS_PER_STEP = 64  # soft-merge rows worked out before asking whether the rest can matter
 PIXELS_PER_STEP = 16 << 20  # full-size pixels held at once, over all masks of a step
@@ -73,19 +77,59 @@ def _decay_of_rows(
 
 
 def full_size_rles(logits: Tensor, size_hw: tuple[int, int]) -> list[Rle]:
-    """Resize logits ``(N, h, w)`` straight to the image's size, threshold, encode (METHOD 33)."""
-    step = max(1, PIXELS_PER_STEP // (size_hw[0] * size_hw[1]))
-    rles: list[Rle] = []
-    for start in range(0, len(logits), step):
-        resized = F.interpolate(
-            logits[None, start : start + step],
-            size=size_hw,
-            mode="bilinear",
-            align_corners=False,
-            antialias=True,
-        )
-        rles += encode_masks((resized[0] > 0).cpu().numpy())
+    """Resize logits ``(N, h, w)`` straight to the image's size, threshold, encode (METHOD 33).
+
+    Only the part of the image that a mask can reach is made: a resized pixel is a weighted mean of
+    logits, so it is above 0 only where one of those is.
+    """
+    height, width = size_hw
+    y_axis, x_axis = axis_resize(logits.shape[1], height), axis_resize(logits.shape[2], width)
+    boxes = inclusive_boxes(logits > 0).int().tolist()
+    filled = (logits > 0).flatten(1).any(dim=1).tolist()
+    rles = []
+    for mask, (x1, y1, x2, y2), is_filled in zip(logits, boxes, filled, strict=True):
+        if not is_filled:
+            rles.append(runs_to_rle(np.zeros(0, dtype=np.int64), height, width))
+            continue
+        (rows, y), (columns, x) = y_axis.reach(y1, y2), x_axis.reach(x1, x2)
+        across = mask[rows, columns] @ x_axis.matrix[x, columns].T  # along x first, as torch does
+        pixels = (y_axis.matrix[y, rows] @ across > 0).cpu().numpy()
+        rles.append(encode_part(pixels, x.start, y.start, height, width))
     return rles
+
+
+@dataclass(frozen=True)
+class AxisResize:
+    """Resizing one axis, and which inputs and outputs belong together.
+
+    Attributes:
+        matrix: ``(n_out, n_in)`` float32, see `resize_matrix`.
+        first_in: ``(n_out,)``, first input of each output.
+        last_in: ``(n_out,)``, last input of each output.
+    """
+
+    matrix: Tensor
+    first_in: npt.NDArray[np.int64]
+    last_in: npt.NDArray[np.int64]
+
+    def reach(self, first: int, last: int) -> tuple[slice, slice]:
+        """Outputs that depend on the inputs `first` to `last`, and all inputs that they depend on.
+
+        Returns:
+            The range of inputs and the range of outputs.
+        """
+        start = int(np.searchsorted(self.last_in, first, side="left"))
+        stop = int(np.searchsorted(self.first_in, last, side="right"))
+        return slice(int(self.first_in[start]), int(self.last_in[stop - 1]) + 1), slice(start, stop)
+
+
+@lru_cache(maxsize=16)
+def axis_resize(n_in: int, n_out: int) -> AxisResize:
+    """The resize of one axis from `n_in` to `n_out`."""
+    matrix = resize_matrix(n_in, n_out)
+    used = (matrix != 0).numpy()
+    last_in = n_in - 1 - used[:, ::-1].argmax(axis=1)
+    return AxisResize(matrix, used.argmax(axis=1), last_in)
 
 
 def rle_shares(rles: Sequence[Rle]) -> Callable[[Tensor, Tensor], Tensor]:
@@ -166,13 +210,14 @@ def _padded(pixels: Tensor) -> Tensor:
 def _row_strips(logits: Tensor, size_hw: tuple[int, int]) -> Iterator[Tensor]:
     """Masks at the image's size, some rows at a time: bool ``(N, rows, width)``."""
     height, width = size_hw
-    rows = resize_matrix(logits.shape[1], height).to(logits.device)
+    axis = axis_resize(logits.shape[1], height)
+    rows = axis.matrix.to(logits.device)
     columns = resize_matrix(logits.shape[2], width).to(logits.device)
     step = max(1, PIXELS_PER_STEP // max(1, len(logits) * width))
     for y in range(0, height, step):
-        weights = rows[y : y + step]
-        used = _used(weights)
-        yield weights[:, used] @ (logits[:, used] @ columns.T) > 0
+        stop = min(y + step, height)
+        used = slice(int(axis.first_in[y]), int(axis.last_in[stop - 1]) + 1)
+        yield rows[y:stop, used] @ (logits[:, used] @ columns.T) > 0
 
 
 def _column_strips(logits: Tensor, size_hw: tuple[int, int]) -> Iterator[tuple[int, Tensor]]:
@@ -185,9 +230,3 @@ def _column_strips(logits: Tensor, size_hw: tuple[int, int]) -> Iterator[tuple[i
         # along x first, as torch does, so that the same pixels come out
         across = logits @ columns[x : x + step].T
         yield x, (rows @ across > 0).transpose(1, 2).contiguous()
-
-
-def _used(weights: Tensor) -> slice:
-    """The inputs that some outputs of a resize depend on."""
-    columns = torch.nonzero(weights.any(dim=0)).squeeze(1)
-    return slice(int(columns[0]), int(columns[-1]) + 1)
