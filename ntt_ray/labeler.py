@@ -142,7 +142,7 @@ class Labeler:
         Returns:
             For each of `sizes_hw` its detections by falling score; none is a normal result.
         """
-        inputs = to_input(resized_rgb)
+        inputs = to_input(resized_rgb, self.proposer.device)
         features = self.encoder.encode(inputs)
         wanted = [position for position, size in enumerate(sizes_hw) if size is not None]
         proposals = self.proposer.propose(inputs, self.settings.min_predicted_iou, wanted)
@@ -242,11 +242,15 @@ def _detection(rle: Rle, category_id: int, score: float, predicted_iou: float) -
     )
 
 
-def to_input(resized_rgb: Sequence[RgbImage]) -> Tensor:
+def to_input(resized_rgb: Sequence[RgbImage], device: torch.device = torch.device("cpu")) -> Tensor:
     """Images at the proposer's size to the tensor both models start from (METHOD 16).
+
+    The bytes travel to the device, a quarter of what the float values would be.
 
     Returns:
         ``(B, 3, S, S)`` float32 in [0, 1].
     """
     stacked = torch.from_numpy(np.stack(resized_rgb))
+    if device.type == "cuda":
+        stacked = stacked.pin_memory().to(device, non_blocking=True)
     return stacked.permute(0, 3, 1, 2).contiguous().float() / 255

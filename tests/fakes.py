@@ -26,6 +26,7 @@ class FakeProposer:
 
     image_size = 32
     points_per_step = 64
+    device = torch.device("cpu")
 
     def __init__(self, proposals: Proposals) -> None:
         self._proposals = proposals

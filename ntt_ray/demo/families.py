@@ -231,10 +231,10 @@ def _flower(rng: np.random.Generator) -> list[Part]:
 
 
 def _flash(rng: np.random.Generator) -> list[Part]:
-    x = rng.uniform(0.02, 0.1)
+    x = rng.uniform(-0.16, -0.08)
     zigzag = _polygon(
-        (0.15, -0.98), (0.75, -0.98), (0.35, -0.3), (0.75, -0.3),
-        (-0.4, 0.98), (x - 0.1, 0.12), (-0.6, 0.12)
+        (-0.1, -0.98), (0.8, -0.98), (0.42, -0.34), (0.84, -0.34),
+        (-0.45, 0.98), (x, 0.22), (-0.7, 0.22),
     )  # fmt: skip
     return [Part(zigzag, BODY)]
 
@@ -254,9 +254,9 @@ def _umbrella(rng: np.random.Generator) -> list[Part]:
     angle = np.linspace(np.pi, 2 * np.pi, 32)
     dome = np.stack([0.97 * np.cos(angle), 0.08 + 0.95 * np.sin(angle)], axis=1)
     reach = rng.uniform(0.16, 0.22)
-    hook = _arc(reach, 0.72, reach, 0, np.pi, 0.18)
+    hook = _arc(reach, 0.72, reach, 0, np.pi, 0.22)
     canopy = Part(np.concatenate([dome, scallop]), BODY)
-    return [Part(_box(-0.09, 0, 0.09, 0.74), TRIM), Part(hook, TRIM), canopy]
+    return [Part(_box(-0.11, 0, 0.11, 0.74), TRIM), Part(hook, TRIM), canopy]
 
 
 def _padlock(rng: np.random.Generator) -> list[Part]:
@@ -440,13 +440,13 @@ _TABLE: tuple[tuple[str, Outline, Texture, tuple[Hsv, Hsv, Hsv]], ...] = (
     ("key", _key, stripes(8.0, 0.5), ((0.12, 0.7, 0.88), (0.09, 0.75, 0.55), (0, 0, 0.9))),
     ("mug", _mug, zigzag(4.5, 0.7), ((0.57, 0.75, 0.82), (0.13, 0.08, 0.97), (0.6, 0.8, 0.45))),
     ("flower", _flower, rays(6, 0.0), ((0.83, 0.6, 0.92), (0.90, 0.25, 0.98), (0.13, 0.85, 0.95))),
-    ("flash", _flash, marble(7.0, 2), ((0.50, 0.75, 0.90), (0.63, 0.75, 0.55), (0, 0, 0.9))),
+    ("flash", _flash, marble(7.0, 2), ((0.49, 0.70, 0.92), (0.54, 0.85, 0.68), (0, 0, 0.9))),
     ("pine", _pine, scales(4.0), ((0.42, 0.45, 0.80), (0.36, 0.80, 0.38), (0.07, 0.65, 0.4))),
     ("umbrella", _umbrella, rays(8, 1.5),
      ((0.0, 0.85, 0.85), (0.13, 0.12, 0.98), (0.08, 0.5, 0.3))),
-    ("padlock", _padlock, checks(5.0), ((0.10, 0.55, 0.62), (0.12, 0.35, 0.95), (0.6, 0.08, 0.6))),
+    ("padlock", _padlock, checks(5.0), ((0.60, 0.10, 0.22), (0.12, 0.05, 0.92), (0.6, 0.08, 0.6))),
     ("rocket", _rocket, bands((-0.55, 0.1, 0.4)),
-     ((0.0, 0.02, 0.93), (0.68, 0.6, 0.6), (0.03, 0.9, 0.95))),
+     ((0.0, 0.02, 0.93), (0.26, 0.75, 0.72), (0.05, 0.9, 0.95))),
 )  # fmt: skip
 
 FAMILIES: Mapping[str, Family] = MappingProxyType({row[0]: Family(*row) for row in _TABLE})

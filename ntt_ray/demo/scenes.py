@@ -52,8 +52,8 @@ class Layout:
 
 EMPTY = Layout(objects=(0, 0), diameters=(0.0, 0.0), kinds=0)
 FEW = Layout(objects=(1, 4), diameters=(0.28, 0.60), kinds=4)
-SEVERAL = Layout(objects=(4, 8), diameters=(0.20, 0.42), kinds=4)
-CROWD = Layout(objects=(9, 14), diameters=(0.16, 0.22), kinds=2)
+SEVERAL = Layout(objects=(4, 8), diameters=(0.22, 0.44), kinds=4)
+CROWD = Layout(objects=(9, 14), diameters=(0.18, 0.25), kinds=2)
 LAYOUTS = ((EMPTY, 0.12), (FEW, 0.42), (SEVERAL, 0.34), (CROWD, 0.12))
 
 

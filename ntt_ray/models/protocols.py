@@ -64,6 +64,7 @@ class Proposer(Protocol):
 
     image_size: int
     points_per_step: int
+    device: torch.device
 
     def propose(
         self, images: Tensor, min_predicted_iou: float, wanted: Sequence[int] | None = None

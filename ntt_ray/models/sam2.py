@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ntt_ray.errors import WeightsError
 from ntt_ray.models.protocols import Proposals, normalize_imagenet
+from ntt_ray.models.sam2_decoder import PointDecoder
 from ntt_ray.models.weights import BUNDLED, bundled_file, load_into, read_state_dict
 
 # A YAML may build the classes of the published SAM2s and nothing else: building one calls it.
@@ -40,7 +41,6 @@ _TARGETS = frozenset(
         "memory_encoder.CXBlock",
     )
 )
-POINTS_PER_STEP = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +69,7 @@ class Sam2Proposer:
     Attributes:
         image_size: side S of the square input in pixels; masks come at S/4.
         points: ``(P, 2)`` float32 (x, y) in pixels of the input, see `point_grid`.
+        device: where it runs.
     """
 
     def __init__(
@@ -78,14 +79,23 @@ class Sam2Proposer:
         points_per_side: int,
         device: torch.device,
         dtype: torch.dtype = torch.float32,
-        points_per_step: int = POINTS_PER_STEP,
     ) -> None:
         self.image_size = int(model.image_size)  # type: ignore[arg-type]
-        self.points_per_step = points_per_step
-        self._device, self._dtype = device, dtype
-        self._model: Any = model.to(device=device, dtype=dtype).eval().requires_grad_(False)
-        self._model.sam_prompt_encoder.float()  # coordinates lose their place in 16 bits
+        self.device, self._dtype = device, dtype
+        model = model.to(device).eval().requires_grad_(False)
         self.points = point_grid(self.image_size, points_per_side).to(device)
+        # folds the decoder's weights, in full precision: before the model is cast
+        self._decoder = PointDecoder(model, self.points, dtype=dtype)
+        self._model: Any = model.to(dtype)
+
+    @property
+    def points_per_step(self) -> int:
+        """Points decoded at once; smaller takes less memory."""
+        return self._decoder.points_per_step
+
+    @points_per_step.setter
+    def points_per_step(self, points: int) -> None:
+        self._decoder.points_per_step = points
 
     @classmethod
     def load(
@@ -127,11 +137,10 @@ class Sam2Proposer:
         side = self.image_size
         if tuple(images.shape[-2:]) != (side, side):
             raise ValueError(f"SAM2 takes {side} x {side} images, not {tuple(images.shape)}")
-        inputs = normalize_imagenet(images.to(self._device)).to(self._dtype)
+        inputs = normalize_imagenet(images.to(self.device)).to(self._dtype)
         levels = self._model.forward_image(inputs)["backbone_fpn"]
         return Sam2Features(embedding=levels[2], high_res_0=levels[0], high_res_1=levels[1])
 
-    @torch.inference_mode()
     def predict(self, features: Sam2Features, min_predicted_iou: float) -> tuple[Proposals, Tensor]:
         """Decode every point of the grid for one image (METHOD 20 to 25).
 
@@ -145,18 +154,7 @@ class Sam2Proposer:
             The surviving proposals in the order of their points, and the predicted IoU of all
             four outputs of all points, ``(P, 4)`` float32.
         """
-        kept_logits, kept_iou, kept_index, all_iou = [], [], [], []
-        for start in range(0, len(self.points), self.points_per_step):
-            points = self.points[start : start + self.points_per_step]
-            logits, iou = self._decode(features, points)
-            best_iou, best = iou[:, 1:].max(dim=1)
-            keep = torch.nonzero(best_iou > min_predicted_iou).squeeze(1)
-            kept_logits.append(logits[keep, best[keep] + 1].float())
-            kept_iou.append(best_iou[keep])
-            kept_index.append(keep + start)
-            all_iou.append(iou)
-        proposals = Proposals(torch.cat(kept_logits), torch.cat(kept_iou), torch.cat(kept_index))
-        return proposals, torch.cat(all_iou)
+        return self._decoder.decode(features, min_predicted_iou)
 
     def propose(
         self, images: Tensor, min_predicted_iou: float, wanted: Sequence[int] | None = None
@@ -165,21 +163,6 @@ class Sam2Proposer:
         features = self.encode_images(images)
         positions = range(len(images)) if wanted is None else wanted
         return [self.predict(features.image(i), min_predicted_iou)[0] for i in positions]
-
-    def _decode(self, features: Sam2Features, points: Tensor) -> tuple[Tensor, Tensor]:
-        """All four masks ``(n, 4, S/4, S/4)`` and their predicted IoU ``(n, 4)`` float32."""
-        encoder, decoder = self._model.sam_prompt_encoder, self._model.sam_mask_decoder
-        labels = torch.ones(len(points), 1, dtype=torch.int32, device=points.device)
-        sparse, dense = encoder(points=(points[:, None], labels), boxes=None, masks=None)
-        masks, iou, _, _ = decoder.predict_masks(
-            image_embeddings=features.embedding,
-            image_pe=encoder.get_dense_pe().to(self._dtype),
-            sparse_prompt_embeddings=sparse.to(self._dtype),
-            dense_prompt_embeddings=dense.to(self._dtype),
-            repeat_image=True,
-            high_res_features=[features.high_res_0, features.high_res_1],
-        )
-        return masks, iou.float()
 
 
 def point_grid(image_size: int, points_per_side: int) -> Tensor:

@@ -1,8 +1,8 @@
 """What all points of one image share, computed once per image.
 
-Up to the first thing a point changes, SAM2's mask decoder is linear in the image's embedding, so one
-matrix product per image gives every projection of it; the positional encoding enters as its bias.
-The product runs in float32 or better and is stored at the decoder's precision.
+Up to the first thing a point changes, SAM2's mask decoder is linear in the image's embedding. So
+one matrix product per image gives every projection of it; the positional encoding enters as its
+bias. It runs in float32 or better and is stored at the decoder's precision.
 
 Shapes: N = h x w image tokens of C channels; H heads of d dimensions.
 """
@@ -78,6 +78,7 @@ class ImageMaps(NamedTuple):
     shared: SharedMaps | None
 
 
+@torch.no_grad()
 def fold_image(model: Any, dtype: torch.dtype, low_rank: bool) -> ImageLinear:
     """Fold the parts of a ``SAM2Base``'s decoder that see the image before any point does."""
     encoder, decoder = model.sam_prompt_encoder, model.sam_mask_decoder
@@ -136,6 +137,8 @@ def image_maps(linear: ImageLinear, weights: DecoderWeights, features: Sam2Featu
         weights: whose attentions to the image are completed.
         features: of one image.
     """
+    if len(features.embedding) != 1:
+        raise ValueError(f"one image at a time, not {len(features.embedding)}")
     dtype, wide = weights.tokens.dtype, linear.maps.weight.dtype
     heads = weights.tokens_query.shape[2]
     embedding = features.embedding[0].flatten(1).to(wide)
