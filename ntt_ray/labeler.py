@@ -242,7 +242,7 @@ def _detection(rle: Rle, category_id: int, score: float, predicted_iou: float) -
     )
 
 
-def to_input(resized_rgb: Sequence[RgbImage], device: torch.device = torch.device("cpu")) -> Tensor:
+def to_input(resized_rgb: Sequence[RgbImage], device: torch.device | None = None) -> Tensor:
     """Images at the proposer's size to the tensor both models start from (METHOD 16).
 
     The bytes travel to the device, a quarter of what the float values would be.
@@ -251,6 +251,6 @@ def to_input(resized_rgb: Sequence[RgbImage], device: torch.device = torch.devic
         ``(B, 3, S, S)`` float32 in [0, 1].
     """
     stacked = torch.from_numpy(np.stack(resized_rgb))
-    if device.type == "cuda":
+    if device is not None and device.type == "cuda":
         stacked = stacked.pin_memory().to(device, non_blocking=True)
     return stacked.permute(0, 3, 1, 2).contiguous().float() / 255

@@ -77,3 +77,10 @@ WRONG = {
 def test_wrong_checkpoints_are_refused(path, dimensions, text):
     with pytest.raises(WeightsError, match=text):
         _load(path, dimensions=dimensions)
+
+
+def test_compiling_changes_nothing():
+    image = torch.rand(1, 3, 112, 112)
+    compiled = _load()
+    compiled.compile(backend="eager")
+    torch.testing.assert_close(compiled.encode(image), _load().encode(image))

@@ -102,3 +102,14 @@ def test_other_yamls_are_refused(tmp_path, text, message):
 def test_published_yamls_use_allowed_classes_only():
     tree = OmegaConf.to_container(OmegaConf.load(YAML))
     assert tree["model"]["_target_"] == "sam2.modeling.sam2_base.SAM2Base"
+
+
+def test_compiling_changes_nothing():
+    """The graphs are whole and right; what the compiler makes of them is its own matter."""
+    image = torch.rand(1, 3, 256, 256, generator=torch.Generator().manual_seed(4))
+    plain, compiled = _load(), _load()
+    compiled.compile(backend="eager")
+    for threshold in (-1.0, 0.3, 2.0):
+        (a,), (b,) = plain.propose(image, threshold), compiled.propose(image, threshold)
+        assert torch.equal(a.point_index, b.point_index)
+        torch.testing.assert_close(a.logits, b.logits, atol=1e-4, rtol=0)

@@ -97,6 +97,12 @@ class Sam2Proposer:
     def points_per_step(self, points: int) -> None:
         self._decoder.points_per_step = points
 
+    def compile(self, backend: str = "inductor") -> None:
+        """Compile the image encoder and the point decoder; the first images then take minutes."""
+        model = self._model
+        model.image_encoder = torch.compile(model.image_encoder, backend=backend, dynamic=False)
+        self._decoder.compile(backend)
+
     @classmethod
     def load(
         cls,

@@ -114,6 +114,12 @@ class PointDecoder:
             cached = max(1, CACHED_ELEMENTS // (tokens * transformer.num_heads * n))
             points_per_step = cached if points.device.type == "cpu" else 256
         self.points_per_step = points_per_step
+        self._transform, self._upscale = transform, upscale
+
+    def compile(self, backend: str = "inductor") -> None:
+        """Compile the two functions that take the time; survivors vary in number, points do not."""
+        self._transform = torch.compile(transform, backend=backend, dynamic=False)
+        self._upscale = torch.compile(upscale, backend=backend, dynamic=True)
 
     @torch.inference_mode()
     def decode(self, features: Sam2Features, min_predicted_iou: float) -> tuple[Proposals, Tensor]:
@@ -142,12 +148,12 @@ class PointDecoder:
         prompt = layer_1_tokens(weights, maps)
         for start in range(0, len(prompt.tokens), self.points_per_step):
             points = slice(start, start + self.points_per_step)
-            keys, iou, hypernetworks = transform(weights, maps, prompt.part(points))
+            keys, iou, hypernetworks = self._transform(weights, maps, prompt.part(points))
             best_iou, best = iou[:, 1:].max(dim=1)
             index = torch.nonzero(best_iou > min_predicted_iou).squeeze(1)
             if len(index) < len(iou):
                 keys = keys.select(index)
-            logits = upscale(weights, maps, keys, hypernetworks[index, best[index]])
+            logits = self._upscale(weights, maps, keys, hypernetworks[index, best[index]])
             yield logits, best_iou[index], index + start, iou
 
 

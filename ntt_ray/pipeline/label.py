@@ -258,7 +258,7 @@ class LabelActor:
             MemoryBank.from_bytes(bank, "the broadcast bank"),
             job.settings,
         )
-        return UnitLabeler(
+        units = UnitLabeler(
             labeler,
             job.output,
             job.run_token,
@@ -266,6 +266,9 @@ class LabelActor:
             images_per_step=1 if on_cpu else IMAGES_PER_GPU_STEP,
             decode_threads=job.decode_threads,
         )
+        if job.models.settings.compile:
+            units.warm_up()
+        return units
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Label the units of a batch (Ray Data's calling convention)."""

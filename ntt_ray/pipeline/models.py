@@ -71,7 +71,7 @@ class ModelSpec:
         """The encoder, ready to run."""
         from ntt_ray.models.dinov2 import Dinov2Encoder
 
-        return Dinov2Encoder.load(
+        encoder = Dinov2Encoder.load(
             self.encoder_checkpoint(),
             name=self.settings.encoder.name,
             image_size=self.settings.encoder.image_size,
@@ -79,12 +79,15 @@ class ModelSpec:
             device=self.device,
             dtype=self._dtype(),
         )
+        if self.settings.compile:
+            encoder.compile()
+        return encoder
 
     def load_proposer(self, points_per_side: int) -> Sam2Proposer:
         """The proposer, ready to run."""
         from ntt_ray.models.sam2 import Sam2Proposer
 
-        return Sam2Proposer.load(
+        proposer = Sam2Proposer.load(
             self.proposer_checkpoint(),
             name=self.settings.proposer.name,
             image_size=self.settings.proposer.image_size,
@@ -93,6 +96,9 @@ class ModelSpec:
             device=self.device,
             dtype=self._dtype(),
         )
+        if self.settings.compile:
+            proposer.compile()
+        return proposer
 
     def checked_digests(self) -> dict[str, str]:
         """SHA-256 of both checkpoints, after both were found to fit their models (on the CPU).
@@ -102,7 +108,8 @@ class ModelSpec:
         """
         from ntt_ray.models.weights import file_digest
 
-        on_cpu = ModelSpec(self.settings, "cpu", "fp32", self.store)
+        plain = self.settings.model_copy(update={"compile": False})
+        on_cpu = ModelSpec(plain, "cpu", "fp32", self.store)
         on_cpu.load_encoder()
         on_cpu.load_proposer(points_per_side=1)
         return {

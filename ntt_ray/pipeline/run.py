@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -210,6 +210,7 @@ def _identity(
                 "checkpoint": digests["proposer"],
             },
             "precision": spec.precision,
+            "compile": config.models.compile,
             "device": spec.device,
         },
         "method": config.method.model_dump(mode="json"),
@@ -303,6 +304,8 @@ def _built_bank(
         len(references.classes),
     )
 
+    plain = config.models.model_copy(update={"compile": False})  # not worth it for a few crops
+
     def build() -> bytes:
         import torch
 
@@ -312,7 +315,7 @@ def _built_bank(
         return build_bank(
             references,
             crops,
-            spec.load_encoder(),
+            replace(spec, settings=plain).load_encoder(),
             encoder_record=spec.encoder_record(encoder_digest),
             reference_digest=reference_digest,
         ).to_bytes()

@@ -70,6 +70,12 @@ class UnitLabeler:
             raise LabelError(f"unit {shard_id}: {len(rows)} rows for {len(images)} images")
         return [rows[position] for position in range(len(images))]
 
+    def warm_up(self) -> None:
+        """Label one full step of noise, so that compiling does not count as labelling."""
+        side = self._labeler.proposer.image_size
+        noise = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+        self._labeler.label_inputs([noise] * self.images_per_step, [(side, side)])
+
     def _label_group(
         self, shard_id: int, images: Sequence[FetchedImage], group: Sequence[int]
     ) -> dict[int, ImageLabels]:
