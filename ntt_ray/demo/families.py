@@ -209,10 +209,10 @@ def _clover(rng: np.random.Generator) -> list[Part]:
 def _key(rng: np.random.Generator) -> list[Part]:
     hole = rng.uniform(0.15, 0.2)
     return [
-        Part(_box(-0.17, -0.3, 0.17, 0.98), BODY),
-        Part(_box(0.1, 0.4, 0.45, 0.6), BODY),
-        Part(_box(0.1, 0.74, 0.54, 0.98), BODY),
-        Part(_ellipse(0, -0.5, 0.5, 0.48), BODY),
+        Part(_box(-0.2, -0.3, 0.2, 0.98), BODY),
+        Part(_box(0.1, 0.36, 0.5, 0.6), BODY),
+        Part(_box(0.1, 0.74, 0.58, 0.98), BODY),
+        Part(_ellipse(0, -0.46, 0.56, 0.53), BODY),
         Part(_ellipse(0, -0.55, hole, hole), HOLE),
     ]
 
@@ -440,13 +440,13 @@ _TABLE: tuple[tuple[str, Outline, Texture, tuple[Hsv, Hsv, Hsv]], ...] = (
     ("key", _key, stripes(8.0, 0.5), ((0.13, 0.75, 0.92), (0.10, 0.80, 0.70), (0, 0, 0.9))),
     ("mug", _mug, zigzag(4.5, 0.7), ((0.58, 0.80, 0.80), (0.56, 0.30, 0.97), (0.6, 0.8, 0.55))),
     ("flower", _flower, rays(6, 0.0), ((0.83, 0.6, 0.92), (0.90, 0.25, 0.98), (0.13, 0.85, 0.95))),
-    ("flash", _flash, marble(7.0, 2), ((0.49, 0.70, 0.92), (0.54, 0.85, 0.68), (0, 0, 0.9))),
+    ("flash", _flash, marble(7.0, 2), ((0.73, 0.50, 0.95), (0.75, 0.70, 0.72), (0, 0, 0.9))),
     ("pine", _pine, scales(4.0), ((0.42, 0.45, 0.80), (0.36, 0.80, 0.38), (0.07, 0.65, 0.4))),
     ("umbrella", _umbrella, rays(8, 1.5),
      ((0.0, 0.88, 0.78), (0.99, 0.45, 0.98), (0.99, 0.7, 0.4))),
     ("padlock", _padlock, checks(5.0), ((0.60, 0.22, 0.38), (0.58, 0.10, 0.72), (0.6, 0.10, 0.62))),
     ("rocket", _rocket, bands((-0.55, 0.1, 0.4)),
-     ((0.0, 0.02, 0.93), (0.26, 0.75, 0.72), (0.05, 0.9, 0.95))),
+     ((0.0, 0.02, 0.93), (0.26, 0.75, 0.72), (0.01, 0.9, 0.92))),
 )  # fmt: skip
 
 FAMILIES: Mapping[str, Family] = MappingProxyType({row[0]: Family(*row) for row in _TABLE})
