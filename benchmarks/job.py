@@ -100,7 +100,7 @@ def job_images_per_s(config: Config, actors: int) -> tuple[float, float, float]:
     begun = time.time()
     ends: list[tuple[float, UnitDone]] = []
     label(config, lambda unit, _done, _total: ends.append((time.time(), unit)))
-    first = min(end - unit.label_s - unit.write_s for end, unit in ends)
+    first = min(unit.begun_at for _, unit in ends)
     last = max(end for end, _ in ends)
     images = sum(unit.images for _, unit in ends)
     busy = sum(unit.label_s for _, unit in ends) / (actors * (last - first))

@@ -317,7 +317,7 @@ class _Reporter:
 
     def __init__(self) -> None:
         self._first_done: int | None = None
-        self._begun = time.monotonic()
+        self._begun_at = time.time()
         self.images_per_s: float | None = None
         self._progress = Progress(
             TextColumn("labelling"),
@@ -341,10 +341,11 @@ class _Reporter:
     def unit(self, unit: UnitDone, done: int, total: int) -> None:
         """Report a finished unit."""
         if self._first_done is None:
-            self._first_done = done - unit.images
-            # the clock starts with the first unit's labelling: loading models is not speed
-            self._begun = time.monotonic() - unit.label_s
-        self.images_per_s = rate = (done - self._first_done) / (time.monotonic() - self._begun)
+            self._first_done, self._begun_at = done - unit.images, unit.begun_at
+        # the clock starts where labelling does: loading models is not speed
+        self._begun_at = min(self._begun_at, unit.begun_at)
+        ended_at = max(time.time(), unit.begun_at + unit.label_s)
+        self.images_per_s = rate = (done - self._first_done) / (ended_at - self._begun_at)
         self._progress.update(self._task, completed=done, total=total, rate=f"{rate:.2f} images/s")
         logger.info(
             "unit %d: %d images, %d failed, %d detections; fetch %.1f s, label %.1f s, "

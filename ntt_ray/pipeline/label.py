@@ -60,6 +60,7 @@ LABELLED = pa.schema(
     [
         pa.field("shard_id", pa.int64()),
         pa.field("fetch_s", pa.float64()),
+        pa.field("begun_at", pa.float64()),
         pa.field("label_s", pa.float64()),
         pa.field("rows", pa.large_list(pa.struct(ROW_FIELDS))),
     ]
@@ -71,6 +72,7 @@ WRITTEN = pa.schema(
         pa.field("failed", pa.int64()),
         pa.field("detections", pa.int64()),
         pa.field("fetch_s", pa.float64()),
+        pa.field("begun_at", pa.float64()),
         pa.field("label_s", pa.float64()),
         pa.field("write_s", pa.float64()),
     ]
@@ -79,13 +81,25 @@ WRITTEN = pa.schema(
 
 @dataclass(frozen=True)
 class UnitDone:
-    """What the driver hears of a finished unit."""
+    """What the driver hears of a finished unit.
+
+    Attributes:
+        shard_id: the unit.
+        images: its images.
+        failed: how many of them failed.
+        detections: in all of them.
+        fetch_s: seconds it took to read the images.
+        begun_at: when labelling began, seconds since the epoch by the worker's clock.
+        label_s: seconds of labelling.
+        write_s: seconds of writing.
+    """
 
     shard_id: int
     images: int
     failed: int
     detections: int
     fetch_s: float
+    begun_at: float
     label_s: float
     write_s: float
 
@@ -276,13 +290,14 @@ class LabelActor:
             raise self._loading_error
         rows = []
         for row in batch.to_pylist():
-            started = time.perf_counter()
+            started, begun_at = time.perf_counter(), time.time()
             images = [_fetched_image(image) for image in row["images"]]
             labels = self._units.label(row["shard_id"], images)
             rows.append(
                 {
                     "shard_id": row["shard_id"],
                     "fetch_s": row["fetch_s"],
+                    "begun_at": begun_at,
                     "label_s": time.perf_counter() - started,
                     "rows": [labels_to_row(item) for item in labels],
                 }
@@ -308,6 +323,7 @@ def write_units(batch: pa.Table, job: LabelJob) -> pa.Table:
                 "failed": statuses.count("failed"),
                 "detections": sum(len(item) for item in table["annotations"]),
                 "fetch_s": batch["fetch_s"][index].as_py(),
+                "begun_at": batch["begun_at"][index].as_py(),
                 "label_s": batch["label_s"][index].as_py(),
                 "write_s": time.perf_counter() - started,
             }
