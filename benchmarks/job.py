@@ -23,9 +23,9 @@ from ntt_ray.demo.example import draw_example
 from ntt_ray.images import decode_image
 from ntt_ray.labeler import Labeler
 from ntt_ray.matching.memory import MemoryBank
-from ntt_ray.pipeline.label import UnitDone
 from ntt_ray.pipeline.models import ModelSpec
 from ntt_ray.pipeline.run import build_run_bank, label
+from ntt_ray.pipeline.stages import UnitDone
 
 
 def main() -> None:

@@ -25,12 +25,12 @@ from benchmarks.measure import gemm_flops, machine, peak_memory, timed, write_js
 from benchmarks.plain import PlainLabeler
 from benchmarks.random_checkpoints import write_checkpoints
 from ntt_ray.images import RgbImage, resize_square
-from ntt_ray.labeler import Labeler, MatchSettings, to_input
+from ntt_ray.labeler import Labeler, to_input
 from ntt_ray.matching.memory import MemoryBank
 from ntt_ray.models.dinov2 import Dinov2Encoder
 from ntt_ray.models.sam2 import Sam2Proposer, build_sam2
 from ntt_ray.models.weights import load_into, local_checkpoint, read_state_dict
-from ntt_ray.records import ClassLabel
+from ntt_ray.records import ClassLabel, MatchSettings
 from ntt_ray.storage import Storage
 
 # encoder, its image size, proposer, its image size, points per side

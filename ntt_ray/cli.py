@@ -33,7 +33,7 @@ from ntt_ray.errors import NttRayError
 
 if TYPE_CHECKING:
     from ntt_ray.outputs.coco import MergeCounts
-    from ntt_ray.pipeline.label import UnitDone
+    from ntt_ray.pipeline.stages import UnitDone
 
 logger = logging.getLogger("ntt_ray")
 console = Console(stderr=True, highlight=False)
@@ -297,11 +297,11 @@ def _print_demo(
             )
         )
     rows.append(("images/s", "all done before" if images_per_s is None else f"{images_per_s:.2f}"))
-    rows.append(("files", settings.output))
-    rows.append(("look at", f"{settings.output}/report.html"))
     for row in rows:
         table.add_row(*row)
     console.print(table)
+    _say(f"files:   {settings.output}")
+    _say(f"look at: {settings.output}/report.html")
     _say(
         "The demo weights know drawn objects only. For photographs: configs/photos.yaml, with the "
         "published models."

@@ -28,24 +28,9 @@ from ntt_ray.matching.pooling import pooled_features
 from ntt_ray.matching.scoring import best_class, similarities
 from ntt_ray.matching.suppression import inclusive_boxes, nms_order, ranking
 from ntt_ray.models.protocols import Encoder, Proposals, Proposer
-from ntt_ray.records import Detection
+from ntt_ray.records import Detection, MatchSettings
 
 MERGE_FACTOR = 8  # METHOD 32: masks that enter soft merging, per detection wanted
-
-
-@dataclass(frozen=True)
-class MatchSettings:
-    """The method's thresholds; defaults are the paper's.
-
-    Attributes:
-        min_predicted_iou: SAM2 masks must be above it, strictly. Lower finds more, costs time.
-        nms_iou: boxes of a class above this IoU are duplicates. Higher keeps more of a crowd.
-        max_detections: detections per image.
-    """
-
-    min_predicted_iou: float = 0.4
-    nms_iou: float = 0.5
-    max_detections: int = 100
 
 
 @dataclass(frozen=True)

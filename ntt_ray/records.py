@@ -136,3 +136,18 @@ class ReferenceSet:
     def of_class(self, category_id: int) -> tuple[Reference, ...]:
         """The references of one class, in the order of the reference file."""
         return tuple(r for r in self.references if r.category_id == category_id)
+
+
+@dataclass(frozen=True, slots=True)
+class MatchSettings:
+    """The method's thresholds; defaults are the paper's.
+
+    Attributes:
+        min_predicted_iou: SAM2 masks must be above it, strictly. Lower finds more, costs time.
+        nms_iou: boxes of a class above this IoU are duplicates. Higher keeps more of a crowd.
+        max_detections: detections per image.
+    """
+
+    min_predicted_iou: float = 0.4
+    nms_iou: float = 0.5
+    max_detections: int = 100

@@ -17,13 +17,14 @@ from PIL import Image
 from conftest import GOLDEN, GOLDEN_MODELS
 from ntt_ray.bank import build_bank, crop_tensors, load_crops
 from ntt_ray.images import resize_square
-from ntt_ray.labeler import Labeler, MatchSettings, to_input
+from ntt_ray.labeler import Labeler, to_input
 from ntt_ray.matching.memory import MemoryBank
 from ntt_ray.matching.pooling import mask_at_patches, resize_matrix
 from ntt_ray.matching.suppression import inclusive_boxes, nms_order, ranking
 from ntt_ray.models.dinov2 import Dinov2Encoder, VitDimensions
 from ntt_ray.models.protocols import normalize_imagenet
 from ntt_ray.models.sam2 import Sam2Proposer
+from ntt_ray.records import MatchSettings
 from ntt_ray.references.dataset import load_references
 from ntt_ray.storage import Storage
 

@@ -85,6 +85,15 @@ def test_models_do_not_import_each_other():
     assert not any(_is_below(n, "ntt_ray.models.dinov2") for n in _imports(ROOT / "models/sam2.py"))
 
 
+def test_fetch_and_write_processes_start_without_torch_or_ray():
+    code = (
+        "import sys, ntt_ray.pipeline.stages; "
+        "sys.exit(', '.join({'torch', 'ray', 'timm'} & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_command_line_starts_without_torch_or_ray():
     code = (
         "import sys, ntt_ray.cli; "

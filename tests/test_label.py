@@ -6,8 +6,8 @@ import time
 import pytest
 
 from ntt_ray.errors import LabelError, StorageError
-from ntt_ray.pipeline import label
-from ntt_ray.pipeline.label import fetch_images
+from ntt_ray.pipeline import label, stages
+from ntt_ray.pipeline.stages import fetch_images
 from ntt_ray.records import FetchedImage, ImageEntry
 
 
@@ -36,18 +36,18 @@ def test_a_stalled_read_times_out_and_the_others_go_on():
     stalled = threading.Event()
 
     def read(uri):
-        if int(uri.split("/")[2].split(".")[0]) <= label.FETCH_THREADS:
+        if int(uri.split("/")[2].split(".")[0]) <= stages.FETCH_THREADS:
             stalled.wait(30)
         return b"data"
 
     started = time.monotonic()
-    images = fetch_images(_entries(label.FETCH_THREADS + 5), read, 0.2)
+    images = fetch_images(_entries(stages.FETCH_THREADS + 5), read, 0.2)
     stalled.set()
     assert time.monotonic() - started < 10
-    assert [i.error for i in images[: label.FETCH_THREADS]] == [
+    assert [i.error for i in images[: stages.FETCH_THREADS]] == [
         "timeout: not read within 0.2 s"
-    ] * label.FETCH_THREADS
-    assert all(i.data == b"data" for i in images[label.FETCH_THREADS :])
+    ] * stages.FETCH_THREADS
+    assert all(i.data == b"data" for i in images[stages.FETCH_THREADS :])
 
 
 def test_reads_run_together():
@@ -65,7 +65,7 @@ def test_reads_run_together():
         return b"x"
 
     fetch_images(_entries(60), read, 10)
-    assert 4 <= most <= label.FETCH_THREADS
+    assert 4 <= most <= stages.FETCH_THREADS
 
 
 def test_fetched_images_are_one_or_the_other():

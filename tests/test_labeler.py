@@ -5,11 +5,11 @@ import torch
 import reference
 from fakes import FakeEncoder, FakeProposer, make_proposals
 from ntt_ray.images import resize_square
-from ntt_ray.labeler import Labeler, MatchSettings, to_input
+from ntt_ray.labeler import Labeler, to_input
 from ntt_ray.masks import decode_rle
 from ntt_ray.matching.memory import MemoryBank
 from ntt_ray.models.protocols import Proposals
-from ntt_ray.records import ClassLabel
+from ntt_ray.records import ClassLabel, MatchSettings
 
 CLASSES = (ClassLabel(3, "red"), ClassLabel(8, "green"))
 PROTOTYPES = [

@@ -17,16 +17,16 @@ from ntt_ray import storage
 from ntt_ray.bank import build_bank, load_crops
 from ntt_ray.config import Config
 from ntt_ray.errors import InputError
-from ntt_ray.labeler import MatchSettings
 from ntt_ray.matching.memory import MemoryBank, bank_digest
 from ntt_ray.outputs.shards import existing_shards
 from ntt_ray.pipeline import manifest as manifest_file
 from ntt_ray.pipeline import record as run_record
-from ntt_ray.pipeline.label import LabelJob, UnitDone, label_units
+from ntt_ray.pipeline.label import label_units
 from ntt_ray.pipeline.lock import RunLock
 from ntt_ray.pipeline.models import ModelSpec
 from ntt_ray.pipeline.resources import Resources, connect, decide
-from ntt_ray.records import ReferenceSet
+from ntt_ray.pipeline.stages import LabelJob, UnitDone
+from ntt_ray.records import MatchSettings, ReferenceSet
 from ntt_ray.references.dataset import check_images, load_references
 from ntt_ray.storage import Storage
 
