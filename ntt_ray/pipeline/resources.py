@@ -14,6 +14,13 @@ from ntt_ray.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
+# A machine with as many actors as cores has no room for idle workers in Ray's eyes: it would end
+# them after a second, and start a process anew for every unit that is fetched or written.
+# Nobody reads the metrics of a Ray that lives as long as one command.
+_LOCAL_SYSTEM = {
+    "idle_worker_killing_time_threshold_ms": 120_000,
+    "enable_metrics_collection": False,
+}
 TASK_CPUS = 0.25  # of a fetch or write task; they wait for the store most of the time
 
 
@@ -43,8 +50,13 @@ def connect() -> None:
     """Join the cluster that ``RAY_ADDRESS`` names, or start Ray on this machine; quietly."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if not ray.is_initialized():
-        dashboard = None if os.environ.get("RAY_ADDRESS") else False
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=dashboard)
+        here = not os.environ.get("RAY_ADDRESS")
+        ray.init(
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            include_dashboard=False if here else None,
+            _system_config=_LOCAL_SYSTEM if here else None,
+        )
     logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
