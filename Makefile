@@ -16,6 +16,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 demo: $(STAMP)
+	rm -rf runs/demo
 	$(BIN)/ntt-ray demo --output runs/demo
 
 test: $(STAMP)
