@@ -16,7 +16,7 @@ import ray
 from ntt_ray import storage
 from ntt_ray.bank import build_bank, load_crops
 from ntt_ray.config import Config
-from ntt_ray.errors import InputError
+from ntt_ray.errors import InputError, RunIncompleteError
 from ntt_ray.matching.memory import MemoryBank, bank_digest
 from ntt_ray.outputs.shards import existing_shards
 from ntt_ray.pipeline import manifest as manifest_file
@@ -117,6 +117,12 @@ def label(config: Config, on_unit: Callable[[UnitDone, int, int], None]) -> None
             lock.check()
             done += unit.images
             on_unit(unit, done, total)
+        missing = sorted(set(prepared.todo) - existing_shards(config.output, store))
+        if missing:
+            raise RunIncompleteError(
+                f"{len(missing)} of {len(prepared.todo)} units have no shard, the first is "
+                f"{missing[0]}; start the same command again"
+            )
 
 
 def _prepare(
