@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from ntt_ray.cli import console
+from ntt_ray.cli import run as commands
+from ntt_ray.cli.app import console
 from ntt_ray.config import load_config
 from ntt_ray.demo.example import draw_example
 from ntt_ray.demo.families import NOVEL_FAMILIES, TRAIN_FAMILIES
@@ -28,10 +29,8 @@ def test_the_weights_are_small():
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_the_demo(tmp_path):
-    from ntt_ray import cli
-
     with console.capture() as capture:
-        cli.demo(output=str(tmp_path), verbose=False)
+        commands.demo(output=str(tmp_path), verbose=False)
     said = capture.get()
     output = tmp_path / "run"
     metrics = json.loads((output / "metrics.json").read_text())
@@ -52,7 +51,7 @@ def test_the_demo(tmp_path):
 
     # a second start does nothing, and says the same
     before = (output / "results.json").read_bytes()
-    cli.demo(output=str(tmp_path), verbose=False)
+    commands.demo(output=str(tmp_path), verbose=False)
     assert (output / "results.json").read_bytes() == before
     assert json.loads((output / "metrics.json").read_text()) == metrics
 

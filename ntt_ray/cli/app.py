@@ -1,0 +1,110 @@
+"""What every command shares: the application, the options, what is said to people, the exit status.
+
+Exit status: 0 everything done, 1 the run is incomplete or failed, 2 bad arguments or config.
+torch and Ray are imported by the commands that need them, not here.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+from ntt_ray import __version__
+from ntt_ray.config import Config, load_config
+from ntt_ray.errors import NttRayError
+
+logger = logging.getLogger("ntt_ray")
+console = Console(stderr=True, highlight=False)
+app = typer.Typer(
+    name="ntt-ray",
+    help="Label millions of images with instance masks from a few annotated references.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ConfigPath = Annotated[str, typer.Argument(metavar="CONFIG", help="Path of the YAML config.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=VALUE", help="Override a setting; repeatable, wins."),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Validate, plan and print; start and write nothing.")
+]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more of what is going on.")]
+
+
+def main() -> NoReturn:
+    """The command ``ntt-ray``: errors of ours become one message, bugs keep their traceback."""
+    signal.signal(signal.SIGTERM, _on_sigterm)
+    try:
+        app(standalone_mode=True)
+    except NttRayError as error:
+        say(f"error: {error}", style="red")
+        sys.exit(error.exit_status)
+    except KeyboardInterrupt:
+        say("interrupted; the same command goes on where this run stopped")
+        sys.exit(130)
+    sys.exit(0)
+
+
+def _on_sigterm(number: int, _frame: FrameType | None) -> NoReturn:
+    """``ray job stop`` and schedulers send it: leave in order, so that the lock is given back."""
+    raise SystemExit(128 + number)
+
+
+@app.callback(invoke_without_command=True)
+def _common(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"ntt-ray {__version__}")
+        raise typer.Exit
+
+
+def say(text: str, style: str | None = None) -> None:
+    """A line for people, on stderr, never wrapped and never read as markup."""
+    console.print(text, style=style, markup=False, soft_wrap=True)
+
+
+def start(config: str, overrides: list[str] | None, dry_run: bool, verbose: bool) -> Config:
+    """Read the config; with ``--dry-run`` print the plan and leave."""
+    start_logging(verbose)
+    settings = load_config(config, overrides or ())
+    if dry_run:
+        _print_plan(settings)
+        raise typer.Exit
+    return settings
+
+
+def start_logging(verbose: bool) -> None:
+    """Log lines go to stderr, above a progress bar where there is one."""
+    handler: logging.Handler = logging.StreamHandler()
+    layout = "%(asctime)s %(levelname)s %(message)s"
+    if console.is_terminal:  # lines above a progress bar go through its console
+        handler, layout = RichHandler(console=console, show_path=False, markup=False), "%(message)s"
+    logging.basicConfig(level=logging.WARNING, format=layout, handlers=[handler])
+    logger.setLevel(logging.DEBUG if verbose else logging.INFO)
+
+
+def _print_plan(settings: Config) -> None:
+    from ntt_ray.pipeline.run import make_plan
+
+    plan = make_plan(settings)
+    say(
+        f"{plan.images} images in {plan.units} units, {plan.units_done} of them done; "
+        f"{len(plan.classes)} classes: {', '.join(plan.classes)}",
+    )
+    say(f"output: {settings.output}; nothing was started (--dry-run)")
+
+
+def shown(value: float | None) -> str:
+    """A fraction with three digits; ``-`` where there is none."""
+    return "-" if value is None else f"{value:.3f}"

@@ -1,0 +1,74 @@
+"""Progress of labelling: a bar on a terminal, and one line per unit in any log."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from ntt_ray.cli.app import console
+
+if TYPE_CHECKING:
+    from ntt_ray.pipeline.stages import UnitDone
+
+logger = logging.getLogger("ntt_ray")
+
+
+class Reporter:
+    """Progress for people: a bar on a terminal, and one line per unit in any log."""
+
+    def __init__(self) -> None:
+        self._first_done: int | None = None
+        self._begun_at = time.time()
+        self.images_per_s: float | None = None
+        self._progress = Progress(
+            TextColumn("labelling"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("images  {task.fields[rate]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._progress.add_task("label", total=None, rate="")
+
+    def __enter__(self) -> Reporter:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def unit(self, unit: UnitDone, done: int, total: int) -> None:
+        """Report a finished unit."""
+        if self._first_done is None:
+            self._first_done, self._begun_at = done - unit.images, unit.begun_at
+        # the clock starts where labelling does: loading models is not speed
+        self._begun_at = min(self._begun_at, unit.begun_at)
+        ended_at = max(time.time(), unit.begun_at + unit.label_s)
+        self.images_per_s = rate = (done - self._first_done) / (ended_at - self._begun_at)
+        self._progress.update(self._task, completed=done, total=total, rate=f"{rate:.2f} images/s")
+        logger.info(
+            "unit %d: %d images, %d failed, %d detections; fetch %.1f s, label %.1f s, "
+            "write %.1f s; %d of %d images, %.2f images/s",
+            unit.shard_id,
+            unit.images,
+            unit.failed,
+            unit.detections,
+            unit.fetch_s,
+            unit.label_s,
+            unit.write_s,
+            done,
+            total,
+            rate,
+        )

@@ -1,0 +1,219 @@
+"""The steps of a run: bank, label, merge, evaluate, report; all of them; and the demo."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from ntt_ray.cli.app import (
+    ConfigPath,
+    DryRun,
+    Overrides,
+    Verbose,
+    app,
+    console,
+    say,
+    shown,
+    start,
+    start_logging,
+)
+from ntt_ray.cli.progress import Reporter
+from ntt_ray.config import Config, load_config
+
+if TYPE_CHECKING:
+    from ntt_ray.outputs.coco import MergeCounts
+
+logger = logging.getLogger("ntt_ray")
+Partial = Annotated[
+    bool, typer.Option("--partial", help="Merge although shards are missing; recorded in info.")
+]
+
+
+@app.command()
+def run(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+    verbose: Verbose = False,
+) -> None:
+    """Do everything: bank, label, merge, report; evaluate too when ground_truth is given."""
+    settings = start(config, overrides, dry_run, verbose)
+    _finish(settings, _run(settings)[0])
+
+
+@app.command()
+def demo(
+    output: Annotated[str, typer.Option("--output", help="Folder for scenes and results.")] = (
+        "runs/demo"
+    ),
+    verbose: Verbose = False,
+) -> None:
+    """Draw the example scenes and run the whole job on them with the bundled weights."""
+    from ntt_ray.demo.example import draw_example
+
+    start_logging(verbose)
+    say("drawing the example scenes")
+    config, paths = draw_example(Path(output))
+    settings = load_config(str(config), paths)
+    counts, metrics, images_per_s = _run(settings)
+    _print_demo(settings, counts, metrics, images_per_s)
+    _finish(settings, counts)
+
+
+@app.command()
+def bank(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+    verbose: Verbose = False,
+) -> None:
+    """Build the memory bank from the references and write it to OUTPUT/bank.safetensors."""
+    settings = start(config, overrides, dry_run, verbose)
+    from ntt_ray.pipeline.run import BANK_FILE, build_run_bank
+
+    built = build_run_bank(settings)
+    for label, shots in zip(built.classes, built.shots.tolist(), strict=True):
+        say(f"  class {label.category_id} {label.name}: {shots} references")
+    say(f"wrote {settings.output}/{BANK_FILE}")
+
+
+@app.command()
+def label(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+    verbose: Verbose = False,
+) -> None:
+    """Label every image that has no row yet; builds the bank if it is not there."""
+    settings = start(config, overrides, dry_run, verbose)
+    _label(settings)
+
+
+@app.command()
+def merge(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+    verbose: Verbose = False,
+    partial: Partial = False,
+) -> None:
+    """Merge the shards of a run into its COCO files."""
+    settings = start(config, overrides, dry_run, verbose)
+    _finish(settings, _merge(settings, partial=partial))
+
+
+@app.command()
+def evaluate(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+    verbose: Verbose = False,
+) -> None:
+    """Compare a merged run with ground_truth and write metrics.json."""
+    settings = start(config, overrides, dry_run, verbose)
+    _evaluate(settings)
+
+
+@app.command()
+def report(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+    verbose: Verbose = False,
+) -> None:
+    """Write report.html and report.json of a run, whole or not."""
+    settings = start(config, overrides, dry_run, verbose)
+    _report(settings)
+
+
+def _run(settings: Config) -> tuple[MergeCounts, dict[str, Any] | None, float | None]:
+    images_per_s = _label(settings)
+    counts = _merge(settings, partial=False)
+    metrics = _evaluate(settings) if settings.ground_truth is not None else None
+    _report(settings, images_per_s)
+    return counts, metrics, images_per_s
+
+
+def _label(settings: Config) -> float | None:
+    """Label, and say how many images per second went through, if any did."""
+    from ntt_ray.pipeline.run import label as label_run
+
+    with Reporter() as reporter:
+        label_run(settings, reporter.unit)
+    return reporter.images_per_s
+
+
+def _merge(settings: Config, *, partial: bool) -> MergeCounts:
+    from ntt_ray.pipeline.outcome import merge as merge_run
+
+    names, counts = merge_run(settings, partial=partial)
+    for name in names:
+        logger.info("wrote %s/%s", settings.output, name)
+    return counts
+
+
+def _report(settings: Config, images_per_s: float | None = None) -> None:
+    from ntt_ray.pipeline.outcome import report_run
+
+    report_run(settings, images_per_s)
+    logger.info("wrote %s/report.html", settings.output)
+
+
+def _evaluate(settings: Config) -> dict[str, Any]:
+    from ntt_ray.pipeline.outcome import evaluate_run
+
+    metrics = evaluate_run(settings)
+    for kind, word in (("segm", "masks"), ("bbox", "boxes")):
+        figures = (f"{name} {shown(value)}" for name, value in metrics[kind].items())
+        say(f"  {word}: {'  '.join(figures)}")
+    return metrics
+
+
+def _finish(settings: Config, counts: MergeCounts) -> None:
+    from ntt_ray.pipeline.outcome import check_complete
+
+    say(
+        f"{counts.images} images: {counts.ok} with objects, {counts.empty} without, "
+        f"{counts.failed} failed; {counts.detections} detections, {counts.annotations} in "
+        f"annotations.json (score >= {settings.merge.min_score:g})",
+    )
+    check_complete(settings, counts)
+
+
+def _print_demo(
+    settings: Config,
+    counts: MergeCounts,
+    metrics: dict[str, Any] | None,
+    images_per_s: float | None,
+) -> None:
+    table = Table(title="ntt-ray demo", show_header=False)
+    rows = [
+        ("images", f"{counts.images}, {counts.failed} failed"),
+        ("detections", f"{counts.detections}, {counts.annotations} in annotations.json"),
+    ]
+    if metrics is not None:
+        for kind, word in (("segm", "mask"), ("bbox", "box")):
+            found = metrics[kind]
+            rows.append((f"{word} AP / AP50", f"{shown(found['AP'])} / {shown(found['AP50'])}"))
+        alarms = metrics["false_alarms"]
+        rows.append(
+            (
+                "false alarms",
+                f"{shown(alarms['share'])} of {alarms['images_without_objects']} images without "
+                f"objects (score {shown(alarms['score'])}, best F1 {shown(alarms['best_f1'])})",
+            )
+        )
+    rows.append(("images/s", "all done before" if images_per_s is None else f"{images_per_s:.2f}"))
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    say(f"files:   {settings.output}")
+    say(f"look at: {settings.output}/report.html")
+    say(
+        "The demo weights know drawn objects only. For photographs: configs/photos.yaml, with the "
+        "published models."
+    )
