@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, TypeVar
+from urllib.parse import quote, unquote_to_bytes
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -64,6 +65,38 @@ def join(prefix: str, *parts: str) -> str:
     return posixpath.join(prefix, *parts)
 
 
+def below(root: str, name: str) -> str:
+    """Where the file of that name lies below a root; web addresses have its signs escaped.
+
+    Raises:
+        InputError: see `join`.
+    """
+    is_web = root.lower().startswith(("http://", "https://"))
+    joined = join(root, name)
+    return join(root, quote(name)) if is_web else joined
+
+
+def local_uri(path: str) -> str:
+    """A path as a text that every format can hold.
+
+    Names on disk are bytes. Where they are not UTF-8, Python has lone surrogates in their place,
+    which neither Parquet nor JSON takes; such a path becomes a ``file://`` URI with escapes.
+    """
+    return path if printable(path) == path else "file://" + quote(os.fsencode(path))
+
+
+def _unescaped(uri: str) -> str:
+    """The inverse of `local_uri`."""
+    if not uri.startswith("file://"):
+        return uri
+    return os.fsdecode(unquote_to_bytes(uri.removeprefix("file://")))
+
+
+def printable(text: str) -> str:
+    """A text with what is not Unicode (lone surrogates) written out as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def redact(text: str) -> str:
     """Remove user names and passwords from the URIs in a text meant for people."""
     return _CREDENTIALS.sub("://", text)
@@ -88,7 +121,10 @@ class Storage:
         if protocol == "file":
             options.setdefault("auto_mkdir", False)
         try:
-            fs, path = fsspec.core.url_to_fs(uri, **options)
+            # not url_to_fs: it takes "::" in a name for a chain of file systems
+            kind = fsspec.get_filesystem_class(protocol)
+            fs = kind(**{**kind._get_kwargs_from_urls(uri), **options})
+            path = kind._strip_protocol(_unescaped(uri))
         except ImportError as error:
             extra = {"gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure"}.get(protocol)
             hint = f'; pip install "ntt-ray[{extra}]"' if extra else ""

@@ -1,8 +1,11 @@
+import csv
 import json
+import os
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.memory import MemoryFile
 
 from ntt_ray.errors import InputError
 from ntt_ray.pipeline import manifest
@@ -53,6 +56,51 @@ def test_a_coco_file_keeps_its_ids_in_rising_order(folder):
     assert elsewhere[0].uri == "s3://bucket/photos/c.png"
 
 
+def test_a_prefix_with_odd_names(tmp_path):
+    names = ["a..b.png", "back\\slash.png", "\\lead.png", "new\nline.png", "é.png", "e\u0301.png"]
+    for name in [*names, os.fsdecode(b"\xff.png")]:
+        (tmp_path / name).write_bytes(name.encode("utf-8", "surrogateescape"))
+    entries = manifest.list_images(str(tmp_path), None, Storage())
+    assert sorted(e.file_name for e in entries) == sorted([*names, "\\udcff.png"])
+    data = manifest.manifest_bytes(entries, 4)
+    assert manifest.file_names(data) == {e.image_id: e.file_name for e in entries}
+    Storage().publish_bytes(str(tmp_path / "run" / manifest.FILE), data)
+    digest = manifest.manifest_digest(data)
+    again = [
+        entry
+        for unit in range(2)
+        for entry in manifest.read_unit(str(tmp_path / "run"), unit, digest, Storage())
+    ]
+    assert again == entries
+    for entry in again:
+        found = Storage().read_bytes(entry.uri)
+        assert found == (b"\xff.png" if "udcff" in entry.file_name else entry.file_name.encode())
+
+
+def test_keys_of_an_object_store_need_not_look_like_paths():
+    store = Storage()
+    for name in ("//c.png", "http:/x/d.png", "a/../hidden.png"):
+        store._open_fs("memory://")[0].store[f"/odd/{name}"] = MemoryFile(None, name, b"x")
+    try:
+        entries = manifest.list_images("memory://odd", None, store)
+        assert [e.file_name for e in entries] == ["//c.png", "http:/x/d.png"]
+        assert all(e.uri == f"memory://odd/{e.file_name}" for e in entries)
+    finally:
+        store._open_fs("memory://")[0].store.clear()
+
+
+def test_a_table_of_odd_names(tmp_path):
+    names = ["a#1.png", "line\u2028sep.png", "new\nline.png", 'quo"te.png', " x .png", "c,d.png"]
+    lines = "\n".join(json.dumps({"uri": name}, ensure_ascii=False) for name in names)
+    (tmp_path / "x.jsonl").write_text(lines)
+    with (tmp_path / "x.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows([["uri"], *[[name] for name in names]])
+    pq.write_table(pa.table({"uri": names}), tmp_path / "x.parquet")
+    for suffix in ("csv", "jsonl", "parquet"):
+        entries = manifest.list_images(str(tmp_path / f"x.{suffix}"), None, Storage())
+        assert [e.file_name for e in entries] == names, suffix
+
+
 BAD = {
     "nothing": ("empty", None, "there is no image"),
     "no such table": ("none.csv", None, "no such file"),
@@ -60,6 +108,12 @@ BAD = {
     "empty uri": ("x.csv", "uri,n\n,1\n", "row 1 .* has no uri"),
     "out of the root": ("x.csv", "uri\n../../etc/1.jpg\n", "leads out of"),
     "name out of the root": ("x.csv", "uri,file_name\na.jpg,../b.jpg\n", "leads out of"),
+    "not unicode": ("x.jsonl", '{"uri": "\\ud800.jpg"}', "not valid Unicode"),
+    "not unicode in coco": (
+        "x.json",
+        '{"images": [{"id": 1, "file_name": "\\ud800.jpg"}]}',
+        "not valid Unicode",
+    ),
     "repeated": ("x.csv", "uri\na.jpg\na.jpg\n", "file_name values are used more than once"),
     "not parquet": ("x.parquet", "text", "cannot be read"),
     "not json": ("x.jsonl", "{", "cannot be read"),

@@ -1,3 +1,5 @@
+import os
+
 import fsspec
 import pytest
 
@@ -32,6 +34,48 @@ def test_publish_read_list_delete(prefix):
     assert not store.exists(f"{prefix}/b/2.jpg")
     with pytest.raises(FileNotFoundError):
         store.read_bytes(f"{prefix}/b/2.jpg")
+
+
+ODD_NAMES = (
+    "a..b.png", "a::b.png", "#1.png", "a?b=c.png", "100%.png", "a%2Fb.png", "[x].png", "*.png",
+    "{a,b}.png", " spaces .png", "-rf.png", "new\nline.png", "back\\slash.png", "quo'\"te.png",
+    "nul\u00e9 NFC.png", "nule\u0301 NFD.png", "\u2028.png", "\U0001f426.png",
+    "Case.png", "case.png",
+)  # fmt: skip
+
+
+def test_no_sign_in_a_name_means_anything(prefix):
+    store = Storage()
+    prefix = prefix.removesuffix("store") + "st#o[r]e"
+    names = [n for n in ODD_NAMES if "::" not in n or not prefix.startswith("memory")]
+    for name in names:
+        store.publish_bytes(f"{prefix}/d/{name}", name.encode())
+    assert store.list_files(prefix) == sorted(f"d/{name}" for name in names)
+    for name in names:
+        assert store.exists(f"{prefix}/d/{name}")
+        assert store.size(f"{prefix}/d/{name}") == len(name.encode())
+        assert store.read_bytes(f"{prefix}/d/{name}") == name.encode()
+        with store.open_read(f"{prefix}/d/{name}") as stream:
+            assert stream.read() == name.encode()
+    store.delete(f"{prefix}/d/*.png")
+    assert store.list_files(prefix) == sorted(f"d/{name}" for name in names if name != "*.png")
+
+
+def test_a_name_on_disk_that_is_not_utf8(tmp_path):
+    (tmp_path / os.fsdecode(b"caf\xe9%41.png")).write_bytes(b"x")
+    (name,) = Storage().list_files(str(tmp_path))
+    uri = storage.local_uri(f"{tmp_path}/{name}")
+    assert uri == f"file://{tmp_path}/caf%E9%2541.png"
+    assert Storage().read_bytes(uri) == b"x"
+    assert storage.printable(name) == "caf\\udce9%41.png"
+    assert storage.local_uri("/a b/%41#é.png") == "/a b/%41#é.png"
+
+
+def test_names_below_a_web_address_are_escaped():
+    assert storage.below("https://host/x", "a b#1?.png") == "https://host/x/a%20b%231%3F.png"
+    assert storage.below("s3://bucket/x", "a b#1?.png") == "s3://bucket/x/a b#1?.png"
+    with pytest.raises(InputError, match="leads out of"):
+        storage.below("https://host/x", "../y")
 
 
 def test_a_stream_is_published_whole_or_not_at_all(prefix):

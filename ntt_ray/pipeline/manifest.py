@@ -55,15 +55,13 @@ def list_images(images: str, image_root: str | None, store: Storage) -> list[Ima
         entries = _from_table(images, image_root or _folder(images), store)
     else:
         names = store.list_files(images, IMAGE_SUFFIXES)
-        entries = [
-            ImageEntry(number, name, storage.join(images, name))
-            for number, name in enumerate(names, start=1)
-        ]
+        entries = [_listed(number, name, images) for number, name in enumerate(names, start=1)]
     if not entries:
         kinds = ", ".join(IMAGE_SUFFIXES)
         raise InputError(
             f"images: there is no image in {storage.redact(images)} (looked for {kinds})"
         )
+    _check_unicode(entries, images)
     _check_unique(entries, images)
     return sorted(entries, key=lambda entry: entry.image_id)
 
@@ -137,6 +135,12 @@ def _folder(uri: str) -> str:
     return uri.rsplit("/", 1)[0]
 
 
+def _listed(image_id: int, name: str, prefix: str) -> ImageEntry:
+    """An image that a store has listed: whatever its name looks like, it lies below the prefix."""
+    uri = storage.local_uri(f"{prefix.rstrip('/')}/{name}")
+    return ImageEntry(image_id, storage.printable(name), uri)
+
+
 def _from_coco(coco: Any, image_root: str) -> list[ImageEntry]:
     images = coco.get("images") if isinstance(coco, dict) else None
     if not isinstance(images, list):
@@ -150,7 +154,7 @@ def _from_coco(coco: Any, image_root: str) -> list[ImageEntry]:
                 f"images: images[{position}] of the COCO file needs a file_name and a "
                 "whole-number id from 0 to 2^53"
             )
-        entries.append(ImageEntry(identity, name, storage.join(image_root, name)))
+        entries.append(ImageEntry(identity, name, storage.below(image_root, name)))
     return entries
 
 
@@ -190,10 +194,19 @@ def _table_rows(table: str, data: bytes) -> Iterable[tuple[Any, Any]]:
     if table.lower().endswith(".csv"):
         rows: list[Any] = list(csv.DictReader(io.StringIO(text)))
     else:
-        rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+        rows = [json.loads(line) for line in text.split("\n") if line.strip()]
     if not all(isinstance(row, dict) and "uri" in row for row in rows):
         raise ValueError("there is no column 'uri'")
     return [(row["uri"], row.get("file_name")) for row in rows]
+
+
+def _check_unicode(entries: Sequence[ImageEntry], images: str) -> None:
+    for entry in entries:
+        for text in (entry.file_name, entry.uri):
+            if storage.printable(text) != text:
+                raise InputError(
+                    f"images: {storage.redact(images)}: the name {text!r} is not valid Unicode"
+                )
 
 
 def _check_unique(entries: Sequence[ImageEntry], images: str) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from ntt_ray import storage
 from ntt_ray.errors import NttRayError
 from ntt_ray.outputs.shards import ROW_FIELDS, shard_uri, table_to_bytes
 from ntt_ray.pipeline.journal import journal_uri
@@ -184,7 +185,7 @@ def _fetched(entry: ImageEntry, future: Future[bytes], timeout_s: float) -> Fetc
     except FileNotFoundError:
         return FetchedImage(entry, None, "there is no such file")
     except NttRayError as error:
-        return FetchedImage(entry, None, str(error))
+        return FetchedImage(entry, None, storage.printable(str(error)))
 
 
 def write_units(batch: pa.Table, job: LabelJob) -> pa.Table:

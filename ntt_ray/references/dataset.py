@@ -291,7 +291,7 @@ def _image_entry(image: dict[str, Any], image_root: str) -> ImageEntry:
     file_name = image.get("file_name")
     if not isinstance(file_name, str) or not file_name:
         raise ValueError(f"image {image['id']} has no file_name")
-    return ImageEntry(image["id"], file_name, storage.join(image_root, file_name))
+    return ImageEntry(image["id"], file_name, storage.below(image_root, file_name))
 
 
 def _reference(annotation: dict[str, Any], image: dict[str, Any], entry: ImageEntry) -> Reference:
