@@ -44,11 +44,17 @@ class ReferencesConfig(_Block):
     classes: tuple[str, ...] | None = None
     shots: Annotated[int, Field(ge=1)] | None = None
     seed: Annotated[int, Field(ge=0)] = 33
+    profile: Literal["paper", "plain"] = "paper"
     negatives: None = None
 
     def choice(self) -> dict[str, Any]:
         """Which of the annotations become references, as keyword arguments."""
-        return {"classes": self.classes, "shots": self.shots, "seed": self.seed}
+        return {
+            "classes": self.classes,
+            "shots": self.shots,
+            "seed": self.seed,
+            "profile": self.profile,
+        }
 
 
 class Architecture(_Block):

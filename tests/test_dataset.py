@@ -129,6 +129,17 @@ def test_too_few_shots():
         parse_references(COCO, image_root="/data", shots=2)
 
 
+def test_the_plain_profile_has_no_rules_on_size():
+    references = parse_references(COCO, image_root="/data", shots=1, profile="plain")
+    assert [r.annotation_id for r in references.references] == [7, 8]
+
+
+def test_boxes_alone_are_no_references_and_the_way_out_is_named():
+    boxes = _changed(lambda c: [a.pop("segmentation") for a in c["annotations"]])
+    with pytest.raises(ReferencesError, match=r"2 of 2 references.*references from-boxes"):
+        parse_references(boxes, image_root="/data")
+
+
 def test_images_are_checked_together(image_root):
     references = parse_references(COCO, image_root=str(image_root))
     (image_root / "a.png").unlink()

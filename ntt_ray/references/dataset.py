@@ -6,32 +6,25 @@ how features are made of them.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
-import logging
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeGuard
-
-import numpy as np
+from typing import Any
 
 from ntt_ray import storage
 from ntt_ray.errors import ImageError, InputError, NttRayError, ReferencesError
 from ntt_ray.images import RgbImage, decode_image
 from ntt_ray.masks import rle_area, rle_bbox_xywh, segmentation_to_rle
-from ntt_ray.records import ClassLabel, ImageEntry, Reference, ReferenceSet
+from ntt_ray.records import ImageEntry, Reference, ReferenceSet
+from ntt_ray.references.choice import TITLE, checked_choice
 from ntt_ray.references.crops import cut_reference
-from ntt_ray.references.sampling import sample_annotations
+from ntt_ray.references.sampling import Profile
 from ntt_ray.storage import Storage
-
-logger = logging.getLogger(__name__)
 
 MIN_MASK_AREA_PX = 16
 OUTSIDE_TOLERANCE_PX = 1.0  # published COCO boxes stick out by rounding
 READ_THREADS = 8
-_TITLE = "the references cannot be used:"
 
 
 def parse_references(
@@ -41,6 +34,7 @@ def parse_references(
     classes: Sequence[str] | None = None,
     shots: int | None = None,
     seed: int = 33,
+    profile: Profile = "paper",
 ) -> ReferenceSet:
     """Check a COCO object and choose its references.
 
@@ -50,36 +44,28 @@ def parse_references(
         classes: names of the wanted classes; None takes all.
         shots: None makes every annotation but crowds a reference; n draws n per class.
         seed: of the draw.
+        profile: rules of the draw, see `sampling`.
 
     Raises:
         ReferencesError: with every problem found.
     """
     problems: list[str] = []
-    images = _by_id(coco, "images", problems)
-    categories = _by_id(coco, "categories", problems)
-    annotations = _by_id(coco, "annotations", problems)
-    if problems:
-        raise ReferencesError(_TITLE, problems)
-    labels = _selected_classes(categories, classes, problems)
-    usable = [a for a in annotations.values() if _is_sound(a, images, categories, problems)]
-    chosen = _chosen(usable, images, labels, shots, seed, problems)
+    choice = checked_choice(coco, classes, shots, seed, profile, problems)
+    if (boxes := sum(not a.get("segmentation") for a in choice.annotations)) > 0:
+        problems.append(
+            f"{boxes} of {len(choice.annotations)} references have a box and no mask; let SAM2 "
+            "make masks of the boxes: ntt-ray references from-boxes CONFIG --output REFS.json"
+        )
     references = []
-    for annotation in chosen:
+    for annotation in choice.annotations:
+        image = choice.images[annotation["image_id"]]
         try:
-            image = _image_entry(images[annotation["image_id"]], image_root)
-            references.append(_reference(annotation, images[annotation["image_id"]], image))
+            references.append(_reference(annotation, image, image_entry(image, image_root)))
         except (ValueError, InputError) as error:
             problems.append(f"annotation {annotation['id']}: {error}")
-    counts = Counter(a["category_id"] for a in chosen)
-    problems += [
-        f"class {label.name!r} (id {label.category_id}) has no reference; annotate one, or name "
-        "the wanted classes in references.classes"
-        for label in labels
-        if not counts[label.category_id]
-    ]
     if problems:
-        raise ReferencesError(_TITLE, problems)
-    return ReferenceSet(tuple(labels), tuple(references))
+        raise ReferencesError(TITLE, problems)
+    return ReferenceSet(choice.classes, tuple(references))
 
 
 def load_references(
@@ -90,11 +76,14 @@ def load_references(
     classes: Sequence[str] | None = None,
     shots: int | None = None,
     seed: int = 33,
+    profile: Profile = "paper",
 ) -> ReferenceSet:
     """Read and check a COCO file; see `parse_references`. `image_root` defaults to its folder."""
     coco = read_json(annotations, store)
     root = image_root or annotations.rsplit("/", 1)[0]
-    return parse_references(coco, image_root=root, classes=classes, shots=shots, seed=seed)
+    return parse_references(
+        coco, image_root=root, classes=classes, shots=shots, seed=seed, profile=profile
+    )
 
 
 def read_json(uri: str, store: Storage) -> Any:
@@ -136,7 +125,7 @@ def check_images(references: ReferenceSet, store: Storage, context_ratio: float)
             text = json.dumps([r.annotation_id, r.category_id, r.size_hw, r.bbox_xywh, r.rle])
             digest.update(text.encode())
     if problems:
-        raise ReferencesError(_TITLE, problems)
+        raise ReferencesError(TITLE, problems)
     digest.update(repr(context_ratio).encode())
     digest.update(json.dumps([[c.category_id, c.name] for c in references.classes]).encode())
     return digest.hexdigest()
@@ -194,107 +183,17 @@ def _image_problems(own: list[Reference], data: bytes, context_ratio: float) -> 
     return problems
 
 
-def _by_id(coco: Any, key: str, problems: list[str]) -> dict[int, dict[str, Any]]:
-    block = coco.get(key) if isinstance(coco, dict) else None
-    if not isinstance(block, list):
-        problems.append(f"the COCO file has no list {key!r}")
-        return {}
-    items: dict[int, dict[str, Any]] = {}
-    for position, item in enumerate(block):
-        identity = item.get("id") if isinstance(item, dict) else None
-        if not _is_int(identity):
-            problems.append(f"{key}[{position}]: has no whole-number id")
-        elif identity in items:
-            problems.append(f"{key}[{position}]: id {identity} is used twice")
-        else:
-            items[identity] = item
-    return items
-
-
-def _selected_classes(
-    categories: dict[int, dict[str, Any]], classes: Sequence[str] | None, problems: list[str]
-) -> list[ClassLabel]:
-    labels = []
-    for identity, category in sorted(categories.items()):
-        name = category.get("name")
-        if not isinstance(name, str) or not name:
-            problems.append(f"category {identity}: has no name")
-        elif classes is None or name in classes:
-            labels.append(ClassLabel(identity, name))
-    if any(label.category_id < 1 for label in labels):
-        problems.append("category ids must be 1 or more: several COCO readers drop category 0")
-    known = [str(category.get("name")) for category in categories.values()]
-    for name in classes or ():
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
-            problems.append(f"references.classes: unknown class {name!r}; {hint}")
-    for name, count in Counter(label.name for label in labels).items():
-        if count > 1:
-            problems.append(f"categories: the name {name!r} is used {count} times")
-    return labels
-
-
-def _is_sound(
-    annotation: dict[str, Any],
-    images: dict[int, dict[str, Any]],
-    categories: dict[int, dict[str, Any]],
-    problems: list[str],
-) -> bool:
-    """Whether ids and the box make sense; the mask is looked at only if it becomes a reference."""
-    name = f"annotation {annotation['id']}"
-    before = len(problems)
-    image_id, category_id = annotation.get("image_id"), annotation.get("category_id")
-    image = images.get(image_id) if _is_int(image_id) else None
-    if image is None:
-        problems.append(f"{name}: its image {image_id!r} is not in the file")
-    elif not all(_is_int(v) and v > 0 for v in _size_hw(image)):
-        problems.append(f"image {image_id}: needs width and height as whole numbers above 0")
-    if not _is_int(category_id) or category_id not in categories:
-        problems.append(f"{name}: unknown class id {category_id!r}")
-    box = annotation.get("bbox")
-    if not isinstance(box, list) or len(box) != 4 or not all(_is_finite(v) for v in box):
-        problems.append(f"{name}: its bbox is not [x, y, width, height]")
-    return len(problems) == before
-
-
-def _size_hw(image: dict[str, Any]) -> tuple[Any, Any]:
-    return image.get("height"), image.get("width")
-
-
-def _chosen(
-    annotations: list[dict[str, Any]],
-    images: dict[int, dict[str, Any]],
-    labels: list[ClassLabel],
-    shots: int | None,
-    seed: int,
-    problems: list[str],
-) -> list[dict[str, Any]]:
-    wanted = {label.category_id: label.name for label in labels}
-    if shots is None:
-        chosen = [a for a in annotations if a["category_id"] in wanted and not a.get("iscrowd")]
-        if crowds := sum(bool(a.get("iscrowd")) for a in annotations):
-            logger.info("%d crowd regions are not used as references", crowds)
-        return chosen
-    sizes = {i: (image["height"], image["width"]) for i, image in images.items()}
-    by_category, short = sample_annotations(annotations, sizes, wanted, shots, seed)
-    problems += [
-        f"class {wanted[i]!r} (id {i}) has {len(by_category.get(i, ()))} valid references for "
-        f"{shots} shots (at least 32 x 32 pixels, 10 from the border, no crowd, one per image)"
-        for i in short
-    ]
-    ids = {i for chosen_ids in by_category.values() for i in chosen_ids}
-    return [a for a in annotations if a["id"] in ids]
-
-
-def _image_entry(image: dict[str, Any], image_root: str) -> ImageEntry:
+def image_entry(image: Mapping[str, Any], image_root: str) -> ImageEntry:
+    """The image of a COCO file below its root; ValueError when it has no name."""
     file_name = image.get("file_name")
     if not isinstance(file_name, str) or not file_name:
         raise ValueError(f"image {image['id']} has no file_name")
     return ImageEntry(image["id"], file_name, storage.below(image_root, file_name))
 
 
-def _reference(annotation: dict[str, Any], image: dict[str, Any], entry: ImageEntry) -> Reference:
+def _reference(
+    annotation: Mapping[str, Any], image: Mapping[str, Any], entry: ImageEntry
+) -> Reference:
     height, width = image["height"], image["width"]
     x, y, box_width, box_height = (float(value) for value in annotation["bbox"])
     slack = OUTSIDE_TOLERANCE_PX
@@ -319,14 +218,4 @@ def _reference(annotation: dict[str, Any], image: dict[str, Any], entry: ImageEn
         size_hw=(height, width),
         bbox_xywh=(max(0.0, x), max(0.0, y), box_width, box_height),
         rle=rle,
-    )
-
-
-def _is_int(value: Any) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_finite(value: Any) -> bool:
-    return (
-        isinstance(value, int | float) and not isinstance(value, bool) and bool(np.isfinite(value))
     )

@@ -1,14 +1,23 @@
-"""Choosing n references per class with a seed, exactly as the paper's few-shot sampler does.
+"""Choosing n references per class with a seed: as the paper's few-shot sampler does, or plainly.
 
-METHOD 40 to 44. One random stream runs through all classes, so a class's choice depends on the
-lists before it, but not on the number of shots: one shot is the first of five.
+In both profiles one shot is the first of five.
+
+* ``paper``, METHOD 40 to 44: each of at least 32 x 32 pixels, 10 from every border, no crowd, one
+  per class and image. One random stream runs through all classes, so a class's choice depends on
+  the lists before it.
+* ``plain``, for small data sets: any that is no crowd and has a box of at least one pixel. Each
+  class has a stream of its own, from the seed and its id. Those of a class are put in the order of
+  their ids and shuffled; the first of each image come first, so that an image serves a class twice
+  only when there are too few images.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
+
+Profile = Literal["paper", "plain"]
 
 MIN_SIDE_PX = 32
 MIN_BORDER_PX = 10
@@ -45,6 +54,38 @@ def sample_annotations(
         chosen[category_id] = _walk(candidates, sizes_hw, shots)
     short = [i for i in sorted(category_ids) if len(chosen.get(i, ())) < shots]
     return chosen, short
+
+
+def sample_plainly(
+    annotations: Sequence[Mapping[str, Any]],
+    category_ids: Collection[int],
+    shots: int,
+    seed: int,
+) -> tuple[dict[int, list[int]], list[int]]:
+    """Choose `shots` annotations per class without rules on size; see `sample_annotations`."""
+    by_category: dict[int, list[Mapping[str, Any]]] = {i: [] for i in sorted(category_ids)}
+    for annotation in sorted(annotations, key=lambda a: int(a["id"])):
+        if annotation["category_id"] in by_category and _is_usable(annotation):
+            by_category[annotation["category_id"]].append(annotation)
+    chosen = {}
+    for category_id, candidates in by_category.items():
+        random.Random(f"{seed} {category_id}").shuffle(candidates)
+        chosen[category_id] = [a["id"] for a in _new_images_first(candidates)[:shots]]
+    return chosen, [i for i, ids in chosen.items() if len(ids) < shots]
+
+
+def _new_images_first(candidates: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    first: dict[int, Mapping[str, Any]] = {}
+    for annotation in candidates:
+        first.setdefault(annotation["image_id"], annotation)
+    others = [a for a in candidates if first[a["image_id"]] is not a]
+    return [*first.values(), *others]
+
+
+def _is_usable(annotation: Mapping[str, Any]) -> bool:
+    _, _, width, height = annotation["bbox"]
+    flagged = annotation.get("iscrowd", 0) == 1 or annotation.get("isimpossible", 0) == 1
+    return not flagged and min(width, height) >= 1
 
 
 def _walk(

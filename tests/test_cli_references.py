@@ -1,0 +1,83 @@
+"""``ntt-ray references ...``: files in, a COCO file out."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ntt_ray.cli import app
+from ntt_ray.errors import ReferencesError
+from ntt_ray.references.dataset import parse_references
+from test_cli import run_command
+
+SAMPLER = Path(__file__).parent / "golden" / "sampler_public"
+EXPECTED = json.loads((SAMPLER / "expected_public.json").read_text())
+CLASSES = ",".join(EXPECTED["class_names"])
+
+
+def references(*arguments) -> None:
+    """The command in this process; errors come as exceptions."""
+    app(["references", *map(str, arguments)], standalone_mode=False)
+
+
+def sample(output, *options) -> dict:
+    train = SAMPLER / "train_public.json"
+    references("sample", "--annotations", train, "--output", output, *options)
+    return json.loads(Path(output).read_text())
+
+
+@pytest.mark.parametrize("drawn", EXPECTED["samples"], ids=lambda s: f"{s['seed']}-{s['n_shot']}")
+def test_samples_equal_the_papers(tmp_path, drawn):
+    options = ("--shots", drawn["n_shot"], "--seed", drawn["seed"], "--classes", CLASSES)
+    if "by_category" not in drawn:
+        with pytest.raises(ReferencesError, match=r"valid references for 60 shots"):
+            sample(tmp_path / "refs.json", *options)
+        assert not (tmp_path / "refs.json").exists()
+        return
+    found = sample(tmp_path / "refs.json", *options)
+    pairs = {(a["category_id"], a["image_id"], a["id"]) for a in found["annotations"]}
+    expected = {
+        (int(category), entry["img_id"], entry["ann_ids"][0])
+        for category, entries in drawn["by_category"].items()
+        for entry in entries
+    }
+    assert pairs == expected
+    assert len(found["annotations"]) == len(expected)
+    assert {image["id"] for image in found["images"]} == {image for _, image, _ in expected}
+    assert sorted(c["id"] for c in found["categories"]) == EXPECTED["category_ids_sorted"]
+    chosen = parse_references(found, image_root="/data")
+    assert len(chosen.references) == len(expected)
+
+
+def test_sampling_again_gives_the_same_bytes_and_says_how(tmp_path):
+    options = ("--shots", 3, "--seed", 5, "--classes", "dog, tv", "--classes", "bird")
+    found = sample(tmp_path / "a.json", *options)
+    sample(tmp_path / "b.json", *options)
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+    how = found["info"]["sampled"]
+    assert how["classes"] == ["bird", "dog", "tv"]
+    assert (how["shots"], how["seed"], how["profile"]) == (3, 5, "paper")
+    assert len(how["source_sha256"]) == 64
+    # what was chosen stands there as it stood in the large file
+    train = json.loads((SAMPLER / "train_public.json").read_text())
+    for block in ("images", "annotations", "categories"):
+        assert all(item in train[block] for item in found[block])
+
+
+def test_the_plain_profile_reaches_what_the_papers_rules_leave_out(tmp_path):
+    options = ("--shots", 60, "--classes", "tv", "--profile", "plain")
+    with pytest.raises(ReferencesError, match=r"'tv'.*5\d valid references for 60"):
+        sample(tmp_path / "none.json", *options)
+    found = sample(tmp_path / "refs.json", "--shots", 45, "--classes", "tv", "--profile", "plain")
+    assert len(found["annotations"]) == 45
+
+
+def test_bad_arguments_end_with_status_2(tmp_path):
+    train, output = str(SAMPLER / "train_public.json"), str(tmp_path / "x.json")
+    done = run_command("references", "sample", "--annotations", train, "--output", output)
+    assert done.returncode == 2
+    options = ("--annotations", train, "--output", output, "--shots", "1", "--classes", "dogs")
+    done = run_command("references", "sample", *options)
+    assert done.returncode == 2
+    assert "unknown class 'dogs'; did you mean 'dog'?" in done.stderr
+    assert "Traceback" not in done.stderr
