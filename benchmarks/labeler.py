@@ -27,6 +27,7 @@ from benchmarks.random_checkpoints import write_checkpoints
 from ntt_ray.images import RgbImage, resize_square
 from ntt_ray.labeler import Labeler, to_input
 from ntt_ray.matching.memory import MemoryBank
+from ntt_ray.models.compilation import CompileOptions
 from ntt_ray.models.dinov2 import Dinov2Encoder
 from ntt_ray.models.sam2 import Sam2Proposer, build_sam2
 from ntt_ray.models.weights import load_into, local_checkpoint, read_state_dict
@@ -75,6 +76,7 @@ def main() -> None:
         "benchmark": "labeler",
         "models": arguments.models,
         "precision": arguments.precision,
+        "compile": arguments.compile,
         "points": fast.proposer.points.shape[0],
         "image": arguments.size,
         "share_of_points_that_survive": round(share, 3),
@@ -99,6 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--models", choices=MODELS, default="demo")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--compile", choices=("no", "yes", "cuda-graphs"), default="no")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--images", type=int, default=3)
     parser.add_argument("--size", default="640x480", help="of the images, width x height")
@@ -143,6 +146,10 @@ def _labelers(arguments: argparse.Namespace, device: torch.device) -> tuple[Plai
         stock = build_sam2(proposer_name, image_size)
         load_into(stock, read_state_dict(paths[1]), paths[1])
         fast_encoder, plain_encoder = encoder(dtype), encoder(torch.float32)
+    if arguments.compile != "no":
+        options = CompileOptions(cuda_graphs=arguments.compile == "cuda-graphs")
+        fast_encoder.compile(options)
+        proposer.compile(options)
     bank = _bank(fast_encoder.feature_dim)
     fast = Labeler(fast_encoder, proposer, bank)
     plain = PlainLabeler(

@@ -113,7 +113,7 @@ class ModelsConfig(_Block):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     mirror: str | None = None
-    compile: bool = False
+    compile: bool | Literal["cuda-graphs"] = False
 
 
 class MethodConfig(_Block):

@@ -7,21 +7,23 @@ config or Ray.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from ntt_ray.images import RgbImage, resize_square
-from ntt_ray.masks import Rle, rle_area, rle_bbox_xywh
+from ntt_ray.masks import Rle, rle_area, rle_bbox_xywh, runs_to_rle
 from ntt_ray.matching.memory import MemoryBank
 from ntt_ray.matching.merging import (
     decayed_scores,
     full_size_rles,
     rle_shares,
     strip_areas,
-    strip_rles,
+    strip_runs,
     strip_shares,
 )
 from ntt_ray.matching.pooling import pooled_features
@@ -79,6 +81,33 @@ class Merged:
     rles: tuple[Rle, ...] | None
 
 
+@dataclass(frozen=True)
+class BestMasks:
+    """The masks that become detections, on the host: all that a device had to do is done.
+
+    Attributes:
+        size_hw: height and width of the image.
+        masks: F of them, encoded, or as the positions where they change (see `strip_runs`).
+        labels: F class indices.
+        figures: F pairs of score and predicted IoU, by falling score.
+    """
+
+    size_hw: tuple[int, int]
+    masks: tuple[Rle | npt.NDArray[np.int64], ...]
+    labels: list[int]
+    figures: list[list[float]]
+
+    def detections(self, category_ids: Sequence[int]) -> tuple[Detection, ...]:
+        """Encode what is not encoded yet, and measure."""
+        return tuple(
+            _detection(self._rle(mask), category_ids[label], *figure)
+            for mask, label, figure in zip(self.masks, self.labels, self.figures, strict=True)
+        )
+
+    def _rle(self, mask: Rle | npt.NDArray[np.int64]) -> Rle:
+        return runs_to_rle(mask, *self.size_hw) if isinstance(mask, np.ndarray) else mask
+
+
 class Labeler:
     """Both models, the prototypes of a memory bank and the thresholds.
 
@@ -100,6 +129,7 @@ class Labeler:
         self.settings = settings or MatchSettings()
         self.category_ids = [label.category_id for label in bank.classes]
         self.prototypes = bank.prototypes()
+        self._host = ThreadPoolExecutor(1, thread_name_prefix="rle")
 
     def label(self, images_rgb: Sequence[RgbImage]) -> list[tuple[Detection, ...]]:
         """Label a batch of decoded images.
@@ -113,11 +143,17 @@ class Labeler:
         resized = [resize_square(image, self.proposer.image_size) for image in images_rgb]
         return self.label_inputs(resized, [(i.shape[0], i.shape[1]) for i in images_rgb])
 
-    @torch.inference_mode()
     def label_inputs(
         self, resized_rgb: Sequence[RgbImage], sizes_hw: Sequence[tuple[int, int] | None]
     ) -> list[tuple[Detection, ...]]:
-        """Label images that were brought to the proposer's size already.
+        """Label images that were brought to the proposer's size already; see `begin`."""
+        return [found.result() for found in self.begin(resized_rgb, sizes_hw)]
+
+    @torch.inference_mode()
+    def begin(
+        self, resized_rgb: Sequence[RgbImage], sizes_hw: Sequence[tuple[int, int] | None]
+    ) -> list[Future[tuple[Detection, ...]]]:
+        """Do the device's part of labelling; a thread makes the RLE strings meanwhile.
 
         Args:
             resized_rgb: uint8 ``(S, S, 3)`` each.
@@ -125,22 +161,22 @@ class Labeler:
                 marks a place that only keeps the batch full, and gives no detections.
 
         Returns:
-            For each of `sizes_hw` its detections by falling score; none is a normal result.
+            For each of `sizes_hw` what will be its detections, by falling score; none is a normal
+            result.
         """
         inputs = to_input(resized_rgb, self.proposer.device)
         features = self.encoder.encode(inputs)
         wanted = [position for position, size in enumerate(sizes_hw) if size is not None]
         proposals = self.proposer.propose(inputs, self.settings.min_predicted_iou, wanted)
-        found: list[tuple[Detection, ...]] = [()] * len(sizes_hw)
+        found = [_nothing()] * len(sizes_hw)
         for position, proposed in zip(wanted, proposals, strict=True):
             size_hw = sizes_hw[position]
             assert size_hw is not None
-            found[position] = self.detections(features[position], proposed, size_hw)
+            best = self.best(features[position], proposed, size_hw)
+            found[position] = self._host.submit(best.detections, self.category_ids)
         return found
 
-    def detections(
-        self, features: Tensor, proposals: Proposals, size_hw: tuple[int, int]
-    ) -> tuple[Detection, ...]:
+    def best(self, features: Tensor, proposals: Proposals, size_hw: tuple[int, int]) -> BestMasks:
         """Match, suppress, merge and rank the proposals of one image.
 
         Args:
@@ -153,15 +189,16 @@ class Labeler:
         )
         kept = merged.candidates.proposals
         best = ranking(merged.scores, kept.point_index, self.settings.max_detections)
+        masks: tuple[Rle | npt.NDArray[np.int64], ...]
         if merged.rles is None:
-            rles = strip_rles(kept.logits[best], size_hw)
+            masks = strip_runs(kept.logits[best], size_hw)
         else:
-            rles = [merged.rles[position] for position in best.tolist()]
-        labels = merged.candidates.labels[best].tolist()
-        figures = torch.stack((merged.scores[best], kept.predicted_iou[best]), dim=1).tolist()
-        return tuple(
-            _detection(rle, self.category_ids[label], *figure)
-            for rle, label, figure in zip(rles, labels, figures, strict=True)
+            masks = tuple(merged.rles[position] for position in best.tolist())
+        return BestMasks(
+            size_hw=size_hw,
+            masks=masks,
+            labels=merged.candidates.labels[best].tolist(),
+            figures=torch.stack((merged.scores[best], kept.predicted_iou[best]), dim=1).tolist(),
         )
 
     def match(self, features: Tensor, proposals: Proposals) -> Candidates:
@@ -213,6 +250,12 @@ class Labeler:
 
     def _in_strips(self, logits: Tensor) -> bool:
         return logits.is_cuda if self.strips is None else self.strips
+
+
+def _nothing() -> Future[tuple[Detection, ...]]:
+    found: Future[tuple[Detection, ...]] = Future()
+    found.set_result(())
+    return found
 
 
 def _detection(rle: Rle, category_id: int, score: float, predicted_iou: float) -> Detection:

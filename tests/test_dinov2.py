@@ -3,6 +3,7 @@ import torch
 
 from conftest import GOLDEN
 from ntt_ray.errors import WeightsError
+from ntt_ray.models.compilation import CompileOptions
 from ntt_ray.models.dinov2 import Dinov2Encoder, VitDimensions, build_vit
 
 WEIGHTS = GOLDEN / "weights"
@@ -82,5 +83,5 @@ def test_wrong_checkpoints_are_refused(path, dimensions, text):
 def test_compiling_changes_nothing():
     image = torch.rand(1, 3, 112, 112)
     compiled = _load()
-    compiled.compile(backend="eager")
+    compiled.compile(CompileOptions("eager"))
     torch.testing.assert_close(compiled.encode(image), _load().encode(image))

@@ -151,9 +151,8 @@ def test_target(image_id, strips, encoder, proposer, bank):
     rows = torch.searchsorted(proposals.point_index, merged.candidates.proposals.point_index)
     upscale = resize_matrix(8, 64)
     at_mask_size = torch.einsum("yi,xj,ijc->yxc", upscale, upscale, features)
-    final_boxes = torch.tensor(
-        [d.bbox_xywh for d in labeler.detections(features, proposals, size_hw)]
-    )
+    best = labeler.best(features, proposals, size_hw)
+    final_boxes = torch.tensor([d.bbox_xywh for d in best.detections(labeler.category_ids)])
     final_boxes[:, 2:] += final_boxes[:, :2] - 1  # inclusive corners, as the paper's code has them
 
     check_stages(

@@ -5,14 +5,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import reference
-from ntt_ray.masks import decode_rle, encode_masks, rle_area
+from ntt_ray.masks import decode_rle, encode_masks, rle_area, runs_to_rle
 from ntt_ray.matching import merging
 from ntt_ray.matching.merging import (
     decayed_scores,
     full_size_rles,
     rle_shares,
     strip_areas,
-    strip_rles,
+    strip_runs,
     strip_shares,
 )
 
@@ -43,7 +43,8 @@ def test_run_lengths_equal_the_plain_resize(size_hw, step):
 @pytest.mark.parametrize("size_hw", SIZES, ids=str)
 def test_strips_give_the_same_masks_letter_by_letter(size_hw, step):
     expected = full_size_rles(_logits(), size_hw)
-    assert strip_rles(_logits(), size_hw) == expected
+    runs = strip_runs(_logits(), size_hw)
+    assert [runs_to_rle(own, *size_hw) for own in runs] == expected
     assert strip_areas(_logits(), size_hw).tolist() == [rle_area(rle) for rle in expected]
 
 
@@ -59,7 +60,7 @@ def test_both_ways_give_the_same_shares(size_hw, step):
 
 
 def test_nothing_to_encode():
-    assert strip_rles(torch.zeros(0, 8, 8), (20, 30)) == []
+    assert strip_runs(torch.zeros(0, 8, 8), (20, 30)) == ()
     assert full_size_rles(torch.zeros(0, 8, 8), (20, 30)) == []
 
 

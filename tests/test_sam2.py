@@ -4,6 +4,7 @@ from omegaconf import OmegaConf
 
 from conftest import GOLDEN
 from ntt_ray.errors import WeightsError
+from ntt_ray.models.compilation import CompileOptions
 from ntt_ray.models.sam2 import Sam2Proposer, build_sam2, point_grid
 
 WEIGHTS = GOLDEN / "weights"
@@ -104,11 +105,12 @@ def test_published_yamls_use_allowed_classes_only():
     assert tree["model"]["_target_"] == "sam2.modeling.sam2_base.SAM2Base"
 
 
-def test_compiling_changes_nothing():
+@pytest.mark.parametrize("cuda_graphs", [False, True])
+def test_compiling_changes_nothing(cuda_graphs):
     """The graphs are whole and right; what the compiler makes of them is its own matter."""
     image = torch.rand(1, 3, 256, 256, generator=torch.Generator().manual_seed(4))
     plain, compiled = _load(), _load()
-    compiled.compile(backend="eager")
+    compiled.compile(CompileOptions("eager", cuda_graphs))
     for threshold in (-1.0, 0.3, 2.0):
         (a,), (b,) = plain.propose(image, threshold), compiled.propose(image, threshold)
         assert torch.equal(a.point_index, b.point_index)

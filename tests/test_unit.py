@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from fakes import FakeEncoder, FakeProposer, make_proposals
+from ntt_ray import labeler as labeler_module
 from ntt_ray.errors import LabelError
 from ntt_ray.labeler import Labeler
 from ntt_ray.pipeline import unit as unit_module
@@ -92,6 +93,16 @@ def test_a_failing_method_stops_the_unit_and_names_the_image(tmp_path):
     )
     with pytest.raises(LabelError, match=r"unit 7, image 1\.png: RuntimeError: shape mismatch"):
         _units(tmp_path, labeler).label(7, MIXED)
+
+
+def test_a_fault_while_masks_are_encoded_names_its_image(tmp_path, monkeypatch):
+    def broken(rle):
+        raise ValueError("not a mask")
+
+    monkeypatch.setattr(labeler_module, "rle_area", broken)
+    monkeypatch.setattr(Labeler, "strips", True)
+    with pytest.raises(LabelError, match=r"unit 7, image 4\.png: ValueError: not a mask"):
+        _units(tmp_path).label(7, MIXED[1:])
 
 
 class _SmallGpu(FakeProposer):

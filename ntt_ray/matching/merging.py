@@ -3,7 +3,7 @@
 Two ways to the same integers. On the CPU the masks are encoded once and intersected as run
 lengths (`rle_shares`). On an accelerator pixels are made strip by strip from the low-resolution
 logits and intersected by integer matrix products (`strip_shares`), and the run lengths of the few
-final masks are found on the device (`strip_rles`), so that neither full-size masks nor their
+final masks are found on the device (`strip_runs`), so that neither full-size masks nor their
 pixels ever have to be kept or copied.
 """
 
@@ -166,13 +166,13 @@ def strip_shares(
     return shares
 
 
-def strip_rles(logits: Tensor, size_hw: tuple[int, int]) -> list[Rle]:
-    """Encode masks by run lengths found on the device; equal to `full_size_rles`.
+def strip_runs(logits: Tensor, size_hw: tuple[int, int]) -> tuple[npt.NDArray[np.int64], ...]:
+    """Where masks ``(N, h, w)`` change at the image's size, for `runs_to_rle`, on the host.
 
     Columns are made left to right, so the pixels come in COCO's order. Only the positions where a
-    mask begins or ends are copied to the host.
+    mask begins or ends are copied from the device.
     """
-    height, width = size_hw
+    height = size_hw[0]
     changes, owners = [], []
     last = torch.zeros(len(logits), 1, dtype=torch.bool, device=logits.device)
     for x, strip in _column_strips(logits, size_hw):
@@ -183,12 +183,12 @@ def strip_rles(logits: Tensor, size_hw: tuple[int, int]) -> list[Rle]:
         owners.append(owner)
         last = pixels[:, -1:]
     if not changes:
-        return []
+        return ()
     owner, position = torch.cat(owners), torch.cat(changes)
     order = owner.argsort(stable=True)
     counts = torch.bincount(owner, minlength=len(logits)).tolist()
     runs = torch.split(position[order].cpu(), counts)
-    return [runs_to_rle(own.numpy(), height, width) for own in runs]
+    return tuple(own.numpy() for own in runs)
 
 
 def _intersections(rows: Tensor, rivals: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_
 from torch import Tensor
 
 from ntt_ray.errors import WeightsError
+from ntt_ray.models.compilation import CompileOptions
 from ntt_ray.models.protocols import normalize_imagenet
 from ntt_ray.models.weights import BUNDLED, bundled_file, load_into, read_state_dict
 
@@ -92,9 +93,9 @@ class Dinov2Encoder:
         load_into(model, _to_timm_keys(read_state_dict(checkpoint), model, checkpoint), checkpoint)
         return cls(model, name, image_size, torch.device(device), dtype)
 
-    def compile(self, backend: str = "inductor") -> None:
+    def compile(self, options: CompileOptions) -> None:
         """Compile the network; the first images then take minutes."""
-        self._forward = torch.compile(self._model.forward_features, backend=backend, dynamic=False)
+        self._forward = options.compile(self._model.forward_features)
 
     def prepare(self, images: Tensor) -> Tensor:
         """Resize to the encoder's input and normalise (METHOD 9, 17).

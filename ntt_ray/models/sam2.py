@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
 
 from ntt_ray.errors import WeightsError
+from ntt_ray.models.compilation import CompileOptions
 from ntt_ray.models.protocols import Proposals, normalize_imagenet
 from ntt_ray.models.sam2_decoder import PointDecoder
 from ntt_ray.models.weights import BUNDLED, bundled_file, load_into, read_state_dict
@@ -97,11 +98,11 @@ class Sam2Proposer:
     def points_per_step(self, points: int) -> None:
         self._decoder.points_per_step = points
 
-    def compile(self, backend: str = "inductor") -> None:
+    def compile(self, options: CompileOptions) -> None:
         """Compile the image encoder and the point decoder; the first images then take minutes."""
-        model = self._model
-        model.image_encoder = torch.compile(model.image_encoder, backend=backend, dynamic=False)
-        self._decoder.compile(backend)
+        encoder = self._model.image_encoder
+        encoder.forward = options.compile(encoder.forward)
+        self._decoder.compile(options)
 
     @classmethod
     def load(

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ntt_ray.models.compilation import CompileOptions
 from ntt_ray.models.protocols import Proposals
 from ntt_ray.models.sam2_folding import (
     DecoderWeights,
@@ -116,10 +117,13 @@ class PointDecoder:
         self.points_per_step = points_per_step
         self._transform, self._upscale = transform, upscale
 
-    def compile(self, backend: str = "inductor") -> None:
-        """Compile the two functions that take the time; survivors vary in number, points do not."""
-        self._transform = torch.compile(transform, backend=backend, dynamic=False)
-        self._upscale = torch.compile(upscale, backend=backend, dynamic=True)
+    def compile(self, options: CompileOptions) -> None:
+        """Compile the two functions that take the time; survivors vary in number, points do not.
+
+        What varies in number is never captured as a CUDA graph: each number would be a new one.
+        """
+        self._transform = options.compile(transform)
+        self._upscale = torch.compile(upscale, backend=options.backend, dynamic=True)
 
     @torch.inference_mode()
     def decode(self, features: Sam2Features, min_predicted_iou: float) -> tuple[Proposals, Tensor]:

@@ -200,6 +200,9 @@ def head_products(query: Tensor, maps: Tensor) -> Tensor:
     b, t, heads, _ = query.shape
     if not _one_product_per_head(query):
         return torch.mm(_block_diagonal(query), maps.flatten(0, 1)).view(b, t, heads, -1)
+    if torch.compiler.is_compiling():  # the compiler loses the strides of what is written below
+        products = torch.bmm(_by_head(query), maps).transpose(0, 1).contiguous()
+        return products.view(b, t, heads, -1)
     products = query.new_empty(b, t, heads, maps.shape[-1])
     products.view(b * t, heads, -1).transpose(0, 1).baddbmm_(_by_head(query), maps, beta=0)
     return products
@@ -208,7 +211,9 @@ def head_products(query: Tensor, maps: Tensor) -> Tensor:
 def add_head_products_(target: Tensor, query: Tensor, maps: Tensor) -> Tensor:
     """`head_products`, added to ``target (b, T, H, n)`` in place."""
     b, t, heads, _ = query.shape
-    if _one_product_per_head(query):
+    if torch.compiler.is_compiling():
+        target += head_products(query, maps)
+    elif _one_product_per_head(query):
         target.view(b * t, heads, -1).transpose(0, 1).baddbmm_(_by_head(query), maps)
     else:
         target.view(b * t * heads, -1).addmm_(_block_diagonal(query), maps.flatten(0, 1))

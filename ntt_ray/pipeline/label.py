@@ -102,6 +102,8 @@ class LabelActor:
         job, on_cpu = self._job, self._job.models.device == "cpu"
         if on_cpu:
             torch.set_num_threads(1)  # results must not depend on the machine's cores
+        else:
+            torch.backends.cudnn.allow_tf32 = False  # fp32 means float32, in convolutions too
         labeler = Labeler(
             job.models.load_encoder(),
             job.models.load_proposer(job.points_per_side),

@@ -14,6 +14,7 @@ from ntt_ray.storage import Storage
 if TYPE_CHECKING:
     import torch
 
+    from ntt_ray.models.compilation import CompileOptions
     from ntt_ray.models.dinov2 import Dinov2Encoder, VitDimensions
     from ntt_ray.models.sam2 import Sam2Proposer
 
@@ -67,6 +68,11 @@ class ModelSpec:
 
         return torch.bfloat16 if self.precision == "bf16" else torch.float32
 
+    def _compile_options(self) -> CompileOptions:
+        from ntt_ray.models.compilation import CompileOptions
+
+        return CompileOptions(cuda_graphs=self.settings.compile == "cuda-graphs")
+
     def load_encoder(self) -> Dinov2Encoder:
         """The encoder, ready to run."""
         from ntt_ray.models.dinov2 import Dinov2Encoder
@@ -80,7 +86,7 @@ class ModelSpec:
             dtype=self._dtype(),
         )
         if self.settings.compile:
-            encoder.compile()
+            encoder.compile(self._compile_options())
         return encoder
 
     def load_proposer(self, points_per_side: int) -> Sam2Proposer:
@@ -97,7 +103,7 @@ class ModelSpec:
             dtype=self._dtype(),
         )
         if self.settings.compile:
-            proposer.compile()
+            proposer.compile(self._compile_options())
         return proposer
 
     def checked_digests(self) -> dict[str, str]:

@@ -6,8 +6,9 @@ It knows the journal and the labeller; it does not know Ray.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,13 +17,29 @@ from ntt_ray.errors import ImageError, LabelError
 from ntt_ray.images import RgbImage, decode_image, resize_square
 from ntt_ray.labeler import Labeler
 from ntt_ray.pipeline.journal import UnitJournal
-from ntt_ray.records import FetchedImage, ImageLabels
+from ntt_ray.records import Detection, FetchedImage, ImageLabels
 from ntt_ray.storage import Storage
 
 logger = logging.getLogger(__name__)
 
 JOURNAL_STEP = 32  # images noted at once before they are taken up
 MIN_POINTS_PER_STEP = 32
+
+
+_Decoded = tuple[RgbImage, tuple[int, int]]  # at the proposer's size; height and width before
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A step whose masks are found, and whose RLE strings are being made.
+
+    Attributes:
+        failed: reasons, by position in the unit.
+        found: size (height, width) and what will be the detections, by position.
+    """
+
+    failed: Mapping[int, str]
+    found: Mapping[int, tuple[tuple[int, int], Future[tuple[Detection, ...]]]]
 
 
 class UnitLabeler:
@@ -84,19 +101,22 @@ class UnitLabeler:
             position: self._pool.submit(self._decode, images[position]) for position in group
         }
         rows: dict[int, ImageLabels] = {}
+        begun: list[_Begun] = []
         start = 0
         while start < len(group):
             places = group[start : start + self.images_per_step]
             step = {position: _image(decoded[position]) for position in places}
             try:
-                rows |= self._label_step(shard_id, images, step)
+                begun.append(self._begin_step(shard_id, images, step))
             except torch.OutOfMemoryError as error:
                 self._shrink(shard_id, error)
                 continue
+            if len(begun) > 1:  # its RLE strings were made while this step was computed
+                rows |= self._rows(shard_id, images, begun.pop(0))
             for position in places:
                 del decoded[position]
             start += len(places)
-        return rows
+        return rows | self._rows(shard_id, images, begun.pop())
 
     def _shrink(self, shard_id: int, error: torch.OutOfMemoryError) -> None:
         """Halve the points, then the images, of a step, and stay there."""
@@ -115,46 +135,42 @@ class UnitLabeler:
             self.images_per_step,
         )
 
-    def _label_step(
-        self,
-        shard_id: int,
-        images: Sequence[FetchedImage],
-        step: dict[int, tuple[RgbImage, tuple[int, int]] | ImageError],
-    ) -> dict[int, ImageLabels]:
-        rows = {
-            position: ImageLabels.failed(images[position].entry, str(found))
-            for position, found in step.items()
-            if isinstance(found, ImageError)
-        }
+    def _begin_step(
+        self, shard_id: int, images: Sequence[FetchedImage], step: dict[int, _Decoded | ImageError]
+    ) -> _Begun:
+        failed = {p: str(found) for p, found in step.items() if isinstance(found, ImageError)}
         good = {p: found for p, found in step.items() if not isinstance(found, ImageError)}
         if not good:
-            return rows
+            return _Begun(failed, {})
         inputs = self._inputs(list(step), good)
         sizes = [good[p][1] if p in good else None for p in step]
         try:
-            found = self._labeler.label_inputs(inputs, sizes)
+            found = dict(zip(step, self._labeler.begin(inputs, sizes), strict=True))
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
-            names = ", ".join(f"{images[p].entry.file_name}" for p in good)
-            raise LabelError(
-                f"unit {shard_id}, image {names}: {type(error).__name__}: {error}"
-            ) from error
-        for position, detections in zip(step, found, strict=True):
-            if position in good:
-                size_hw = good[position][1]
-                rows[position] = ImageLabels.labelled(images[position].entry, size_hw, detections)
+            raise _named(shard_id, [images[p] for p in good], error) from error
+        return _Begun(failed, {p: (size_hw, found[p]) for p, (_, size_hw) in good.items()})
+
+    def _rows(
+        self, shard_id: int, images: Sequence[FetchedImage], begun: _Begun
+    ) -> dict[int, ImageLabels]:
+        rows = {p: ImageLabels.failed(images[p].entry, why) for p, why in begun.failed.items()}
+        for position, (size_hw, found) in begun.found.items():
+            image = images[position]
+            try:
+                rows[position] = ImageLabels.labelled(image.entry, size_hw, found.result())
+            except Exception as error:
+                raise _named(shard_id, [image], error) from error
         return rows
 
-    def _inputs(
-        self, places: Sequence[int], good: dict[int, tuple[RgbImage, tuple[int, int]]]
-    ) -> list[RgbImage]:
+    def _inputs(self, places: Sequence[int], good: dict[int, _Decoded]) -> list[RgbImage]:
         side = self._labeler.proposer.image_size
         black = np.zeros((side, side, 3), dtype=np.uint8)
         filled = [good[p][0] if p in good else black for p in places]
         return filled + [black] * (self.images_per_step - len(filled))
 
-    def _decode(self, image: FetchedImage) -> tuple[RgbImage, tuple[int, int]]:
+    def _decode(self, image: FetchedImage) -> _Decoded:
         """The image at the proposer's size, and its own size."""
         if image.data is None:
             raise ImageError(image.error or "not fetched")
@@ -163,9 +179,12 @@ class UnitLabeler:
         return resize_square(image_rgb, self._labeler.proposer.image_size), (height, width)
 
 
-def _image(
-    future: Future[tuple[RgbImage, tuple[int, int]]],
-) -> tuple[RgbImage, tuple[int, int]] | ImageError:
+def _named(shard_id: int, images: Sequence[FetchedImage], error: Exception) -> LabelError:
+    names = ", ".join(image.entry.file_name for image in images)
+    return LabelError(f"unit {shard_id}, image {names}: {type(error).__name__}: {error}")
+
+
+def _image(future: Future[_Decoded]) -> _Decoded | ImageError:
     try:
         return future.result()
     except ImageError as error:
