@@ -11,7 +11,9 @@ It does not know images, classes or files.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
 import numpy as np
@@ -19,6 +21,7 @@ import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
 BoolMask = npt.NDArray[np.bool_]
+MAX_DIGITS = 6  # of a number in a compressed RLE: 30 bits, more than any image has pixels
 
 
 class Rle(TypedDict):
@@ -159,40 +162,144 @@ def _rle_to_rle(segmentation: dict[str, Any], height: int, width: int) -> Rle:
         return _from_coco(coco_mask.frPyObjects(whole, height, width))
     if not isinstance(counts, str) or not counts.isascii():
         raise ValueError("has an RLE whose counts are neither a list nor an ASCII string")
-    total = sum(_compressed_counts(counts))
-    if total != height * width:
-        raise ValueError(f"has an RLE of {total} pixels, not {height} x {width}")
+    problem = measure_rles([counts], [height], [width]).problems.get(0)
+    if problem is not None:
+        raise ValueError(f"has an RLE {problem}")
     return {"size": [height, width], "counts": counts}
 
 
-def _compressed_counts(counts: str) -> list[int]:
-    """Run lengths of COCO's compressed string (maskApi.c, rleFrString).
+@dataclass(frozen=True)
+class RleFigures:
+    """What n compressed RLEs say, found without decoding them.
+
+    Attributes:
+        areas: ``(n,)`` int64, pixels of each mask.
+        boxes_xywh: ``(n, 4)`` int64, the tight boxes in pixels; zero where a mask is empty.
+        problems: why an RLE is not one, by its position; its area and box mean nothing.
+    """
+
+    areas: npt.NDArray[np.int64]
+    boxes_xywh: npt.NDArray[np.int64]
+    problems: Mapping[int, str]
+
+
+def measure_rles(
+    counts: Sequence[str], heights: Sequence[int], widths: Sequence[int]
+) -> RleFigures:
+    """Check compressed RLEs of any origin and measure them, all at once.
 
     Needed because pycocotools reads a damaged string past its end instead of refusing it.
+
+    Args:
+        counts: ``counts`` of n RLEs.
+        heights: of each mask in pixels.
+        widths: of each mask in pixels.
     """
-    runs: list[int] = []
-    position = 0
-    while position < len(counts):
-        value = shift = 0
-        more = True
-        while more:
-            if position >= len(counts):
-                raise ValueError("has an RLE whose counts end in the middle of a number")
-            code = ord(counts[position]) - 48
-            if not 0 <= code < 64:
-                raise ValueError(f"has an RLE with the invalid character {counts[position]!r}")
-            value |= (code & 0x1F) << (5 * shift)
-            more = bool(code & 0x20)
-            position += 1
-            shift += 1
-            if not more and code & 0x10:
-                value |= -1 << (5 * shift)
-        if len(runs) > 2:
-            value += runs[-2]
-        if value < 0:
-            raise ValueError("has an RLE with a negative run")
-        runs.append(value)
-    return runs
+    runs = _Runs.parse(counts)
+    height = np.asarray(heights, dtype=np.int64)
+    pixels = height * np.asarray(widths, dtype=np.int64)
+    problems = dict(runs.problems)
+    ends = runs.per_mask_cumsum(runs.lengths)
+    totals = _sums(runs.mask, runs.lengths, len(counts))
+    for index in np.unique(runs.mask[runs.lengths < 0]):
+        problems.setdefault(int(index), "with a negative run")
+    for index in np.flatnonzero(totals != pixels).tolist():
+        text = f"of {totals[index]} pixels, not {heights[index]} x {widths[index]}"
+        problems.setdefault(index, text)
+    filled = (runs.position % 2 == 1) & (runs.lengths > 0)
+    filled &= ~np.isin(runs.mask, list(problems))
+    mask, length, end = runs.mask[filled], runs.lengths[filled], ends[filled]
+    boxes = _boxes(mask, end - length, end - 1, height)
+    return RleFigures(_sums(mask, length, len(counts)), boxes, problems)
+
+
+@dataclass(frozen=True)
+class _Runs:
+    """The runs of many RLEs one behind the other; even positions are outside, odd ones inside."""
+
+    mask: npt.NDArray[np.int64]
+    position: npt.NDArray[np.int64]
+    lengths: npt.NDArray[np.int64]
+    problems: Mapping[int, str]
+
+    @classmethod
+    def parse(cls, counts: Sequence[str]) -> _Runs:
+        """Read COCO's compressed strings (maskApi.c, rleFrString).
+
+        A number has 5 bits a character, lowest first, with a flag for more to come; from the
+        fourth on, numbers are differences from the number two before.
+        """
+        problems: dict[int, str] = {}
+        sound = [_checked_text(text, i, problems) for i, text in enumerate(counts)]
+        codes = np.frombuffer("".join(sound).encode("ascii"), dtype=np.uint8).astype(np.int64) - 48
+        owner = np.repeat(np.arange(len(counts)), [len(text) for text in sound])
+        last = np.flatnonzero(codes & 0x20 == 0)
+        size = np.diff(last, prepend=-1)
+        digit = np.arange(len(codes)) - np.repeat(last - size + 1, size)
+        bits = (codes & 0x1F) << (5 * digit)
+        mask = owner[last]
+        values = np.add.reduceat(bits, last - size + 1) if len(last) else bits
+        values -= ((codes[last] & 0x10) != 0) * (1 << (5 * size))
+        position = np.arange(len(mask)) - np.searchsorted(mask, np.arange(len(counts)))[mask]
+        plain = cls(mask, position, values, problems)
+        odd = plain.per_mask_cumsum(np.where(position % 2 == 1, values, 0))
+        even = plain.per_mask_cumsum(np.where((position % 2 == 0) & (position > 0), values, 0))
+        lengths = np.where(position % 2 == 1, odd, np.where(position > 0, even, values))
+        return replace(plain, lengths=lengths)
+
+    def per_mask_cumsum(self, values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Running sums that begin anew with every mask."""
+        sums = np.cumsum(values)
+        first = np.arange(len(values)) - self.position
+        return np.asarray(sums - (sums - values)[first])
+
+
+_NUMBER = f"[P-o]{{0,{MAX_DIGITS - 1}}}[0-O]"
+_COUNTS = re.compile(f"(?:{_NUMBER})+")
+
+
+def _checked_text(counts: str, index: int, problems: dict[int, str]) -> str:
+    """The string if it is made of whole numbers; else nothing, and the reason is noted."""
+    if _COUNTS.fullmatch(counts):
+        return counts
+    odd = re.search("[^0-o]", counts)
+    if odd:
+        problems[index] = f"with the invalid character {odd[0]!r}"
+    elif not counts:
+        problems[index] = "without counts"
+    elif counts[-1] >= "P":
+        problems[index] = "whose counts end in the middle of a number"
+    else:
+        problems[index] = f"with a number of more than {MAX_DIGITS} characters"
+    return ""
+
+
+def _boxes(
+    mask: npt.NDArray[np.int64],
+    first: npt.NDArray[np.int64],
+    last: npt.NDArray[np.int64],
+    height: npt.NDArray[np.int64],
+) -> npt.NDArray[np.int64]:
+    """Tight boxes ``(n, 4)`` of runs from `first` to `last`, column-major positions, inclusive."""
+    rows = height[mask]
+    left, right = first // rows, last // rows
+    whole = right > left  # such a run touches the lower and the upper edge
+    top, bottom = np.where(whole, 0, first % rows), np.where(whole, rows - 1, last % rows)
+    low = np.full((len(height), 2), np.iinfo(np.int64).max)
+    high = np.full((len(height), 2), -1)
+    for axis, (start, end) in enumerate(((left, right), (top, bottom))):
+        np.minimum.at(low[:, axis], mask, start)
+        np.maximum.at(high[:, axis], mask, end)
+    boxes = np.concatenate((low, high - low + 1), axis=1)
+    boxes[high[:, 0] < 0] = 0
+    return boxes
+
+
+def _sums(
+    group: npt.NDArray[np.int64], values: npt.NDArray[np.int64], groups: int
+) -> npt.NDArray[np.int64]:
+    """Sum of the values of each group, exact below 2^53."""
+    return np.bincount(group, weights=values, minlength=groups).astype(np.int64)
 
 
 def _checked_polygon(polygon: Any) -> list[float]:

@@ -176,12 +176,15 @@ class Storage:
         with _retried(open_it, f"opening {redact(uri)}") as stream:
             yield stream
 
-    def list_files(self, prefix: str, suffixes: tuple[str, ...] = ()) -> list[str]:
+    def list_files(
+        self, prefix: str, suffixes: tuple[str, ...] = (), *, hidden: bool = False
+    ) -> list[str]:
         """Names of all objects below a prefix, relative to it, sorted.
 
         Args:
             prefix: a folder or key prefix; need not exist.
             suffixes: keep only names with one of these endings, compared in lower case.
+            hidden: keep hidden files and folders too.
 
         Returns:
             Relative names with ``/`` between parts. Hidden files and folders (a part that starts
@@ -200,7 +203,7 @@ class Storage:
         return sorted(
             name
             for name in names
-            if not any(part.startswith(".") for part in name.split("/"))
+            if (hidden or not any(part.startswith(".") for part in name.split("/")))
             and (not suffixes or name.lower().endswith(suffixes))
         )
 

@@ -38,7 +38,24 @@ def test_round_trip_of_random_masks(height, width, density, seed):
     np.testing.assert_array_equal(masks.decode_rle(rle), mask)
     # a compressed RLE is valid input too, and its runs add up
     assert masks.segmentation_to_rle(dict(rle), height, width) == rle
-    assert sum(masks._compressed_counts(rle["counts"])) == height * width
+    figures = masks.measure_rles([rle["counts"]], [height], [width])
+    assert not figures.problems
+    assert figures.areas[0] == masks.rle_area(rle)
+    assert figures.boxes_xywh[0].tolist() == masks.rle_bbox_xywh(rle)
+
+
+def test_many_rles_are_measured_like_one_by_one():
+    shapes = [(mask.shape, masks.encode_mask(mask)["counts"]) for mask, _, _ in CASES.values()]
+    heights, widths = [h for (h, _), _ in shapes], [w for (_, w), _ in shapes]
+    texts = [counts for _, counts in shapes]
+    texts[2] = "o"  # a damaged one in the middle changes nothing for its neighbours
+    figures = masks.measure_rles(texts, heights, widths)
+    assert figures.problems == {2: "whose counts end in the middle of a number"}
+    for index, (_, area, box) in enumerate(CASES.values()):
+        if index != 2:
+            assert figures.areas[index] == area
+            assert figures.boxes_xywh[index].tolist() == box
+    assert masks.measure_rles([], [], []).areas.shape == (0,)
 
 
 @settings(max_examples=80, deadline=None)
@@ -77,8 +94,9 @@ def test_segmentation_forms_agree():
     polygon = [[1.0, 1.0, 5.0, 1.0, 5.0, 4.0, 1.0, 4.0]]
     from_polygon = masks.segmentation_to_rle(polygon, 6, 8)
     assert masks.rle_area(from_polygon) == 12
-    runs = masks._compressed_counts(from_polygon["counts"])
+    runs = [7, 3, 3, 3, 3, 3, 3, 3, 20]  # 7 pixels before the first, then columns of 3
     assert masks.segmentation_to_rle({"size": [6, 8], "counts": runs}, 6, 8) == from_polygon
+    assert masks.segmentation_to_rle(dict(from_polygon), 6, 8) == from_polygon
 
 
 BAD = {
@@ -94,6 +112,9 @@ BAD = {
     "string too short": ({"size": [6, 8], "counts": "11"}, "pixels"),
     "string cut off": ({"size": [6, 8], "counts": "o"}, "middle of a number"),
     "string with odd character": ({"size": [6, 8], "counts": "\x7f"}, "invalid character"),
+    "string with a number too long": ({"size": [6, 8], "counts": "PPPPPPP0"}, "more than 6"),
+    "string with a negative run": ({"size": [6, 8], "counts": "`1O"}, "negative run"),
+    "empty string": ({"size": [6, 8], "counts": ""}, "without counts"),
     "no counts": ({"size": [6, 8]}, "neither"),
 }
 

@@ -7,7 +7,12 @@ from ntt_ray.pipeline import record
 from ntt_ray.records import ClassLabel
 from ntt_ray.storage import Storage
 
-IDENTITY = {"manifest": "m", "method": {"nms_iou": 0.5, "points_per_side": 32}, "models": {}}
+IDENTITY = {
+    "manifest": "m",
+    "bank": "a",
+    "method": {"nms_iou": 0.5, "points_per_side": 32},
+    "models": {"encoder": {"checkpoint": "e"}, "proposer": {"checkpoint": "p"}},
+}
 
 
 def _record():
@@ -40,10 +45,19 @@ def test_differences_are_listed_by_path():
     with pytest.raises(OutputMismatchError) as caught:
         record.check_same_run(_record(), other, "/out")
     assert caught.value.problems == (
-        "bank: None there, 'b' here",
+        "bank: 'a' there, 'b' here",
         "method.nms_iou: 0.5 there, 0.6 here",
     )
     assert caught.value.exit_status == 2
+
+
+def test_damaged_records_are_named(tmp_path):
+    damaged = {**_record(), "plan": {"units": 10**9}, "classes": [{"id": "3"}], "versions": None}
+    (tmp_path / record.FILE).write_text(json.dumps(damaged))
+    with pytest.raises(InputError, match="a damaged run record") as caught:
+        record.read_record(str(tmp_path), Storage())
+    for text in ("plan.units is not in", "plan.images is not int", "classes.0", "versions is not"):
+        assert text in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", json.dumps({"format_version": 99})])

@@ -73,7 +73,8 @@ def bank(
 ) -> None:
     """Build the memory bank from the references and write it to OUTPUT/bank.safetensors."""
     settings = start(config, overrides, dry_run, verbose)
-    from ntt_ray.pipeline.run import BANK_FILE, build_run_bank
+    from ntt_ray.pipeline.record import BANK_FILE
+    from ntt_ray.pipeline.run import build_run_bank
 
     built = build_run_bank(settings)
     for label, shots in zip(built.classes, built.shots.tolist(), strict=True):

@@ -12,6 +12,7 @@ from ntt_ray import storage
 from ntt_ray.config import Config
 from ntt_ray.errors import InputError, RunIncompleteError
 from ntt_ray.outputs.coco import RESULTS_FILE, MergeCounts, merge_shards
+from ntt_ray.outputs.merge_record import MergeRecord, stretches, write_merge_record
 from ntt_ray.outputs.shards import existing_shards
 from ntt_ray.pipeline import manifest as manifest_file
 from ntt_ray.pipeline import record as run_record
@@ -40,19 +41,28 @@ def merge(config: Config, *, partial: bool = False) -> tuple[list[str], MergeCou
             f"{len(missing)} of {len(units)} shards are missing: {_shown(missing)}. Label the rest "
             "with the same command, or merge what is there with --partial"
         )
-    info = _info(recorded)
-    if missing:
-        info["partial"] = f"{len(missing)} of {len(units)} shards are missing"
-    return merge_shards(
+    merged = [unit for unit in units if unit in existing]
+    settings = config.merge
+    names, counts = merge_shards(
         config.output,
-        [unit for unit in units if unit in existing],
+        merged,
         store,
         classes=run_record.record_classes(recorded),
-        info=info,
-        min_score=config.merge.min_score,
-        profiles=config.merge.profiles,
-        images_per_file=config.merge.images_per_file,
+        info=merge_info(recorded, len(missing)),
+        min_score=settings.min_score,
+        profiles=settings.profiles,
+        images_per_file=settings.images_per_file,
     )
+    record = MergeRecord(
+        recorded["labels_hash"],
+        settings.min_score,
+        settings.profiles,
+        settings.images_per_file,
+        stretches(merged),
+        tuple(names),
+    )
+    write_merge_record(config.output, record, store)
+    return names, counts
 
 
 def evaluate_run(config: Config) -> dict[str, Any]:
@@ -124,9 +134,16 @@ def _record(config: Config, store: Storage) -> dict[str, Any]:
     return recorded
 
 
-def _info(recorded: dict[str, Any]) -> dict[str, Any]:
-    """The ``info`` block: provenance without clocks, so that merging again gives the same bytes."""
+def merge_info(recorded: dict[str, Any], missing: int) -> dict[str, Any]:
+    """The ``info`` block: provenance without clocks, so that merging again gives the same bytes.
+
+    Args:
+        recorded: the run record.
+        missing: shards that were not there to be merged.
+    """
     identity = recorded["identity"]
+    units = recorded["plan"]["units"]
+    partial = {"partial": f"{missing} of {units} shards are missing"} if missing else {}
     return {
         "description": "Instance masks proposed by ntt-ray from annotated references",
         "version": recorded["versions"].get("ntt-ray", ""),
@@ -134,6 +151,7 @@ def _info(recorded: dict[str, Any]) -> dict[str, Any]:
         "bank": identity["bank"],
         "models": identity["models"],
         "method": identity["method"],
+        **partial,
     }
 
 

@@ -20,7 +20,23 @@ from ntt_ray.records import ClassLabel
 from ntt_ray.storage import Storage
 
 FILE = "run.json"
+BANK_FILE = "bank.safetensors"
 FORMAT_VERSION = 1
+MAX_UNITS = 10_000_000  # more is no plan of ours
+_FIELDS = {  # what this package reads of a record
+    "labels_hash": str,
+    "identity": dict,
+    "identity.manifest": str,
+    "identity.bank": str,
+    "identity.models": dict,
+    "identity.models.encoder.checkpoint": str,
+    "identity.models.proposer.checkpoint": str,
+    "identity.method": dict,
+    "classes": list,
+    "plan.units": int,
+    "plan.images": int,
+    "versions": dict,
+}
 _PACKAGES = (
     "ntt-ray",
     "ray",
@@ -38,6 +54,17 @@ _PACKAGES = (
 def labels_hash(identity: Mapping[str, Any]) -> str:
     """SHA-256 over everything that can change labels, in hex."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def provenance(identity: Mapping[str, Any]) -> dict[str, str]:
+    """What every shard of the run carries, so that one of another run is found."""
+    models = identity["models"]
+    return {
+        "labels_hash": labels_hash(identity),
+        "bank_digest": identity["bank"],
+        "encoder_digest": models["encoder"]["checkpoint"],
+        "proposer_digest": models["proposer"]["checkpoint"],
+    }
 
 
 def make_record(
@@ -80,11 +107,35 @@ def read_record(output: str, store: Storage) -> dict[str, Any] | None:
         record = json.loads(store.read_bytes(uri))
     except FileNotFoundError:
         return None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{storage.redact(uri)}: not a run record ({error})") from None
     if not isinstance(record, dict) or record.get("format_version") != FORMAT_VERSION:
         raise InputError(f"{storage.redact(uri)}: not a run record of format {FORMAT_VERSION}")
+    if problems := _damages(record):
+        text = f"{storage.redact(uri)}: a damaged run record: {'; '.join(problems)}"
+        raise InputError(f"{text}. Restore it, or choose another output")
     return record
+
+
+def _damages(record: Mapping[str, Any]) -> list[str]:
+    """Fields that are missing or of another type, by dotted path."""
+    problems = []
+    for path, kind in _FIELDS.items():
+        value: Any = record
+        for key in path.split("."):
+            value = value.get(key) if isinstance(value, dict) else None
+        if type(value) is not kind:
+            problems.append(f"{path} is not {kind.__name__}")
+    plan = record.get("plan")
+    units = plan.get("units") if isinstance(plan, dict) else None
+    if isinstance(units, int) and not 0 <= units <= MAX_UNITS:
+        problems.append(f"plan.units is not in 0 to {MAX_UNITS}")
+    classes = record.get("classes")
+    for position, item in enumerate(classes if isinstance(classes, list) else ()):
+        fields = item if isinstance(item, dict) else {}
+        if type(fields.get("id")) is not int or not isinstance(fields.get("name"), str):
+            problems.append(f"classes.{position} has no id and name")
+    return problems
 
 
 def write_record(output: str, record: Mapping[str, Any], store: Storage) -> None:

@@ -24,6 +24,7 @@ from ntt_ray.pipeline import record as run_record
 from ntt_ray.pipeline.label import label_units
 from ntt_ray.pipeline.lock import RunLock
 from ntt_ray.pipeline.models import ModelSpec
+from ntt_ray.pipeline.record import BANK_FILE
 from ntt_ray.pipeline.resources import Resources, connect, decide
 from ntt_ray.pipeline.stages import LabelJob, UnitDone
 from ntt_ray.records import MatchSettings, ReferenceSet
@@ -31,8 +32,6 @@ from ntt_ray.references.dataset import check_images, load_references
 from ntt_ray.storage import Storage
 
 logger = logging.getLogger(__name__)
-
-BANK_FILE = "bank.safetensors"
 
 
 @dataclass(frozen=True)
@@ -183,12 +182,7 @@ def _prepare(
         image_timeout_s=config.job.image_timeout_s,
         decode_threads=max(1, round(resources.cpus_per_actor)),
         run_token=token,
-        provenance={
-            "labels_hash": run_record.labels_hash(identity),
-            "bank_digest": identity["bank"],
-            "encoder_digest": digests["encoder"],
-            "proposer_digest": digests["proposer"],
-        },
+        provenance=run_record.provenance(identity),
     )
     todo = tuple(unit for unit in range(len(sizes)) if unit not in done)
     return Prepared(job, bank, todo, tuple(sizes), resources)
