@@ -220,6 +220,26 @@ class Storage:
 
         _retried(publish, f"writing {redact(uri)}")
 
+    def publish_new(self, uri: str, data: bytes) -> bool:
+        """Write an object, whole, where there is none; whether that was done.
+
+        One writer wins on a local disk and on stores with conditional writes (S3, Google). A store
+        that ignores the condition writes over what is there and lets every writer win.
+        """
+
+        def create() -> bool:
+            fs, path = self._open_fs(uri)
+            try:
+                if isinstance(fs, LocalFileSystem):
+                    _link_new(Path(path), data)
+                else:
+                    _put_new(fs, path, data)
+            except FileExistsError:
+                return False
+            return True
+
+        return _retried(create, f"writing {redact(uri)}")
+
     def publish_stream(self, uri: str, chunks: Iterable[bytes]) -> None:
         """Write an object from pieces in constant memory; it appears whole or not at all.
 
@@ -285,6 +305,37 @@ def _local_publishing(target: Path) -> Iterator[Path]:
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _link_new(target: Path, data: bytes) -> None:
+    """Create a file with its content in one step; `FileExistsError` when there is one."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name[:100]}.{uuid.uuid4().hex[:12]}.tmp")
+    try:
+        temporary.write_bytes(data)
+        try:
+            os.link(temporary, target)
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without hard links
+            with target.open("xb") as stream:
+                stream.write(data)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _put_new(fs: Any, path: str, data: bytes) -> None:
+    """A PUT on the condition that nothing is there; without it where the store knows none."""
+    try:
+        fs.pipe_file(path, data, mode="create")
+    except FileExistsError:
+        raise
+    except (TypeError, ValueError, NotImplementedError):
+        fs.pipe_file(path, data)
+    except OSError as error:
+        if "NotImplemented" not in str(error):
+            raise
+        fs.pipe_file(path, data)
 
 
 def _retried(action: Callable[[], T], what: str) -> T:

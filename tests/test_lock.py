@@ -3,6 +3,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -50,6 +51,62 @@ def test_stale_locks_are_taken_over(tmp_path):
         _write(tmp_path, **holder)
         with RunLock(str(tmp_path), Storage()) as lock:
             assert json.loads((tmp_path / lock_module.FILE).read_text())["token"] == lock.token
+
+
+def test_a_claim_left_by_a_dead_driver_is_no_obstacle(tmp_path):
+    dead = {"host": socket.gethostname(), "pid": _dead_pid()}
+    _write(tmp_path, **dead)
+    os.link(tmp_path / lock_module.FILE, tmp_path / lock_module.CLAIM_FILE)
+    with RunLock(str(tmp_path), Storage()) as lock:
+        assert json.loads((tmp_path / lock_module.FILE).read_text())["token"] == lock.token
+    assert not list(tmp_path.iterdir())
+
+
+def test_who_found_a_lock_stale_too_late_is_refused(tmp_path):
+    stale = {"token": "dead", "heartbeat": 0}
+    _write(tmp_path, token="quicker")
+    with pytest.raises(OutputLockedError, match="at the same moment"):
+        RunLock(str(tmp_path), Storage())._take_over(stale)
+    assert json.loads((tmp_path / lock_module.FILE).read_text())["token"] == "quicker"
+
+
+class _WritesOver(Storage):
+    """A store without conditional writes."""
+
+    def publish_new(self, uri, data):
+        self.publish_bytes(uri, data)
+        return True
+
+
+@pytest.mark.parametrize("stale", [False, True], ids=["fresh", "stale"])
+@pytest.mark.parametrize("store", [Storage(), _WritesOver()], ids=["conditional", "writes over"])
+def test_one_of_many_drivers_wins(tmp_path, monkeypatch, store, stale):
+    monkeypatch.setattr(lock_module, "SETTLE_S", 0.3)
+    monkeypatch.setattr(lock_module, "_is_stale", lambda holder: holder["host"] == "elsewhere")
+    for number in range(5):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        if stale:
+            _write(folder)
+        won, barrier = [], threading.Barrier(8)
+
+        def drive(folder=folder, won=won, barrier=barrier):
+            lock = RunLock(str(folder), store)
+            barrier.wait()
+            try:
+                with lock:
+                    won.append(lock.token)
+                    barrier.wait()  # held until every other one was refused
+            except OutputLockedError:
+                barrier.wait()
+
+        drivers = [threading.Thread(target=drive) for _ in range(8)]
+        for driver in drivers:
+            driver.start()
+        for driver in drivers:
+            driver.join()
+        assert len(won) == 1
+        assert not list(folder.iterdir())
 
 
 def test_a_fresh_lock_of_another_machine_is_respected(tmp_path):

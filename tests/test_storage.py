@@ -1,3 +1,4 @@
+import errno
 import os
 
 import fsspec
@@ -76,6 +77,48 @@ def test_names_below_a_web_address_are_escaped():
     assert storage.below("s3://bucket/x", "a b#1?.png") == "s3://bucket/x/a b#1?.png"
     with pytest.raises(InputError, match="leads out of"):
         storage.below("https://host/x", "../y")
+
+
+def test_what_is_there_is_not_published_anew(prefix):
+    store = Storage()
+    assert store.publish_new(f"{prefix}/x.bin", b"one")
+    assert not store.publish_new(f"{prefix}/x.bin", b"two")
+    assert store.read_bytes(f"{prefix}/x.bin") == b"one"
+    assert store.list_files(prefix) == ["x.bin"]
+
+
+def test_publishing_anew_without_hard_links(tmp_path, monkeypatch):
+    def no_links(*_):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(storage.os, "link", no_links)
+    assert Storage().publish_new(str(tmp_path / "x.bin"), b"one")
+    assert not Storage().publish_new(str(tmp_path / "x.bin"), b"two")
+    assert [p.name for p in tmp_path.iterdir()] == ["x.bin"]
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        TypeError("unexpected keyword argument 'mode'"),
+        OSError("An error occurred (NotImplemented) when calling the PutObject operation"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_publishing_anew_without_conditional_writes(monkeypatch, refusal):
+    files = fsspec.filesystem("memory")
+    plain = files.pipe_file
+
+    def pipe_file(path, data, **options):
+        if options:
+            raise refusal
+        plain(path, data)
+
+    monkeypatch.setattr(files, "pipe_file", pipe_file)
+    assert Storage().publish_new("memory://bucket/x.bin", b"one")
+    assert Storage().publish_new("memory://bucket/x.bin", b"two")  # every writer wins
+    assert Storage().read_bytes("memory://bucket/x.bin") == b"two"
+    files.store.clear()
 
 
 def test_a_stream_is_published_whole_or_not_at_all(prefix):

@@ -1,7 +1,10 @@
 """One driver per output prefix: a lock object with a heartbeat in the prefix.
 
 A second driver is refused while the heartbeat is fresh. A stale lock is taken over: at once when
-its process is known to be dead (same machine), else after `STALE_S` without a heartbeat.
+its process is known to be dead (same machine), else after `STALE_S` without a heartbeat; the clocks
+of machines that share an output must agree to within a minute. Of drivers that start at the same
+moment one wins: it creates the lock where there was none. Taking over is the same with a second
+object, the claim. On a store that cannot refuse to write over an object, the last writer wins.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import threading
 import time
 import uuid
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 from ntt_ray import storage
 from ntt_ray.errors import NttRayError, OutputLockedError
@@ -23,8 +26,10 @@ from ntt_ray.storage import Storage
 logger = logging.getLogger(__name__)
 
 FILE = "driver.lock"
+CLAIM_FILE = "driver.lock.claim"
 HEARTBEAT_S = 15.0
 STALE_S = 90.0
+SETTLE_S = 2.0  # after which every driver that started at the same moment has written
 
 
 class RunLock:
@@ -39,27 +44,25 @@ class RunLock:
         self.token = uuid.uuid4().hex
         self.lost = threading.Event()
         self._uri = storage.join(output, FILE)
+        self._claim_uri = storage.join(output, CLAIM_FILE)
         self._store = store
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="run-lock", daemon=True)
 
     def __enter__(self) -> RunLock:
-        holder = self._read()
-        if holder is not None and not _is_stale(holder):
+        holder = self._read(self._uri)
+        if holder is None:
+            if not self._create(self._uri):
+                self._refuse_simultaneous()
+        elif _is_stale(holder):
+            self._take_over(holder)
+        else:
             age_s = max(0.0, time.time() - float(holder["heartbeat"]))
             raise OutputLockedError(
                 f"{storage.redact(self._uri)}: another driver is working on this output (process "
                 f"{holder.get('pid')} on {holder.get('host')}, heard of {age_s:.0f} s ago). Wait "
                 f"for it, or choose another output; a dead driver's lock is taken over after "
                 f"{STALE_S:.0f} s"
-            )
-        if holder is not None:
-            logger.warning("taking over the lock of a driver that ended without a word")
-        self._write()
-        winner = self._read()
-        if winner is None or winner.get("token") != self.token:
-            raise OutputLockedError(
-                f"{storage.redact(self._uri)}: another driver started at the same moment"
             )
         self._thread.start()
         return self
@@ -72,12 +75,7 @@ class RunLock:
     ) -> None:
         self._done.set()
         self._thread.join(timeout=HEARTBEAT_S)
-        try:
-            holder = self._read()
-            if holder is not None and holder.get("token") == self.token:
-                self._store.delete(self._uri)
-        except NttRayError as problem:
-            logger.warning("the lock could not be removed: %s", problem)
+        self._release(self._uri)
 
     def check(self) -> None:
         """Raise when the lock was lost."""
@@ -86,34 +84,74 @@ class RunLock:
                 f"{storage.redact(self._uri)}: another driver took over this output; stopping"
             )
 
+    def _take_over(self, dead: dict[str, Any]) -> None:
+        """Replace a stale lock; the claim keeps out whoever found it stale at the same moment."""
+        claim = self._read(self._claim_uri)
+        if claim is not None and _is_stale(claim):
+            self._store.delete(self._claim_uri)  # its driver died over it
+        if not self._create(self._claim_uri):
+            self._refuse_simultaneous()
+        try:
+            holder = self._read(self._uri)
+            if holder is not None and holder.get("token") != dead.get("token"):
+                self._refuse_simultaneous()
+            logger.warning("taking over the lock of a driver that ended without a word")
+            self._store.publish_bytes(self._uri, self._record())
+        finally:
+            self._release(self._claim_uri)
+
+    def _create(self, uri: str) -> bool:
+        """Write our record where there is none; whether ours is the one that stays."""
+        if self._store.publish_new(uri, self._record()) and self._store.publish_new(
+            uri, self._record()
+        ):
+            time.sleep(SETTLE_S)  # the second must be refused: this store lets every writer win
+        return self._is_ours(uri)
+
+    def _is_ours(self, uri: str) -> bool:
+        holder = self._read(uri)
+        return holder is not None and holder.get("token") == self.token
+
+    def _refuse_simultaneous(self) -> NoReturn:
+        raise OutputLockedError(
+            f"{storage.redact(self._uri)}: another driver started on this output at the same moment"
+        )
+
+    def _release(self, uri: str) -> None:
+        try:
+            if self._is_ours(uri):
+                self._store.delete(uri)
+        except NttRayError as problem:
+            logger.warning("the lock could not be removed: %s", problem)
+
     def _beat(self) -> None:
         while not self._done.wait(HEARTBEAT_S):
             try:
-                holder = self._read()
+                holder = self._read(self._uri)
                 if holder is not None and holder.get("token") != self.token:
                     self.lost.set()
                     return
-                self._write()
+                self._store.publish_bytes(self._uri, self._record())
             except NttRayError as problem:
                 logger.warning("heartbeat: %s", problem)
 
-    def _read(self) -> dict[str, Any] | None:
+    def _read(self, uri: str) -> dict[str, Any] | None:
         try:
-            holder = json.loads(self._store.read_bytes(self._uri))
+            holder = json.loads(self._store.read_bytes(uri))
         except FileNotFoundError:
             return None
         except ValueError:
             return {"heartbeat": 0}
         return holder if isinstance(holder, dict) else {"heartbeat": 0}
 
-    def _write(self) -> None:
+    def _record(self) -> bytes:
         record = {
             "token": self.token,
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "heartbeat": time.time(),
         }
-        self._store.publish_bytes(self._uri, json.dumps(record).encode())
+        return json.dumps(record).encode()
 
 
 def _is_stale(holder: dict[str, Any]) -> bool:

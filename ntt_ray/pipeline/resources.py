@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,12 +53,16 @@ def connect() -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if not ray.is_initialized():
         here = not os.environ.get("RAY_ADDRESS")
+        on_sigterm = signal.getsignal(signal.SIGTERM)
         ray.init(
             log_to_driver=False,
             logging_level=logging.ERROR,
             include_dashboard=False if here else None,
             _system_config=_LOCAL_SYSTEM if here else None,
         )
+        # Ray's own handler drains the node for up to half a minute before anything else ends
+        if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
