@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
+from PIL import Image
 
 from ntt_ray.cli import app
 from ntt_ray.errors import ReferencesError
@@ -81,3 +83,76 @@ def test_bad_arguments_end_with_status_2(tmp_path):
     assert done.returncode == 2
     assert "unknown class 'dogs'; did you mean 'dog'?" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def boxes(golden_config, tmp_path):
+    """The golden references without their masks but one, and a config that names them."""
+    block = golden_config["references"]
+    coco = json.loads(Path(block["annotations"]).read_text())
+    for annotation in coco["annotations"][1:]:
+        del annotation["segmentation"]
+    (tmp_path / "boxes.json").write_text(json.dumps(coco))
+    block["annotations"] = str(tmp_path / "boxes.json")
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(golden_config))
+    return coco
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_boxes_become_masks(boxes, golden_config, tmp_path, caplog):
+    output = tmp_path / "refs.json"
+    references("from-boxes", tmp_path / "config.yaml", "--output", output)
+    made = json.loads(output.read_text())
+    assert [a["id"] for a in made["annotations"]] == [a["id"] for a in boxes["annotations"]]
+    assert made["annotations"][0] == boxes["annotations"][0]  # had a mask
+    for annotation in made["annotations"][1:]:
+        attributes = annotation["attributes"]
+        assert attributes["mask_source"] in ("sam2", "box")
+        assert ("mask_note" in attributes) == (attributes["mask_source"] == "box")
+        kept = f"annotation {annotation['id']} in" in caplog.text
+        assert kept == (attributes["mask_source"] == "box")
+        assert annotation["area"] > 0
+    root = golden_config["references"]["image_root"]
+    assert len(parse_references(made, image_root=root).references) == len(boxes["annotations"])
+    page = output.with_suffix(".html").read_text()
+    assert page.count("<figure>") == len(boxes["annotations"])
+    assert "mask was given: 1" in page
+    # again, with the files named on the command line: the same bytes
+    other = tmp_path / "other" / "refs.json"
+    named = ("--annotations", tmp_path / "boxes.json", "--image-root", root)
+    references("from-boxes", tmp_path / "config.yaml", *named, "--output", other)
+    assert other.read_bytes() == output.read_bytes()
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_boxes_in_bad_images_are_all_named(boxes, golden_config, tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    first, second, *others = sorted({a["image_id"] for a in boxes["annotations"]})
+    names = {image["id"]: image["file_name"] for image in boxes["images"]}
+    (folder / names[first]).write_text("no image")
+    Image.new("RGB", (9, 9)).save(folder / names[second])
+    with pytest.raises(ReferencesError) as caught:
+        references(
+            "from-boxes", tmp_path / "config.yaml", "--image-root", folder,
+            "--annotations", tmp_path / "boxes.json", "--output", tmp_path / "refs.json",
+        )  # fmt: skip
+    text = str(caught.value)
+    assert f"{names[first]}: not an image" in text
+    assert f"{names[second]}: is 9 x 9 pixels, but the reference file says" in text
+    assert all(f"{names[other]}: there is no file" in text for other in others)
+    assert not (tmp_path / "refs.json").exists()
+
+
+def test_boxes_outside_their_image_are_refused(boxes, tmp_path):
+    boxes["annotations"][1]["bbox"] = [5000, 5, 10, 10]
+    boxes["annotations"][2]["bbox"] = [5, 5, 0.5, 10]
+    (tmp_path / "boxes.json").write_text(json.dumps(boxes))
+    done = run_command(
+        "references", "from-boxes", str(tmp_path / "config.yaml"), "--output", str(tmp_path / "x")
+    )
+    assert done.returncode == 2
+    assert "lies outside its image" in done.stderr
+    assert "is too tiny" in done.stderr

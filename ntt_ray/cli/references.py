@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping
 from enum import StrEnum
@@ -10,7 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from ntt_ray import storage
-from ntt_ray.cli.app import Verbose, app, say, start_logging
+from ntt_ray.cli.app import ConfigPath, Overrides, Verbose, app, say, start_logging
+from ntt_ray.config import load_config
 from ntt_ray.storage import Storage
 
 group = typer.Typer(
@@ -75,6 +77,56 @@ def sample(
         profile=profile.value,
     )
     _write(output, sampled, store)
+
+
+@group.command()
+def from_boxes(
+    config: ConfigPath,
+    output: OutputFile,
+    annotations: Annotated[
+        str | None,
+        typer.Option(
+            "--annotations", metavar="BOXES.json", help="COCO file; default: the config's."
+        ),
+    ] = None,
+    image_root: Annotated[
+        str | None,
+        typer.Option("--image-root", metavar="DIR", help="Of its images; default: the config's."),
+    ] = None,
+    overrides: Overrides = None,
+    verbose: Verbose = False,
+) -> None:
+    """Make masks of boxes with the config's SAM2; shots and classes of the config apply.
+
+    Writes a COCO file with a mask for each box and, beside it, a page with a picture of each. A box
+    that SAM2 finds no mask for stays as the mask and is marked. Masks that are there stay.
+
+    Example: ntt-ray references from-boxes my.yaml --annotations boxes.json --output refs.json
+    """
+    start_logging(verbose)
+    given = list(overrides or ())
+    if annotations is not None:
+        given += [_override("references.annotations", annotations), "bank=null"]
+        given += [_override("references.image_root", image_root)]
+    elif image_root is not None:
+        given += [_override("references.image_root", image_root)]
+    settings = load_config(config, given)
+    from ntt_ray.pipeline.box_masks import make_masks
+
+    coco, page = make_masks(settings)
+    store = Storage(settings.storage_options)
+    page_file = output.removesuffix(".json") + ".html"
+    store.publish_bytes(storage.absolute(page_file), page.encode("utf-8"))
+    _write(output, coco, store)
+    sources = Counter(a.get("attributes", {}).get("mask_source") for a in coco["annotations"])
+    say(
+        f"{sources['sam2']} masks by SAM2, {sources['box']} boxes kept as masks; "
+        f"look at {storage.redact(page_file)}"
+    )
+
+
+def _override(key: str, value: str | None) -> str:
+    return f"{key}={json.dumps(value)}"
 
 
 def _write(output: str, coco: Mapping[str, Any], store: Storage) -> None:

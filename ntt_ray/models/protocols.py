@@ -46,6 +46,26 @@ class Proposals:
         return Proposals(self.logits[index], self.predicted_iou[index], self.point_index[index])
 
 
+@dataclass(frozen=True, slots=True)
+class BoxCandidates:
+    """The masks SAM2 offers for one box.
+
+    Attributes:
+        logits: ``(N, h, w)`` float32, low-resolution mask logits; the first is SAM2's one answer to
+            the box, the others are its alternatives.
+        predicted_iou: ``(N,)`` float32, the model's own estimate of each mask's IoU, 0 to 1.
+    """
+
+    logits: Tensor
+    predicted_iou: Tensor
+
+    def __post_init__(self) -> None:
+        if self.logits.ndim != 3 or self.logits.dtype != torch.float32 or not len(self.logits):
+            raise ValueError(f"logits must be float32 (N, h, w), not {tuple(self.logits.shape)}")
+        if self.predicted_iou.shape != (len(self.logits),):
+            raise ValueError("predicted_iou needs one value per mask")
+
+
 class Encoder(Protocol):
     """Image to patch features (DINOv2)."""
 
@@ -73,6 +93,16 @@ class Proposer(Protocol):
 
         Proposals are given for the positions in `wanted` only; None wants all.
         """
+        ...
+
+
+class BoxPrompter(Protocol):
+    """Image and boxes to masks (SAM2)."""
+
+    image_size: int
+
+    def candidates(self, image: Tensor, boxes_xyxy: Tensor) -> list[BoxCandidates]:
+        """Image ``(3, S, S)`` and boxes ``(N, 4)`` in its pixels to the masks of each box."""
         ...
 
 

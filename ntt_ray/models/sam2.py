@@ -141,12 +141,7 @@ class Sam2Proposer:
         Args:
             images: ``(B, 3, S, S)`` float32 in about [0, 1].
         """
-        side = self.image_size
-        if tuple(images.shape[-2:]) != (side, side):
-            raise ValueError(f"SAM2 takes {side} x {side} images, not {tuple(images.shape)}")
-        inputs = normalize_imagenet(images.to(self.device)).to(self._dtype)
-        levels = self._model.forward_image(inputs)["backbone_fpn"]
-        return Sam2Features(embedding=levels[2], high_res_0=levels[0], high_res_1=levels[1])
+        return image_features(self._model, images.to(self.device), self._dtype)
 
     def predict(self, features: Sam2Features, min_predicted_iou: float) -> tuple[Proposals, Tensor]:
         """Decode every point of the grid for one image (METHOD 20 to 25).
@@ -170,6 +165,21 @@ class Sam2Proposer:
         features = self.encode_images(images)
         positions = range(len(images)) if wanted is None else wanted
         return [self.predict(features.image(i), min_predicted_iou)[0] for i in positions]
+
+
+def image_features(model: Any, images: Tensor, dtype: torch.dtype) -> Sam2Features:
+    """Run a model's image encoder.
+
+    Args:
+        model: a ``SAM2Base``.
+        images: ``(B, 3, S, S)`` float32 in about [0, 1], on the model's device.
+        dtype: the model's.
+    """
+    side = int(model.image_size)
+    if tuple(images.shape[-2:]) != (side, side):
+        raise ValueError(f"SAM2 takes {side} x {side} images, not {tuple(images.shape)}")
+    levels = model.forward_image(normalize_imagenet(images).to(dtype))["backbone_fpn"]
+    return Sam2Features(embedding=levels[2], high_res_0=levels[0], high_res_1=levels[1])
 
 
 def point_grid(image_size: int, points_per_side: int) -> Tensor:

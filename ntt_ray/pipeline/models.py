@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ntt_ray.models.compilation import CompileOptions
     from ntt_ray.models.dinov2 import Dinov2Encoder, VitDimensions
     from ntt_ray.models.sam2 import Sam2Proposer
+    from ntt_ray.models.sam2_boxes import Sam2BoxPrompter
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,18 @@ class ModelSpec:
         if self.settings.compile:
             proposer.compile(self._compile_options())
         return proposer
+
+    def load_box_prompter(self) -> Sam2BoxPrompter:
+        """The proposer's model, ready to be asked with boxes; always in float32."""
+        from ntt_ray.models.sam2_boxes import Sam2BoxPrompter
+
+        return Sam2BoxPrompter.load(
+            self.proposer_checkpoint(),
+            name=self.settings.proposer.name,
+            image_size=self.settings.proposer.image_size,
+            config=self._proposer_config(),
+            device=self.device,
+        )
 
     def checked_digests(self) -> dict[str, str]:
         """SHA-256 of both checkpoints, after both were found to fit their models (on the CPU).

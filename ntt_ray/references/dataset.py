@@ -137,16 +137,21 @@ def read_image(reference: Reference, store: Storage) -> RgbImage:
     Raises:
         ImageError: it cannot be decoded or has another size than the reference file says.
     """
-    return _decoded(reference, store.read_bytes(reference.image.uri))
+    return decode_sized(store.read_bytes(reference.image.uri), reference.size_hw)
 
 
-def _decoded(reference: Reference, data: bytes) -> RgbImage:
+def decode_sized(data: bytes, size_hw: tuple[int, int]) -> RgbImage:
+    """Decode an image and check that it has the size the reference file says.
+
+    Raises:
+        ImageError: it cannot be decoded or has another size.
+    """
     image_rgb = decode_image(data)
-    found, height_width = image_rgb.shape[:2], reference.size_hw
-    if tuple(found) != height_width:
+    found = image_rgb.shape[:2]
+    if tuple(found) != size_hw:
         raise ImageError(
             f"is {found[1]} x {found[0]} pixels, but the reference file says "
-            f"{height_width[1]} x {height_width[0]}"
+            f"{size_hw[1]} x {size_hw[0]}"
         )
     return image_rgb
 
@@ -171,7 +176,7 @@ def _read_all(
 def _image_problems(own: list[Reference], data: bytes, context_ratio: float) -> list[str]:
     name = own[0].image.file_name
     try:
-        image_rgb = _decoded(own[0], data)
+        image_rgb = decode_sized(data, own[0].size_hw)
     except ImageError as error:
         return [f"image {name}: {error}"]
     problems = []
@@ -191,9 +196,14 @@ def image_entry(image: Mapping[str, Any], image_root: str) -> ImageEntry:
     return ImageEntry(image["id"], file_name, storage.below(image_root, file_name))
 
 
-def _reference(
-    annotation: Mapping[str, Any], image: Mapping[str, Any], entry: ImageEntry
-) -> Reference:
+def checked_box(
+    annotation: Mapping[str, Any], image: Mapping[str, Any]
+) -> tuple[float, float, float, float]:
+    """The box of an annotation, x, y, width, height in pixels.
+
+    Raises:
+        ValueError: it lies outside its image or is smaller than a pixel.
+    """
     height, width = image["height"], image["width"]
     x, y, box_width, box_height = (float(value) for value in annotation["bbox"])
     slack = OUTSIDE_TOLERANCE_PX
@@ -201,21 +211,30 @@ def _reference(
         raise ValueError(
             f"its box {annotation['bbox']} lies outside its image of {width} x {height}"
         )
+    if min(box_width, box_height) < 1:
+        raise ValueError(f"its box of {box_width:g} x {box_height:g} pixels is too tiny")
+    return (max(0.0, x), max(0.0, y), box_width, box_height)
+
+
+def _reference(
+    annotation: Mapping[str, Any], image: Mapping[str, Any], entry: ImageEntry
+) -> Reference:
+    height, width = image["height"], image["width"]
+    bbox_xywh = checked_box(annotation, image)
     rle = segmentation_to_rle(annotation.get("segmentation"), height, width)
     area = rle_area(rle)
     if area == 0:
         raise ValueError("its mask is empty")
-    tight = rle_bbox_xywh(rle)
-    if area < MIN_MASK_AREA_PX or min(box_width, box_height) < 1:
+    if area < MIN_MASK_AREA_PX:
         raise ValueError(
-            f"its mask of {area} pixels and box of {box_width:g} x {box_height:g} is too tiny to "
-            f"define a class; at least {MIN_MASK_AREA_PX} pixels are needed (mask box {tight})"
+            f"its mask of {area} pixels is too tiny to define a class; at least "
+            f"{MIN_MASK_AREA_PX} pixels are needed (mask box {rle_bbox_xywh(rle)})"
         )
     return Reference(
         annotation_id=annotation["id"],
         category_id=annotation["category_id"],
         image=entry,
         size_hw=(height, width),
-        bbox_xywh=(max(0.0, x), max(0.0, y), box_width, box_height),
+        bbox_xywh=bbox_xywh,
         rle=rle,
     )
