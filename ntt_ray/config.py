@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ntt_ray import storage
 from ntt_ray.errors import ConfigError
+from ntt_ray.plain_data import MAX_BYTES, MAX_DEPTH, parse_yaml, plain_problems
 
 PROFILES = ("coco", "coco-results")
 ENCODER_NAMES = (
@@ -33,7 +33,7 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class _Block(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class ReferencesConfig(_Block):
@@ -182,10 +182,11 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
         ConfigError: with every problem found, each by its dotted path.
     """
     try:
-        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        with Path(path).open("rb") as file:
+            data = parse_yaml(file.read(MAX_BYTES + 1))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such config file", []) from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read as YAML", [str(error)]) from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path} is not a config", ["the top level must be key: value pairs"])
@@ -197,6 +198,8 @@ def build_config(
 ) -> Config:
     """Check plain data; see `load_config`."""
     merged, problems = _with_overrides(dict(data), overrides)
+    if unusable := plain_problems(merged):
+        raise ConfigError(title, problems + unusable)
     try:
         config = Config.model_validate(_tuples(merged))
     except ValidationError as error:
@@ -215,9 +218,12 @@ def _with_overrides(
         if not equals or not path.strip():
             problems.append(f"--set {text}: write it as --set a.b=value")
             continue
+        if path.count(".") >= MAX_DEPTH:
+            problems.append(f"--set {path[:40]}...: no setting lies so deep")
+            continue
         try:
-            value = yaml.safe_load(raw) if raw else None
-        except yaml.YAMLError as error:
+            value = parse_yaml(raw) if raw else None
+        except ValueError as error:
             problems.append(f"--set {text}: {error}")
             continue
         data = _with_value(data, path.strip().split("."), value)
@@ -242,9 +248,11 @@ def _tuples(value: Any) -> Any:
 
 
 def _problem(error: Any) -> str:
-    location = [str(part) for part in error["loc"] if not _is_union_tag(str(part))]
+    unknown = error["type"] == "extra_forbidden"  # the tags of a union are no part of its path
+    parts = [str(part) for part in error["loc"]]
+    location = [part for part in parts if unknown or not _is_union_tag(part)]
     path = ".".join(location) or "config"
-    if error["type"] == "extra_forbidden":
+    if unknown:
         known = _known_keys(location[:-1])
         near = difflib.get_close_matches(location[-1], known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"

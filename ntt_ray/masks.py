@@ -21,6 +21,8 @@ import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
 BoolMask = npt.NDArray[np.bool_]
+MAX_PIXELS = 2**29  # of a mask; pycocotools counts in 32 bits
+MAX_NUMBER = 2**63
 MAX_DIGITS = 6  # of a number in a compressed RLE: 30 bits, more than any image has pixels
 
 
@@ -140,10 +142,12 @@ def segmentation_to_rle(segmentation: Any, height: int, width: int) -> Rle:
         ValueError: the segmentation has no known form, a polygon has fewer than three points or
             a value that is not finite, or the RLE is of another size or does not add up.
     """
+    if height * width > MAX_PIXELS:
+        raise ValueError(f"has an image of {height} x {width}, more pixels than {MAX_PIXELS}")
     if isinstance(segmentation, dict):
         return _rle_to_rle(segmentation, height, width)
     if isinstance(segmentation, list) and segmentation:
-        polygons = [_checked_polygon(polygon) for polygon in segmentation]
+        polygons = [_checked_polygon(polygon, height, width) for polygon in segmentation]
         merged = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
         return _from_coco(merged)
     raise ValueError("has no mask (a list of polygons or an RLE is needed)")
@@ -151,10 +155,10 @@ def segmentation_to_rle(segmentation: Any, height: int, width: int) -> Rle:
 
 def _rle_to_rle(segmentation: dict[str, Any], height: int, width: int) -> Rle:
     size, counts = segmentation.get("size"), segmentation.get("counts")
-    if not isinstance(size, list) or [int(v) for v in size if _is_number(v)] != [height, width]:
+    if not isinstance(size, list) or size != [height, width]:
         raise ValueError(f"has an RLE of size {size}, but its image is {[height, width]}")
     if isinstance(counts, list):
-        if not all(_is_number(c) and c >= 0 and c == int(c) for c in counts):
+        if not all(is_finite_number(c) and c >= 0 and c == int(c) for c in counts):
             raise ValueError("has an RLE whose counts are not whole numbers of 0 or more")
         if sum(counts) != height * width:
             raise ValueError(f"has an RLE of {sum(counts)} pixels, not {height} x {width}")
@@ -302,18 +306,20 @@ def _sums(
     return np.bincount(group, weights=values, minlength=groups).astype(np.int64)
 
 
-def _checked_polygon(polygon: Any) -> list[float]:
+def _checked_polygon(polygon: Any, height: int, width: int) -> list[float]:
     if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
         raise ValueError("has a polygon that is not a list of at least three x, y pairs")
-    if not all(_is_number(value) for value in polygon):
+    if not all(is_finite_number(value) for value in polygon):
         raise ValueError("has a polygon with a value that is not a finite number")
+    for values, side in ((polygon[::2], width), (polygon[1::2], height)):
+        if min(values) < -side or max(values) > 2 * side:  # its outline is walked pixel by pixel
+            raise ValueError(f"has a polygon that lies far outside its image of {width} x {height}")
     return [float(value) for value in polygon]
 
 
-def _is_number(value: Any) -> bool:
-    return (
-        isinstance(value, int | float) and not isinstance(value, bool) and bool(np.isfinite(value))
-    )
+def is_finite_number(value: Any) -> bool:
+    """Whether parsed data is a number that can be reckoned with: no bool, NaN or giant."""
+    return type(value) in (int, float) and -MAX_NUMBER <= value <= MAX_NUMBER
 
 
 def _to_coco(rle: Rle) -> dict[str, Any]:

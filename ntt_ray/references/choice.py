@@ -12,14 +12,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
-import numpy as np
-
 from ntt_ray.errors import ReferencesError
+from ntt_ray.masks import is_finite_number
+from ntt_ray.plain_data import is_unicode
 from ntt_ray.records import ClassLabel
 from ntt_ray.references.sampling import Profile, sample_annotations, sample_plainly
 
 logger = logging.getLogger(__name__)
 
+# COCO readers take ids as doubles; a shard keeps a category in 32 bits
+MAX_IDS = {"images": 2**53 - 1, "annotations": 2**53 - 1, "categories": 2**31 - 1}
 TITLE = "the references cannot be used:"
 
 
@@ -93,8 +95,8 @@ def _by_id(coco: Any, key: str, problems: list[str]) -> dict[int, dict[str, Any]
     items: dict[int, dict[str, Any]] = {}
     for position, item in enumerate(block):
         identity = item.get("id") if isinstance(item, dict) else None
-        if not _is_int(identity):
-            problems.append(f"{key}[{position}]: has no whole-number id")
+        if not _is_int(identity) or abs(identity) > MAX_IDS[key]:
+            problems.append(f"{key}[{position}]: has no whole-number id of {MAX_IDS[key]} or less")
         elif identity in items:
             problems.append(f"{key}[{position}]: id {identity} is used twice")
         else:
@@ -108,7 +110,7 @@ def _selected_classes(
     labels = []
     for identity, category in sorted(categories.items()):
         name = category.get("name")
-        if not isinstance(name, str) or not name:
+        if not isinstance(name, str) or not name or not is_unicode(name):
             problems.append(f"category {identity}: has no name")
         elif classes is None or name in classes:
             labels.append(ClassLabel(identity, name))
@@ -144,7 +146,7 @@ def _is_sound(
     if not _is_int(category_id) or category_id not in categories:
         problems.append(f"{name}: unknown class id {category_id!r}")
     box = annotation.get("bbox")
-    if not isinstance(box, list) or len(box) != 4 or not all(_is_finite(v) for v in box):
+    if not isinstance(box, list) or len(box) != 4 or not all(is_finite_number(v) for v in box):
         problems.append(f"{name}: its bbox is not [x, y, width, height]")
     return len(problems) == before
 
@@ -189,9 +191,3 @@ def _chosen(
 
 def _is_int(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_finite(value: Any) -> bool:
-    return (
-        isinstance(value, int | float) and not isinstance(value, bool) and bool(np.isfinite(value))
-    )

@@ -16,6 +16,7 @@ from ntt_ray import storage
 from ntt_ray.errors import ImageError, InputError, NttRayError, ReferencesError
 from ntt_ray.images import RgbImage, decode_image
 from ntt_ray.masks import rle_area, rle_bbox_xywh, segmentation_to_rle
+from ntt_ray.plain_data import is_unicode
 from ntt_ray.records import ImageEntry, Reference, ReferenceSet
 from ntt_ray.references.choice import TITLE, checked_choice
 from ntt_ray.references.crops import cut_reference
@@ -96,7 +97,7 @@ def read_json(uri: str, store: Storage) -> Any:
         return json.loads(store.read_bytes(uri))
     except FileNotFoundError:
         raise InputError(f"{storage.redact(uri)}: no such file") from None
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{storage.redact(uri)}: not JSON ({error})") from None
 
 
@@ -193,6 +194,8 @@ def image_entry(image: Mapping[str, Any], image_root: str) -> ImageEntry:
     file_name = image.get("file_name")
     if not isinstance(file_name, str) or not file_name:
         raise ValueError(f"image {image['id']} has no file_name")
+    if "\0" in file_name or not is_unicode(file_name):
+        raise ValueError(f"image {image['id']} has a NUL or half a character in its file_name")
     return ImageEntry(image["id"], file_name, storage.below(image_root, file_name))
 
 
