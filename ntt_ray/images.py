@@ -18,6 +18,7 @@ from ntt_ray.errors import ImageError
 RgbImage = npt.NDArray[np.uint8]
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+_EXIF_ORIENTATION = 0x0112
 MAX_PIXELS = 200_000_000  # 600 MB as RGB; above it a header is a mistake or an attack
 
 
@@ -54,6 +55,43 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> RgbImage:
         raise ImageError(f"the header claims more than the limit of {max_pixels} pixels") from None
     except Exception as error:  # decoders raise almost anything on damaged files
         raise ImageError(f"damaged or truncated: {type(error).__name__}: {error}") from None
+
+
+def stored_size(data: bytes) -> tuple[tuple[int, int], bool]:
+    """Height and width of an image file as stored, and whether it is to be shown as stored.
+
+    Raises:
+        ImageError: not an image.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            turned = image.getexif().get(_EXIF_ORIENTATION, 1) not in (0, 1)
+            return (image.height, image.width), not turned
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError) as error:
+        raise ImageError(f"not an image: {error}") from None
+
+
+def decode_mask(data: bytes) -> npt.NDArray[np.int64]:
+    """Decode a mask file to one value per pixel, 0 outside.
+
+    Palette files give their indices, grey ones their values, coloured ones their greatest channel.
+    Where parts are transparent, opacity decides alone.
+
+    Returns:
+        int64 ``(height, width)``.
+
+    Raises:
+        ImageError: not an image, damaged or too large.
+    """
+    decode_image(data)  # for its checks
+    with Image.open(io.BytesIO(data)) as image:
+        if "A" in image.getbands():
+            alpha = np.asarray(image.getchannel("A"), dtype=np.int64)
+            if alpha.min() < alpha.max():
+                return alpha
+        opaque = image.convert("RGB") if "A" in image.getbands() else image
+        values = np.asarray(opaque).astype(np.int64)
+    return values if values.ndim == 2 else values.max(axis=2)
 
 
 def resize_square(image_rgb: RgbImage, side: int) -> RgbImage:

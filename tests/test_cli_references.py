@@ -9,7 +9,9 @@ from PIL import Image
 
 from ntt_ray.cli import app
 from ntt_ray.errors import ReferencesError
-from ntt_ray.references.dataset import parse_references
+from ntt_ray.masks import rle_area
+from ntt_ray.references.dataset import check_images, load_references, parse_references
+from ntt_ray.storage import Storage
 from test_cli import run_command
 
 SAMPLER = Path(__file__).parent / "golden" / "sampler_public"
@@ -156,3 +158,73 @@ def test_boxes_outside_their_image_are_refused(boxes, tmp_path):
     assert done.returncode == 2
     assert "lies outside its image" in done.stderr
     assert "is too tiny" in done.stderr
+
+
+def draw_folder(folder: Path) -> None:
+    for name in ("bolt", "nut"):
+        (folder / name).mkdir(parents=True)
+        Image.new("RGB", (80, 60), (90, 80, 70)).save(folder / name / "1.jpg")
+        mask = Image.new("L", (80, 60))
+        mask.paste(255, (20, 20, 50, 40))
+        mask.save(folder / name / "1.png")
+
+
+def draw_labelme(folder: Path) -> None:
+    folder.mkdir()
+    Image.new("RGB", (80, 60)).save(folder / "a.png")
+    corners = [[20.0, 20.0], [50.0, 20.0], [50.0, 40.0], [20.0, 40.0]]
+    shapes = [
+        {"label": "bolt", "points": corners, "group_id": None, "shape_type": "polygon"},
+        {"label": "nut", "points": corners, "group_id": None, "shape_type": "polygon"},
+    ]
+    content = {"shapes": shapes, "imagePath": "a.png", "imageHeight": 60, "imageWidth": 80}
+    (folder / "a.json").write_text(json.dumps(content))
+
+
+def draw_cvat(folder: Path) -> None:
+    (folder / "images").mkdir(parents=True)
+    Image.new("RGB", (80, 60)).save(folder / "images" / "a.png")
+    points = 'points="20,20;50,20;50,40;20,40"'
+    shapes = "".join(f'<polygon label="{name}" {points}></polygon>' for name in ("bolt", "nut"))
+    image = f'<image id="0" name="a.png" width="80" height="60">{shapes}</image>'
+    (folder / "annotations.xml").write_text(f"<annotations>{image}</annotations>")
+
+
+DRAWN = {"folder": draw_folder, "labelme": draw_labelme, "cvat": draw_cvat}
+
+
+@pytest.mark.parametrize(("source", "draw"), DRAWN.items(), ids=DRAWN.keys())
+def test_conversions_are_references(tmp_path, source, draw):
+    draw(tmp_path / "export")
+    output = tmp_path / "refs.json"
+    references("convert", tmp_path / "export", "--from", source, "--output", output)
+    found = load_references(str(output), str(tmp_path / "export"), Storage())
+    assert [label.name for label in found.classes] == ["bolt", "nut"]
+    assert [r.bbox_xywh for r in found.references] == [(20, 20, 30, 20)] * 2
+    assert all(rle_area(r.rle) == 600 for r in found.references)
+    check_images(found, Storage(), 0.2)
+
+
+def test_converted_boxes_go_to_from_boxes(tmp_path):
+    draw_labelme(tmp_path / "export")
+    path = tmp_path / "export" / "a.json"
+    content = json.loads(path.read_text())
+    content["shapes"][0].update(shape_type="rectangle", points=[[20, 20], [50, 40]])
+    path.write_text(json.dumps(content))
+    output = tmp_path / "refs.json"
+    options = ("--from", "labelme", "--output", str(output))
+    done = run_command("references", "convert", str(tmp_path / "export"), *options)
+    assert done.returncode == 0, done.stderr
+    assert "1 of them are boxes without a mask" in done.stderr
+    with pytest.raises(ReferencesError, match="from-boxes"):
+        load_references(str(output), str(tmp_path / "export"), Storage())
+
+
+def test_what_cannot_be_converted_ends_with_status_2(tmp_path):
+    output = str(tmp_path / "refs.json")
+    for source in DRAWN:
+        options = ("--from", source, "--output", output)
+        done = run_command("references", "convert", str(tmp_path), *options)
+        assert done.returncode == 2, source
+        assert "Traceback" not in done.stderr
+    assert run_command("references", "convert", str(tmp_path), "--from", "voc").returncode == 2

@@ -34,6 +34,14 @@ class SampleProfile(StrEnum):
     plain = "plain"
 
 
+class Source(StrEnum):
+    """Formats that can be converted."""
+
+    folder = "folder"
+    labelme = "labelme"
+    cvat = "cvat"
+
+
 @group.command()
 def sample(
     annotations: Annotated[
@@ -123,6 +131,41 @@ def from_boxes(
         f"{sources['sam2']} masks by SAM2, {sources['box']} boxes kept as masks; "
         f"look at {storage.redact(page_file)}"
     )
+
+
+@group.command()
+def convert(
+    path: Annotated[str, typer.Argument(metavar="PATH", help="Folder of the export, or URI.")],
+    source: Annotated[
+        Source,
+        typer.Option(
+            "--from",
+            help="folder: one folder per class, image and mask PNG of the same name; labelme: JSON "
+            "files; cvat: an unpacked export 'CVAT for images 1.1'.",
+        ),
+    ],
+    output: OutputFile,
+    verbose: Verbose = False,
+) -> None:
+    """Make a COCO file of folders with masks, LabelMe or CVAT; PATH is its image root.
+
+    Rectangles become boxes without masks: let from-boxes make masks of them.
+
+    Example: ntt-ray references convert exported/ --from labelme --output refs.json
+    """
+    start_logging(verbose)
+    from ntt_ray.references.cvat import read_cvat
+    from ntt_ray.references.drawn import drawn_coco
+    from ntt_ray.references.folders import read_folders
+    from ntt_ray.references.labelme import read_labelme
+
+    read = {"folder": read_folders, "labelme": read_labelme, "cvat": read_cvat}[source.value]
+    store, folder = Storage(), storage.absolute(path)
+    coco = drawn_coco(read(folder, store), source.value)
+    _write(output, coco, store)
+    say(f"references.image_root of the config: {storage.redact(folder)}")
+    if boxes := sum("segmentation" not in a for a in coco["annotations"]):
+        say(f"{boxes} of them are boxes without a mask: ntt-ray references from-boxes makes masks")
 
 
 def _override(key: str, value: str | None) -> str:
