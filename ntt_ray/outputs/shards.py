@@ -131,9 +131,10 @@ def read_shard(output: str, shard_id: int, store: storage.Storage) -> pa.Table:
     uri = shard_uri(output, shard_id)
     try:
         table = pq.read_table(pa.BufferReader(store.read_bytes(uri)))
+        table.validate(full=True)
     except FileNotFoundError:
         raise InputError(f"{storage.redact(uri)}: the shard is missing") from None
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise InputError(f"{storage.redact(uri)}: damaged shard ({error})") from None
     version = (table.schema.metadata or {}).get(b"format_version", b"").decode()
     if version != FORMAT_VERSION or not table.schema.equals(SCHEMA):

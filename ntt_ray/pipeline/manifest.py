@@ -6,12 +6,13 @@ row group per unit, so that a unit reads only its own rows.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -87,14 +88,25 @@ def manifest_digest(data: bytes) -> str:
 
 
 def file_names(data: bytes) -> dict[int, str]:
-    """File name of every image by its id."""
-    table = pq.read_table(pa.BufferReader(data), columns=["image_id", "file_name"])
+    """File name of every image by its id.
+
+    Raises:
+        InputError: the manifest is damaged.
+    """
+    with _reading():
+        table = pq.read_table(pa.BufferReader(data), schema=SCHEMA)
+        table.validate(full=True)
     return dict(zip(table["image_id"].to_pylist(), table["file_name"].to_pylist(), strict=True))
 
 
 def unit_sizes(data: bytes) -> list[int]:
-    """Images of each unit, in order; the position is the shard id."""
-    metadata = pq.read_metadata(pa.BufferReader(data))
+    """Images of each unit, in order; the position is the shard id.
+
+    Raises:
+        InputError: the manifest is damaged.
+    """
+    with _reading():
+        metadata = pq.read_metadata(pa.BufferReader(data))
     return [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
 
 
@@ -112,12 +124,29 @@ def read_manifest(output: str, store: Storage) -> bytes:
 
 
 def read_unit(output: str, shard_id: int, digest: str, store: Storage) -> list[ImageEntry]:
-    """The images of one unit; reads only their rows."""
+    """The images of one unit; reads only their rows.
+
+    Raises:
+        InputError: the manifest is damaged.
+    """
     uri = storage.join(output, FILE)
-    with store.open_read(uri) as stream:
+    with store.open_read(uri) as stream, _reading():
         metadata = _cached_metadata(uri, digest, store)
         table = pq.ParquetFile(stream, metadata=metadata).read_row_group(shard_id)
+        table = table.cast(SCHEMA)
+        table.validate(full=True)
     return [ImageEntry(**row) for row in table.to_pylist()]
+
+
+@contextlib.contextmanager
+def _reading() -> Iterator[None]:
+    """Damage met while reading the manifest becomes an error that says so."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, ValueError) as error:
+        if isinstance(error, ConnectionError | TimeoutError | FileNotFoundError):
+            raise  # that is the store's
+        raise InputError(f"{FILE} is damaged ({error}); restore it, or start anew") from None
 
 
 _footers: dict[tuple[str, str], Any] = {}  # they grow with the units; a process reads one once
@@ -164,7 +193,7 @@ def _from_table(table: str, image_root: str, store: Storage) -> list[ImageEntry]
         rows = _table_rows(table, data)
     except FileNotFoundError:
         raise InputError(f"images: {storage.redact(table)}: no such file") from None
-    except (pa.ArrowInvalid, UnicodeDecodeError, ValueError, csv.Error) as error:
+    except (pa.ArrowException, OSError, ValueError, csv.Error, RecursionError) as error:
         raise InputError(f"images: {storage.redact(table)}: cannot be read ({error})") from None
     entries = []
     for number, (uri, name) in enumerate(rows, start=1):
