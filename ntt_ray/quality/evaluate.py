@@ -19,6 +19,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from ntt_ray.errors import InputError
+from ntt_ray.outputs.coco import RESULTS_FILE
+from ntt_ray.quality.ground_truth import check_ground_truth, check_results, with_checked_masks
 from ntt_ray.records import ClassLabel
 
 MATCH_IOU = 0.5  # of the detections counted as right when a score threshold is chosen
@@ -45,9 +47,10 @@ def evaluate(
         and AR100; ``per_class`` by name; ``false_alarms``; and how much was compared.
 
     Raises:
-        InputError: not a COCO file, or no image or class in common.
+        InputError: not COCO files, damaged ones, or no image or class in common.
     """
-    truth = _checked(ground_truth)
+    truth = check_ground_truth(ground_truth)
+    results = check_results(results, RESULTS_FILE)
     image_ids = _matched_images(truth, file_names)
     category_ids = _matched_classes(truth, classes)
     coco = _quiet(COCO)
@@ -74,15 +77,6 @@ def evaluate(
         if kind == "segm":
             metrics["false_alarms"] = _false_alarms(evaluation, coco)
     return metrics
-
-
-def _checked(ground_truth: Any) -> dict[str, Any]:
-    keys = ("images", "annotations", "categories")
-    if not isinstance(ground_truth, dict) or not all(
-        isinstance(ground_truth.get(key), list) for key in keys
-    ):
-        raise InputError("ground_truth: not a COCO file with images, annotations and categories")
-    return ground_truth
 
 
 def _matched_images(truth: Mapping[str, Any], file_names: Mapping[int, str]) -> dict[int, int]:
@@ -116,11 +110,12 @@ def _selected(truth: Mapping[str, Any], images: set[int], categories: set[int]) 
             area = annotation.get("area", annotation["bbox"][2] * annotation["bbox"][3])
             crowd = annotation.get("iscrowd", 0)
             annotations.append({**annotation, "area": area, "iscrowd": crowd})
+    selected = [image for image in truth["images"] if image["id"] in images]
     return {
         "info": {},
-        "images": [image for image in truth["images"] if image["id"] in images],
+        "images": selected,
         "categories": [c for c in truth["categories"] if c["id"] in categories],
-        "annotations": annotations,
+        "annotations": with_checked_masks(annotations, selected),
     }
 
 

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ntt_ray.errors import InputError
 from ntt_ray.masks import Rle, mask_ious, overlap_shares, rle_area, segmentation_to_rle
+from ntt_ray.quality.ground_truth import check_ground_truth
 from ntt_ray.records import ClassLabel, Detection, ImageLabels
 
 MATCH_IOU = 0.5
@@ -52,9 +52,7 @@ class GroundTruth:
     """A parsed COCO instances file, looked up by the run's file names and classes."""
 
     def __init__(self, coco: Any, classes: Sequence[ClassLabel]) -> None:
-        keys = ("images", "annotations", "categories")
-        if not isinstance(coco, dict) or not all(isinstance(coco.get(k), list) for k in keys):
-            raise InputError("ground_truth: not a COCO file with images, annotations, categories")
+        coco = check_ground_truth(coco)
         own = {label.name: label.category_id for label in classes}
         self._classes = {c["id"]: own[c["name"]] for c in coco["categories"] if c["name"] in own}
         self._images = {image["file_name"]: image for image in coco["images"]}
