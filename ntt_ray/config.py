@@ -141,6 +141,7 @@ class MergeConfig(_Block):
     """What the merged files hold."""
 
     min_score: Share = 0.4
+    calibration: str | None = None
     profiles: tuple[Literal["coco", "coco-results"], ...] = PROFILES  # type: ignore[assignment]
     images_per_file: Annotated[int, Field(ge=1)] | None = None
 
@@ -309,8 +310,11 @@ def _with_absolute_paths(config: Config) -> Config:
     references = config.references and config.references.model_copy(
         update=fixed(config.references, "annotations", "image_root")
     )
+    merge = config.merge.model_copy(update=fixed(config.merge, "calibration"))
     paths = fixed(config, "images", "image_root", "output", "bank", "ground_truth")
-    return config.model_copy(update={**paths, "models": models, "references": references})
+    return config.model_copy(
+        update={**paths, "models": models, "references": references, "merge": merge}
+    )
 
 
 def _without_secrets(value: Any) -> Any:

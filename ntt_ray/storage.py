@@ -38,6 +38,7 @@ _TRANSIENT_TEXT = re.compile(
     r"Connect(ion)?(Timeout)?Error|EndpointConnectionError|ServerDisconnected|IncompleteRead"
 )
 _URI = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]*://")
+_TEMPORARY = re.compile(r"^\.(.+)\.[0-9a-f]{12}\.tmp$")  # see `_local_publishing`
 _CREDENTIALS = re.compile(r"://[^/@\s]*@")
 
 
@@ -207,6 +208,20 @@ class Storage:
             and (not suffixes or name.lower().endswith(suffixes))
         )
 
+    def list_folder(self, prefix: str) -> list[str]:
+        """Names of the objects right below a prefix, sorted; hidden ones are left out."""
+
+        def find() -> list[str]:
+            fs, path = self._open_fs(prefix)
+            found = fs.ls(path, detail=True)
+            return [posixpath.basename(item["name"]) for item in found if item["type"] == "file"]
+
+        try:
+            names = _retried(find, f"listing {redact(prefix)}")
+        except FileNotFoundError:
+            return []
+        return sorted(name for name in names if not name.startswith("."))
+
     def publish_bytes(self, uri: str, data: bytes) -> None:
         """Write an object so that it appears whole or not at all."""
 
@@ -240,7 +255,7 @@ class Storage:
 
         return _retried(create, f"writing {redact(uri)}")
 
-    def publish_stream(self, uri: str, chunks: Iterable[bytes]) -> None:
+    def publish_stream(self, uri: str, chunks: Iterable[bytes | memoryview]) -> None:
         """Write an object from pieces in constant memory; it appears whole or not at all.
 
         The pieces are consumed once, so a store that fails in the middle is an error here.
@@ -268,6 +283,27 @@ class Storage:
         """Copy a local file to `uri`; it appears whole or not at all."""
         with local.open("rb") as source:
             self.publish_stream(uri, iter(lambda: source.read(COPY_BYTES), b""))
+
+    def discard_unfinished(self, prefix: str, names: re.Pattern[str]) -> None:
+        """Remove what killed writers left behind: local temporaries, S3 uploads never completed.
+
+        For one writer at a time: a file that is being published would be lost.
+
+        Args:
+            prefix: the folder of the files.
+            names: which names right below it, whole.
+        """
+
+        def discard() -> None:
+            fs, path = self._open_fs(prefix)
+            if isinstance(fs, LocalFileSystem):
+                for left in Path(path).glob(".*.tmp"):
+                    if (match := _TEMPORARY.match(left.name)) and names.fullmatch(match[1]):
+                        left.unlink(missing_ok=True)
+            elif "s3" in fs.protocol:
+                _abort_uploads(fs, path, names)
+
+        _retried(discard, f"cleaning {redact(prefix)}")
 
     def download(self, uri: str, local: Path) -> None:
         """Copy an object to a local file, replaced in one step."""
@@ -336,6 +372,17 @@ def _put_new(fs: Any, path: str, data: bytes) -> None:
         if "NotImplemented" not in str(error):
             raise
         fs.pipe_file(path, data)
+
+
+def _abort_uploads(fs: Any, path: str, names: re.Pattern[str]) -> None:
+    """End multipart uploads to names right below an S3 path; their parts would be paid for."""
+    bucket, key, _ = fs.split_path(path)
+    folder = f"{key.strip('/')}/" if key.strip("/") else ""
+    answer = fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=folder)
+    for upload in answer.get("Uploads", ()):
+        if names.fullmatch(upload["Key"].removeprefix(folder)):
+            chosen = {"Key": upload["Key"], "UploadId": upload["UploadId"]}
+            fs.call_s3("abort_multipart_upload", Bucket=bucket, **chosen)
 
 
 def _retried(action: Callable[[], T], what: str) -> T:

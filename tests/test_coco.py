@@ -7,8 +7,9 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from ntt_ray.outputs.coco import merge_shards
+from ntt_ray.outputs.merge import merge_shards
 from ntt_ray.outputs.shards import labels_to_table, shard_uri, table_to_bytes
+from ntt_ray.outputs.thresholds import Thresholds
 from ntt_ray.records import ClassLabel, ImageEntry, ImageLabels
 from ntt_ray.storage import Storage
 from test_shards import make_labels
@@ -20,14 +21,14 @@ SHARDS = [
 ]
 
 
-def _merge(tmp_path, shard_rows=SHARDS, **options):
+def _merge(tmp_path, shard_rows=SHARDS, min_score=0.4, **options):
     store, output = Storage(), str(tmp_path)
     for shard_id, rows in enumerate(shard_rows):
         store.publish_bytes(shard_uri(output, shard_id), table_to_bytes(labels_to_table(rows), {}))
     settings = {
         "classes": CLASSES,
         "info": {"description": "test"},
-        "min_score": 0.4,
+        "thresholds": Thresholds(min_score),
         "profiles": ("coco", "coco-results"),
         **options,
     }

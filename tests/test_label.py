@@ -6,7 +6,8 @@ import time
 import pytest
 
 from ntt_ray.errors import LabelError, StorageError
-from ntt_ray.pipeline import label, stages
+from ntt_ray.pipeline import stages
+from ntt_ray.pipeline.resources import our_error
 from ntt_ray.pipeline.stages import fetch_images
 from ntt_ray.records import FetchedImage, ImageEntry
 
@@ -81,6 +82,6 @@ def test_our_error_is_found_inside_what_ray_raises():
 
     outer = RuntimeError("job failed")
     outer.__cause__ = Wrapped()
-    assert label._our_error(outer) is ours
+    assert our_error(outer) is ours
     plain = RuntimeError("x")
-    assert label._our_error(plain) is plain
+    assert our_error(plain) is plain

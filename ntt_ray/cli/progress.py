@@ -1,4 +1,4 @@
-"""Progress of labelling: a bar on a terminal, and one line per unit in any log."""
+"""Progress of labelling and merging: a bar on a terminal, and lines in any log."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from ntt_ray.pipeline.stages import UnitDone
 
 logger = logging.getLogger("ntt_ray")
+LINE_EVERY_S = 10.0
 
 
 class Reporter:
@@ -72,3 +74,36 @@ class Reporter:
             total,
             rate,
         )
+
+
+class MergeReporter:
+    """Progress of a merge: a bar for each profile, and a line now and then in any log."""
+
+    def __init__(self) -> None:
+        self._progress = Progress(
+            TextColumn("merging {task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._next_line_at = time.monotonic() + LINE_EVERY_S
+
+    def __enter__(self) -> MergeReporter:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def items(self, profile: str, done: int, total: int) -> None:
+        """Report items written: images and annotations, or results."""
+        if profile not in self._tasks:
+            self._tasks[profile] = self._progress.add_task(profile, total=total)
+        self._progress.update(self._tasks[profile], completed=done)
+        if time.monotonic() >= self._next_line_at:
+            self._next_line_at = time.monotonic() + LINE_EVERY_S
+            logger.info("merging %s: %d of %d images and instances", profile, done, total)

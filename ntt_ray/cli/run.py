@@ -21,15 +21,15 @@ from ntt_ray.cli.app import (
     start,
     start_logging,
 )
-from ntt_ray.cli.progress import Reporter
+from ntt_ray.cli.progress import MergeReporter, Reporter
 from ntt_ray.config import Config, load_config
 
 if TYPE_CHECKING:
-    from ntt_ray.outputs.coco import MergeCounts
+    from ntt_ray.outputs.merge import MergeCounts
 
 logger = logging.getLogger("ntt_ray")
 Partial = Annotated[
-    bool, typer.Option("--partial", help="Merge although shards are missing; recorded in info.")
+    bool, typer.Option("--partial", help="Merge although shards are missing; exit status 1.")
 ]
 
 
@@ -151,7 +151,8 @@ def _label(settings: Config) -> float | None:
 def _merge(settings: Config, *, partial: bool) -> MergeCounts:
     from ntt_ray.pipeline.outcome import merge as merge_run
 
-    names, counts = merge_run(settings, partial=partial)
+    with MergeReporter() as reporter:
+        names, counts = merge_run(settings, partial=partial, on_progress=reporter.items)
     for name in names:
         logger.info("wrote %s/%s", settings.output, name)
     return counts
@@ -177,10 +178,11 @@ def _evaluate(settings: Config) -> dict[str, Any]:
 def _finish(settings: Config, counts: MergeCounts) -> None:
     from ntt_ray.pipeline.outcome import check_complete
 
+    calibrated = "" if settings.merge.calibration is None else ", or their class's threshold"
     say(
         f"{counts.images} images: {counts.ok} with objects, {counts.empty} without, "
         f"{counts.failed} failed; {counts.detections} detections, {counts.annotations} in "
-        f"annotations.json (score >= {settings.merge.min_score:g})",
+        f"annotations.json (score >= {settings.merge.min_score:g}{calibrated})",
     )
     check_complete(settings, counts)
 

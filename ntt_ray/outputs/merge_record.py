@@ -13,6 +13,7 @@ from typing import Any
 
 from ntt_ray import storage
 from ntt_ray.errors import InputError
+from ntt_ray.outputs.thresholds import Thresholds
 from ntt_ray.storage import Storage
 
 FILE = "merge.json"
@@ -25,11 +26,13 @@ class MergeRecord:
 
     Attributes:
         labels_hash: of the run.
-        min_score: ``annotations.json`` has detections of at least this score.
+        min_score: ``annotations.json`` has detections of at least this score, where a
+            class has no other.
         profiles: what was written.
         images_per_file: of a split ``annotations.json``.
         units: the shards that were merged, as ``(first, last)`` of each gapless stretch.
         files: written by the merge, relative to the output.
+        class_scores: category ids with a threshold of their own, and that score, by rising id.
     """
 
     labels_hash: str
@@ -38,6 +41,12 @@ class MergeRecord:
     images_per_file: int | None
     units: tuple[tuple[int, int], ...]
     files: tuple[str, ...]
+    class_scores: tuple[tuple[int, float], ...] = ()
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """What ``annotations.json`` has."""
+        return Thresholds(self.min_score, dict(self.class_scores))
 
     def merged(self, unit: int) -> bool:
         """Whether a unit's shard went into the merge."""
@@ -91,4 +100,5 @@ def _parsed(data: Any) -> MergeRecord:
         images_per_file=per_file,
         units=tuple((int(first), int(last)) for first, last in data["units"]),
         files=tuple(str(name) for name in data["files"]),
+        class_scores=tuple((int(c), float(score)) for c, score in data["class_scores"]),
     )

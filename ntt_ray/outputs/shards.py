@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
@@ -21,6 +22,7 @@ from ntt_ray.records import Detection, ImageEntry, ImageLabels
 
 FORMAT_VERSION = "1"
 FOLDER = "labels"
+BATCH_ROWS = 512  # a column of 100 large masks in each is some tens of megabytes
 _NAME = re.compile(r"^shard-(\d{6,})\.parquet$")
 
 ANNOTATION = pa.struct(
@@ -128,20 +130,48 @@ def read_shard(output: str, shard_id: int, store: storage.Storage) -> pa.Table:
     Raises:
         InputError: missing, truncated or of another format.
     """
+    with open_shard(output, shard_id, store) as file:
+        table = file.read()
+        table.validate(full=True)
+        return table
+
+
+@contextmanager
+def open_shard(output: str, shard_id: int, store: storage.Storage) -> Iterator[pq.ParquetFile]:
+    """Open a shard to read some of its columns or rows, and check its format.
+
+    Raises:
+        InputError: missing, truncated or of another format; also for what is read in the block.
+    """
     uri = shard_uri(output, shard_id)
     try:
-        table = pq.read_table(pa.BufferReader(store.read_bytes(uri)))
-        table.validate(full=True)
+        with store.open_read(uri) as stream, pq.ParquetFile(stream, pre_buffer=True) as file:
+            _check_format(file.schema_arrow, uri)
+            yield file
     except FileNotFoundError:
         raise InputError(f"{storage.redact(uri)}: the shard is missing") from None
     except (pa.ArrowException, OSError, ValueError) as error:
         raise InputError(f"{storage.redact(uri)}: damaged shard ({error})") from None
-    version = (table.schema.metadata or {}).get(b"format_version", b"").decode()
-    if version != FORMAT_VERSION or not table.schema.equals(SCHEMA):
+
+
+def iter_batches(file: pq.ParquetFile, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Rows of an open shard in order, `BATCH_ROWS` at a time.
+
+    Args:
+        file: from `open_shard`.
+        columns: paths as in the Parquet file, e.g. ``annotations.list.element.score``.
+    """
+    for batch in file.iter_batches(BATCH_ROWS, columns=list(columns), use_threads=False):
+        batch.validate(full=True)
+        yield batch
+
+
+def _check_format(schema: pa.Schema, uri: str) -> None:
+    version = (schema.metadata or {}).get(b"format_version", b"").decode()
+    if version != FORMAT_VERSION or not schema.equals(SCHEMA):
         raise InputError(
             f"{storage.redact(uri)}: shard format {version or 'unknown'!r}, not {FORMAT_VERSION!r}"
         )
-    return table
 
 
 def iter_labels(table: pa.Table) -> Iterator[ImageLabels]:

@@ -17,7 +17,7 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset
 from ntt_ray.errors import NttRayError
 from ntt_ray.labeler import Labeler
 from ntt_ray.outputs.shards import labels_to_row
-from ntt_ray.pipeline.resources import TASK_CPUS, Resources
+from ntt_ray.pipeline.resources import TASK_CPUS, Resources, our_error
 from ntt_ray.pipeline.stages import (
     LABELLED,
     LabelJob,
@@ -79,7 +79,7 @@ def label_units(
         for row in written.iter_rows():
             yield UnitDone(**row)
     except Exception as error:  # Ray wraps what our code raised in several layers
-        raise _our_error(error) from error
+        raise our_error(error) from error
 
 
 class LabelActor:
@@ -141,14 +141,3 @@ class LabelActor:
                 }
             )
         return pa.Table.from_pylist(rows, schema=LABELLED)
-
-
-def _our_error(error: BaseException) -> BaseException:
-    """The error of this package inside what Ray raises, or the outermost one."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, NttRayError):
-            return seen
-        cause = getattr(seen, "cause", None)
-        seen = cause if isinstance(cause, BaseException) else seen.__cause__ or seen.__context__
-    return error

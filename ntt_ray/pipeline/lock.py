@@ -1,4 +1,4 @@
-"""One driver per output prefix: a lock object with a heartbeat in the prefix.
+"""One driver per output prefix and kind of work: a lock object with a heartbeat in the prefix.
 
 A second driver is refused while the heartbeat is fresh. A stale lock is taken over: at once when
 its process is known to be dead (same machine), else after `STALE_S` without a heartbeat; the clocks
@@ -26,7 +26,7 @@ from ntt_ray.storage import Storage
 logger = logging.getLogger(__name__)
 
 FILE = "driver.lock"
-CLAIM_FILE = "driver.lock.claim"
+MERGE_FILE = "merge.lock"  # a partial merge may go on beside labelling
 HEARTBEAT_S = 15.0
 STALE_S = 90.0
 SETTLE_S = 2.0  # after which every driver that started at the same moment has written
@@ -40,11 +40,11 @@ class RunLock:
         lost: set when another driver took the lock (this one was thought dead); the run must stop.
     """
 
-    def __init__(self, output: str, store: Storage) -> None:
+    def __init__(self, output: str, store: Storage, file: str = FILE) -> None:
         self.token = uuid.uuid4().hex
         self.lost = threading.Event()
-        self._uri = storage.join(output, FILE)
-        self._claim_uri = storage.join(output, CLAIM_FILE)
+        self._uri = storage.join(output, file)
+        self._claim_uri = storage.join(output, f"{file}.claim")
         self._store = store
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="run-lock", daemon=True)

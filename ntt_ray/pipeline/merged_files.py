@@ -13,11 +13,11 @@ from typing import Any
 from ntt_ray import storage
 from ntt_ray.config import Config
 from ntt_ray.errors import InputError
-from ntt_ray.outputs.coco import COCO_FILE, RESULTS_FILE
+from ntt_ray.outputs.coco import COCO_FILE, RESULTS_FILE, coco_file_names
 from ntt_ray.outputs.merge_record import FILE as MERGE_FILE
 from ntt_ray.outputs.merge_record import MergeRecord, read_merge_record, stretches
 from ntt_ray.pipeline.outcome import merge_info
-from ntt_ray.quality.coco_check import CocoCheck, ResultsCheck, coco_file_names
+from ntt_ray.quality.coco_check import CocoCheck, ResultsCheck
 from ntt_ray.quality.findings import Findings
 from ntt_ray.storage import Storage
 
@@ -124,7 +124,7 @@ class MergedFiles:
                     names,
                     open_file,
                     head=_head(recorded, missing),
-                    min_score=merge.min_score,
+                    thresholds=merge.thresholds,
                     images_per_file=merge.images_per_file,
                     out=out,
                 )

@@ -1,21 +1,27 @@
 """What comes after the shards: merge, evaluate, report, and whether the run is complete.
 
-Reads a run by its record; needs neither Ray nor the models.
+Reads a run by its record. Only the merge of a large run needs Ray, and nothing the models.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from ntt_ray import storage
 from ntt_ray.config import Config
 from ntt_ray.errors import InputError, RunIncompleteError
-from ntt_ray.outputs.coco import RESULTS_FILE, MergeCounts, merge_shards
+from ntt_ray.outputs.coco import RESULTS_FILE
+from ntt_ray.outputs.merge import MergeCounts, merge_shards
 from ntt_ray.outputs.merge_record import MergeRecord, stretches, write_merge_record
+from ntt_ray.outputs.rendering import Mapper, map_here
 from ntt_ray.outputs.shards import existing_shards
+from ntt_ray.outputs.thresholds import Thresholds, calibrated
 from ntt_ray.pipeline import manifest as manifest_file
 from ntt_ray.pipeline import record as run_record
+from ntt_ray.pipeline.lock import MERGE_FILE, RunLock
 from ntt_ray.quality.evaluate import evaluate
 from ntt_ray.quality.report import write_report
 from ntt_ray.references.dataset import load_references, read_json
@@ -23,10 +29,20 @@ from ntt_ray.storage import Storage
 
 METRICS_FILE = "metrics.json"
 MISSING_SHOWN = 20
+IMAGES_HERE = 20_000  # up to so many images, Ray would take longer to start than to merge them
+OnProgress = Callable[[str, int, int], None]
 
 
-def merge(config: Config, *, partial: bool = False) -> tuple[list[str], MergeCounts]:
+def merge(
+    config: Config, *, partial: bool = False, on_progress: OnProgress | None = None
+) -> tuple[list[str], MergeCounts]:
     """Merge the shards of a run into its COCO files.
+
+    Args:
+        config: the run.
+        partial: merge what is there although shards are missing; the files say so in ``info``, and
+            `check_complete` refuses the counts, because the run is not done.
+        on_progress: called with the profile, its items written so far and its items in all.
 
     Raises:
         RunIncompleteError: shards are missing and `partial` is not set.
@@ -41,28 +57,51 @@ def merge(config: Config, *, partial: bool = False) -> tuple[list[str], MergeCou
             f"{len(missing)} of {len(units)} shards are missing: {_shown(missing)}. Label the rest "
             "with the same command, or merge what is there with --partial"
         )
-    merged = [unit for unit in units if unit in existing]
-    settings = config.merge
-    names, counts = merge_shards(
-        config.output,
-        merged,
-        store,
-        classes=run_record.record_classes(recorded),
-        info=merge_info(recorded, len(missing)),
-        min_score=settings.min_score,
-        profiles=settings.profiles,
-        images_per_file=settings.images_per_file,
-    )
-    record = MergeRecord(
-        recorded["labels_hash"],
-        settings.min_score,
-        settings.profiles,
-        settings.images_per_file,
-        stretches(merged),
-        tuple(names),
-    )
-    write_merge_record(config.output, record, store)
-    return names, counts
+    thresholds = merge_thresholds(config, recorded, store)
+    merged, settings = [unit for unit in units if unit in existing], config.merge
+    with RunLock(config.output, store, MERGE_FILE) as lock:
+
+        def progress(profile: str, done: int, total: int) -> None:
+            lock.check()
+            if on_progress is not None:
+                on_progress(profile, done, total)
+
+        names, counts = merge_shards(
+            config.output,
+            merged,
+            store,
+            classes=run_record.record_classes(recorded),
+            info=merge_info(recorded, len(missing)),
+            thresholds=thresholds,
+            profiles=settings.profiles,
+            images_per_file=settings.images_per_file,
+            mapper=_mapper(int(recorded["plan"]["images"])),
+            progress=progress,
+        )
+        record = MergeRecord(
+            recorded["labels_hash"],
+            settings.min_score,
+            settings.profiles,
+            settings.images_per_file,
+            stretches(merged),
+            tuple(names),
+            tuple(sorted(thresholds.by_category.items())),
+        )
+        write_merge_record(config.output, record, store)
+    return names, replace(counts, missing_shards=len(missing))
+
+
+def merge_thresholds(config: Config, recorded: dict[str, Any], store: Storage) -> Thresholds:
+    """What ``annotations.json`` keeps: `merge.min_score`, and `merge.calibration` over it.
+
+    Raises:
+        InputError: the calibration is missing or does not fit the run.
+    """
+    uri, min_score = config.merge.calibration, config.merge.min_score
+    if uri is None:
+        return Thresholds(min_score)
+    classes = run_record.record_classes(recorded)
+    return calibrated(read_json(uri, store), uri, classes, min_score)
 
 
 def evaluate_run(config: Config) -> dict[str, Any]:
@@ -117,8 +156,14 @@ def check_complete(config: Config, counts: MergeCounts) -> None:
     """Whether the exit status may be 0.
 
     Raises:
-        RunIncompleteError: more images failed than `job.max_failed_fraction` allows.
+        RunIncompleteError: shards are missing, or more images failed than
+            `job.max_failed_fraction` allows.
     """
+    if counts.missing_shards:
+        raise RunIncompleteError(
+            f"{counts.missing_shards} shards are missing: the merged files hold a part of the run. "
+            "Label the rest with the same command, then merge again"
+        )
     allowed = config.job.max_failed_fraction
     if counts.failed > allowed * counts.images:
         raise RunIncompleteError(
@@ -153,6 +198,15 @@ def merge_info(recorded: dict[str, Any], missing: int) -> dict[str, Any]:
         "method": identity["method"],
         **partial,
     }
+
+
+def _mapper(images: int) -> Mapper:
+    """What runs the merge of so many images: this process, or Ray; the bytes are the same."""
+    if images <= IMAGES_HERE:
+        return map_here
+    from ntt_ray.pipeline.merge import map_on_ray
+
+    return map_on_ray
 
 
 def _shown(missing: list[int]) -> str:

@@ -1,4 +1,4 @@
-"""Ray itself: starting or joining a cluster, and how many actors of which size it will hold."""
+"""Ray itself: starting or joining a cluster, how many actors it will hold, what its errors hide."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import ray
 
 from ntt_ray.config import JobConfig
-from ntt_ray.errors import ConfigError
+from ntt_ray.errors import ConfigError, NttRayError
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +48,12 @@ class Resources:
         return {"num_cpus": self.cpus_per_actor, "num_gpus": self.gpus_per_actor}
 
 
-def connect() -> None:
-    """Join the cluster that ``RAY_ADDRESS`` names, or start Ray on this machine; quietly."""
+def connect(object_store_bytes: int | None = None) -> None:
+    """Join the cluster that ``RAY_ADDRESS`` names, or start Ray on this machine; quietly.
+
+    Args:
+        object_store_bytes: shared memory of a Ray that is started here; None: Ray's own choice.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if not ray.is_initialized():
         here = not os.environ.get("RAY_ADDRESS")
@@ -58,6 +62,7 @@ def connect() -> None:
             log_to_driver=False,
             logging_level=logging.ERROR,
             include_dashboard=False if here else None,
+            object_store_memory=object_store_bytes if here else None,
             _system_config=_LOCAL_SYSTEM if here else None,
         )
         # Ray's own handler drains the node for up to half a minute before anything else ends
@@ -86,3 +91,14 @@ def decide(job: JobConfig, device: str) -> Resources:
     if room < job.cpus_per_actor:
         logger.warning("job.cpus_per_actor: %g, room is for %g", job.cpus_per_actor, room)
     return Resources("cuda", actors, min(job.cpus_per_actor, room), job.gpus_per_actor)
+
+
+def our_error(error: BaseException) -> BaseException:
+    """The error of this package inside what Ray raises, or the outermost one."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, NttRayError):
+            return seen
+        cause = getattr(seen, "cause", None)
+        seen = cause if isinstance(cause, BaseException) else seen.__cause__ or seen.__context__
+    return error

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from typing import IO, Any
 
-from ntt_ray.outputs.coco import COCO_FILE, RESULTS_FILE
+from ntt_ray.outputs.coco import RESULTS_FILE
+from ntt_ray.outputs.thresholds import Thresholds
 from ntt_ray.quality.findings import Findings
 from ntt_ray.quality.json_stream import JsonStream
 
@@ -20,20 +21,6 @@ Open = Callable[[str], AbstractContextManager[IO[bytes]]]
 Row = Mapping[str, Any]
 
 
-def coco_file_names(images: int, images_per_file: int | None) -> list[str]:
-    """Names of the files that ``annotations.json`` consists of.
-
-    Args:
-        images: rows that went into the merge, failed ones included.
-        images_per_file: None where it is one file.
-    """
-    if images_per_file is None:
-        return [COCO_FILE]
-    count = max(1, -(-images // images_per_file))
-    stem = COCO_FILE.removesuffix(".json")
-    return [f"{stem}-{number:05d}-of-{count:05d}.json" for number in range(1, count + 1)]
-
-
 class CocoCheck:
     """Compares ``annotations.json``, split or not, with rows as they come by.
 
@@ -41,7 +28,7 @@ class CocoCheck:
         names: the files, in order.
         open_file: opens one of them for reading.
         head: what ``info``, ``licenses`` and ``categories`` must be.
-        min_score: detections below it must not be there.
+        thresholds: detections that do not reach them must not be there.
         images_per_file: of split files.
         out: takes the problems.
     """
@@ -52,12 +39,12 @@ class CocoCheck:
         open_file: Open,
         *,
         head: Mapping[str, Any],
-        min_score: float,
+        thresholds: Thresholds,
         images_per_file: int | None,
         out: Findings,
     ) -> None:
         self._names, self._open, self._head = iter(names), open_file, head
-        self._min_score, self._per_file, self._out = min_score, images_per_file, out
+        self._thresholds, self._per_file, self._out = thresholds, images_per_file, out
         self._rows, self._next_id = 0, 1
         self._files = ExitStack()
         self._images = self._annotations = _NO_RECORDS
@@ -75,7 +62,7 @@ class CocoCheck:
         self._images.compare(image_id, [_image(row)])
         wanted = []
         for item in row["annotations"]:
-            if item["score"] >= self._min_score:
+            if item["score"] >= self._thresholds.of_class(item["category_id"]):
                 fields = {"area": item["area"], "id": self._next_id, "iscrowd": 0}
                 wanted.append({**_result(row, item), **fields})
                 self._next_id += 1

@@ -1,0 +1,91 @@
+"""Shards of made-up labels, drawn column by column, so that a million images take a few minutes.
+
+Masks are drawn from a stock of wavy blobs with true boxes and areas; 100 to 200 bytes of RLE each.
+The same seed and sizes give the same shards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+
+from ntt_ray.masks import Rle, encode_part, rle_area, rle_bbox_xywh
+from ntt_ray.outputs.shards import ANNOTATION, SCHEMA, shard_uri, table_to_bytes
+from ntt_ray.records import ClassLabel
+from ntt_ray.storage import Storage
+
+SIZE_HW = (480, 640)
+CLASSES = tuple(ClassLabel(number, f"class {number}") for number in range(1, 81))
+
+
+class Stock:
+    """Masks to choose from, as columns."""
+
+    def __init__(self, count: int = 4000, seed: int = 0) -> None:
+        rng = np.random.default_rng(seed)
+        rles = [_blob(rng) for _ in range(count)]
+        self.counts = pa.array([rle["counts"] for rle in rles], pa.string())
+        self.areas = np.array([rle_area(rle) for rle in rles])
+        self.boxes = np.array([rle_bbox_xywh(rle) for rle in rles], dtype=np.float32)
+
+    def table(self, first_image: int, images: int, per_image: int, seed: int) -> pa.Table:
+        """Rows of a shard: every image has `per_image` instances; every 100th image failed."""
+        rng = np.random.default_rng((seed, first_image))
+        ids = np.arange(first_image, first_image + images)
+        failed = ids % 100 == 0
+        lengths = np.where(failed, 0, per_image)
+        n = int(lengths.sum())
+        chosen = rng.integers(0, len(self.areas), n)
+        row = np.repeat(np.arange(images), lengths)
+        scores = rng.random(n, dtype=np.float32)
+        scores = scores[np.lexsort((-scores, row))]  # falling in each image
+        fields = {
+            "category_id": pa.array(rng.integers(1, len(CLASSES) + 1, n).astype(np.int32)),
+            "score": pa.array(scores),
+            "predicted_iou": pa.array(rng.random(n, dtype=np.float32)),
+            "bbox": pa.FixedSizeListArray.from_arrays(pa.array(self.boxes[chosen].ravel()), 4),
+            "area": pa.array(self.areas[chosen].astype(np.int64)),
+            "counts": self.counts.take(pa.array(chosen)),
+        }
+        offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
+        instances = pa.StructArray.from_arrays(list(fields.values()), fields=list(ANNOTATION))
+        names = [f"photos/{number // 1000:05d}/img-{number:09d}.jpg" for number in ids.tolist()]
+        sizes = {"height": SIZE_HW[0], "width": SIZE_HW[1]}
+        columns = {
+            "image_id": pa.array(ids),
+            "file_name": pa.array(names),
+            **{
+                name: pa.array(np.full(images, value, np.int32), mask=failed)
+                for name, value in sizes.items()
+            },
+            "status": pa.array(np.where(failed, "failed", "ok" if per_image else "empty")),
+            "error": pa.array(np.where(failed, "truncated", None), pa.string()),
+            "annotations": pa.ListArray.from_arrays(
+                pa.array(offsets), instances, type=SCHEMA.field("annotations").type
+            ),
+        }
+        return pa.table(list(columns.values()), schema=SCHEMA)
+
+
+def write_shards(
+    output: str, images: int, *, per_image: int = 10, images_per_shard: int = 256, seed: int = 0
+) -> Iterator[int]:
+    """Write the shards of a run of so many images; yields the id of each."""
+    stock, store = Stock(), Storage()
+    for shard_id, first in enumerate(range(0, images, images_per_shard)):
+        rows = min(images_per_shard, images - first)
+        table = stock.table(first + 1, rows, per_image, seed)
+        store.publish_bytes(shard_uri(output, shard_id), table_to_bytes(table, {}))
+        yield shard_id
+
+
+def _blob(rng: np.random.Generator) -> Rle:
+    """A wavy blob somewhere in an image; never empty."""
+    half = 54  # pixels; the largest radius with its waves
+    y, x = np.mgrid[-half:half, -half:half]
+    waves = 1 + 0.15 * np.sin(rng.integers(3, 7) * np.arctan2(y, x) + rng.uniform(0, 6))
+    part = np.hypot(y, x) < rng.uniform(18, 45) * waves
+    top, left = (int(rng.integers(0, side - 2 * half)) for side in SIZE_HW)
+    return encode_part(part, left, top, *SIZE_HW)

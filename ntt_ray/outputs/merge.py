@@ -1,0 +1,118 @@
+"""Merging the shards of a run: pass one counts them, pass two lets each profile write its files.
+
+Two processes or two hundred, killed or not: the bytes depend on the shards and settings alone.
+It does not know Ray; what runs the functions is handed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from ntt_ray.outputs.coco import write_coco, write_results
+from ntt_ray.outputs.fragments import Layout
+from ntt_ray.outputs.instances import ShardIndex, index_shard
+from ntt_ray.outputs.rendering import Mapper, Merge, Progress, Source, map_here
+from ntt_ray.outputs.thresholds import Thresholds
+from ntt_ray.records import ClassLabel
+from ntt_ray.storage import Storage
+
+SHARDS_PER_COUNT = 16
+# a profile is a function: it publishes its files and gives their names
+WRITERS: dict[str, Callable[[Merge], list[str]]] = {
+    "coco": write_coco,
+    "coco-results": write_results,
+}
+
+
+@dataclass(frozen=True)
+class MergeCounts:
+    """What went through a merge; failed images have a row and are listed nowhere else.
+
+    Attributes:
+        images: rows of all merged shards, and by status: `ok`, `empty`, `failed`.
+        detections: of all rows.
+        annotations: detections that reach their threshold.
+        missing_shards: how many the run lacks (a partial merge).
+    """
+
+    images: int
+    ok: int
+    empty: int
+    failed: int
+    detections: int
+    annotations: int
+    missing_shards: int = 0
+
+
+def merge_shards(
+    output: str,
+    shard_ids: Sequence[int],
+    store: Storage,
+    *,
+    classes: Sequence[ClassLabel],
+    info: Mapping[str, Any],
+    thresholds: Thresholds,
+    profiles: Sequence[str],
+    images_per_file: int | None = None,
+    mapper: Mapper = map_here,
+    progress: Callable[[str, int, int], None] = lambda _profile, _done, _total: None,
+) -> tuple[list[str], MergeCounts]:
+    """Write the files of some profiles.
+
+    Args:
+        output: the run's prefix.
+        shard_ids: the shards to merge, in order.
+        store: access to files.
+        classes: of the run, all of them, also those without a detection.
+        info: goes into the ``info`` block; no clock in it, so the same run gives the same bytes.
+        thresholds: ``annotations.json`` has what reaches them; the results have all.
+        profiles: names from `WRITERS`.
+        images_per_file: split ``annotations.json`` into self-contained files of so many images,
+            with ids that are unique across them.
+        mapper: runs functions over items; in this process unless another is given.
+        progress: called with a profile, its items written so far and its items in all.
+
+    Returns:
+        Names of the files written, relative to the output, and counts.
+
+    Raises:
+        InputError: a shard is missing or damaged.
+        StorageError: a file could not be written.
+    """
+    source = Source(output, store, thresholds)
+    shards = _index(source, shard_ids, mapper)
+    layout, names = Layout(shards), []
+    for profile in profiles:
+        told: Progress = partial(progress, profile)
+        merge = Merge(source, layout, classes, info, images_per_file, mapper, told)
+        names += WRITERS[profile](merge)
+    return names, _counts(shards)
+
+
+def index_shards(shard_ids: Sequence[int], source: Source) -> list[ShardIndex]:
+    """Count some shards; see `instances.index_shard`."""
+    return [
+        index_shard(source.output, shard_id, source.store, source.thresholds)
+        for shard_id in shard_ids
+    ]
+
+
+def _index(source: Source, shard_ids: Sequence[int], mapper: Mapper) -> list[ShardIndex]:
+    starts = range(0, len(shard_ids), SHARDS_PER_COUNT)
+    groups = [list(shard_ids[start : start + SHARDS_PER_COUNT]) for start in starts]
+    counted = mapper(partial(index_shards, source=source), groups)
+    return [shard for group in counted for shard in group]
+
+
+def _counts(shards: Sequence[ShardIndex]) -> MergeCounts:
+    return MergeCounts(
+        images=sum(shard.rows for shard in shards),
+        ok=sum(shard.ok for shard in shards),
+        empty=sum(shard.empty for shard in shards),
+        failed=sum(shard.failed for shard in shards),
+        detections=sum(int(shard.found.sum()) for shard in shards),
+        annotations=sum(int(shard.kept.sum()) for shard in shards),
+    )
