@@ -1,7 +1,7 @@
 """Shards of made-up labels, drawn column by column, so that a million images take a few minutes.
 
 Masks are drawn from a stock of wavy blobs with true boxes and areas; 100 to 200 bytes of RLE each.
-The same seed and sizes give the same shards.
+The same sizes give the same shards.
 """
 
 from __future__ import annotations
@@ -17,22 +17,23 @@ from ntt_ray.records import ClassLabel
 from ntt_ray.storage import Storage
 
 SIZE_HW = (480, 640)
+SEED = 33
 CLASSES = tuple(ClassLabel(number, f"class {number}") for number in range(1, 81))
 
 
 class Stock:
     """Masks to choose from, as columns."""
 
-    def __init__(self, count: int = 4000, seed: int = 0) -> None:
-        rng = np.random.default_rng(seed)
+    def __init__(self, count: int) -> None:
+        rng = np.random.default_rng(SEED)
         rles = [_blob(rng) for _ in range(count)]
         self.counts = pa.array([rle["counts"] for rle in rles], pa.string())
         self.areas = np.array([rle_area(rle) for rle in rles])
         self.boxes = np.array([rle_bbox_xywh(rle) for rle in rles], dtype=np.float32)
 
-    def table(self, first_image: int, images: int, per_image: int, seed: int) -> pa.Table:
+    def table(self, first_image: int, images: int, per_image: int) -> pa.Table:
         """Rows of a shard: every image has `per_image` instances; every 100th image failed."""
-        rng = np.random.default_rng((seed, first_image))
+        rng = np.random.default_rng((SEED, first_image))
         ids = np.arange(first_image, first_image + images)
         failed = ids % 100 == 0
         lengths = np.where(failed, 0, per_image)
@@ -70,13 +71,21 @@ class Stock:
 
 
 def write_shards(
-    output: str, images: int, *, per_image: int = 10, images_per_shard: int = 256, seed: int = 0
+    output: str, images: int, *, per_image: int = 10, images_per_shard: int = 256, masks: int = 4000
 ) -> Iterator[int]:
-    """Write the shards of a run of so many images; yields the id of each."""
-    stock, store = Stock(), Storage()
+    """Write the shards of a run of so many images; yields the id of each.
+
+    Args:
+        output: the run's prefix.
+        images: how many rows, in all shards.
+        per_image: instances of each image.
+        images_per_shard: rows of each shard but the last.
+        masks: different ones, see `Stock`.
+    """
+    stock, store = Stock(masks), Storage()
     for shard_id, first in enumerate(range(0, images, images_per_shard)):
         rows = min(images_per_shard, images - first)
-        table = stock.table(first + 1, rows, per_image, seed)
+        table = stock.table(first + 1, rows, per_image)
         store.publish_bytes(shard_uri(output, shard_id), table_to_bytes(table, {}))
         yield shard_id
 

@@ -98,10 +98,24 @@ def test_the_job_end_to_end(golden_config):
     (output / "labels" / "shard-000001.parquet").unlink()
     with pytest.raises(RunIncompleteError, match=r"1 of 2 shards are missing: 1\."):
         outcome.merge(build_config(golden_config))
-    partial, _ = outcome.merge(build_config(golden_config), partial=True)
+    partial, counts = outcome.merge(build_config(golden_config), partial=True)
     assert "partial" in json.loads((output / partial[0]).read_text())["info"]
+    with pytest.raises(RunIncompleteError, match="1 shards are missing: the merged files hold"):
+        outcome.check_complete(build_config(golden_config), counts)
     again, _ = run_all(golden_config)
     assert [unit.shard_id for unit, _, _ in again] == [1]
+    assert contents(output) == before
+
+    # a calibration sets thresholds by class
+    calibration = Path(golden_config["output"]).with_name("calibration.json")
+    names = [label["name"] for label in record["classes"]]
+    calibration.write_text(json.dumps({"thresholds": {names[0]: 0.0}}))
+    overrides = ["merge.min_score=1.0", f"merge.calibration={calibration}"]
+    outcome.merge(build_config(golden_config, overrides))
+    merged = json.loads((output / "annotations.json").read_text())
+    assert {a["category_id"] for a in merged["annotations"]} == {record["classes"][0]["id"]}
+    assert merged["info"]["thresholds"] == {names[0]: 0.0}
+    run_all(golden_config)
     assert contents(output) == before
 
     # neither does it depend on the actors

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from benchmarks import merge_scale
 from benchmarks.made_shards import CLASSES, write_shards
 from ntt_ray.errors import InputError
 from ntt_ray.outputs import fragments, shards
@@ -24,7 +25,7 @@ SOME = Thresholds(0.5, {3: 0.125, 80: 0.875})
 def run(tmp_path_factory):
     """330 images in four shards, three with the usual size and one small."""
     output = str(tmp_path_factory.mktemp("run"))
-    ids = list(write_shards(output, 330, per_image=4, images_per_shard=100))
+    ids = list(write_shards(output, 330, per_image=4, images_per_shard=100, masks=50))
     return output, ids
 
 
@@ -84,7 +85,7 @@ def test_some_of_the_shards(run):
 
 
 def test_what_an_earlier_merge_left_goes(run, tmp_path):
-    output, ids = str(tmp_path), list(write_shards(str(tmp_path), 10))
+    output, ids = str(tmp_path), list(write_shards(str(tmp_path), 10, masks=5))
     litter = (".annotations-00001-of-00009.json.0123456789ab.tmp", ".results.json.0123456789ab.tmp")
     others = ("annotations-old.json", ".report.html.0123456789ab.tmp", "my-annotations.json")
     for name in (*litter, *others):
@@ -97,7 +98,7 @@ def test_what_an_earlier_merge_left_goes(run, tmp_path):
 
 def test_a_missing_or_damaged_shard_is_named(run, tmp_path):
     output = str(tmp_path)
-    list(write_shards(output, 10, images_per_shard=5))
+    list(write_shards(output, 10, images_per_shard=5, masks=5))
     with pytest.raises(InputError, match=r"shard-000002\.parquet: the shard is missing"):
         _merged(output, [0, 1, 2])
     path = tmp_path / "labels" / "shard-000001.parquet"
@@ -136,3 +137,16 @@ def test_ray_tasks_give_the_same_bytes_and_errors(run, monkeypatch):
     with pytest.raises(InputError, match=r"shard-000009\.parquet: the shard is missing"):
         _merged(output, [*ids, 9], mapper=map_on_ray)
     assert _contents(output, names) == before
+
+
+def test_a_streaming_reader_and_pycocotools_find_the_shards(run, monkeypatch):
+    output, ids = run
+    _, counts = _merged(output, ids, Thresholds(0.0), ("coco",))
+    monkeypatch.setattr(merge_scale, "EVERY", 2)
+    found = merge_scale.checked(output, counts.annotations)
+    assert (found["ids_contiguous"], found["annotations_compared"]) == (327 * 4, 198 * 4)
+    with pytest.raises(SystemExit, match="1308 annotations in the file, 1309 counted"):
+        merge_scale.checked(output, counts.annotations + 1)
+    _merged(output, ids, SOME, ("coco",))
+    with pytest.raises(SystemExit, match="its annotations differ from its shard"):
+        merge_scale.checked(output, counts.annotations)

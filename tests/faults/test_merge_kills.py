@@ -1,0 +1,87 @@
+"""A merge that is killed again and again: the next one gives the same bytes, nothing is left."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from benchmarks.made_shards import CLASSES, write_shards
+from ntt_ray.pipeline import record
+from ntt_ray.storage import Storage
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(400)]
+IMAGES, IMAGES_PER_SHARD = 2500, 50
+KILLS = 4
+# merges through Ray however few the images are, in many small fragments
+DRIVER = """
+import sys
+from ntt_ray.config import load_config
+from ntt_ray.outputs import fragments
+from ntt_ray.pipeline import outcome
+fragments.FRAGMENT_BYTES, outcome.IMAGES_HERE = 30_000, 0
+outcome.merge(load_config(sys.argv[1]), on_progress=lambda *told: print(*told, flush=True))
+"""
+
+
+def _run(folder: Path) -> Path:
+    """A labelled run, as far as merging looks; gives its config."""
+    output = folder / "run"
+    ids = list(write_shards(str(output), IMAGES, images_per_shard=IMAGES_PER_SHARD, masks=100))
+    recorded = record.make_record(
+        identity={"bank": "b", "models": {}, "method": {}},
+        config={},
+        classes=CLASSES,
+        units=len(ids),
+        images=IMAGES,
+    )
+    record.write_record(str(output), recorded, Storage())
+    path = folder / "config.yaml"
+    data = {"images": "x", "output": str(output), "bank": "x", "merge": {"images_per_file": 900}}
+    path.write_text(yaml.safe_dump(data))
+    return path
+
+
+def _start(config: Path) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-c", DRIVER, str(config)],
+        env={**os.environ, "RAY_ADDRESS": ""},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _files(config: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in (config.parent / "run").iterdir() if p.is_file()}
+
+
+def test_a_merge_killed_again_and_again(tmp_path):
+    config = _run(tmp_path)
+    chance = random.Random(7)
+    undisturbed = _start(config)
+    said, errors = undisturbed.communicate(timeout=200)
+    assert undisturbed.returncode == 0, errors
+    expected, lines = _files(config), said.splitlines()
+    assert {"annotations-00001-of-00003.json", "results.json", "run.json"} <= set(expected)
+    assert not any(name.endswith((".tmp", ".lock")) for name in expected)
+    for name in expected:
+        if name != "run.json":
+            (tmp_path / "run" / name).unlink()
+
+    for _ in range(KILLS):
+        driver = _start(config)
+        for _ in range(chance.randrange(1, len(lines))):
+            assert driver.stdout.readline(), driver.stderr.read()
+        time.sleep(chance.uniform(0, 0.02))
+        driver.send_signal(signal.SIGKILL)
+        driver.wait()
+    last = _start(config)
+    _, errors = last.communicate(timeout=200)
+    assert last.returncode == 0, errors
+    assert _files(config) == expected
