@@ -114,7 +114,8 @@ def test_the_job_end_to_end(golden_config):
     outcome.merge(build_config(golden_config, overrides))
     merged = json.loads((output / "annotations.json").read_text())
     assert {a["category_id"] for a in merged["annotations"]} == {record["classes"][0]["id"]}
-    assert merged["info"]["thresholds"] == {names[0]: 0.0}
+    made_with = json.loads((output / "merge.json").read_text())
+    assert made_with["class_scores"] == [[record["classes"][0]["id"], 0.0]]
     run_all(golden_config)
     assert contents(output) == before
 

@@ -617,3 +617,13 @@ def test_the_command_and_its_exit_status(run, tmp_path):
     done = _command(run, tmp_path)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
+
+
+def test_a_calibrated_merge_is_compared_by_its_thresholds(tmp_path):
+    calibration = tmp_path / "calibration.json"
+    calibration.write_text('{"thresholds": {"nut": 0.8}}')
+    run = Run(tmp_path, calibration=str(calibration)).merge()
+    calibration.unlink()  # the record of the merge knows
+    assert run.verify().whole
+    run.edit_json("merge.json", lambda record: record.update(class_scores=[]))
+    assert not run.verify().whole

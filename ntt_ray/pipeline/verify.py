@@ -25,6 +25,7 @@ from ntt_ray.outputs.shards import FOLDER, read_shard, shard_name
 from ntt_ray.pipeline import manifest as manifest_file
 from ntt_ray.pipeline import record as run_record
 from ntt_ray.pipeline.lock import FILE as LOCK_FILE
+from ntt_ray.pipeline.lock import MERGE_FILE as MERGE_LOCK_FILE
 from ntt_ray.pipeline.merged_files import MergedFiles, find_merge
 from ntt_ray.quality.findings import Findings
 from ntt_ray.quality.shard_check import check_images, check_provenance, check_row
@@ -202,7 +203,7 @@ def _check_names(names: Sequence[str], units: int, out: Findings) -> list[int]:
         out.problem("shard missing", shard_name(unit), "not labelled yet, or deleted")
     for name in names:
         base = name.rsplit("/", 1)[-1]
-        if name == LOCK_FILE:
+        if name in (LOCK_FILE, MERGE_LOCK_FILE):
             out.note(f"{name}: a driver is at work here, or ended without a word")
         elif base.startswith(".") and base.endswith(".tmp"):
             out.note(f"{name}: left by a write that did not end; may be deleted")
