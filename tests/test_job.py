@@ -56,6 +56,7 @@ def test_the_job_end_to_end(golden_config):
         "labels/shard-000000.parquet",
         "labels/shard-000001.parquet",
         "manifest.parquet",
+        "merge.json",
         "results.json",
         "run.json",
     }
