@@ -56,7 +56,7 @@ def test_stale_locks_are_taken_over(tmp_path):
 def test_a_claim_left_by_a_dead_driver_is_no_obstacle(tmp_path):
     dead = {"host": socket.gethostname(), "pid": _dead_pid()}
     _write(tmp_path, **dead)
-    os.link(tmp_path / lock_module.FILE, tmp_path / lock_module.CLAIM_FILE)
+    os.link(tmp_path / lock_module.FILE, tmp_path / f"{lock_module.FILE}.claim")
     with RunLock(str(tmp_path), Storage()) as lock:
         assert json.loads((tmp_path / lock_module.FILE).read_text())["token"] == lock.token
     assert not list(tmp_path.iterdir())
