@@ -27,7 +27,9 @@ PROPOSER_NAMES = (
     *(f"{family}_hiera_{size}" for family in ("sam2", "sam2.1") for size in ("t", "s", "b+", "l")),
     "sam2_demo",
 )
-_SECRET = re.compile(r"secret|token|password|passwd|key|credential", re.IGNORECASE)
+_SECRET = re.compile(
+    r"secret|token|password|passwd|key|credential|connection_string|sas|auth", re.IGNORECASE
+)
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -225,7 +227,8 @@ def _with_overrides(
         try:
             value = parse_yaml(raw) if raw else None
         except ValueError as error:
-            problems.append(f"--set {text}: {error}")
+            shown = f"{path}=***: not YAML" if _SECRET.search(path) else f"{text}: {error}"
+            problems.append(f"--set {shown}")
             continue
         data = _with_value(data, path.strip().split("."), value)
     return data, problems
@@ -263,7 +266,8 @@ def _problem(error: Any) -> str:
     message = str(error["msg"]).removeprefix("Value error, ")
     if error["type"] == "value_error":
         return f"{path}{message}" if message.startswith(".") else f"{path}: {message}"
-    shown = _redacted("***" if _SECRET.search(path) else repr(error["input"])[:80])
+    hidden = _SECRET.search(path) or path.startswith("storage_options")
+    shown = _redacted("***" if hidden else repr(error["input"])[:80])
     return f"{path}: {message[:1].lower()}{message[1:]} (it is {shown})"
 
 
@@ -323,6 +327,8 @@ def _without_secrets(value: Any) -> Any:
             key: "***" if _SECRET.search(str(key)) and item else _without_secrets(item)
             for key, item in value.items()
         }
+    if isinstance(value, list):
+        return [_without_secrets(item) for item in value]
     return value
 
 

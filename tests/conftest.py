@@ -14,6 +14,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 
+from s3_store import s3  # noqa: F401 a fixture
+
 GOLDEN = Path(__file__).parent / "golden" / "a"
 GOLDEN_MODELS: dict[str, Any] = {
     "encoder": {

@@ -31,7 +31,7 @@ FORBIDDEN = {
 EXCEPTIONS = {"references/boxes.py": {"torch"}}
 # a dependency has one home
 HOMES = {
-    "fsspec": {"storage.py"},
+    "fsspec": {"storage"},
     "pycocotools.mask": {"masks.py"},
     "ray": {"pipeline"},
     "timm": {"models"},

@@ -1,14 +1,17 @@
 import errno
 import os
+import traceback
 
 import fsspec
 import pytest
 
 from ntt_ray import storage
-from ntt_ray.errors import InputError, StorageError
+from ntt_ray.errors import ConfigError, InputError, StorageError
 from ntt_ray.storage import Storage
+from ntt_ray.storage.retries import Retries
 
 PREFIXES = ["local", "memory"]
+FAST = Retries(first_delay_s=0.001)
 
 
 @pytest.fixture(params=PREFIXES)
@@ -91,7 +94,7 @@ def test_publishing_anew_without_hard_links(tmp_path, monkeypatch):
     def no_links(*_):
         raise OSError(errno.EPERM, "Operation not permitted")
 
-    monkeypatch.setattr(storage.os, "link", no_links)
+    monkeypatch.setattr(os, "link", no_links)
     assert Storage().publish_new(str(tmp_path / "x.bin"), b"one")
     assert not Storage().publish_new(str(tmp_path / "x.bin"), b"two")
     assert [p.name for p in tmp_path.iterdir()] == ["x.bin"]
@@ -198,21 +201,87 @@ class _StoreError(Exception):
     ],
     ids=lambda value: str(value),
 )
-def test_only_passing_failures_are_retried(monkeypatch, error, retried):
-    monkeypatch.setattr(storage, "FIRST_DELAY_S", 0.001)
+def test_only_passing_failures_are_retried(error, retried):
     action = _Flaky(2, error)
     if retried:
-        assert storage._retried(action, "reading") == "done"
+        assert FAST.run(action, "reading") == "done"
         assert action.calls == 3
     else:
         with pytest.raises(StorageError, match="reading"):
-            storage._retried(action, "reading")
+            FAST.run(action, "reading")
         assert action.calls == 1
 
 
-def test_retries_are_bounded(monkeypatch):
-    monkeypatch.setattr(storage, "FIRST_DELAY_S", 0.001)
+def test_retries_are_bounded():
     action = _Flaky(100, TimeoutError("read"))
     with pytest.raises(StorageError, match=r"after 5 attempts"):
-        storage._retried(action, "reading")
+        FAST.run(action, "reading")
     assert action.calls == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("s3://key:secret@bucket/x", "s3://bucket/x"),
+        ("https://h/a.jpg?v=1&X-Amz-Signature=f00&X-Amz-Credential=AK%2Fx", "https://h/a.jpg?v=1"),
+        ("https://h/a.jpg?X-Amz-Security-Token=f00", "https://h/a.jpg"),
+        ("https://h/a.jpg?AWSAccessKeyId=AK&Signature=f00&Expires=1", "https://h/a.jpg?Expires=1"),
+        ("https://x.blob.core.windows.net/c/a.jpg?sv=1&sig=f00%3D", "https://x.blob.core.windows.net/c/a.jpg?sv=1"),
+        ("https://h/a?sig=f00&v=1&token=f00&w=2", "https://h/a?v=1&w=2"),
+        ("az://c/a.jpg?token=f00 is missing", "az://c/a.jpg is missing"),
+        ("url='https://h/a?sig=f00', and more", "url='https://h/a', and more"),
+        ("AccountName=a;AccountKey=f00==;x", "AccountName=a;AccountKey=***;x"),
+        ("what? is this & that=1", "what? is this & that=1"),
+        ("a#b?design=1.png", "a#b?design=1.png"),
+    ],
+    ids=lambda value: value[:20],
+)  # fmt: skip
+def test_what_signs_a_uri_does_not_show(text, shown):
+    assert storage.redact(text) == shown
+
+
+def test_credentials_in_a_bucket_uri_are_refused():
+    with pytest.raises(InputError, match="leave them to the environment") as caught:
+        Storage().read_bytes("s3://key:secret@bucket/x")
+    assert "secret@" not in str(caught.value)
+
+
+def test_the_cause_of_an_error_is_kept_unless_it_holds_credentials():
+    def fail(text):
+        raise _StoreError(text)
+
+    with pytest.raises(StorageError) as plain:
+        FAST.run(lambda: fail("AccessDenied"), "reading")
+    assert isinstance(plain.value.__cause__, _StoreError)
+    with pytest.raises(StorageError) as signed:
+        FAST.run(lambda: fail(f"403 for https://h/a?sig={'f' * 9}"), "reading")
+    assert "f" * 9 not in "".join(traceback.format_exception(signed.value))
+
+
+@pytest.mark.parametrize(
+    ("retries", "problem"),
+    [
+        ({"attempts": 0}, "attempts: a whole number"),
+        ({"attempts": True}, "attempts: a whole number"),
+        ({"first_delay_s": -1}, "first_delay_s: a number"),
+        ({"delay": 1}, "retries.delay: unknown key"),
+    ],
+    ids=str,
+)
+def test_settings_of_retries_are_checked(retries, problem):
+    with pytest.raises(ConfigError, match=problem):
+        Storage({"retries": retries})
+
+
+def test_folders_behind_links_are_listed_and_circles_end(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "a.png").touch()
+    (tmp_path / "real" / "back").symlink_to(tmp_path / "photos")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "link").symlink_to(tmp_path / "real")
+    (tmp_path / "photos" / "self").symlink_to(".")
+    assert Storage().list_files(str(tmp_path / "photos")) == ["link/a.png"]
+
+
+def test_options_with_credentials_are_not_shown():
+    assert "f00" not in repr(Storage({"s3": {"secret": "f00"}}))

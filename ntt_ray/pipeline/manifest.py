@@ -201,8 +201,10 @@ def _from_table(table: str, image_root: str, store: Storage) -> list[ImageEntry]
             raise InputError(f"images: row {number} of {storage.redact(table)} has no uri")
         if storage.is_uri(uri) or uri.startswith("/"):
             full = storage.absolute(uri)
-            relative = full.removeprefix(image_root.rstrip("/") + "/")
-            default = relative if relative != full else full.split("://", 1)[-1].lstrip("/")
+            # the file name goes into COCO files: a signed URL's signature must not
+            shown = storage.redact(full)
+            relative = shown.removeprefix(storage.redact(image_root).rstrip("/") + "/")
+            default = relative if relative != shown else shown.split("://", 1)[-1].lstrip("/")
         else:
             full, default = storage.join(image_root, uri), uri
         file_name = name if isinstance(name, str) and name else default

@@ -1,0 +1,142 @@
+"""How a file appears in one step: renamed, linked, put on a condition, or completed at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+COPY_BYTES = 8 << 20
+PART_BYTES = 64 << 20  # S3 takes 10,000 parts
+_TEMPORARY = re.compile(r"^\.(.+)\.[0-9a-f]{12}\.tmp$")  # see `replacing`
+Retried = Callable[[Callable[[], Any]], Any]
+
+
+@contextlib.contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """A temporary name beside `target`, renamed over it at the end, removed on failure."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name[:100]}.{uuid.uuid4().hex[:12]}.tmp")
+    try:
+        yield temporary
+        _to_disk(temporary)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def link_new(target: Path, data: bytes) -> None:
+    """Create a file with its content in one step; `FileExistsError` when there is one."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name[:100]}.{uuid.uuid4().hex[:12]}.tmp")
+    try:
+        temporary.write_bytes(data)
+        try:
+            os.link(temporary, target)
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without hard links
+            with target.open("xb") as stream:
+                stream.write(data)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def put_new(fs: Any, path: str, data: bytes) -> None:
+    """A PUT on the condition that nothing is there; without it where the store knows none."""
+    try:
+        fs.pipe_file(path, data, mode="create")
+    except FileExistsError:
+        raise
+    except (TypeError, ValueError, NotImplementedError):
+        fs.pipe_file(path, data)
+    except OSError as error:
+        if "NotImplemented" not in str(error):
+            raise
+        fs.pipe_file(path, data)
+
+
+def parts(chunks: Iterable[bytes | memoryview]) -> Iterator[bytes]:
+    """Pieces of any size as parts of about `PART_BYTES`; at least one, which may be empty."""
+    part = bytearray()
+    for chunk in chunks:
+        part += chunk
+        if len(part) >= PART_BYTES:
+            yield bytes(part)
+            part.clear()
+    yield bytes(part)
+
+
+def upload_s3(fs: Any, path: str, pieces: Iterable[bytes], retried: Retried) -> None:
+    """Upload an object in parts; each is tried again alone, and nothing appears before the end."""
+    bucket, key, _ = fs.split_path(path)
+    where = {"Bucket": bucket, "Key": key}
+    where["UploadId"] = retried(lambda: fs.call_s3("create_multipart_upload", **where))["UploadId"]
+    done: list[dict[str, Any]] = []
+    size = 0
+    try:
+        for piece in pieces:
+            number = {"PartNumber": len(done) + 1}
+            answer = retried(lambda: fs.call_s3("upload_part", Body=piece, **number, **where))  # noqa: B023
+            done.append({**number, "ETag": answer["ETag"]})
+            size += len(piece)
+    except BaseException:
+        with contextlib.suppress(Exception):
+            fs.call_s3("abort_multipart_upload", **where)
+        raise
+
+    def complete() -> None:
+        try:
+            fs.call_s3("complete_multipart_upload", MultipartUpload={"Parts": done}, **where)
+        except FileNotFoundError:  # an attempt whose answer was lost has completed it
+            if fs.info(path)["size"] != size:
+                raise
+
+    retried(complete)
+
+
+def upload_stream(fs: Any, path: str, pieces: Iterable[bytes]) -> None:
+    """Upload to another store; committing apart from closing, so that a part never appears."""
+    stream = fs.open(path, "wb", autocommit=False)
+    try:
+        for piece in pieces:
+            stream.write(piece)
+        stream.close()
+    except BaseException:
+        stream.discard()
+        raise
+    stream.commit()
+
+
+def discard_temporaries(folder: Path, names: re.Pattern[str]) -> None:
+    """Remove what killed writers of those names left in a local folder."""
+    for left in folder.glob(".*.tmp"):
+        if (match := _TEMPORARY.match(left.name)) and names.fullmatch(match[1]):
+            left.unlink(missing_ok=True)
+
+
+def abort_uploads(fs: Any, path: str, names: re.Pattern[str]) -> None:
+    """End multipart uploads to names right below an S3 path; their parts would be paid for."""
+    bucket, key, _ = fs.split_path(path)
+    folder = f"{key.strip('/')}/" if key.strip("/") else ""
+    answer = fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=folder)
+    for upload in answer.get("Uploads", ()):
+        if names.fullmatch(upload["Key"].removeprefix(folder)):
+            chosen = {"Key": upload["Key"], "UploadId": upload["UploadId"]}
+            fs.call_s3("abort_multipart_upload", Bucket=bucket, **chosen)
+
+
+def copy(source: IO[bytes], target: IO[bytes]) -> None:
+    """Copy what is left of a stream, a piece at a time."""
+    while chunk := source.read(COPY_BYTES):
+        target.write(chunk)
+
+
+def _to_disk(path: Path) -> None:
+    """Before a rename: else a machine that stops could leave the name on an empty file."""
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())

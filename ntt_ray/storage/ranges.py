@@ -1,0 +1,66 @@
+"""Random access to an object in a store: each range is one request, checked and tried again."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+
+from ntt_ray.storage.retries import TruncatedReadError
+
+BUFFER_BYTES = 64 << 10
+
+
+class RangeReader(io.RawIOBase):
+    """A seekable stream over an object.
+
+    fsspec's own would read far ahead, which costs more than it gives for the footer and one row
+    group of a Parquet file.
+    """
+
+    def __init__(self, size: int, read_range: Callable[[int, int], bytes]) -> None:
+        """Make a stream.
+
+        Args:
+            size: of the object in bytes.
+            read_range: gives the bytes from a start to an end, the end excluded.
+        """
+        self._size, self._read_range, self._position = size, read_range, 0
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def seekable(self) -> bool:
+        """Always."""
+        return True
+
+    def tell(self) -> int:
+        """The position in bytes."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move; a position before the start is the start."""
+        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = max(0, origin + offset)
+        return self._position
+
+    def readinto(self, buffer) -> int:  # type: ignore[no-untyped-def]  # a writable buffer
+        """Fill a buffer from the position on; gives the number of bytes read."""
+        end = min(self._size, self._position + len(buffer))
+        if end <= self._position:
+            return 0
+        data = self._read_range(self._position, end)
+        buffer[: len(data)] = data
+        self._position = end
+        return len(data)
+
+
+def checked(data: bytes, expected: int) -> bytes:
+    """The data, when it has the expected length.
+
+    Raises:
+        TruncatedReadError: it has another; the read is worth another attempt.
+    """
+    if len(data) != expected:
+        raise TruncatedReadError(f"{len(data)} of {expected} bytes came")
+    return data

@@ -1,0 +1,130 @@
+"""Which failures of a store pass, and how often and how soon an action is tried again."""
+
+from __future__ import annotations
+
+import logging
+import random
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from ntt_ray.errors import ConfigError, InputError, StorageError
+from ntt_ray.storage.uris import redact
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+# object stores answer these for a while when they are busy; everything else is final at once
+_TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504, 509})
+_TRANSIENT_TEXT = re.compile(
+    r"SlowDown|Throttl|TooManyRequests|RequestTimeout|ServiceUnavailable|InternalError|"
+    r"RequestLimitExceeded|ConditionalRequestConflict|IncompleteBody|BadDigest|ContentSHA256Mismatch|FlexibleChecksum|"
+    r"\b(429|500|502|503|504)\b|[Tt]imed? ?out|[Cc]onnection (reset|aborted|closed|lost)|"
+    r"Connect(ion)?(Timeout|Closed)?Error|EndpointConnectionError|ServerDisconnected|"
+    r"IncompleteRead|ClientPayloadError|ClientOSError"
+)
+_FINAL = (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
+
+
+class TruncatedReadError(ConnectionError):
+    """Fewer bytes came than the store had promised."""
+
+
+@dataclass(frozen=True)
+class Retries:
+    """How often an action on a store is tried.
+
+    Attributes:
+        attempts: in all, the first included.
+        first_delay_s: before the second one; doubles each time, of which a random share between a
+            half and all is waited, so that many workers do not come back at once.
+    """
+
+    attempts: int = 5
+    first_delay_s: float = 0.5
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> Retries:
+        """From ``storage_options.retries``.
+
+        Raises:
+            ConfigError: an unknown key or a value that cannot be.
+        """
+        problems = [
+            f"storage_options.retries.{key}: unknown key; known keys: attempts, first_delay_s"
+            for key in sorted(options.keys() - {"attempts", "first_delay_s"})
+        ]
+        attempts = options.get("attempts", cls.attempts)
+        if type(attempts) is not int or not 1 <= attempts <= 100:
+            problems.append("storage_options.retries.attempts: a whole number from 1 to 100")
+        delay_s = options.get("first_delay_s", cls.first_delay_s)
+        if type(delay_s) not in (int, float) or not 0 <= delay_s <= 60:
+            problems.append("storage_options.retries.first_delay_s: a number from 0 to 60")
+        if problems:
+            raise ConfigError("the config has problems:", problems)
+        return cls(attempts, float(delay_s))
+
+    def run(self, action: Callable[[], T], what: str) -> T:
+        """Run `action`, again after failures that pass.
+
+        Raises:
+            FileNotFoundError: there is no such object; never tried again.
+            StorageError: the last attempt failed, or the store refused.
+        """
+        for attempt in range(1, self.attempts + 1):
+            try:
+                return action()
+            except (FileNotFoundError, InputError):
+                raise
+            except Exception as error:  # each store brings its own exception types
+                text = str(error)
+                reason = f"{type(error).__name__}: {redact(text)}"
+                # a cause is shown in tracebacks: not one that holds credentials
+                cause = error if redact(text) == text else None
+                if not is_transient(error):
+                    raise StorageError(f"{what}: {reason}") from cause
+                if attempt == self.attempts:
+                    raise StorageError(f"{what}: {reason} (after {attempt} attempts)") from cause
+                delay_s = random.uniform(0.5, 1.0) * self.first_delay_s * 2 ** (attempt - 1)
+                logger.debug("%s: %s; trying again in %.1f s", what, reason, delay_s)
+                time.sleep(delay_s)
+        raise AssertionError("unreachable")
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same action may well succeed a moment later."""
+    if isinstance(error, _FINAL):
+        return False
+    return any(
+        isinstance(link, TimeoutError | ConnectionError)
+        or _status(link) in _TRANSIENT_STATUS
+        or bool(_TRANSIENT_TEXT.search(f"{type(link).__name__}: {link}"))
+        for link in _chain(error)
+    )
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The error and what it was made of; s3fs drops the code that its cause still has."""
+    seen: BaseException | None = error
+    for _ in range(5):
+        if seen is None:
+            return
+        yield seen
+        seen = seen.__cause__ or seen.__context__
+
+
+def _status(error: BaseException) -> int | None:
+    """The HTTP status in an error of botocore, aiohttp, gcsfs or Azure."""
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):
+        return _number(response.get("ResponseMetadata", {}).get("HTTPStatusCode"))
+    for name in ("status", "status_code", "code"):
+        if (number := _number(getattr(error, name, None))) is not None:
+            return number
+    return None
+
+
+def _number(value: Any) -> int | None:
+    return value if isinstance(value, int) else None

@@ -1,0 +1,318 @@
+"""Access to all file systems: read, list, publish, with retries. Knows nothing of what it moves."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import posixpath
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from ntt_ray.errors import InputError, StorageError
+from ntt_ray.storage import listing
+from ntt_ray.storage.publishing import (
+    COPY_BYTES,
+    PART_BYTES,
+    Retried,
+    abort_uploads,
+    copy,
+    discard_temporaries,
+    link_new,
+    parts,
+    put_new,
+    replacing,
+    upload_s3,
+    upload_stream,
+)
+from ntt_ray.storage.ranges import BUFFER_BYTES, RangeReader, checked
+from ntt_ray.storage.retries import Retries
+from ntt_ray.storage.uris import is_uri, redact, unescaped
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+PROGRESS_S = 5.0  # between two lines about a long listing
+S3_CONNECTIONS = 32  # of a process; more than it fetches at once
+_BUCKETS = ("s3", "s3a", "gs", "gcs")
+_EXTRAS = {"gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure", "abfss": "azure"}
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Access to all file systems, with options by protocol.
+
+    Attributes:
+        options: passed to fsspec by protocol, e.g. ``{"s3": {"endpoint_url": ...}}``. Credentials
+            are better left to the environment, where fsspec's file systems find them. The entry
+            ``retries`` is ours, see `Retries`.
+    """
+
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        Retries.from_options(self.options.get("retries", {}))
+
+    def read_bytes(self, uri: str) -> bytes:
+        """Read a whole object.
+
+        Raises:
+            FileNotFoundError: there is none.
+            StorageError: the store failed after all retries, or refused.
+        """
+
+        def read() -> bytes:
+            fs, path = self._open_fs(uri)
+            return bytes(fs.cat_file(path))
+
+        return self._retried(read, f"reading {redact(uri)}")
+
+    def exists(self, uri: str) -> bool:
+        """Whether an object is there."""
+        try:
+            return bool(self._info(uri)["type"] == "file")
+        except FileNotFoundError:
+            return False
+
+    def size(self, uri: str) -> int:
+        """Size of an object in bytes."""
+        return int(self._info(uri)["size"])
+
+    def _info(self, uri: str) -> dict[str, Any]:
+        def look() -> dict[str, Any]:
+            fs, path = self._open_fs(uri)
+            return dict(fs.info(path))
+
+        return self._retried(look, f"looking at {redact(uri)}")
+
+    @contextlib.contextmanager
+    def open_read(self, uri: str) -> Iterator[IO[bytes]]:
+        """Open an object for reading with random access (Parquet footers, row groups)."""
+        fs, path = self._open_fs(uri)
+        stream: IO[bytes]
+        if isinstance(fs, LocalFileSystem):
+            stream = self._retried(lambda: open(path, "rb"), f"opening {uri}")  # noqa: SIM115
+        else:
+            raw = RangeReader(self.size(uri), lambda *ends: self._read_range(uri, *ends))
+            stream = io.BufferedReader(raw, BUFFER_BYTES)
+        with stream:
+            yield stream
+
+    def _read_range(self, uri: str, start: int, end: int) -> bytes:
+        def read() -> bytes:
+            fs, path = self._open_fs(uri)
+            return checked(fs.cat_file(path, start=start, end=end), end - start)
+
+        return self._retried(read, f"reading {redact(uri)}")
+
+    def list_files(
+        self, prefix: str, suffixes: tuple[str, ...] = (), *, hidden: bool = False
+    ) -> list[str]:
+        """Names of all objects below a prefix, relative to it, sorted.
+
+        Long listings say how far they are. Memory: the names, and one page of the store's answer.
+
+        Args:
+            prefix: a folder or key prefix; need not exist.
+            suffixes: keep only names with one of these endings, compared in lower case.
+            hidden: keep hidden files and folders too.
+
+        Returns:
+            Relative names with ``/`` between parts. Hidden files and folders (a part that starts
+            with a dot) are left out.
+        """
+        what = f"listing {redact(prefix)}"
+        fs, path = self._open_fs(prefix)
+        names: list[str] = []
+        seen, told_at = 0, time.monotonic()
+        try:
+            for page in listing.pages(fs, path, lambda action: self._retried(action, what), hidden):
+                seen += len(page)
+                names += [name for name in page if _is_wanted(name, suffixes, hidden)]
+                if time.monotonic() - told_at >= PROGRESS_S:
+                    logger.info("%s: %d files so far, %d to take", what, seen, len(names))
+                    told_at = time.monotonic()
+        except FileNotFoundError:
+            return []
+        except OSError as error:  # of a local folder
+            raise StorageError(f"{what}: {error}") from error
+        names.sort()
+        return names
+
+    def list_folder(self, prefix: str) -> list[str]:
+        """Names of the objects right below a prefix, sorted; hidden ones are left out."""
+
+        def find() -> list[str]:
+            fs, path = self._open_fs(prefix)
+            found = fs.ls(path, detail=True)
+            return [posixpath.basename(item["name"]) for item in found if item["type"] == "file"]
+
+        try:
+            names = self._retried(find, f"listing {redact(prefix)}")
+        except FileNotFoundError:
+            return []
+        return sorted(name for name in names if not name.startswith("."))
+
+    def publish_bytes(self, uri: str, data: bytes) -> None:
+        """Write an object so that it appears whole or not at all."""
+
+        def publish() -> None:
+            fs, path = self._open_fs(uri)
+            if not isinstance(fs, LocalFileSystem):
+                fs.pipe_file(path, data)
+                return
+            with replacing(Path(path)) as temporary:
+                temporary.write_bytes(data)
+
+        self._writing(publish, uri)
+
+    def publish_new(self, uri: str, data: bytes) -> bool:
+        """Write an object, whole, where there is none; whether that was done.
+
+        One writer wins on a local disk and on stores with conditional writes (S3, Google). A store
+        that ignores the condition writes over what is there and lets every writer win. Where the
+        answer to our own write was lost, it is not known to be ours: False.
+        """
+
+        def create() -> bool:
+            fs, path = self._open_fs(uri)
+            try:
+                if isinstance(fs, LocalFileSystem):
+                    link_new(Path(path), data)
+                else:
+                    put_new(fs, path, data)
+            except FileExistsError:
+                return False
+            return True
+
+        return self._writing(create, uri)
+
+    def publish_stream(self, uri: str, chunks: Iterable[bytes | memoryview]) -> None:
+        """Write an object from pieces in constant memory; it appears whole or not at all.
+
+        The pieces are consumed once. S3 takes parts of 64 MiB, each of them tried again; what is
+        smaller is one PUT.
+        """
+        fs, path = self._open_fs(uri)
+        if isinstance(fs, LocalFileSystem):
+            try:
+                with replacing(Path(path)) as temporary, temporary.open("wb") as stream:
+                    stream.writelines(chunks)
+            except OSError as error:
+                raise StorageError(f"writing {redact(uri)}: {error}") from error
+            return
+        pieces = parts(chunks)
+        first = next(pieces)
+        if len(first) < PART_BYTES:
+            self.publish_bytes(uri, first)
+        elif hasattr(fs, "call_s3"):
+            retried: Retried = lambda action: self._writing(action, uri)  # noqa: E731
+            upload_s3(fs, path, chain([first], pieces), retried)
+        else:
+            try:
+                upload_stream(fs, path, chain([first], pieces))
+            except OSError as error:
+                raise StorageError(f"writing {redact(uri)}: {redact(str(error))}") from error
+
+    def publish_file(self, uri: str, local: Path) -> None:
+        """Copy a local file to `uri`; it appears whole or not at all."""
+        with local.open("rb") as source:
+            self.publish_stream(uri, iter(lambda: source.read(COPY_BYTES), b""))
+
+    def discard_unfinished(self, prefix: str, names: re.Pattern[str]) -> None:
+        """Remove what killed writers left behind: local temporaries, S3 uploads never completed.
+
+        For one writer at a time: a file that is being published would be lost.
+
+        Args:
+            prefix: the folder of the files.
+            names: which names right below it, whole.
+        """
+
+        def discard() -> None:
+            fs, path = self._open_fs(prefix)
+            if isinstance(fs, LocalFileSystem):
+                discard_temporaries(Path(path), names)
+            elif hasattr(fs, "call_s3"):
+                abort_uploads(fs, path, names)
+
+        self._retried(discard, f"cleaning {redact(prefix)}")
+
+    def download(self, uri: str, local: Path) -> None:
+        """Copy an object to a local file, replaced in one step, its length checked."""
+        with replacing(local) as temporary:
+            if uri.startswith(("http://", "https://")):  # servers need not know ranges
+                fs, path = self._open_fs(uri)
+                self._retried(
+                    lambda: fs.get_file(path, str(temporary)), f"downloading {redact(uri)}"
+                )
+                return
+            with self.open_read(uri) as source, temporary.open("wb") as target:
+                copy(source, target)
+
+    def delete(self, uri: str) -> None:
+        """Delete an object; one that is not there is fine."""
+
+        def delete() -> None:
+            fs, path = self._open_fs(uri)
+            with contextlib.suppress(FileNotFoundError):
+                fs.rm_file(path)
+
+        self._retried(delete, f"deleting {redact(uri)}")
+
+    def _retried(self, action: Callable[[], T], what: str) -> T:
+        return Retries.from_options(self.options.get("retries", {})).run(action, what)
+
+    def _writing(self, action: Callable[[], T], uri: str) -> T:
+        try:
+            return self._retried(action, f"writing {redact(uri)}")
+        except FileNotFoundError as error:
+            reason = f"no such folder or bucket ({redact(str(error))})"
+            raise StorageError(f"writing {redact(uri)}: {reason}") from None
+
+    def _open_fs(self, uri: str) -> tuple[Any, str]:
+        """The file system of a URI, one per process and options, and the path in it."""
+        protocol = uri.split("://", 1)[0] if is_uri(uri) else "file"
+        if protocol in _BUCKETS and "@" in uri.split("/")[2]:
+            raise InputError(
+                f"{redact(uri)}: credentials do not belong into a URI; leave them to the "
+                "environment (for S3: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY or AWS_PROFILE)"
+            )
+        try:
+            kind = fsspec.get_filesystem_class(protocol)
+            # not url_to_fs, which would take a key with "::" in it for a chain of file systems
+            fs = kind(**{**kind._get_kwargs_from_urls(uri), **self._fs_options(protocol)})
+            path: str = kind._strip_protocol(unescaped(uri))
+        except ImportError as error:
+            extra = _EXTRAS.get(protocol)
+            hint = f'; pip install "ntt-ray[{extra}]"' if extra else ""
+            raise InputError(f"{protocol}:// needs another package: {error}{hint}") from None
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{redact(uri)}: {redact(str(error))}") from None
+        if protocol in ("s3", "s3a"):
+            fs.retries = 1  # botocore and we retry, with jitter; a third layer would multiply
+        return fs, path
+
+    def _fs_options(self, protocol: str) -> dict[str, Any]:
+        options = dict(self.options.get(protocol, {}))
+        if protocol in _EXTRAS or protocol in _BUCKETS:
+            options.setdefault("use_listings_cache", False)  # stale listings broke resumes
+        if protocol in ("s3", "s3a"):
+            # more than one, and every read would begin with a HEAD request
+            options.setdefault("max_concurrency", 1)
+            chosen = options.get("config_kwargs") or {}
+            options["config_kwargs"] = {"max_pool_connections": S3_CONNECTIONS, **chosen}
+        return options
+
+
+def _is_wanted(name: str, suffixes: tuple[str, ...], hidden: bool) -> bool:
+    shown = hidden or not listing.is_hidden(name)
+    return shown and (not suffixes or name.lower().endswith(suffixes))
