@@ -1,6 +1,7 @@
 """Storage over the real S3 protocol, with and without faults; see s3_store.py for other stores."""
 
 import logging
+import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -203,3 +204,20 @@ def test_a_large_object_goes_up_in_parts_each_tried_again(s3, prefix, monkeypatc
     with pytest.raises(RuntimeError):
         s3.storage().publish_stream(f"{prefix}/y.bin", broken())
     assert s3.storage().list_files(prefix) == ["x.bin"]
+
+
+def test_what_a_killed_writer_left_is_discarded(s3, prefix):
+    files = s3.storage()
+    files.publish_bytes(f"{prefix}/a.json", b"{}")
+    files.publish_bytes(f"{prefix}/deep/a.json", b"{}")
+    fs, path = files._open_fs(prefix)
+    bucket, key = path.split("/", 1)
+    for name in ("a.json", "b.json"):
+        fs.call_s3("create_multipart_upload", Bucket=bucket, Key=f"{key}/{name}")
+    files.discard_unfinished(prefix, re.compile(r"a\.json"))
+    left = fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=key)["Uploads"]
+    assert [upload["Key"] for upload in left] == [f"{key}/b.json"]
+    files.discard_unfinished(prefix, re.compile(r".*"))
+    assert not fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=key).get("Uploads")
+    assert files.list_folder(prefix) == ["a.json"]
+    assert files.list_folder(f"{prefix}/none") == []

@@ -1,0 +1,125 @@
+"""A store that fails, stalls, cuts and lies: the files are those of an undisturbed run.
+
+Every case is a whole job on the golden images, read from and written to a bucket through a proxy
+that damages what passes (tests/hostile_proxy.py); see tests/s3_store.py for stores of your own.
+"""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from conftest import GOLDEN, GOLDEN_MODELS
+from hostile_proxy import Hostility, Proxy, hostile_proxy
+from ntt_ray.config import build_config
+from ntt_ray.errors import RunIncompleteError
+from ntt_ray.outputs.shards import iter_labels, read_shard
+from ntt_ray.pipeline import outcome
+from ntt_ray.pipeline import run as steps
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.slow,
+    pytest.mark.faults,
+    pytest.mark.usefixtures("ray_cluster"),
+]
+FILES = ("annotations.json", "results.json", "manifest.parquet", "bank.safetensors")
+IMAGES = 6
+UNITS = 3
+HOSTILITIES = {
+    "a fifth of all requests fails": Hostility(("error", "busy", "reset", "short"), rate=0.2),
+    "the connection is lost in the middle of every first PUT": Hostility(
+        ("cut",), rate=1.0, only="^PUT", times=1
+    ),
+    "the answer to every first PUT is lost": Hostility(("deaf",), rate=1.0, only="^PUT", times=1),
+    "every first GET ends early": Hostility(("short",), rate=1.0, only="^GET", times=1),
+    "every image stalls once": Hostility(("stall",), rate=1.0, only=r"^GET .*photos/.", times=1),
+}
+
+
+@pytest.fixture(scope="module")
+def bucket_config(s3, golden_references):
+    """The golden references and models on images in a bucket; the output is the test's to name."""
+    prefix, store = s3.prefix(), s3.storage()
+    sources = sorted((GOLDEN / "targets").glob("*.png"))
+    for number in range(IMAGES):
+        data = sources[number % len(sources)].read_bytes()
+        store.publish_bytes(f"{prefix}/photos/{number}.png", data)
+    return {
+        "images": f"{prefix}/photos",
+        "output": f"{prefix}/run",
+        "references": {"annotations": str(golden_references), "image_root": str(GOLDEN / "refs")},
+        "models": GOLDEN_MODELS,
+        "method": {"points_per_side": 4},
+        "job": {"images_per_unit": IMAGES // UNITS, "actors": 1},
+        "merge": {"min_score": 0.0},
+        "storage_options": s3.options(),
+    }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(s3, bucket_config, ray_cluster):
+    """The files of a run that nothing disturbed."""
+    data = {**bucket_config, "output": f"{s3.prefix()}/undisturbed"}
+    run(data)
+    return files(s3, data)
+
+
+def run(data):
+    """Label, merge and ask for the exit status, as ``ntt-ray run`` does."""
+    config = build_config(data)
+    steps.label(config, lambda *_: None)
+    _, counts = outcome.merge(config)
+    outcome.check_complete(config, counts)
+    return counts
+
+
+def files(s3, data) -> dict[str, bytes]:
+    """What a run has left, asked of the store itself."""
+    store = s3.storage()
+    names = [name for name in store.list_files(data["output"]) if name.startswith("labels/")]
+    assert names == [f"labels/shard-{unit:06d}.parquet" for unit in range(UNITS)]
+    return {name: store.read_bytes(f"{data['output']}/{name}") for name in (*names, *FILES)}
+
+
+def disturbed(s3, bucket_config, proxy: Proxy, **config):
+    """The same run through a proxy, with an output of its own."""
+    options = s3.options(endpoint=proxy.endpoint, **config)
+    return {**bucket_config, "output": f"{s3.prefix()}/run", "storage_options": options}
+
+
+@pytest.mark.parametrize("case", HOSTILITIES)
+def test_nothing_is_lost(s3, bucket_config, undisturbed, case):
+    with hostile_proxy(s3.endpoint, HOSTILITIES[case]) as proxy:
+        data = disturbed(s3, bucket_config, proxy, read_timeout=1.0)
+        counts = run(data)
+        happened = proxy.happened()
+    assert (counts.images, counts.failed) == (IMAGES, 0)
+    assert files(s3, data) == undisturbed
+    print(case, happened)
+    hits = [happened.get(fault, 0) for fault in HOSTILITIES[case].faults]
+    assert min(hits) >= 1, happened
+    assert sum(hits) >= 3, happened
+
+
+def test_an_image_that_never_comes_is_a_failed_row(s3, bucket_config, undisturbed):
+    stalled = Hostility(("stall",), rate=1.0, only=r"^GET .*photos/3\.png")
+    with hostile_proxy(s3.endpoint, stalled) as proxy:
+        data = disturbed(s3, bucket_config, proxy)
+        data["job"] = {**data["job"], "image_timeout_s": 2.0}
+        with pytest.raises(RunIncompleteError, match=f"1 of {IMAGES} images failed"):
+            run(data)
+    rows = [
+        row
+        for unit in range(UNITS)
+        for row in iter_labels(read_shard(data["output"], unit, s3.storage()))
+    ]
+    assert [row.entry.file_name for row in rows] == [f"{number}.png" for number in range(IMAGES)]
+    reasons = {row.entry.file_name: row.error for row in rows if row.status == "failed"}
+    assert reasons == {"3.png": "timeout: not read within 2 s"}
+    found = files(s3, data)
+    assert found["labels/shard-000000.parquet"] == undisturbed["labels/shard-000000.parquet"]
+    whole = json.loads(undisturbed["annotations.json"])["images"]
+    listed = json.loads(found["annotations.json"])["images"]
+    assert listed == [image for image in whole if image["file_name"] != "3.png"]
