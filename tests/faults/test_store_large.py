@@ -22,7 +22,7 @@ from conftest import GOLDEN, GOLDEN_MODELS
 from ntt_ray.config import build_config
 from ntt_ray.errors import ImageError, RunIncompleteError
 from ntt_ray.images import decode_image
-from ntt_ray.outputs.coco import MergeCounts
+from ntt_ray.outputs.merge import MergeCounts
 from ntt_ray.outputs.shards import existing_shards, iter_labels, read_shard
 from ntt_ray.pipeline.outcome import check_complete
 
@@ -127,7 +127,7 @@ def test_ten_thousand_images_of_which_three_in_a_hundred_are_bad(s3, tmp_path, g
     ]
 
     # the exit status: exactly the allowed share is allowed, a little less is not
-    counts = MergeCounts(images=IMAGES, failed=BAD)
+    counts = MergeCounts(IMAGES, IMAGES - BAD, 0, BAD, 0, 0)
     check_complete(build_config(data), counts)
     with pytest.raises(RunIncompleteError, match=f"{BAD} of {IMAGES} images failed"):
         check_complete(build_config(data, ["job.max_failed_fraction=0.0299"]), counts)
