@@ -73,6 +73,12 @@ def test_damaged_and_foreign_shards_are_refused(tmp_path):
         shards.read_shard(str(tmp_path), 0, Storage())
 
 
+def test_rows_that_contradict_themselves_are_refused():
+    row = {**shards.labels_to_row(make_labels()), "status": "empty"}
+    with pytest.raises(InputError, match="a damaged row of image 1: status ok means"):
+        list(shards.iter_labels(pa.Table.from_pylist([row], schema=shards.SCHEMA)))
+
+
 def test_records_refuse_contradictions():
     entry = ImageEntry(1, "a.jpg", "")
     with pytest.raises(ValueError, match="failed"):

@@ -175,7 +175,15 @@ def _check_format(schema: pa.Schema, uri: str) -> None:
 
 
 def iter_labels(table: pa.Table) -> Iterator[ImageLabels]:
-    """The rows of a shard as records, a few at a time in memory."""
+    """The rows of a shard as records, a few at a time in memory.
+
+    Raises:
+        InputError: a row contradicts itself: it was not written by this package.
+    """
     for batch in table.to_batches(max_chunksize=64):
         for row in batch.to_pylist():
-            yield row_to_labels(row)
+            try:
+                labels = row_to_labels(row)
+            except ValueError as error:
+                raise InputError(f"a damaged row of image {row['image_id']}: {error}") from None
+            yield labels
