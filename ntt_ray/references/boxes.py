@@ -106,21 +106,28 @@ def masks_from_boxes(
 def mask_from_box(
     bbox_xywh: BoxXywh, size_hw: tuple[int, int], offered: BoxCandidates, min_predicted_iou: float
 ) -> BoxMask:
-    """Choose among the masks offered for a box, or keep the box; see `masks_from_boxes`."""
+    """Choose among the masks offered for a box, or keep the box; see `masks_from_boxes`.
+
+    Boxes are compared at the size of the model's input, four times that of the logits: an image may
+    be much larger.
+    """
     drawn = box_pixels(bbox_xywh, size_hw)
-    best, best_value, best_iou, predicted = None, -1.0, 0.0, 0.0
+    input_hw = (4 * offered.logits.shape[1], 4 * offered.logits.shape[2])
+    scale_x, scale_y = input_hw[1] / size_hw[1], input_hw[0] / size_hw[0]
+    x, y, width, height = bbox_xywh
+    wanted = (x * scale_x, y * scale_y, width * scale_x, height * scale_y)
+    best, best_iou, predicted = 0, 0.0, 0.0
     for number, value in enumerate(offered.predicted_iou.tolist()):
-        mask = mask_at_size(offered.logits[number], size_hw)
-        overlap = tight_box_iou(mask, bbox_xywh)
-        if best is None or overlap * value > best_value:
-            best, best_value, best_iou, predicted = mask & drawn, overlap * value, overlap, value
+        overlap = tight_box_iou(mask_at_size(offered.logits[number], input_hw), wanted)
+        if number == 0 or overlap * value > best_iou * predicted:
+            best, best_iou, predicted = number, overlap, value
         if number == 0 and overlap >= AGREES_BOX_IOU and value > min_predicted_iou:
             break
-    assert best is not None
-    reason = _why_not(best, best_iou, predicted, min_predicted_iou)
+    mask = mask_at_size(offered.logits[best], size_hw) & drawn
+    reason = _why_not(mask, best_iou, predicted, min_predicted_iou)
     if reason:
         return BoxMask(encode_mask(drawn), "box", best_iou, predicted, reason)
-    return BoxMask(encode_mask(best), "sam2", best_iou, predicted, "")
+    return BoxMask(encode_mask(mask), "sam2", best_iou, predicted, "")
 
 
 def _why_not(mask: BoolMask, box_iou: float, predicted: float, min_predicted_iou: float) -> str:
