@@ -118,6 +118,13 @@ class ModelsConfig(_Block):
     compile: bool | Literal["cuda-graphs"] = False
 
 
+class DecodeConfig(_Block):
+    """How the images to label become pixels; references are always taken as stored."""
+
+    orientation: Literal["stored", "upright"] = "stored"
+    max_pixels: Annotated[int, Field(ge=1, le=1_000_000_000)] = 200_000_000
+
+
 class MethodConfig(_Block):
     """The paper's settings."""
 
@@ -158,6 +165,7 @@ class Config(_Block):
     references: ReferencesConfig | None = None
     bank: str | None = None
     models: ModelsConfig = Field(default_factory=ModelsConfig)
+    decode: DecodeConfig = Field(default_factory=DecodeConfig)
     method: MethodConfig = Field(default_factory=MethodConfig)
     job: JobConfig = Field(default_factory=JobConfig)
     merge: MergeConfig = Field(default_factory=MergeConfig)

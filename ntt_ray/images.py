@@ -1,33 +1,95 @@
 """Encoded bytes to RGB arrays, and resizing as the method wants it.
 
-Arrays are uint8 ``(height, width, 3)`` in RGB order. Pixels are taken as stored: an EXIF
-orientation is not applied, as pycocotools and the paper's code do not apply it.
+Arrays are uint8 ``(height, width, 3)`` in RGB order. Pixels are taken as stored, as pycocotools
+and the paper's code take them, unless `DecodeSettings` asks for upright ones. Of a file with
+several frames or pages the first one counts; transparency is dropped; of 16 bits the upper 8 are
+taken. What cannot become RGB is an `ImageError` whose text is for a person to read.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import io
+import re
+import struct
+import threading
 import warnings
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from ntt_ray.errors import ImageError
+from ntt_ray.records import DecodeSettings
 
 RgbImage = npt.NDArray[np.uint8]
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-_EXIF_ORIENTATION = 0x0112
-MAX_PIXELS = 200_000_000  # 600 MB as RGB; above it a header is a mistake or an attack
+PIXELS_AT_ONCE = 64_000_000  # over all threads of a process; decoding needs 4 to 14 bytes for each
+# what Pillow may take a file for, whatever its name; others run programs (EPS) or have no pixels
+_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "JPEG2000", "AVIF")
+_ORIENTATION = 0x0112  # EXIF and TIFF tag
+_BITS_PER_SAMPLE = 258  # TIFF tag
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_STORED = _UPRIGHT | {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
+_REASON_LENGTH = 200
+_BEGINNINGS = {
+    rb"\x00*\Z": "not an image: the file holds nothing but zero bytes",
+    rb"\xff\xd8|\x89PNG|GIF8|RIFF....WEBP|II\*\x00|MM\x00\*|BM": (
+        "damaged or truncated: the file begins like an image, but its header cannot be read"
+    ),
+    rb"\s*(<!doctype html|<html)": "not an image but a web page",
+    rb"\s*(<\?xml|<svg)": "not an image but an XML or SVG document",
+    rb"....ftyp(heic|heix|hevc|mif1|msf1)": "a HEIC photograph, which is not supported",
+    rb"....ftyp": "not an image but a video",
+    rb"%!PS|%PDF|8BPS": "a PostScript, PDF or Photoshop document, which is not supported",
+    rb"\x00\x00[\x01\x02]\x00": "an icon, which is not supported",
+    rb"PK\x03\x04|\x1f\x8b|7z\xbc\xaf": "not an image but an archive",
+    rb"version https://git-lfs": "not an image but a Git LFS pointer; fetch the files first",
+}
 
 
-def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> RgbImage:
+class PixelBudget:
+    """Bounds the pixels that the threads of a process decode at once; a larger image goes alone."""
+
+    def __init__(self, pixels: int) -> None:
+        self._all = self._free = pixels
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def taken(self, pixels: int) -> Iterator[None]:
+        """Wait until so many pixels are free, and keep them meanwhile."""
+        wanted = min(pixels, self._all)
+        with self._changed:
+            self._changed.wait_for(lambda: self._free >= wanted)
+            self._free -= wanted
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += wanted
+                self._changed.notify_all()
+
+
+_budget = PixelBudget(PIXELS_AT_ONCE)
+
+
+def decode_image(data: bytes, settings: DecodeSettings = DecodeSettings()) -> RgbImage:  # noqa: B008
     """Decode an image file to RGB.
 
     Args:
         data: the encoded file.
-        max_pixels: refuse larger images before their pixels are decoded.
+        settings: which pixels count, and how many there may be.
 
     Returns:
         uint8 array ``(height, width, 3)``.
@@ -35,40 +97,37 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> RgbImage:
     Raises:
         ImageError: empty, not an image, truncated, damaged or too large; the text says which.
     """
-    if not data:
-        raise ImageError("the file is empty")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # sizes are checked here, not by Pillow's warning
-            with Image.open(io.BytesIO(data)) as image:
-                width, height = image.size
-                if width * height > max_pixels:
-                    raise ImageError(
-                        f"{width} x {height} pixels is more than the limit of {max_pixels}"
-                    )
-                return np.asarray(image.convert("RGB"))
-    except ImageError:
-        raise
-    except UnidentifiedImageError:
-        raise ImageError(f"not an image: the file starts with {data[:12]!r}") from None
-    except Image.DecompressionBombError:
-        raise ImageError(f"the header claims more than the limit of {max_pixels} pixels") from None
-    except Exception as error:  # decoders raise almost anything on damaged files
-        raise ImageError(f"damaged or truncated: {type(error).__name__}: {error}") from None
+    with _decoded(data, settings) as image:
+        return np.asarray(image)
+
+
+def decode_square(
+    data: bytes,
+    side: int,
+    settings: DecodeSettings = DecodeSettings(),  # noqa: B008
+) -> tuple[RgbImage, tuple[int, int]]:
+    """Decode an image file straight to a square: `decode_image` and `resize_square` in one.
+
+    The image at its own size is in memory once, and only as long as threads may hold it.
+
+    Returns:
+        uint8 array ``(side, side, 3)``; height and width of the image, which masks must have.
+
+    Raises:
+        ImageError: see `decode_image`.
+    """
+    with _decoded(data, settings) as image:
+        return np.asarray(_square(image, side)), (image.height, image.width)
 
 
 def stored_size(data: bytes) -> tuple[tuple[int, int], bool]:
     """Height and width of an image file as stored, and whether it is to be shown as stored.
 
     Raises:
-        ImageError: not an image.
+        ImageError: not an image, or damaged.
     """
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            turned = image.getexif().get(_EXIF_ORIENTATION, 1) not in (0, 1)
-            return (image.height, image.width), not turned
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError) as error:
-        raise ImageError(f"not an image: {error}") from None
+    with _opened(data, DecodeSettings()) as image:
+        return (image.height, image.width), _orientation(image) in (0, 1)
 
 
 def decode_mask(data: bytes) -> npt.NDArray[np.int64]:
@@ -83,8 +142,8 @@ def decode_mask(data: bytes) -> npt.NDArray[np.int64]:
     Raises:
         ImageError: not an image, damaged or too large.
     """
-    decode_image(data)  # for its checks
-    with Image.open(io.BytesIO(data)) as image:
+    with _opened(data, DecodeSettings()) as opened:
+        image = _oriented(opened, upright=False)
         if "A" in image.getbands():
             alpha = np.asarray(image.getchannel("A"), dtype=np.int64)
             if alpha.min() < alpha.max():
@@ -101,5 +160,101 @@ def resize_square(image_rgb: RgbImage, side: int) -> RgbImage:
     """
     if image_rgb.shape[:2] == (side, side):
         return image_rgb
-    resized = Image.fromarray(image_rgb).resize((side, side), Image.Resampling.BICUBIC)
-    return np.asarray(resized)
+    return np.asarray(_square(Image.fromarray(image_rgb), side))
+
+
+def _square(image: Image.Image, side: int) -> Image.Image:
+    same = image.size == (side, side)
+    return image if same else image.resize((side, side), Image.Resampling.BICUBIC)
+
+
+@contextlib.contextmanager
+def _decoded(data: bytes, settings: DecodeSettings) -> Iterator[Image.Image]:
+    """The image as RGB; its pixels count as taken as long as it is in use."""
+    with _opened(data, settings) as image, _budget.taken(image.width * image.height):
+        yield _rgb(_oriented(image, settings.orientation == "upright"))
+
+
+@contextlib.contextmanager
+def _opened(data: bytes, settings: DecodeSettings) -> Iterator[Image.Image]:
+    """The image by its header, of a size that is allowed; all errors become `ImageError`."""
+    if not data:
+        raise ImageError("the file is empty")
+    formats = _prepared_formats()
+    try:
+        with Image.open(io.BytesIO(data), formats=formats) as image:
+            width, height = image.size
+            if width * height > settings.max_pixels:
+                raise ImageError(
+                    f"{width} x {height} pixels is more than the limit of {settings.max_pixels}"
+                )
+            yield image
+    except ImageError:
+        raise
+    except UnidentifiedImageError:
+        raise ImageError(_not_an_image(data)) from None
+    except MemoryError:
+        raise ImageError("there is not enough memory to decode it") from None
+    except Exception as error:  # decoders raise almost anything on damaged files
+        raise ImageError(_damaged(error)) from None
+
+
+@functools.cache
+def _prepared_formats() -> tuple[str, ...]:
+    """The formats that this Pillow reads; sizes are checked here, so its own limit is lifted."""
+    Image.init()
+    Image.MAX_IMAGE_PIXELS = None
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # about damage: it ends in rows, or is none
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+def _oriented(image: Image.Image, upright: bool) -> Image.Image:
+    """Load the pixels, stored or upright. Of TIFF files Pillow itself makes upright images."""
+    is_tiff = image.format == "TIFF"
+    orientation = _orientation(image) if is_tiff else 1
+    image.load()
+    if is_tiff:
+        method = None if upright else _STORED.get(orientation)
+    else:
+        method = _UPRIGHT.get(_orientation(image)) if upright else None
+    return image if method is None else image.transpose(method)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except (SyntaxError, ValueError, TypeError, LookupError, OSError, struct.error):
+        return 1  # an EXIF block that cannot be read says nothing
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        return _upper_bits(image).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ImageError("samples of 32 bits have no fixed range; convert the file to 8 or 16 bits")
+    return image.convert("RGB")
+
+
+def _upper_bits(image: Image.Image) -> Image.Image:
+    """The upper 8 of 16 bits, or of 12; Pillow's own conversion clips at 255."""
+    bits = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (16,))[0]
+    samples = np.asarray(image).astype(np.int32) >> (bits - 8)
+    return Image.fromarray(samples.clip(0, 255).astype(np.uint8))
+
+
+def _not_an_image(data: bytes) -> str:
+    for pattern, text in _BEGINNINGS.items():
+        if re.match(pattern, data[:4096], re.DOTALL | re.IGNORECASE):
+            return text
+    return f"not an image: the file starts with {data[:12]!r}"
+
+
+def _damaged(error: Exception) -> str:
+    text = str(error).strip()
+    if "MAX_TEXT" in text:
+        return "a text or a colour profile in the file is larger than the limit of 1 MB"
+    if not isinstance(error, OSError | SyntaxError | ValueError) or not text:
+        text = f"{type(error).__name__}: {text}"  # the text alone says nothing, as of a KeyError
+    return f"damaged or truncated: {text[:_REASON_LENGTH]}"

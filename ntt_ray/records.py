@@ -139,6 +139,20 @@ class ReferenceSet:
 
 
 @dataclass(frozen=True, slots=True)
+class DecodeSettings:
+    """How image files become pixels.
+
+    Attributes:
+        orientation: ``stored`` takes pixels as they are in the file, ``upright`` turns them as the
+            file's EXIF says.
+        max_pixels: larger images are refused by their header, before any pixel is decoded.
+    """
+
+    orientation: Literal["stored", "upright"] = "stored"
+    max_pixels: int = 200_000_000
+
+
+@dataclass(frozen=True, slots=True)
 class MatchSettings:
     """The method's thresholds; defaults are the paper's.
 

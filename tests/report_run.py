@@ -101,6 +101,7 @@ def write_run(folder: Path, labels: list[ImageLabels], classes: tuple[ClassLabel
                 "precision": "fp32",
                 "device": "cpu",
             },
+            "decode": {"orientation": "stored", "max_pixels": 200_000_000},
             "method": {"context_ratio": 0.2, "nms_iou": 0.5},
         },
         "versions": {"numpy": "2.0"},

@@ -72,7 +72,7 @@ def test_the_example_config_shows_every_key():
 
     for key, field in Config.model_fields.items():
         assert key in shown, key
-        if key in ("method", "job", "merge"):
+        if key in ("decode", "method", "job", "merge"):
             default = field.default_factory()
             assert set(shown[key]) == set(type(default).model_fields), key
             assert shown[key] == default.model_dump(mode="json"), f"{key} shows other defaults"

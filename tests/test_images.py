@@ -1,11 +1,16 @@
 import io
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import raw_files
 from ntt_ray.errors import ImageError
-from ntt_ray.images import decode_image, resize_square
+from ntt_ray.images import PixelBudget, decode_image, decode_square, resize_square
+from ntt_ray.records import DecodeSettings
 
 
 def _encoded(mode: str, file_format: str, size=(7, 5), **options) -> bytes:
@@ -37,10 +42,12 @@ def test_every_kind_becomes_rgb(mode, file_format):
     assert image.dtype == np.uint8
 
 
-def test_exif_orientation_is_not_applied():
+def test_exif_orientation_is_applied_when_asked_for():
     exif = Image.Exif()
     exif[0x0112] = 6  # rotate by 90 degrees
-    assert decode_image(_encoded("RGB", "JPEG", exif=exif)).shape == (5, 7, 3)
+    data = _encoded("RGB", "JPEG", exif=exif)
+    assert decode_image(data).shape == (5, 7, 3)
+    assert decode_image(data, DecodeSettings("upright")).shape == (7, 5, 3)
 
 
 BAD = {
@@ -60,7 +67,48 @@ def test_bad_files_say_what_is_wrong(data, text):
 
 def test_large_images_are_refused_before_decoding():
     with pytest.raises(ImageError, match="limit of 34"):
-        decode_image(_encoded("RGB", "PNG"), max_pixels=34)
+        decode_image(_encoded("RGB", "PNG"), DecodeSettings(max_pixels=34))
+    assert decode_image(_encoded("RGB", "PNG"), DecodeSettings(max_pixels=35)).shape == (5, 7, 3)
+
+
+def test_pillows_own_limit_does_not_come_first():
+    header = raw_files.PNG_START + raw_files.png_header(14_100, 14_100)
+    with pytest.raises(ImageError, match="truncated"):  # 199 million pixels pass, were they there
+        decode_image(header + raw_files.chunk(b"IDAT", b"") + raw_files.chunk(b"IEND", b""))
+
+
+def test_decode_square_is_decoding_and_resizing():
+    data = _encoded("CMYK", "JPEG", size=(41, 23))
+    square, size_hw = decode_square(data, 16)
+    assert size_hw == (23, 41)
+    np.testing.assert_array_equal(square, resize_square(decode_image(data), 16))
+
+
+def test_threads_hold_no_more_pixels_than_the_budget():
+    budget = PixelBudget(100)
+    held, most, sizes = [0], [0], [10, 60, 45, 1000, 5, 90, 100, 30] * 5
+    lock = threading.Lock()
+
+    def hold(pixels: int) -> None:
+        with budget.taken(pixels):
+            with lock:
+                held[0] += min(pixels, 100)
+                most[0] = max(most[0], held[0])
+            time.sleep(0.001)
+            with lock:
+                held[0] -= min(pixels, 100)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(hold, sizes))
+    assert held == [0]
+    assert most == [100]  # of them, 1000 and 100 are alone
+
+
+def test_a_failing_image_gives_its_pixels_back():
+    budget = PixelBudget(10)
+    for _ in range(3):
+        with pytest.raises(ImageError), budget.taken(10):
+            raise ImageError("damaged")
 
 
 def test_resize_square():

@@ -1,4 +1,7 @@
+import json
+
 import pytest
+import safetensors.torch
 import torch
 
 from ntt_ray.errors import InputError
@@ -54,7 +57,42 @@ def test_damaged_files_are_refused():
     for broken in (b"", b"text", data[:40], data[:-4], b"\xff" * 100):
         with pytest.raises(InputError, match="not a usable memory bank"):
             MemoryBank.from_bytes(broken, "bank")
-    import safetensors.torch
-
     with pytest.raises(InputError, match="not a usable memory bank"):
         MemoryBank.from_bytes(safetensors.torch.save({"features": torch.zeros(1)}), "bank")
+
+
+def _with(**tensors) -> bytes:
+    """The bank's file with other tensors; None leaves one out."""
+    data = _bank().to_bytes()
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    changed = {**safetensors.torch.load(data), **tensors}
+    kept = {name: tensor for name, tensor in changed.items() if tensor is not None}
+    return safetensors.torch.save(kept, header["__metadata__"])
+
+
+IMPOSSIBLE = {
+    "nan": {"features": torch.full((2, 2, 2), float("nan"))},
+    "infinite": {"features": torch.full((2, 2, 2), float("inf"))},
+    "nan weights": {"weights": torch.full((2, 2), float("nan"))},
+    "another number of classes": {"features": torch.ones(3, 2, 2)},
+    "another number of shots": {"features": torch.ones(2, 1, 2)},
+    "flat features": {"features": torch.ones(2, 2)},
+    "flat weights": {"weights": torch.ones(2)},
+    "no shots": {"shots": torch.tensor([0, 1])},
+    "more shots than there are": {"shots": torch.tensor([1, 3])},
+    "shots of another length": {"shots": torch.tensor([1])},
+    "a tensor missing": {"weights": None},
+}
+
+
+@pytest.mark.parametrize("tensors", IMPOSSIBLE.values(), ids=IMPOSSIBLE)
+def test_impossible_values_in_a_file_are_refused(tensors):
+    MemoryBank.from_bytes(_with(), "bank")
+    with pytest.raises(InputError, match="not a usable memory bank"):
+        MemoryBank.from_bytes(_with(**tensors), "bank")
+
+
+def test_features_of_another_width_are_refused():
+    _bank().check_width(2)
+    with pytest.raises(InputError, match="features of 2 channels, and the encoder makes 384"):
+        _bank().check_width(384)

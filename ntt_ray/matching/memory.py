@@ -137,6 +137,19 @@ class MemoryBank:
                 "Build the bank again with this encoder"
             )
 
+    def check_width(self, channels: int) -> None:
+        """Refuse a bank whose features have another width than the encoder's.
+
+        Raises:
+            InputError: with both widths.
+        """
+        width = self.features.shape[2]
+        if width != channels:
+            raise InputError(
+                f"the memory bank holds features of {width} channels, and the encoder makes "
+                f"{channels}; build the bank again"
+            )
+
 
 def bank_digest(data: bytes) -> str:
     """SHA-256 of a bank file, in hex."""

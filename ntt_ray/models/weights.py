@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-import pickle
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from pickle import UnpicklingError
 
 import safetensors.torch
 import torch
@@ -208,7 +208,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except UnpicklingError as error:
         raise WeightsError(
             f"{path}: refused, it is not a plain file of tensors "
             f"({str(error).splitlines()[0]}); only tensors are loaded, never code"

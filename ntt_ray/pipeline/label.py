@@ -104,12 +104,11 @@ class LabelActor:
             torch.set_num_threads(1)  # results must not depend on the machine's cores
         else:
             torch.backends.cudnn.allow_tf32 = False  # fp32 means float32, in convolutions too
-        labeler = Labeler(
-            job.models.load_encoder(),
-            job.models.load_proposer(job.points_per_side),
-            MemoryBank.from_bytes(bank, "the broadcast bank"),
-            job.settings,
-        )
+        encoder = job.models.load_encoder()
+        memory = MemoryBank.from_bytes(bank, "the broadcast bank")
+        memory.check_width(encoder.feature_dim)
+        proposer = job.models.load_proposer(job.points_per_side)
+        labeler = Labeler(encoder, proposer, memory, job.settings)
         units = UnitLabeler(
             labeler,
             job.output,
@@ -117,6 +116,7 @@ class LabelActor:
             job.store,
             images_per_step=1 if on_cpu else IMAGES_PER_GPU_STEP,
             decode_threads=job.decode_threads,
+            decode=job.decode,
         )
         if job.models.settings.compile:
             units.warm_up()

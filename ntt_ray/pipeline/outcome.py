@@ -195,6 +195,7 @@ def merge_info(recorded: dict[str, Any], missing: int) -> dict[str, Any]:
         "labels_hash": recorded["labels_hash"],
         "bank": identity["bank"],
         "models": identity["models"],
+        "decode": identity.get("decode", {}),
         "method": identity["method"],
         **partial,
     }

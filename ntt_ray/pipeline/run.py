@@ -27,7 +27,7 @@ from ntt_ray.pipeline.models import ModelSpec
 from ntt_ray.pipeline.record import BANK_FILE
 from ntt_ray.pipeline.resources import Resources, connect, decide
 from ntt_ray.pipeline.stages import LabelJob, UnitDone
-from ntt_ray.records import MatchSettings, ReferenceSet
+from ntt_ray.records import DecodeSettings, MatchSettings, ReferenceSet
 from ntt_ray.references.dataset import check_images, load_references
 from ntt_ray.storage import Storage
 
@@ -178,6 +178,7 @@ def _prepare(
         settings=MatchSettings(
             config.method.min_predicted_iou, config.method.nms_iou, config.method.max_detections
         ),
+        decode=DecodeSettings(**config.decode.model_dump()),
         points_per_side=config.method.points_per_side,
         image_timeout_s=config.job.image_timeout_s,
         decode_threads=max(1, round(resources.cpus_per_actor)),
@@ -213,6 +214,7 @@ def _identity(
             "compile": config.models.compile,
             "device": spec.device,
         },
+        "decode": config.decode.model_dump(mode="json"),
         "method": config.method.model_dump(mode="json"),
         "job": {"images_per_unit": config.job.images_per_unit},
     }

@@ -22,7 +22,7 @@ from ntt_ray.outputs.shards import ROW_FIELDS, shard_uri, table_to_bytes
 from ntt_ray.pipeline.journal import journal_uri
 from ntt_ray.pipeline.manifest import read_unit
 from ntt_ray.pipeline.models import ModelSpec
-from ntt_ray.records import FetchedImage, ImageEntry, MatchSettings
+from ntt_ray.records import DecodeSettings, FetchedImage, ImageEntry, MatchSettings
 from ntt_ray.storage import Storage
 
 FETCH_THREADS = 16
@@ -104,6 +104,7 @@ class LabelJob:
         manifest_digest: of the manifest that the units refer to.
         models: how to load both models.
         settings: the method's thresholds.
+        decode: how image files become pixels.
         points_per_side: SAM2's grid.
         image_timeout_s: for fetching one image, all retries included.
         decode_threads: of each actor.
@@ -116,6 +117,7 @@ class LabelJob:
     manifest_digest: str
     models: ModelSpec
     settings: MatchSettings
+    decode: DecodeSettings
     points_per_side: int
     image_timeout_s: float
     decode_threads: int

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 from ntt_ray.errors import ImageError, LabelError
-from ntt_ray.images import RgbImage, decode_image, resize_square
+from ntt_ray.images import RgbImage, decode_square
 from ntt_ray.labeler import Labeler
 from ntt_ray.pipeline.journal import UnitJournal
-from ntt_ray.records import Detection, FetchedImage, ImageLabels
+from ntt_ray.records import DecodeSettings, Detection, FetchedImage, ImageLabels
 from ntt_ray.storage import Storage
 
 logger = logging.getLogger(__name__)
@@ -61,9 +61,11 @@ class UnitLabeler:
         *,
         images_per_step: int = 1,
         decode_threads: int = 1,
+        decode: DecodeSettings | None = None,
     ) -> None:
         self.images_per_step = images_per_step
         self._labeler = labeler
+        self._settings = decode or DecodeSettings()
         self._output, self._token, self._store = output, run_token, store
         self._pool = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
 
@@ -174,9 +176,7 @@ class UnitLabeler:
         """The image at the proposer's size, and its own size."""
         if image.data is None:
             raise ImageError(image.error or "not fetched")
-        image_rgb = decode_image(image.data)
-        height, width = image_rgb.shape[:2]
-        return resize_square(image_rgb, self._labeler.proposer.image_size), (height, width)
+        return decode_square(image.data, self._labeler.proposer.image_size, self._settings)
 
 
 def _named(shard_id: int, images: Sequence[FetchedImage], error: Exception) -> LabelError:

@@ -284,7 +284,8 @@ def _details(report: Mapping[str, Any]) -> str:
         digest = str(model.get("checkpoint") or "")[:_DIGEST_SHOWN]
         size = f", {model['image_size']} px" if model.get("image_size") else ""
         rows.append((role, f"{model.get('name')}{size}, weights {digest or 'unknown'}"))
-    rows += [(name.replace("_", " "), str(v)) for name, v in sorted(report["method"].items())]
+    settings = {**report["decode"], **report["method"]}
+    rows += [(name.replace("_", " "), str(v)) for name, v in sorted(settings.items())]
     rows += [(name, str(value)) for name, value in sorted(report["execution"].items())]
     rows.append(("memory bank", str(report["bank"])[:_DIGEST_SHOWN]))
     rows.append(("labels hash", str(report["labels_hash"])[:_DIGEST_SHOWN]))

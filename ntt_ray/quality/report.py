@@ -20,7 +20,7 @@ from ntt_ray.quality.overlays import ClassReferences, ReferencePicture, Shot
 from ntt_ray.quality.page import render_page
 from ntt_ray.quality.pictures import Thumbnail, blank, mask_to_path, thumbnail
 from ntt_ray.quality.truth import GroundTruth
-from ntt_ray.records import ClassLabel, ImageEntry, Reference, ReferenceSet
+from ntt_ray.records import ClassLabel, DecodeSettings, ImageEntry, Reference, ReferenceSet
 from ntt_ray.references.crops import cut_reference
 from ntt_ray.references.dataset import read_image
 from ntt_ray.storage import Storage
@@ -93,11 +93,15 @@ def write_report(
         **_provenance(record),
         "gallery": [_shown(group, c, threshold) for group, found in chosen.items() for c in found],
     }
+    decode = DecodeSettings(
+        **record["identity"].get("decode", {})
+    )  # pixels must lie under their masks
     page = render_page(
         report,
         references=_reference_pictures(references, report, store),
         shots={
-            group: [_shot(c, read_unit, store) for c in found] for group, found in chosen.items()
+            group: [_shot(c, read_unit, store, decode) for c in found]
+            for group, found in chosen.items()
         },
     )
     text = json.dumps(report, indent=1, sort_keys=True) + "\n"
@@ -117,6 +121,7 @@ def _provenance(record: Mapping[str, Any]) -> dict[str, Any]:
         "bank": identity["bank"],
         "models": models,
         "execution": execution,
+        "decode": dict(identity.get("decode", {})),
         "method": dict(identity["method"]),
         "labels_hash": record["labels_hash"],
         "versions": dict(record["versions"]),
@@ -144,7 +149,10 @@ def _shown(group: str, candidate: Candidate, threshold: float) -> dict[str, Any]
 
 
 def _shot(
-    candidate: Candidate, read_unit: Callable[[int], Sequence[ImageEntry]], store: Storage
+    candidate: Candidate,
+    read_unit: Callable[[int], Sequence[ImageEntry]],
+    store: Storage,
+    decode: DecodeSettings,
 ) -> Shot:
     labels = candidate.labels
     assert labels.height is not None
@@ -152,7 +160,7 @@ def _shot(
     size_hw = (labels.height, labels.width)
     uris = {entry.image_id: entry.uri for entry in read_unit(candidate.shard_id)}
     try:
-        image_rgb = decode_image(store.read_bytes(uris[labels.entry.image_id]))
+        image_rgb = decode_image(store.read_bytes(uris[labels.entry.image_id]), decode)
         if image_rgb.shape[:2] != size_hw:
             raise ImageError("the image has another size than when it was labelled")
     except FileNotFoundError:

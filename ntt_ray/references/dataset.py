@@ -150,9 +150,11 @@ def decode_sized(data: bytes, size_hw: tuple[int, int]) -> RgbImage:
     image_rgb = decode_image(data)
     found = image_rgb.shape[:2]
     if tuple(found) != size_hw:
+        turned = tuple(found[::-1]) == size_hw
+        hint = "; annotate pixels as stored, without the turn that EXIF asks for" if turned else ""
         raise ImageError(
             f"is {found[1]} x {found[0]} pixels, but the reference file says "
-            f"{size_hw[1]} x {size_hw[0]}"
+            f"{size_hw[1]} x {size_hw[0]}{hint}"
         )
     return image_rgb
 

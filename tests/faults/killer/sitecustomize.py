@@ -19,14 +19,14 @@ class _PatchOnImport(MetaPathFinder):
 
         def patched(module):
             load(module)
-            decode = module.decode_image
+            decode = module.decode_square
 
             def decode_or_die(data, *arguments):
                 if data.startswith(b"KILL"):
                     os.kill(os.getpid(), signal.SIGKILL)
                 return decode(data, *arguments)
 
-            module.decode_image = decode_or_die
+            module.decode_square = decode_or_die
 
         spec.loader.exec_module = patched
         return spec
