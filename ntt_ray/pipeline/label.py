@@ -47,6 +47,8 @@ def label_units(
     context.print_on_execution_start = False
     # for a statistic nobody reads, Ray would walk each worker's page tables every second
     context.memory_usage_poll_interval_s = None
+    # wrapped, our errors would reach the driver as text: their causes do not travel
+    context.raise_original_map_exception = True
     units: Dataset = ray.data.from_items(
         [{"shard_id": shard_id} for shard_id in shard_ids], override_num_blocks=len(shard_ids)
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import threading
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ _LOCAL_SYSTEM = {
     "idle_worker_killing_time_threshold_ms": 120_000,
     "enable_metrics_collection": False,
 }
+# Ray Data appends how to make it try again, which it shall not
+_RAY_ADVICE = re.compile(r"\nFailed to [^\n]* after \d+/\d+ attempts .*", re.DOTALL)
 TASK_CPUS = 0.25  # of a fetch or write task; they wait for the store most of the time
 
 
@@ -97,7 +100,9 @@ def our_error(error: BaseException) -> BaseException:
     """The error of this package inside what Ray raises, or the outermost one."""
     seen: BaseException | None = error
     while seen is not None:
-        if isinstance(seen, NttRayError):
+        if isinstance(seen, NttRayError) and not isinstance(seen, ray.exceptions.RayError):
+            if seen.args and isinstance(seen.args[0], str):
+                seen.args = (_RAY_ADVICE.sub("", seen.args[0]), *seen.args[1:])
             return seen
         cause = getattr(seen, "cause", None)
         seen = cause if isinstance(cause, BaseException) else seen.__cause__ or seen.__context__

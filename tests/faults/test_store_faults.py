@@ -7,14 +7,15 @@ that damages what passes (tests/hostile_proxy.py); see tests/s3_store.py for sto
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
 from conftest import GOLDEN, GOLDEN_MODELS
 from hostile_proxy import Hostility, Proxy, hostile_proxy
 from ntt_ray.config import build_config
-from ntt_ray.errors import RunIncompleteError
-from ntt_ray.outputs.shards import iter_labels, read_shard
+from ntt_ray.errors import RunIncompleteError, StorageError
+from ntt_ray.outputs.shards import existing_shards, iter_labels, read_shard
 from ntt_ray.pipeline import outcome
 from ntt_ray.pipeline import run as steps
 
@@ -123,3 +124,20 @@ def test_an_image_that_never_comes_is_a_failed_row(s3, bucket_config, undisturbe
     whole = json.loads(undisturbed["annotations.json"])["images"]
     listed = json.loads(found["annotations.json"])["images"]
     assert listed == [image for image in whole if image["file_name"] != "3.png"]
+
+
+def test_a_store_that_takes_no_shard_ends_the_run_and_the_next_start_finishes(
+    s3, bucket_config, undisturbed
+):
+    lost = Hostility(("cut",), rate=1.0, only=r"^PUT .*shard-000001\.parquet")
+    with hostile_proxy(s3.endpoint, lost) as proxy:
+        data = disturbed(s3, bucket_config, proxy)
+        with pytest.raises(StorageError) as caught:
+            run(data)
+    assert re.fullmatch(
+        r"writing s3://[^ ]*/shard-000001\.parquet: .* \(after 8 attempts\)", str(caught.value)
+    )
+    assert 1 not in existing_shards(data["output"], s3.storage())
+    again = {**data, "storage_options": s3.options()}
+    assert run(again).images == IMAGES
+    assert files(s3, data) == undisturbed
