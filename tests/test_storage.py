@@ -1,5 +1,6 @@
 import errno
 import os
+import re
 import traceback
 
 import fsspec
@@ -285,3 +286,37 @@ def test_folders_behind_links_are_listed_and_circles_end(tmp_path):
 
 def test_options_with_credentials_are_not_shown():
     assert "f00" not in repr(Storage({"s3": {"secret": "f00"}}))
+
+
+@pytest.fixture(scope="module")
+def s3_options():
+    """A small S3 on this machine with one bucket."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    options = {"endpoint_url": f"http://{host}:{port}", "key": "a", "secret": "b"}
+    fsspec.filesystem("s3", **options).mkdir("bucket")
+    yield options
+    server.stop()
+
+
+def test_uploads_that_a_killed_writer_left_are_ended(s3_options):
+    fs, store = fsspec.filesystem("s3", **s3_options), Storage({"s3": s3_options})
+    for name in ("annotations.json", "deeper/annotations.json", "other.json"):
+        fs.call_s3("create_multipart_upload", Bucket="bucket", Key=f"run/{name}")
+    store.discard_unfinished("s3://bucket/run", re.compile(r"annotations\.json"))
+    left = fs.call_s3("list_multipart_uploads", Bucket="bucket")["Uploads"]
+    assert sorted(upload["Key"] for upload in left) == [
+        "run/deeper/annotations.json",
+        "run/other.json",
+    ]
+
+
+def test_a_stream_goes_to_s3_in_parts(s3_options):
+    store = Storage({"s3": s3_options})
+    store.publish_stream("s3://bucket/run/a.json", (memoryview(b"x" * (8 << 20)) for _ in range(8)))
+    assert store.size("s3://bucket/run/a.json") == 8 * (8 << 20)
+    assert store.list_folder("s3://bucket/run") == ["a.json"]
+    assert store.list_folder("s3://bucket/none") == []
