@@ -127,6 +127,8 @@ def _row(
         "merge_s": merge_s,
         "annotations_per_s": counts.annotations / merge_s,
         "microseconds_per_annotation": 1e6 * merge_s / counts.annotations,
+        "cpu_s": peaks.pop("all")["cpu_s"],
+        "load_average": os.getloadavg()[0],
         "peak_gb": peaks,
     }
 
@@ -146,8 +148,12 @@ def started_ray() -> Iterator[None]:
 
 @contextlib.contextmanager
 def sampled() -> Iterator[dict[str, dict[str, float]]]:
-    """Watch this process and all below it; gives the peak of each kind of process in GB."""
+    """Watch this process and all below it; gives the peak of each kind of process in GB.
+
+    At the end also, under "all", the CPU seconds of all of them.
+    """
     peaks: dict[str, dict[str, float]] = {}
+    begun, used = _cpu_seconds(psutil.Process()), {}
     stop = threading.Event()
 
     def watch() -> None:
@@ -155,6 +161,7 @@ def sampled() -> Iterator[dict[str, dict[str, float]]]:
         while not stop.wait(SAMPLE_S):
             for process in [this, *this.children(recursive=True)]:
                 with contextlib.suppress(psutil.Error):
+                    used[process.pid] = _cpu_seconds(process)
                     memory = process.memory_full_info()
                     peak = peaks.setdefault(_kind(process, this), {"resident": 0.0, "own": 0.0})
                     peak["resident"] = max(peak["resident"], memory.rss / 1e9)
@@ -165,6 +172,12 @@ def sampled() -> Iterator[dict[str, dict[str, float]]]:
     yield peaks
     stop.set()
     watcher.join()
+    peaks["all"] = {"cpu_s": sum(used.values()) - begun}
+
+
+def _cpu_seconds(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
 
 
 def _kind(process: psutil.Process, this: psutil.Process) -> str:

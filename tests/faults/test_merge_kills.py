@@ -14,6 +14,7 @@ import yaml
 from benchmarks.made_shards import CLASSES, write_shards
 from ntt_ray.pipeline import record
 from ntt_ray.storage import Storage
+from verify_run import identity
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(400)]
 IMAGES, IMAGES_PER_SHARD = 2500, 50
@@ -34,7 +35,7 @@ def _run(folder: Path) -> Path:
     output = folder / "run"
     ids = list(write_shards(str(output), IMAGES, images_per_shard=IMAGES_PER_SHARD, masks=100))
     recorded = record.make_record(
-        identity={"bank": "b", "models": {}, "method": {}},
+        identity=identity(b"no manifest: merging reads none"),
         config={},
         classes=CLASSES,
         units=len(ids),
