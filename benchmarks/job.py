@@ -42,7 +42,7 @@ def main() -> None:
             f"job.actors={arguments.actors}",
         ]
         config = load_config(str(path), overrides)
-        bank = build_run_bank(config)
+        bank, _ = build_run_bank(config)
         bare = bare_images_per_s(config, bank, arguments.actors)
         job, busy, startup_s = job_images_per_s(config, arguments.actors)
     result = {

@@ -6,7 +6,7 @@ The encoder comes by protocol. It does not know Ray, config or where the bank is
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -41,6 +41,8 @@ def build_bank(
     *,
     encoder_record: Mapping[str, Any],
     reference_digest: str,
+    negative_crops: Iterable[ReferenceCrop] = (),
+    on_features: Callable[[int, Tensor], None] | None = None,
 ) -> MemoryBank:
     """Average each reference's features under its mask.
 
@@ -50,25 +52,47 @@ def build_bank(
         encoder: makes patch features.
         encoder_record: what identifies the encoder, kept in the bank.
         reference_digest: what identifies the references, kept in the bank.
+        negative_crops: of what looks like one of the classes and is not (METHOD 47).
+        on_features: called with each reference's annotation id and patch features ``(h, w, dim)``.
 
     Raises:
         ReferencesError: a mask covers no part of any patch of its crop.
     """
     means: dict[int, list[tuple[Tensor, float]]] = {c.category_id: [] for c in references.classes}
+    negatives: dict[int, list[tuple[Tensor, float]]] = {i: [] for i in means}
     for crop in crops:
-        means[crop.reference.category_id].append(reference_mean(crop, encoder))
+        features, soft_mask = crop_features(crop, encoder)
+        means[crop.reference.category_id].append(masked_mean(crop, features, soft_mask))
+        if on_features is not None:
+            on_features(crop.reference.annotation_id, features)
+    for crop in negative_crops:
+        negatives[crop.reference.category_id].append(reference_mean(crop, encoder))
     return MemoryBank.from_means(
         references.classes,
         [means[label.category_id] for label in references.classes],
         encoder=encoder_record,
         reference_digest=reference_digest,
+        negatives=[negatives[label.category_id] for label in references.classes],
     )
 
 
 def reference_mean(crop: ReferenceCrop, encoder: Encoder) -> tuple[Tensor, float]:
-    """Mean feature of one reference ``(dim,)`` on the CPU, and the sum of its soft mask."""
+    """Mean feature of one reference ``(dim,)`` on the CPU, and the sum of its soft mask.
+
+    Raises:
+        ReferencesError: its mask covers no part of any patch.
+    """
+    return masked_mean(crop, *crop_features(crop, encoder))
+
+
+def crop_features(crop: ReferenceCrop, encoder: Encoder) -> tuple[Tensor, Tensor]:
+    """Patch features ``(h, w, dim)`` of a crop, and its soft mask ``(S, S)``."""
     image, soft_mask = crop_tensors(crop, encoder.image_size)
-    features = encoder.encode(image[None])[0]
+    return encoder.encode(image[None])[0], soft_mask
+
+
+def masked_mean(crop: ReferenceCrop, features: Tensor, soft_mask: Tensor) -> tuple[Tensor, float]:
+    """See `reference_mean`, for features that were made already."""
     grid = (features.shape[0], features.shape[1])
     weights = mask_at_patches(soft_mask, grid).to(features.device)
     name = f"annotation {crop.reference.annotation_id} in {crop.reference.image.file_name}"

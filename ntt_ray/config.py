@@ -38,8 +38,8 @@ class _Block(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-class ReferencesConfig(_Block):
-    """Where classes come from: a COCO json with masks and the folder of its images."""
+class NegativesConfig(_Block):
+    """Annotated examples: a COCO json with masks and the folder of its images."""
 
     annotations: str
     image_root: str | None = None
@@ -47,7 +47,6 @@ class ReferencesConfig(_Block):
     shots: Annotated[int, Field(ge=1)] | None = None
     seed: Annotated[int, Field(ge=0)] = 33
     profile: Literal["paper", "plain"] = "paper"
-    negatives: None = None
 
     def choice(self) -> dict[str, Any]:
         """Which of the annotations become references, as keyword arguments."""
@@ -57,6 +56,13 @@ class ReferencesConfig(_Block):
             "seed": self.seed,
             "profile": self.profile,
         }
+
+
+class ReferencesConfig(NegativesConfig):
+    """Where classes come from; `extends` is a ready bank that these references are added to."""
+
+    negatives: NegativesConfig | None = None
+    extends: str | None = None
 
 
 class Architecture(_Block):
@@ -320,7 +326,11 @@ def _with_absolute_paths(config: Config) -> Config:
         }
     )
     references = config.references and config.references.model_copy(
-        update=fixed(config.references, "annotations", "image_root")
+        update={
+            **fixed(config.references, "annotations", "image_root", "extends"),
+            "negatives": (negatives := config.references.negatives)
+            and negatives.model_copy(update=fixed(negatives, "annotations", "image_root")),
+        }
     )
     merge = config.merge.model_copy(update=fixed(config.merge, "calibration"))
     paths = fixed(config, "images", "image_root", "output", "bank", "ground_truth")

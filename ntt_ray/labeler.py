@@ -128,7 +128,7 @@ class Labeler:
         self.encoder, self.proposer = encoder, proposer
         self.settings = settings or MatchSettings()
         self.category_ids = [label.category_id for label in bank.classes]
-        self.prototypes = bank.prototypes()
+        self.prototypes, self.negatives = bank.targets()
         self._host = ThreadPoolExecutor(1, thread_name_prefix="rle")
 
     def label(self, images_rgb: Sequence[RgbImage]) -> list[tuple[Detection, ...]]:
@@ -207,7 +207,8 @@ class Labeler:
         filled = masks.flatten(1).any(dim=1)
         proposals, masks = proposals.select(filled), masks[filled]
         pooled = pooled_features(features, masks)
-        similarity = similarities(pooled, self.prototypes.to(pooled.device))
+        negatives = None if self.negatives is None else self.negatives.to(pooled.device)
+        similarity = similarities(pooled, self.prototypes.to(pooled.device), negatives)
         return Candidates(proposals, pooled, similarity, *best_class(similarity))
 
     def suppress(self, candidates: Candidates) -> Candidates:

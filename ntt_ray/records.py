@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ntt_ray.masks import Rle
@@ -136,6 +137,15 @@ class ReferenceSet:
     def of_class(self, category_id: int) -> tuple[Reference, ...]:
         """The references of one class, in the order of the reference file."""
         return tuple(r for r in self.references if r.category_id == category_id)
+
+    def renumbered(self, ids: Mapping[str, int]) -> ReferenceSet:
+        """The same references with the category ids that `ids` gives to the class names."""
+        new = {label.category_id: ids[label.name] for label in self.classes}
+        classes = [ClassLabel(new[label.category_id], label.name) for label in self.classes]
+        return ReferenceSet(
+            tuple(sorted(classes, key=lambda label: label.category_id)),
+            tuple(replace(r, category_id=new[r.category_id]) for r in self.references),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,20 @@ def pooled_feature(features: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return mean / max(float(mean.norm()), 1e-12)
 
 
+def similarity_with_negatives(
+    feature: torch.Tensor,
+    references: list[tuple[torch.Tensor, float]],
+    negatives: list[torch.Tensor],
+    sigma: float = 0.8,
+) -> float:
+    """Similarity of one feature to one class that has negatives (METHOD 47)."""
+    total = sum(weight for _, weight in references)
+    mean = sum(mean * weight for mean, weight in references) / total
+    positive = max(0.0, float(feature @ mean) / float(mean.norm()))
+    negative = max([0.0, *(float(feature @ n) / float(n.norm()) for n in negatives)])
+    return positive * float(np.exp(-max(0.0, negative - positive) / sigma))
+
+
 def inclusive_box(mask: np.ndarray) -> list[int]:
     """Box of one mask with inclusive far corner; zeros for an empty one (METHOD 31)."""
     ys, xs = np.nonzero(mask)

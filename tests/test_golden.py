@@ -112,15 +112,13 @@ def test_references(references, encoder):
 def test_memory(bank):
     assert [c.category_id for c in bank.classes] == META["category_ids_in_index_order"]
     means = bank.features.sum(dim=1) / bank.shots[:, None]
-    weighted = (bank.features * bank.weights[..., None]).sum(dim=1)
     check_stages(
         "memory.npz",
         {
             "instance_mean_feats": bank.features.numpy(),
             "class_prototypes": means.numpy(),
             "class_prototypes_normed": bank.prototypes().numpy(),
-            # what negatives will need can be had from the means and their weights
-            "class_pixel_weighted_mean": (weighted / bank.weights.sum(1)[:, None]).numpy(),
+            "class_pixel_weighted_mean": bank.weighted_means().numpy(),
         },
     )
 

@@ -52,6 +52,8 @@ def test_the_job_end_to_end(golden_config):
     before = contents(output)
     assert set(before) == {
         "annotations.json",
+        "bank.html",
+        "bank.json",
         "bank.safetensors",
         "labels/shard-000000.parquet",
         "labels/shard-000001.parquet",
@@ -168,7 +170,7 @@ def test_bad_images_become_rows(golden_config, tmp_path):
 
 
 def test_a_ready_bank(golden_config, tmp_path):
-    bank = steps.build_run_bank(build_config(golden_config))
+    bank, _ = steps.build_run_bank(build_config(golden_config))
     assert bank.shots.tolist() == [2, 2, 2]
     path = Path(golden_config["output"]) / "bank.safetensors"
     data = {**golden_config, "output": str(tmp_path / "other"), "references": None}

@@ -5,7 +5,7 @@ import safetensors.torch
 import torch
 
 from ntt_ray.errors import InputError
-from ntt_ray.matching.memory import MemoryBank
+from ntt_ray.matching.memory import MemoryBank, Source, bank_digest
 from ntt_ray.records import ClassLabel
 
 CLASSES = (ClassLabel(2, "nut"), ClassLabel(5, "bölt <b>"))
@@ -36,6 +36,41 @@ def test_round_trip_and_same_bytes():
     assert read.encoder == ENCODER
     assert torch.equal(read.features, _bank().features)
     assert torch.equal(read.weights, _bank().weights)
+
+
+def test_banks_without_negatives_keep_their_bytes():
+    """The format that was there before negatives: no new tensor, no new metadata."""
+    data = _bank().to_bytes()
+    assert b"negative" not in data
+    assert b"sources" not in data
+    assert b'\\"format_version\\": 1' in data
+    assert bank_digest(data) == "fecbdd628ffb21b4a03913d607387eeb95fe2bc991b8fc83874a3d2c6634e521"
+
+
+def test_negatives_and_history_round_trip():
+    source = Source("bank", "references", (("nut", 1),))
+    bank = MemoryBank.from_means(
+        CLASSES,
+        _bank().means(),
+        encoder=ENCODER,
+        reference_digest="d",
+        negatives=[[], [(torch.tensor([1.0, 1.0]), 2.5)]],
+        sources=[source, source],
+    )
+    read = MemoryBank.from_bytes(bank.to_bytes(), "bank")
+    assert read.sources == (source, source)
+    assert read.negatives.shots.tolist() == [0, 1]
+    assert read.negatives.features[1, 0].tolist() == [1.0, 1.0]
+    assert read.negatives.weights.tolist() == [[0.0], [2.5]]
+    assert read.to_bytes() == bank.to_bytes()
+
+
+def test_weighted_means_count_pixels():
+    # 2 parts of [0, 1] and 8 of [0, 3] (METHOD 47: all pixels of all instances)
+    torch.testing.assert_close(_bank().weighted_means()[1], torch.tensor([0.0, 2.6]))
+    prototypes, negatives = _bank().targets()
+    assert negatives is None
+    assert torch.equal(prototypes, _bank().prototypes())
 
 
 def test_another_encoder_is_refused():

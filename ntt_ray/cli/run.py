@@ -1,4 +1,4 @@
-"""The steps of a run: bank, label, merge, evaluate, report; all of them; and the demo."""
+"""The steps of a run: label, merge, evaluate, report; all of them with the bank; and the demo."""
 
 from __future__ import annotations
 
@@ -62,24 +62,6 @@ def demo(
     counts, metrics, images_per_s = _run(settings)
     _print_demo(settings, counts, metrics, images_per_s)
     _finish(settings, counts)
-
-
-@app.command()
-def bank(
-    config: ConfigPath,
-    overrides: Overrides = None,
-    dry_run: DryRun = False,
-    verbose: Verbose = False,
-) -> None:
-    """Build the memory bank from the references and write it to OUTPUT/bank.safetensors."""
-    settings = start(config, overrides, dry_run, verbose)
-    from ntt_ray.pipeline.record import BANK_FILE
-    from ntt_ray.pipeline.run import build_run_bank
-
-    built = build_run_bank(settings)
-    for label, shots in zip(built.classes, built.shots.tolist(), strict=True):
-        say(f"  class {label.category_id} {label.name}: {shots} references")
-    say(f"wrote {settings.output}/{BANK_FILE}")
 
 
 @app.command()

@@ -1,22 +1,33 @@
-"""Similarity of pooled features to the class prototypes, and the class of each mask."""
+"""Similarity of pooled features to prototypes and negatives, and the class of each mask."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+NEGATIVE_SIGMA = 0.8  # METHOD 47
 
-def similarities(features: Tensor, prototypes: Tensor) -> Tensor:
-    """Cosine similarity, negative values cut to 0 (METHOD 28).
+
+def similarities(features: Tensor, prototypes: Tensor, negatives: Tensor | None = None) -> Tensor:
+    """Cosine similarity, negative values cut to 0 (METHOD 28), lowered by negatives (METHOD 47).
+
+    A mask that is nearer to a negative reference of a class than to the class itself loses
+    similarity to it: ``positive * exp(-max(0, negative - positive) / 0.8)``.
 
     Args:
         features: ``(N, C)`` float32 of length 1.
         prototypes: ``(K, C)`` float32 of length 1, one per class.
+        negatives: ``(K, M, C)`` float32 of length 1, or zero where a class has fewer than M.
 
     Returns:
         ``(N, K)`` float32 in [0, 1], up to rounding.
     """
-    return (features @ prototypes.T).clamp(min=0)
+    positive = (features @ prototypes.T).clamp(min=0)
+    if negatives is None:
+        return positive
+    every = (features @ negatives.flatten(0, 1).T).view(-1, *negatives.shape[:2])
+    nearest = every.amax(dim=2).clamp(min=0)  # padding is zero, and so is what is below it
+    return positive * torch.exp(-(nearest - positive).clamp(min=0) / NEGATIVE_SIGMA)
 
 
 def best_class(similarity: Tensor) -> tuple[Tensor, Tensor]:

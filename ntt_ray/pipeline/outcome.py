@@ -135,6 +135,9 @@ def report_run(config: Config, images_per_s: float | None = None) -> dict[str, A
     references = None
     if block is not None:
         references = load_references(block.annotations, block.image_root, store, **block.choice())
+        if block.extends is not None:  # the extended bank may have given other ids
+            classes = run_record.record_classes(recorded)
+            references = references.renumbered({c.name: c.category_id for c in classes})
     truth = read_json(config.ground_truth, store) if config.ground_truth is not None else None
     metrics_uri = storage.join(config.output, METRICS_FILE)
     with_metrics = truth is not None and store.exists(metrics_uri)

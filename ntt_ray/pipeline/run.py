@@ -8,27 +8,36 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import ray
 
 from ntt_ray import storage
-from ntt_ray.bank import build_bank, load_crops
 from ntt_ray.config import Config
 from ntt_ray.errors import InputError, RunIncompleteError
 from ntt_ray.matching.memory import MemoryBank, bank_digest
 from ntt_ray.outputs.shards import existing_shards
 from ntt_ray.pipeline import manifest as manifest_file
 from ntt_ray.pipeline import record as run_record
+from ntt_ray.pipeline.bank import (
+    BankInputs,
+    BuiltBank,
+    build,
+    checked_inputs,
+    examples_of,
+    read_bank,
+    report_bank,
+    reusable_bank,
+    task_result,
+)
 from ntt_ray.pipeline.label import label_units
 from ntt_ray.pipeline.lock import RunLock
 from ntt_ray.pipeline.models import ModelSpec
 from ntt_ray.pipeline.record import BANK_FILE
 from ntt_ray.pipeline.resources import Resources, connect, decide
 from ntt_ray.pipeline.stages import LabelJob, UnitDone
-from ntt_ray.records import DecodeSettings, MatchSettings, ReferenceSet
-from ntt_ray.references.dataset import check_images, load_references
+from ntt_ray.records import DecodeSettings, MatchSettings
 from ntt_ray.storage import Storage
 
 logger = logging.getLogger(__name__)
@@ -59,11 +68,10 @@ def make_plan(config: Config) -> Plan:
     """Check everything that can be checked without starting anything, and say what is to do."""
     store = Storage(config.storage_options)
     _check_checkpoints_exist(config, store)
-    if config.references is not None:
-        references, _ = _checked_references(config, store)
-        classes = references.classes
+    if config.bank is None:
+        classes = checked_inputs(config, store).classes()
     else:
-        classes = MemoryBank.from_bytes(_read_bank(config, store), str(config.bank)).classes
+        classes = MemoryBank.from_bytes(read_bank(config.bank, store), config.bank).classes
     data = _existing_manifest(config.output, store)
     if data is None:
         entries = manifest_file.list_images(config.images, config.image_root, store)
@@ -73,25 +81,35 @@ def make_plan(config: Config) -> Plan:
     return Plan(sum(sizes), len(sizes), done, tuple(label.name for label in classes))
 
 
-def build_run_bank(config: Config) -> MemoryBank:
-    """Build the memory bank of a config and publish it below its output."""
-    if config.references is None:
-        raise InputError(
-            "bank: the config names a ready bank; there are no references to build one"
-        )
+def build_run_bank(config: Config) -> tuple[MemoryBank, dict[str, Any]]:
+    """Build the memory bank of a config and publish it below its output, with its report.
+
+    Returns:
+        The bank, and the content of ``bank.json``. A bank that came ready is only reported on.
+    """
     store = Storage(config.storage_options)
-    references, digest = _checked_references(config, store)
+    if config.bank is not None:
+        ready = read_bank(config.bank, store)
+        found = report_bank(config.output, ready, store)
+        return MemoryBank.from_bytes(ready, config.bank), found
+    inputs = checked_inputs(config, store)
     with RunLock(config.output, store):
         connect()
         spec, resources = _models(config, store)
         digests = _checked_digests(spec)
-        data = _built_bank(config, spec, resources, references, digest, digests["encoder"], store)
+        built = build(config, spec, resources, inputs, digests["encoder"], store)
         recorded = run_record.read_record(config.output, store)
         if recorded is not None:
-            new = {**recorded["identity"], "bank": bank_digest(data)}
+            new = {**recorded["identity"], "bank": bank_digest(built.data)}
             run_record.check_same_run(recorded, new, config.output)
-        store.publish_bytes(storage.join(config.output, BANK_FILE), data)
-    return MemoryBank.from_bytes(data, BANK_FILE)
+        found = _report(config, inputs, built, store)
+        store.publish_bytes(storage.join(config.output, BANK_FILE), built.data)
+    return MemoryBank.from_bytes(built.data, BANK_FILE), found
+
+
+def _report(config: Config, inputs: BankInputs, built: BuiltBank, store: Storage) -> dict[str, Any]:
+    examples = examples_of(inputs, built, config.method.context_ratio)
+    return report_bank(config.output, built.data, store, examples)
 
 
 def label(config: Config, on_unit: Callable[[UnitDone, int, int], None]) -> None:
@@ -103,10 +121,10 @@ def label(config: Config, on_unit: Callable[[UnitDone, int, int], None]) -> None
             and the images in all.
     """
     store = Storage(config.storage_options)
-    checked = _checked_references(config, store) if config.references is not None else None
-    ready_bank = _read_bank(config, store) if config.bank is not None else None
+    inputs = checked_inputs(config, store) if config.references is not None else None
+    ready_bank = read_bank(config.bank, store) if config.bank is not None else None
     with RunLock(config.output, store) as lock:
-        prepared = _prepare(config, store, lock.token, checked, ready_bank)
+        prepared = _prepare(config, store, lock.token, inputs, ready_bank)
         total = sum(prepared.images_by_unit)
         done = total - sum(prepared.images_by_unit[unit] for unit in prepared.todo)
         if not prepared.todo:
@@ -128,7 +146,7 @@ def _prepare(
     config: Config,
     store: Storage,
     token: str,
-    checked: tuple[ReferenceSet, str] | None,
+    inputs: BankInputs | None,
     ready_bank: bytes | None,
 ) -> Prepared:
     manifest = _existing_manifest(config.output, store)
@@ -140,14 +158,16 @@ def _prepare(
     spec, resources = _models(config, store)
     digests = _checked_digests(spec)
     encoder = spec.encoder_record(digests["encoder"])
+    built = None
     if ready_bank is not None:
         bank = ready_bank
         MemoryBank.from_bytes(bank, str(config.bank)).check_encoder(encoder, str(config.bank))
     else:
-        assert checked is not None
-        bank = _reusable_bank(config.output, store, encoder, checked[1]) or _built_bank(
-            config, spec, resources, *checked, digests["encoder"], store
-        )
+        assert inputs is not None
+        bank = reusable_bank(config.output, store, encoder, inputs) or b""
+        if not bank:
+            built = build(config, spec, resources, inputs, digests["encoder"], store)
+            bank = built.data
     identity = _identity(config, spec, digests, manifest, bank)
     classes = MemoryBank.from_bytes(bank, BANK_FILE).classes
     sizes = manifest_file.unit_sizes(manifest)
@@ -160,6 +180,8 @@ def _prepare(
                 "choose another output"
             )
         store.publish_bytes(storage.join(config.output, manifest_file.FILE), manifest)
+        if built is not None and inputs is not None:
+            _report(config, inputs, built, store)
         store.publish_bytes(storage.join(config.output, BANK_FILE), bank)
         record = run_record.make_record(
             identity=identity,
@@ -220,30 +242,12 @@ def _identity(
     }
 
 
-def _checked_references(config: Config, store: Storage) -> tuple[ReferenceSet, str]:
-    """The references of a config and their digest, after every image was looked at."""
-    block = config.references
-    assert block is not None
-    references = load_references(block.annotations, block.image_root, store, **block.choice())
-    return references, check_images(references, store, config.method.context_ratio)
-
-
 def _check_checkpoints_exist(config: Config, store: Storage) -> None:
     """Files named by path or URI must be there; published ones are fetched when a run starts."""
     for block in (config.models.encoder, config.models.proposer):
         for path in (block.checkpoint, getattr(block, "config", None)):
             if path is not None and not store.exists(path):
                 raise InputError(f"models: {storage.redact(path)}: no such file")
-
-
-def _read_bank(config: Config, store: Storage) -> bytes:
-    assert config.bank is not None
-    try:
-        data = store.read_bytes(config.bank)
-    except FileNotFoundError:
-        raise InputError(f"bank: {storage.redact(config.bank)}: no such file") from None
-    MemoryBank.from_bytes(data, config.bank)
-    return data
 
 
 def _existing_manifest(output: str, store: Storage) -> bytes | None:
@@ -273,62 +277,5 @@ def _has_bf16(resources: Resources) -> bool:
 
 def _checked_digests(spec: ModelSpec) -> dict[str, str]:
     task = ray.remote(ModelSpec.checked_digests).options(num_cpus=0.5, max_retries=1)
-    digests: dict[str, str] = _result(task.remote(spec))
+    digests: dict[str, str] = task_result(task.remote(spec))
     return digests
-
-
-def _reusable_bank(
-    output: str, store: Storage, encoder: dict[str, Any], reference_digest: str
-) -> bytes | None:
-    """The bank already below the output, when the same references and encoder made it."""
-    uri = storage.join(output, BANK_FILE)
-    try:
-        data = store.read_bytes(uri)
-    except FileNotFoundError:
-        return None
-    bank = MemoryBank.from_bytes(data, uri)
-    same = dict(bank.encoder) == encoder and bank.reference_digest == reference_digest
-    return data if same else None
-
-
-def _built_bank(
-    config: Config,
-    spec: ModelSpec,
-    resources: Resources,
-    references: ReferenceSet,
-    reference_digest: str,
-    encoder_digest: str,
-    store: Storage,
-) -> bytes:
-    logger.info(
-        "building the memory bank: %d references of %d classes",
-        len(references.references),
-        len(references.classes),
-    )
-
-    plain = config.models.model_copy(update={"compile": False})  # not worth it for a few crops
-
-    def build() -> bytes:
-        import torch
-
-        if spec.device == "cpu":
-            torch.set_num_threads(1)
-        crops = load_crops(references, store, config.method.context_ratio)
-        return build_bank(
-            references,
-            crops,
-            replace(spec, settings=plain).load_encoder(),
-            encoder_record=spec.encoder_record(encoder_digest),
-            reference_digest=reference_digest,
-        ).to_bytes()
-
-    data: bytes = _result(ray.remote(build).options(**resources.actor_options()).remote())
-    return data
-
-
-def _result(reference: Any) -> Any:
-    """Wait for a task; an error of this package comes back as itself."""
-    try:
-        return ray.get(reference)
-    except ray.exceptions.RayTaskError as error:
-        raise error.cause or error from None

@@ -80,7 +80,7 @@ def reference_section(references: Sequence[ClassReferences], numbers: Mapping[in
     blocks = []
     for group in references:
         colour = colour_class(numbers[group.label.category_id])
-        crops = "".join(_crop(crop, colour) for crop in group.crops)
+        crops = "".join(crop_picture(crop, colour) for crop in group.crops)
         more = group.total - len(group.crops)
         crops += f'<span class="more">+{more:,}</span>' if more > 0 else ""
         blocks.append(
@@ -96,8 +96,9 @@ def reference_section(references: Sequence[ClassReferences], numbers: Mapping[in
     )
 
 
-def _crop(crop: ReferencePicture, colour: str) -> str:
-    box = _view_box(crop.picture)
+def crop_picture(crop: ReferencePicture, colour: str) -> str:
+    """A reference crop with the outline of its mask; `colour` is the CSS class of its colour."""
+    box = view_box(crop.picture)
     return (
         f'<svg class="crop" viewBox="0 0 {box}" role="img" aria-label="reference in '
         f'{escaped(crop.file_name)}">{_image(crop.picture, "")}<g class="ref {colour}">'
@@ -258,12 +259,13 @@ def _pane(shot: Shot, kind: str, text: str, picture: str, masks: Sequence[str]) 
     text_px = _TEXT_SHARE * shot.picture.height * UNITS_PER_PX
     return (
         f'<div class="pane"><svg class="pic {kind}" style="--text:{text_px:.0f}px" viewBox="0 0 '
-        f'{_view_box(shot.picture)}" role="img" tabindex="0" aria-label="{escaped(text)}">{picture}'
+        f'{view_box(shot.picture)}" role="img" tabindex="0" aria-label="{escaped(text)}">{picture}'
         f"{''.join(masks)}</svg>{note}</div>"
     )
 
 
-def _view_box(picture: Thumbnail) -> str:
+def view_box(picture: Thumbnail) -> str:
+    """Width and height of a picture in the units of its paths."""
     return f"{picture.width * UNITS_PER_PX} {picture.height * UNITS_PER_PX}"
 
 

@@ -40,14 +40,12 @@ def render_page(
         references: crops by class, in the order shown.
         shots: the gallery by group.
     """
-    template = Template(
-        resources.files("ntt_ray.quality").joinpath("report.html").read_text(encoding="utf-8")
-    )
     numbers = {row["id"]: number for number, row in enumerate(report["classes"])}
     names = [row["name"] for row in report["classes"]]
     gallery = Gallery(numbers, names, float(report["threshold"]))
     gallery_html = gallery.section(shots)  # first: it finds the classes that appear
-    return template.substitute(
+    return fill_template(
+        "report.html",
         subtitle=_subtitle(report),
         tiles=_tiles(report),
         metrics=_metrics_section(report),
@@ -61,16 +59,26 @@ def render_page(
     )
 
 
+def fill_template(name: str, **parts: str) -> str:
+    """Put parts, escaped already, into a template; all pages share one style."""
+    folder = resources.files("ntt_ray.quality")
+    style = folder.joinpath("page.css").read_text(encoding="utf-8")
+    template = Template(folder.joinpath(name).read_text(encoding="utf-8"))
+    return template.substitute(parts, style=style)
+
+
 def _script_json(value: Any) -> str:
     """JSON that cannot end the script element it stands in."""
     return json.dumps(value).replace("<", "\\u003c").replace(">", "\\u003e")
 
 
-def _figure(value: float | None) -> str:
+def figure(value: float | None) -> str:
+    """A fraction with three digits; a dash where there is none."""
     return "–" if value is None else f"{value:.3f}"
 
 
-def _count(value: int, noun: str) -> str:
+def count_text(value: int, noun: str) -> str:
+    """``1,234 images``."""
     plural = noun + ("es" if noun.endswith("s") else "s")
     return f"{value:,} {noun if value == 1 else plural}"
 
@@ -79,7 +87,10 @@ def _count(value: int, noun: str) -> str:
 
 
 def _subtitle(report: Mapping[str, Any]) -> str:
-    parts = [_count(report["images"]["total"], "image"), _count(len(report["classes"]), "class")]
+    parts = [
+        count_text(report["images"]["total"], "image"),
+        count_text(len(report["classes"]), "class"),
+    ]
     parts += [model["name"] for model in report["models"].values() if model.get("name")]
     return " · ".join(escaped(part) for part in parts)
 
@@ -89,8 +100,8 @@ def _tiles(report: Mapping[str, Any]) -> str:
     split = f"{images['ok']:,} with objects · {images['empty']:,} without"
     split += f" · {images['failed']:,} failed" if images["failed"] else ""
     tiles = [
-        _tile("Images", f"{images['total']:,}", split, _status_bar(images)),
-        _tile(
+        tile("Images", f"{images['total']:,}", split, _status_bar(images)),
+        tile(
             "Labels",
             f"{found['kept']:,}",
             f"with a score of {report['min_score']:g} or more; {found['total']:,} in all",
@@ -100,21 +111,22 @@ def _tiles(report: Mapping[str, Any]) -> str:
     if metrics:
         mask, box = metrics.get("segm", {}), metrics.get("bbox", {})
         for name, figures in (("Mask AP", mask), ("Box AP", box)):
-            rest = f"AP50 {_figure(figures.get('AP50'))} · AP75 {_figure(figures.get('AP75'))}"
-            tiles.append(_tile(name, _figure(figures.get("AP")), rest))
+            rest = f"AP50 {figure(figures.get('AP50'))} · AP75 {figure(figures.get('AP75'))}"
+            tiles.append(tile(name, figure(figures.get("AP")), rest))
         tiles += _false_alarm_tile(metrics.get("false_alarms") or {})
     if report["images_per_s"] is not None:
-        tiles.append(_tile("Speed", f"{report['images_per_s']:.2f}", "images per second"))
+        tiles.append(tile("Speed", f"{report['images_per_s']:.2f}", "images per second"))
     missing = report["shards"]["planned"] - report["shards"]["read"]
     if missing > 0:
         rest = f"of {report['shards']['planned']:,} shards; this report is partial"
-        tiles.append(_tile("Missing", f"{missing:,}", rest, kind=" alert"))
+        tiles.append(tile("Missing", f"{missing:,}", rest, kind=" alert"))
     return "".join(tiles)
 
 
-def _tile(title: str, figure: str, rest: str, below: str = "", kind: str = "") -> str:
+def tile(title: str, value: str, rest: str, below: str = "", kind: str = "") -> str:
+    """A figure of the summary; `below` is HTML, the other texts are escaped here."""
     return (
-        f'<div class="tile{kind}"><h3>{escaped(title)}</h3><p class="figure">{escaped(figure)}</p>'
+        f'<div class="tile{kind}"><h3>{escaped(title)}</h3><p class="figure">{escaped(value)}</p>'
         f"<p>{escaped(rest)}</p>{below}</div>"
     )
 
@@ -132,10 +144,10 @@ def _false_alarm_tile(alarms: Mapping[str, Any]) -> list[str]:
     if alarms.get("share") is None:
         return []
     rest = (
-        f"of {_count(alarms['images_without_objects'], 'image')} without objects, "
+        f"of {count_text(alarms['images_without_objects'], 'image')} without objects, "
         f"at a score of {alarms['score']:.2f}"
     )
-    return [_tile("False alarms", f"{alarms['share']:.0%}", rest)]
+    return [tile("False alarms", f"{alarms['share']:.0%}", rest)]
 
 
 def _metrics_section(report: Mapping[str, Any]) -> str:
@@ -144,7 +156,7 @@ def _metrics_section(report: Mapping[str, Any]) -> str:
         return ""
     rows = "".join(
         f'<tr><th scope="row">{word}</th>'
-        + "".join(f"<td>{_figure(metrics.get(kind, {}).get(name))}</td>" for name in _METRICS)
+        + "".join(f"<td>{figure(metrics.get(kind, {}).get(name))}</td>" for name in _METRICS)
         + "</tr>"
         for kind, word in (("segm", "Masks"), ("bbox", "Boxes"))
     )
@@ -152,9 +164,9 @@ def _metrics_section(report: Mapping[str, Any]) -> str:
     best = ""
     if alarms.get("score") is not None:
         best = (
-            f'<p class="note">Best F1 {_figure(alarms.get("best_f1"))} at score '
-            f"{alarms['score']:.2f}: precision {_figure(alarms.get('precision'))}, recall "
-            f"{_figure(alarms.get('recall'))}.</p>"
+            f'<p class="note">Best F1 {figure(alarms.get("best_f1"))} at score '
+            f"{alarms['score']:.2f}: precision {figure(alarms.get('precision'))}, recall "
+            f"{figure(alarms.get('recall'))}.</p>"
         )
     head = "".join(f'<th scope="col">{name}</th>' for name in _METRICS)
     return (
@@ -229,7 +241,7 @@ def _class_table(report: Mapping[str, Any]) -> str:
         cells += [f"{row['images']:,}", f"{row['kept']:,}", f"{row['detections']:,}"]
         if per_class:
             own = per_class.get(row["name"], {})
-            cells += [_figure(own.get(kind, {}).get("AP")) for kind in ("segm", "bbox")]
+            cells += [figure(own.get(kind, {}).get("AP")) for kind in ("segm", "bbox")]
         body.append(
             f'<tr><th scope="row"><i class="dot {colour_class(number)}"></i>'
             f"<bdi>{escaped(shortened(row['name']))}</bdi></th>"

@@ -193,12 +193,17 @@ def _reference_pictures(
     groups = []
     for label in shown:
         own = references.of_class(label.category_id)
-        crops = tuple(_crop(reference, ratio, store) for reference in own[:CROPS_PER_CLASS])
+        crops = tuple(
+            reference_picture(reference, ratio, store) for reference in own[:CROPS_PER_CLASS]
+        )
         groups.append(ClassReferences(label, len(own), crops))
     return groups
 
 
-def _crop(reference: Reference, context_ratio: float, store: Storage) -> ReferencePicture:
+def reference_picture(
+    reference: Reference, context_ratio: float, store: Storage
+) -> ReferencePicture:
+    """The crop of a reference; an empty place where its image cannot be read any more."""
     name = reference.image.file_name
     try:
         crop = cut_reference(reference, read_image(reference, store), context_ratio)

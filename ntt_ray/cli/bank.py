@@ -1,0 +1,90 @@
+"""Commands about memory banks: build one, see what its references can do, join some."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ntt_ray.cli.app import (
+    ConfigPath,
+    DryRun,
+    Overrides,
+    Verbose,
+    app,
+    say,
+    start,
+    start_logging,
+)
+
+if TYPE_CHECKING:
+    from ntt_ray.matching.memory import MemoryBank
+
+MAX_LINES = 20
+
+
+@app.command()
+def bank(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    extend: Annotated[
+        str | None,
+        typer.Option("--extend", metavar="BANK", help="Short for --set references.extends=BANK."),
+    ] = None,
+    dry_run: DryRun = False,
+    verbose: Verbose = False,
+) -> None:
+    """Build the memory bank from the references: OUTPUT/bank.safetensors and bank.html.
+
+    The page and the lines printed name references that look mislabelled, weak or doubled, and
+    classes that are hard to tell apart. A ready bank (`bank:` in the config) is only reported on.
+
+    Example: ntt-ray bank birds.yaml --extend s3://bucket/runs/birds-01/bank.safetensors
+    """
+    extension = [f"references.extends={extend}"] if extend is not None else []
+    settings = start(config, [*(overrides or ()), *extension], dry_run, verbose)
+    from ntt_ray.pipeline.run import build_run_bank
+
+    built, report = build_run_bank(settings)
+    _say_classes(built)
+    _say_findings(report)
+    files = "bank.html" if settings.bank is not None else "bank.safetensors, bank.html"
+    say(f"wrote {files} in {settings.output}")
+
+
+@app.command("join-banks")
+def join(
+    banks: Annotated[list[str], typer.Argument(metavar="BANK...", help="Two banks or more.")],
+    output: Annotated[str, typer.Option("--output", help="The joined bank, a .safetensors file.")],
+    verbose: Verbose = False,
+) -> None:
+    """Join memory banks of one encoder: classes of one name become one class.
+
+    The first bank that has a class gives its id; an id that is taken already is replaced by the
+    next one above all of them.
+
+    Example: ntt-ray join-banks birds.safetensors fish.safetensors --output both.safetensors
+    """
+    start_logging(verbose)
+    from ntt_ray.pipeline.bank import join_files
+
+    joined, changes = join_files(banks, output)
+    for change in changes:
+        say(f"  {change}")
+    _say_classes(joined)
+    say(f"wrote {output}")
+
+
+def _say_classes(built: MemoryBank) -> None:
+    for label, shots in zip(built.classes, built.shots.tolist(), strict=True):
+        say(f"  class {label.category_id} {label.name}: {shots} references")
+
+
+def _say_findings(report: dict[str, Any]) -> None:
+    found = report["findings"]
+    for item in found[:MAX_LINES]:
+        say(f"  {item['kind']}: {item['text']}", style="yellow")
+    if len(found) > MAX_LINES:
+        say(f"  and {len(found) - MAX_LINES} more, in bank.html")
+    if not found:
+        say("  nothing stands out among the references")

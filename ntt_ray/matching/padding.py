@@ -1,0 +1,75 @@
+"""Mean features of classes with different numbers of shots, padded into one block of tensors.
+
+The form in which references and negative references lie in a memory bank. It knows nothing of
+classes, encoders or files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Means = Sequence[Sequence[tuple[Tensor, float]]]  # for each class its pairs of mean and weight
+
+
+@dataclass(frozen=True)
+class PaddedMeans:
+    """Features of K classes; zero where a class has fewer shots than the largest.
+
+    Attributes:
+        features: ``(K, shots, dim)`` float32, per-instance means, not normalised.
+        weights: ``(K, shots)`` float32, the sum of each instance's soft mask at the patches.
+        shots: ``(K,)`` int64, how many of a class's rows are valid.
+    """
+
+    features: Tensor
+    weights: Tensor
+    shots: Tensor
+
+    @classmethod
+    def of(cls, means: Means, dim: int) -> PaddedMeans:
+        """Pad the means ``(dim,)`` and weights of each class."""
+        most = max(len(shots) for shots in means)
+        features = torch.zeros(len(means), most, dim)
+        weights = torch.zeros(len(means), most)
+        for k, shots in enumerate(means):
+            for s, (mean, weight) in enumerate(shots):
+                features[k, s], weights[k, s] = mean, weight
+        return cls(features, weights, torch.tensor([len(shots) for shots in means]))
+
+    def means(self) -> list[list[tuple[Tensor, float]]]:
+        """The pairs of mean and weight of each class, as `of` takes them."""
+        return [
+            [(self.features[k, s], float(self.weights[k, s])) for s in range(count)]
+            for k, count in enumerate(self.shots.tolist())
+        ]
+
+    def directions(self) -> Tensor:
+        """``(K, shots, dim)`` float32 of length 1; zero where padded."""
+        return F.normalize(self.features, dim=2)
+
+    def check(self, classes: int, dim: int, *, least: int) -> None:
+        """Check shapes and values for so many classes and channels.
+
+        Args:
+            classes: K.
+            dim: channels.
+            least: shots that every class must have.
+
+        Raises:
+            ValueError: what is wrong.
+        """
+        most = self.weights.shape[1] if self.weights.ndim == 2 else 0
+        if self.weights.shape != (classes, most) or self.features.shape != (classes, most, dim):
+            raise ValueError(
+                f"features are {tuple(self.features.shape)}, weights {tuple(self.weights.shape)}, "
+                f"for {classes} classes and {dim} channels"
+            )
+        if self.shots.shape != (classes,) or self.shots.min() < least or self.shots.max() > most:
+            raise ValueError(f"every class needs between {least} and the padded number of shots")
+        if not (self.features.isfinite().all() and self.weights.isfinite().all()):
+            raise ValueError("features and weights must be finite")

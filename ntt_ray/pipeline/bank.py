@@ -1,0 +1,256 @@
+"""The memory bank of a run: what goes into it, whether the one there can be used, building it.
+
+Building runs as one Ray task where the models run. Beside the bank lie ``bank.html`` and
+``bank.json``, which say what its references can do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import ray
+
+from ntt_ray import storage
+from ntt_ray.bank import build_bank, load_crops
+from ntt_ray.config import Config, NegativesConfig
+from ntt_ray.errors import InputError
+from ntt_ray.matching.colours import PatchColours, Picture
+from ntt_ray.matching.joining import join_banks, joined_classes, joined_sources
+from ntt_ray.matching.memory import MemoryBank, bank_digest
+from ntt_ray.pipeline.models import ModelSpec
+from ntt_ray.pipeline.record import BANK_FILE
+from ntt_ray.pipeline.resources import Resources
+from ntt_ray.quality.bank_figures import BankFacts
+from ntt_ray.quality.bank_report import BankExamples, write_bank_report
+from ntt_ray.records import ClassLabel, ReferenceSet
+from ntt_ray.references.dataset import check_images, load_references, read_json
+from ntt_ray.references.negatives import negatives_of, used_classes
+from ntt_ray.storage import Storage
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BankInputs:
+    """What a bank is made of, after every image was looked at.
+
+    Attributes:
+        references: of this config.
+        negatives: under the ids of the references, or None.
+        digest: of both and of their images.
+        base: the bank that they are added to, or None.
+    """
+
+    references: ReferenceSet
+    negatives: ReferenceSet | None
+    digest: str
+    base: MemoryBank | None
+
+    def classes(self) -> tuple[ClassLabel, ...]:
+        """The classes of the bank that they make."""
+        if self.base is None:
+            return self.references.classes
+        return joined_classes((self.base.classes, self.references.classes), ("", ""))
+
+
+@dataclass(frozen=True)
+class BuiltBank:
+    """A bank, and the patch features of this config's references as pictures, by annotation id."""
+
+    data: bytes
+    colours: Mapping[int, Picture]
+
+
+def checked_inputs(config: Config, store: Storage) -> BankInputs:
+    """Load and check the references of a config.
+
+    Raises:
+        ReferencesError: with every problem of the references, or of the negatives.
+        InputError: the bank to extend is missing, damaged, or the run's own.
+    """
+    block, ratio = config.references, config.method.context_ratio
+    assert block is not None
+    references = load_references(block.annotations, block.image_root, store, **block.choice())
+    digest, negatives = check_images(references, store, ratio), None
+    if block.negatives is not None:
+        negatives = negatives_of(_load_negatives(block.negatives, store), references.classes)
+        both = f"{digest}\n{check_images(negatives, store, ratio)}"
+        digest = hashlib.sha256(both.encode()).hexdigest()
+    base = None
+    if block.extends is not None:
+        if block.extends == storage.join(config.output, BANK_FILE):
+            raise InputError("references.extends: is this run's own bank; choose another output")
+        base = MemoryBank.from_bytes(
+            read_bank(block.extends, store, "references.extends"), block.extends
+        )
+    return BankInputs(references, negatives, digest, base)
+
+
+def _load_negatives(block: NegativesConfig, store: Storage) -> ReferenceSet:
+    choice = block.choice()
+    if block.classes is None:
+        choice["classes"] = used_classes(read_json(block.annotations, store))
+    return load_references(block.annotations, block.image_root, store, **choice)
+
+
+def read_bank(uri: str, store: Storage, key: str = "bank") -> bytes:
+    """The bytes of a bank file that is one.
+
+    Raises:
+        InputError: it is missing or damaged; `key` is the setting that names it.
+    """
+    try:
+        data = store.read_bytes(uri)
+    except FileNotFoundError:
+        raise InputError(f"{key}: {storage.redact(uri)}: no such file") from None
+    MemoryBank.from_bytes(data, storage.redact(uri))
+    return data
+
+
+def reusable_bank(
+    output: str, store: Storage, encoder: dict[str, Any], inputs: BankInputs
+) -> bytes | None:
+    """The bank already below the output, when the same references and encoder made it."""
+    uri = storage.join(output, BANK_FILE)
+    try:
+        data = store.read_bytes(uri)
+    except FileNotFoundError:
+        return None
+    bank = MemoryBank.from_bytes(data, uri)
+    before = () if inputs.base is None else joined_sources(inputs.base)
+    sources = joined_sources(bank)
+    same = sources[:-1] == before and sources[-1].references == inputs.digest
+    return data if same and dict(bank.encoder) == encoder else None
+
+
+def build(
+    config: Config,
+    spec: ModelSpec,
+    resources: Resources,
+    inputs: BankInputs,
+    encoder_digest: str,
+    store: Storage,
+) -> BuiltBank:
+    """Build the bank where the models run, and join it to the one it extends.
+
+    Raises:
+        InputError: another encoder made the bank that is to be extended.
+    """
+    record = spec.encoder_record(encoder_digest)
+    if inputs.base is not None:
+        inputs.base.check_encoder(record, "references.extends")
+    logger.info(
+        "building the memory bank: %d references of %d classes",
+        len(inputs.references.references),
+        len(inputs.references.classes),
+    )
+    # compiling is not worth it for a few crops
+    plain = replace(spec, settings=config.models.model_copy(update={"compile": False}))
+    ratio = config.method.context_ratio
+
+    def build_here() -> tuple[MemoryBank, dict[int, Picture]]:
+        import torch
+
+        if spec.device == "cpu":
+            torch.set_num_threads(1)
+        colours = PatchColours()
+        negatives = inputs.negatives
+        bank = build_bank(
+            inputs.references,
+            load_crops(inputs.references, store, ratio),
+            plain.load_encoder(),
+            encoder_record=record,
+            reference_digest=inputs.digest,
+            negative_crops=() if negatives is None else load_crops(negatives, store, ratio),
+            on_features=colours.add,
+        )
+        return bank, colours.pictures()
+
+    task = ray.remote(build_here).options(**resources.actor_options()).remote()
+    bank, pictures = task_result(task)
+    if inputs.base is not None:
+        bank = join_banks((inputs.base, bank), ("references.extends", "these references"))
+    return BuiltBank(bank.to_bytes(), pictures)
+
+
+def report_bank(
+    output: str, data: bytes, store: Storage, examples: BankExamples | None = None
+) -> dict[str, Any]:
+    """Write ``bank.html`` and ``bank.json``, and give the content of the latter.
+
+    Args:
+        output: the run's prefix.
+        data: the bank.
+        store: access to files.
+        examples: its references; without them, for a bank that came ready, no crops are shown.
+    """
+    bank = MemoryBank.from_bytes(data, BANK_FILE)
+    facts = BankFacts(
+        digest=bank_digest(data),
+        classes=bank.classes,
+        features=tuple(_rows(means) for means in bank.means()),
+        negatives=tuple(_rows(means) for means in bank.negative_means()),
+        encoder=dict(bank.encoder),
+        sources=tuple((s.bank, s.references, dict(s.shots)) for s in joined_sources(bank)),
+    )
+    return write_bank_report(output, store, facts, examples)
+
+
+def examples_of(inputs: BankInputs, built: BuiltBank, context_ratio: float) -> BankExamples:
+    """The references of this config under the category ids of its bank."""
+    ids = {label.name: label.category_id for label in inputs.classes()}
+    negatives = inputs.negatives
+    return BankExamples(
+        references=inputs.references.renumbered(ids),
+        negatives=None if negatives is None else negatives.renumbered(ids),
+        colours=built.colours,
+        context_ratio=context_ratio,
+    )
+
+
+def _rows(means: list[tuple[Any, float]]) -> npt.NDArray[np.float32]:
+    if not means:
+        return np.zeros((0, 1), dtype=np.float32)
+    return np.stack([mean.numpy() for mean, _ in means])
+
+
+def join_files(uris: Sequence[str], output: str) -> tuple[MemoryBank, list[str]]:
+    """Join bank files into one; the original files stay.
+
+    Returns:
+        The joined bank, and a line for each class whose id was changed.
+
+    Raises:
+        InputError: fewer than two banks, or banks that cannot be joined.
+    """
+    if len(uris) < 2:
+        raise InputError("joining needs two banks or more")
+    store, names = Storage(), [storage.redact(uri) for uri in uris]
+    places = [storage.absolute(uri) for uri in uris]
+    banks = [
+        MemoryBank.from_bytes(read_bank(place, store), name) for place, name in zip(places, names)
+    ]
+    joined = join_banks(banks, names)
+    ids = {label.name: label.category_id for label in joined.classes}
+    changes = [
+        f"class {label.name}: id {label.category_id} in {name} is {ids[label.name]} here"
+        for bank, name in zip(banks, names, strict=True)
+        for label in bank.classes
+        if ids[label.name] != label.category_id
+    ]
+    store.publish_bytes(storage.absolute(output), joined.to_bytes())
+    return joined, changes
+
+
+def task_result(reference: Any) -> Any:
+    """Wait for a task; an error of this package comes back as itself."""
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause or error from None

