@@ -25,6 +25,19 @@ logger = logging.getLogger("ntt_ray")
 LINE_EVERY_S = 10.0
 
 
+def counter(what: str, things: str) -> Progress:
+    """A bar that counts, as in ``verifying ━━━ 12/40 shards``; nothing without a terminal."""
+    return Progress(
+        TextColumn(what),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(things),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+
+
 class Reporter:
     """Progress for people: a bar on a terminal, and one line per unit in any log."""
 

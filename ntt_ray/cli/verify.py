@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ntt_ray.cli.app import ConfigPath, Overrides, Verbose, app, console, say, start_logging
+from ntt_ray.cli.app import ConfigPath, Overrides, Verbose, app, say, start_logging
+from ntt_ray.cli.progress import counter
 from ntt_ray.config import load_config
 from ntt_ray.errors import InputError, RunIncompleteError
 
@@ -41,7 +41,7 @@ def verify(
 
     with ExitStack() as stack:
         listing = None if json_path is None else stack.enter_context(_opened(json_path))
-        progress = stack.enter_context(_progress())
+        progress = stack.enter_context(counter("verifying", "shards"))
         task = progress.add_task("verify", total=None)
 
         def on_unit(done: int, total: int) -> None:
@@ -63,18 +63,6 @@ def _opened(path: Path) -> IO[str]:
         return path.open("w", encoding="utf-8")
     except OSError as error:
         raise InputError(f"--json {path}: cannot be written ({error.strerror})") from None
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("verifying"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("shards"),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
 
 
 def _print_verdict(verdict: Verdict) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -51,6 +51,10 @@ class BankInputs:
     negatives: ReferenceSet | None
     digest: str
     base: MemoryBank | None
+
+    def in_bank(self) -> ReferenceSet:
+        """The references under the category ids of the bank that they make."""
+        return self.references.renumbered({c.name: c.category_id for c in self.classes()})
 
     def classes(self) -> tuple[ClassLabel, ...]:
         """The classes of the bank that they make."""
@@ -150,8 +154,6 @@ def build(
         len(inputs.references.references),
         len(inputs.references.classes),
     )
-    # compiling is not worth it for a few crops
-    plain = replace(spec, settings=config.models.model_copy(update={"compile": False}))
     ratio = config.method.context_ratio
 
     def build_here() -> tuple[MemoryBank, dict[int, Picture]]:
@@ -164,7 +166,7 @@ def build(
         bank = build_bank(
             inputs.references,
             load_crops(inputs.references, store, ratio),
-            plain.load_encoder(),
+            spec.uncompiled().load_encoder(),
             encoder_record=record,
             reference_digest=inputs.digest,
             negative_crops=() if negatives is None else load_crops(negatives, store, ratio),
@@ -207,7 +209,7 @@ def examples_of(inputs: BankInputs, built: BuiltBank, context_ratio: float) -> B
     ids = {label.name: label.category_id for label in inputs.classes()}
     negatives = inputs.negatives
     return BankExamples(
-        references=inputs.references.renumbered(ids),
+        references=inputs.in_bank(),
         negatives=None if negatives is None else negatives.renumbered(ids),
         colours=built.colours,
         context_ratio=context_ratio,

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,10 @@ class ModelSpec:
     device: str = "cpu"
     precision: str = "fp32"
     store: Storage = field(default_factory=Storage)
+
+    def uncompiled(self) -> ModelSpec:
+        """The same without compiling: not worth it for a few images."""
+        return replace(self, settings=self.settings.model_copy(update={"compile": False}))
 
     def encoder_checkpoint(self) -> Path:
         """The encoder's checkpoint on this node."""
@@ -127,8 +131,7 @@ class ModelSpec:
         """
         from ntt_ray.models.weights import file_digest
 
-        plain = self.settings.model_copy(update={"compile": False})
-        on_cpu = ModelSpec(plain, "cpu", "fp32", self.store)
+        on_cpu = replace(self.uncompiled(), device="cpu", precision="fp32")
         on_cpu.load_encoder()
         on_cpu.load_proposer(points_per_side=1)
         return {

@@ -54,6 +54,16 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class ReferenceRun:
+    """Checked references, their bank, and what is needed to label with it."""
+
+    inputs: BankInputs
+    bank: bytes
+    models: ModelSpec
+    resources: Resources
+
+
+@dataclass(frozen=True)
 class Prepared:
     """A run whose inputs were checked, whose bank exists and whose record is written."""
 
@@ -110,6 +120,18 @@ def build_run_bank(config: Config) -> tuple[MemoryBank, dict[str, Any]]:
 def _report(config: Config, inputs: BankInputs, built: BuiltBank, store: Storage) -> dict[str, Any]:
     examples = examples_of(inputs, built, config.method.context_ratio)
     return report_bank(config.output, built.data, store, examples)
+
+
+def prepare_references(config: Config, store: Storage) -> ReferenceRun:
+    """Check the references of a config and make their bank, or take the one below its output."""
+    inputs = checked_inputs(config, store)
+    connect()
+    spec, resources = _models(config, store)
+    digest = _checked_digests(spec)["encoder"]
+    bank = reusable_bank(config.output, store, spec.encoder_record(digest), inputs)
+    if bank is None:
+        bank = build(config, spec, resources, inputs, digest, store).data
+    return ReferenceRun(inputs, bank, spec, resources)
 
 
 def label(config: Config, on_unit: Callable[[UnitDone, int, int], None]) -> None:

@@ -1,0 +1,62 @@
+"""``ntt-ray calibrate``: score thresholds from the references, before anything is labelled."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from ntt_ray.cli.app import ConfigPath, Overrides, Verbose, app, console, say, shown, start
+from ntt_ray.cli.progress import counter
+
+if TYPE_CHECKING:
+    from ntt_ray.quality.calibrate import ClassCalibration
+
+
+@app.command()
+def calibrate(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    precision: Annotated[
+        float | None,
+        typer.Option("--precision", min=0.0, max=1.0, help="Wanted, instead of the best F1."),
+    ] = None,
+    complete: Annotated[
+        bool,
+        typer.Option("--complete", help="Every object in the reference images is annotated."),
+    ] = False,
+    verbose: Verbose = False,
+) -> None:
+    """Choose a score threshold for each class from the references: OUTPUT/calibration.json."""
+    settings = start(config, overrides, False, verbose)
+    from ntt_ray.pipeline.calibrate import calibrate_run
+    from ntt_ray.quality.calibrate import FILE
+
+    with counter("calibrating", "reference images") as progress:
+        task = progress.add_task("calibrate", total=None)
+        found = calibrate_run(
+            settings,
+            wanted_precision=precision,
+            complete=complete,
+            on_images=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    _print_table(found)
+    uri = f"{settings.output}/{FILE}"
+    say(f"wrote {uri}; merge with --set merge.calibration={uri}")
+
+
+def _print_table(found: list[ClassCalibration]) -> None:
+    table = Table("class", "images", "objects", "score", "precision", "recall", "")
+    for item in found:
+        remark = "" if item.enough else "too few references to tell: the score of all classes"
+        table.add_row(
+            item.label.name,
+            str(item.images),
+            str(item.objects),
+            f"{item.threshold:.3f}",
+            shown(item.precision),
+            shown(item.recall),
+            remark,
+        )
+    console.print(table)

@@ -1,0 +1,62 @@
+"""``ntt-ray plan``: label a sample, show it, and say what the whole run will take and cost."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.filesize import decimal
+from rich.table import Table
+
+from ntt_ray.cli.app import ConfigPath, Overrides, Verbose, app, console, say, start
+from ntt_ray.cli.progress import Reporter
+
+if TYPE_CHECKING:
+    from ntt_ray.pipeline.sample import Estimate
+
+
+@app.command()
+def plan(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    sample: Annotated[int, typer.Option("--sample", min=1, help="Images to label.")] = 50,
+    seed: Annotated[int, typer.Option("--seed", help="Of their choice.")] = 0,
+    price: Annotated[
+        float | None,
+        typer.Option(
+            "--price", min=0.0, help="Of an hour of one GPU (of one core where there is none)."
+        ),
+    ] = None,
+    verbose: Verbose = False,
+) -> None:
+    """Label a seeded sample and state time, size and cost of the whole run."""
+    settings = start(config, overrides, False, verbose)
+    from ntt_ray.pipeline.sample import estimate_run
+
+    with Reporter() as reporter:
+        found, own = estimate_run(settings, sample, seed, reporter.unit)
+    console.print(_table(found, price))
+    say(f"look at: {own.output}/report.html")
+
+
+def _table(found: Estimate, price: float | None) -> Table:
+    device = "GPU" if found.device == "cuda" else "core"
+    sample = found.sample
+    table = Table(title=f"from a sample of {sample.images} images", show_header=False)
+    rows = [
+        ("images", f"{found.images:,} in {found.units:,} units"),
+        ("in the sample", f"{sample.detections} detections, {sample.failed} images failed"),
+        (
+            "speed",
+            f"{found.images_per_s:.2f} images/s with {found.actors} actors on this cluster "
+            f"({found.device})",
+        ),
+        ("time", f"{found.hours:,.2f} h, {found.device_hours:,.2f} {device}-hours"),
+        ("to read", decimal(found.read_bytes)),
+        ("to write", f"{decimal(found.written_bytes)} in {found.units:,} shards and merged files"),
+    ]
+    if price is not None:
+        rows.append(("cost", f"{found.device_hours * price:,.2f} at {price:g} per {device}-hour"))
+    for row in rows:
+        table.add_row(*row)
+    return table

@@ -1,0 +1,200 @@
+"""Labelling a seeded sample first: what the whole run will look like, take and cost.
+
+The sample is a run of its own below ``OUTPUT/plan/``, with its shards, COCO files and report; its
+figures are kept there in ``plan.json``, so that asking twice labels once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+from ntt_ray import storage
+from ntt_ray.config import Config
+from ntt_ray.errors import InputError
+from ntt_ray.outputs.shards import existing_shards, shard_uri
+from ntt_ray.pipeline import manifest as manifest_file
+from ntt_ray.pipeline.outcome import evaluate_run, merge, report_run
+from ntt_ray.pipeline.resources import decide
+from ntt_ray.pipeline.run import label
+from ntt_ray.pipeline.stages import UnitDone
+from ntt_ray.records import ImageEntry
+from ntt_ray.storage import Storage
+
+logger = logging.getLogger(__name__)
+
+FOLDER, FILE, IMAGES_FILE = "plan", "plan.json", "sample.jsonl"
+UNITS = 8  # the sample is divided, so that several actors are measured
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What labelling the sample took.
+
+    Attributes:
+        images: in the sample.
+        failed: of them.
+        detections: in all of them.
+        timed: how many were labelled by this start: all, unless it was interrupted before.
+        actor_s: seconds of labelling those, of all actors together, start-up not counted.
+        read_bytes: sizes of the image files that could be asked for their size.
+        sized: how many these were.
+        written_bytes: of shards and merged files.
+    """
+
+    images: int
+    failed: int
+    detections: int
+    timed: int
+    actor_s: float
+    read_bytes: int
+    sized: int
+    written_bytes: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The whole run, as far as the sample tells.
+
+    Attributes:
+        images: of the run.
+        units: its shards.
+        sample: what was measured.
+        device: ``cuda`` or ``cpu``.
+        actors: that the cluster has room for now.
+        images_per_s: of all of them together.
+        hours: until the last image, start-up not counted.
+        device_hours: GPU-hours, or core-hours where there is no GPU.
+        read_bytes: of all images.
+        written_bytes: of all shards and merged files.
+    """
+
+    images: int
+    units: int
+    sample: Measured
+    device: str
+    actors: int
+    images_per_s: float
+    hours: float
+    device_hours: float
+    read_bytes: int
+    written_bytes: int
+
+
+def estimate_run(
+    config: Config, images: int, seed: int, on_unit: Callable[[UnitDone, int, int], None]
+) -> tuple[Estimate, Config]:
+    """Label a sample of a run's images and say what all of them will take.
+
+    Args:
+        config: the whole run; nothing of it is started.
+        images: how many to label.
+        seed: of the choice; the same seed chooses the same images.
+        on_unit: called for each finished unit of the sample, as `pipeline.run.label` does.
+
+    Returns:
+        The estimate, and the config of the sample's own run, whose report shows its gallery.
+    """
+    store = Storage(config.storage_options)
+    entries = manifest_file.list_images(config.images, config.image_root, store)
+    chosen = sorted(random.Random(seed).sample(range(len(entries)), min(images, len(entries))))
+    sample = _sample_config(config, len(chosen), seed)
+    measured = _recorded(sample, store) or _measured(
+        sample, [entries[position] for position in chosen], store, on_unit
+    )
+    return _estimate(config, len(entries), measured), sample
+
+
+def _sample_config(config: Config, images: int, seed: int) -> Config:
+    text = json.dumps([config.resolved(), images, seed], sort_keys=True)
+    name = hashlib.sha256(text.encode()).hexdigest()[:12]
+    output = storage.join(config.output, FOLDER, name)
+    size = min(config.job.images_per_unit, -(-images // UNITS))
+    return config.model_copy(
+        update={
+            "images": storage.join(output, IMAGES_FILE),
+            "image_root": None,
+            "output": output,
+            "job": config.job.model_copy(update={"images_per_unit": size}),
+        }
+    )
+
+
+def _measured(
+    sample: Config,
+    entries: Sequence[ImageEntry],
+    store: Storage,
+    on_unit: Callable[[UnitDone, int, int], None],
+) -> Measured:
+    rows = [json.dumps({"uri": e.uri, "file_name": e.file_name}) + "\n" for e in entries]
+    store.publish_bytes(sample.images, "".join(rows).encode())
+    done: list[UnitDone] = []
+
+    def note(unit: UnitDone, images_done: int, images: int) -> None:
+        done.append(unit)
+        on_unit(unit, images_done, images)
+
+    label(sample, note)
+    if not done:
+        raise InputError(
+            f"{storage.redact(sample.output)}: the sample was labelled before, but its figures "
+            "were not kept; remove that prefix or choose another --seed"
+        )
+    names, counts = merge(sample)
+    if sample.ground_truth is not None:
+        evaluate_run(sample)
+    report_run(sample)
+    shards = [shard_uri(sample.output, i) for i in existing_shards(sample.output, store)]
+    files = [*shards, *(storage.join(sample.output, name) for name in names)]
+    sizes = [size for e in entries if (size := _size(e.uri, store)) is not None]
+    measured = Measured(
+        images=counts.images,
+        failed=counts.failed,
+        detections=counts.detections,
+        timed=sum(unit.images for unit in done),
+        actor_s=sum(unit.label_s for unit in done),
+        read_bytes=sum(sizes),
+        sized=len(sizes),
+        written_bytes=sum(store.size(uri) for uri in files),
+    )
+    text = json.dumps(asdict(measured), indent=1, sort_keys=True) + "\n"
+    store.publish_bytes(storage.join(sample.output, FILE), text.encode())
+    return measured
+
+
+def _size(uri: str, store: Storage) -> int | None:
+    try:
+        return store.size(uri)
+    except FileNotFoundError:
+        return None
+
+
+def _recorded(sample: Config, store: Storage) -> Measured | None:
+    try:
+        return Measured(**json.loads(store.read_bytes(storage.join(sample.output, FILE))))
+    except FileNotFoundError:
+        return None
+
+
+def _estimate(config: Config, images: int, measured: Measured) -> Estimate:
+    resources = decide(config.job, config.models.device)
+    actor_s = measured.actor_s / measured.timed * images
+    units = -(-images // config.job.images_per_unit)
+    actors = min(resources.actors, units)
+    per_actor = resources.gpus_per_actor if resources.device == "cuda" else 1.0
+    return Estimate(
+        images=images,
+        units=units,
+        sample=measured,
+        device=resources.device,
+        actors=actors,
+        images_per_s=images * actors / actor_s,
+        hours=actor_s / actors / 3600,
+        device_hours=actor_s * per_actor / 3600,
+        read_bytes=round(measured.read_bytes / max(1, measured.sized) * images),
+        written_bytes=round(measured.written_bytes / measured.images * images),
+    )

@@ -1,0 +1,164 @@
+"""Thresholds from the references: what counts, what is left out, and what few samples can tell."""
+
+import pytest
+import torch
+
+from ntt_ray.errors import InputError
+from ntt_ray.masks import encode_mask
+from ntt_ray.matching.memory import MemoryBank
+from ntt_ray.pipeline.calibrate import bank_without
+from ntt_ray.quality.calibrate import (
+    MIN_IMAGES,
+    ImageOutcomes,
+    Outcome,
+    calibrate,
+    calibration_to_json,
+    judge,
+)
+from ntt_ray.quality.truth import TruthObject, match
+from ntt_ray.records import ClassLabel, Detection, ImageEntry, Reference, ReferenceSet
+
+BIRD, FISH = ClassLabel(1, "bird"), ClassLabel(2, "fish")
+
+
+def _rle(x1, y1, x2, y2):
+    mask = torch.zeros(20, 20, dtype=torch.bool).numpy()
+    mask[y1:y2, x1:x2] = True
+    return encode_mask(mask)
+
+
+def _found(category_id, score, *box) -> Detection:
+    x1, y1, x2, y2 = box
+    rle = _rle(*box)
+    size = (x2 - x1, y2 - y1)
+    return Detection(category_id, score, 0.9, (x1, y1, *size), size[0] * size[1], rle)
+
+
+# a bird is annotated at (0, 0) to (10, 10); what is a detection there?
+JUDGED = {
+    "the annotated object": (_found(1, 0.9, 0, 0, 10, 10), True, True),
+    "a part of it": (_found(1, 0.9, 0, 0, 4, 10), False, False),
+    "the same class elsewhere": (_found(1, 0.9, 12, 12, 18, 18), None, False),
+    "mostly elsewhere": (_found(1, 0.9, 6, 6, 18, 18), None, False),
+    "another class on it": (_found(2, 0.9, 0, 0, 10, 10), False, False),
+    "another class elsewhere": (_found(2, 0.9, 12, 12, 18, 18), False, False),
+}
+
+
+@pytest.mark.parametrize(("found", "right", "if_complete"), JUDGED.values(), ids=JUDGED.keys())
+def test_what_counts(found, right, if_complete):
+    matches = match([found], (TruthObject(1, _rle(0, 0, 10, 10)),))
+    assert judge([found], matches).outcomes == (Outcome(found.category_id, 0.9, right),)
+    assert judge([found], matches, complete=True).outcomes[0].right is if_complete
+    assert judge([found], matches).objects == {1: 1}
+
+
+def test_a_double_is_a_false_alarm():
+    twice = [_found(1, 0.9, 0, 0, 10, 10), _found(1, 0.8, 0, 0, 10, 9)]
+    outcomes = judge(twice, match(twice, (TruthObject(1, _rle(0, 0, 10, 10)),))).outcomes
+    assert [o.right for o in outcomes] == [True, False]
+
+
+def _image(*outcomes: tuple[int, float, bool | None], **objects: int) -> ImageOutcomes:
+    names = {"bird": 1, "fish": 2}
+    return ImageOutcomes(
+        tuple(Outcome(*o) for o in outcomes), {names[name]: n for name, n in objects.items()}
+    )
+
+
+def test_a_threshold_lies_between_right_and_wrong():
+    images = [_image((1, 0.8, True), (2, 0.3, False), bird=1) for _ in range(40)]
+    images += [_image((2, 0.6, True), (1, 0.4, False), fish=1) for _ in range(40)]
+    bird, fish = calibrate(images, [BIRD, FISH])
+    assert 0.4 < bird.threshold <= 0.8
+    assert 0.3 < fish.threshold <= 0.6
+    assert fish.threshold < bird.threshold
+    assert (bird.precision, bird.recall, fish.precision, fish.recall) == (1.0, 1.0, 1.0, 1.0)
+    assert (bird.images, bird.objects, bird.enough) == (40, 40, True)
+
+
+def test_what_cannot_be_told_moves_nothing():
+    images = [_image((1, 0.8, True), bird=1) for _ in range(9)]
+    unclear = [_image((1, 0.8, True), (1, 0.79, None), bird=1) for _ in range(9)]
+    assert calibrate(unclear, [BIRD]) == calibrate(images, [BIRD])
+
+
+def test_a_wanted_precision():
+    images = [_image((1, 0.9, True), bird=1) for _ in range(60)]
+    images += [_image((1, 0.7, n % 2 == 0), bird=1) for n in range(60)]  # 0.75 precise with these
+    strict, loose = (calibrate(images, [BIRD], wanted_precision=wanted)[0] for wanted in (0.9, 0.7))
+    assert strict.precision == 1.0
+    assert strict.recall == 0.5
+    assert loose.precision == 0.75
+    assert loose.recall == 0.75
+
+
+def test_a_precision_that_cannot_be_had_takes_the_most_precise():
+    images = [_image((1, 0.9, n < 8), (1, 0.5, False), bird=1) for n in range(10)]
+    (found,) = calibrate(images, [BIRD], wanted_precision=0.99)
+    assert 0.5 < found.threshold <= 0.9
+    assert found.precision == 0.8
+
+
+def test_too_few_references_take_what_all_classes_say():
+    images = [_image((1, 0.8, True), (1, 0.2, False), bird=1) for _ in range(30)]
+    images += [_image((2, 0.3, True), fish=1) for _ in range(MIN_IMAGES - 1)]
+    bird, fish = calibrate(images, [BIRD, FISH])
+    assert not fish.enough
+    assert (fish.precision, fish.recall) == (None, None)
+    assert fish.threshold == pytest.approx(
+        calibrate(images, [FISH, ClassLabel(3, "newt")])[1].threshold
+    )
+    assert bird.enough
+
+
+def test_nothing_found_at_all():
+    found = calibrate([_image(bird=1) for _ in range(5)], [BIRD, FISH])
+    assert [item.threshold for item in found] == [0.0, 0.0]
+    assert (found[0].precision, found[0].recall) == (None, 0.0)
+
+
+def test_the_file_has_a_threshold_for_every_class():
+    images = [_image((1, 0.8, True), bird=1) for _ in range(5)]
+    content = calibration_to_json(
+        calibrate(images, [BIRD, FISH]), wanted_precision=None, bank="abc"
+    )
+    assert set(content["thresholds"]) == {"bird", "fish"}
+    assert content["classes"]["bird"]["enough_references"] is True
+    assert content["classes"]["fish"]["expected_recall"] is None
+
+
+def _reference(number: int, category_id: int, image: int) -> Reference:
+    entry = ImageEntry(image, f"{image}.png", f"/x/{image}.png")
+    return Reference(number, category_id, entry, (20, 20), (0, 0, 10, 10), _rle(0, 0, 10, 10))
+
+
+REFERENCES = ReferenceSet(
+    (BIRD, FISH),
+    (_reference(1, 1, 1), _reference(2, 2, 2), _reference(3, 1, 2), _reference(4, 1, 1)),
+)
+
+
+def _bank(*means: list[float]) -> MemoryBank:
+    rows = [[(torch.tensor([value, 1.0]), value) for value in own] for own in means]
+    return MemoryBank.from_means([BIRD, FISH], rows, encoder={}, reference_digest="d")
+
+
+def test_an_image_is_labelled_without_its_own_references():
+    bank = _bank([1.0, 3.0, 4.0], [2.0])  # by annotation id
+    without_1 = bank_without(bank, REFERENCES, REFERENCES.references[0].image)
+    assert without_1.classes == (BIRD, FISH)
+    assert without_1.features[0, 0].tolist() == [3.0, 1.0]
+    assert without_1.shots.tolist() == [1, 1]
+    without_2 = bank_without(bank, REFERENCES, REFERENCES.references[1].image)
+    assert without_2.classes == (BIRD,)  # the only fish lies there
+    assert without_2.features[0].tolist() == [[1.0, 1.0], [4.0, 1.0]]
+
+
+def test_all_references_in_one_image():
+    references = ReferenceSet((BIRD,), (_reference(1, 1, 1), _reference(2, 1, 1)))
+    bank = MemoryBank.from_means(
+        [BIRD], [[(torch.ones(2), 1.0)] * 2], encoder={}, reference_digest=""
+    )
+    with pytest.raises(InputError, match="all references lie in one image"):
+        bank_without(bank, references, references.references[0].image)

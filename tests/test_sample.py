@@ -1,0 +1,71 @@
+"""A sample before the run: which images, what is kept, and the arithmetic of the estimate."""
+
+import json
+
+import pytest
+
+from ntt_ray.config import build_config
+from ntt_ray.pipeline import sample as sample_module
+from ntt_ray.pipeline.resources import Resources
+from ntt_ray.pipeline.sample import Measured, estimate_run
+from ntt_ray.storage import Storage
+
+MEASURED = Measured(
+    images=50,
+    failed=1,
+    detections=120,
+    timed=40,
+    actor_s=20.0,
+    read_bytes=9_000,
+    sized=45,
+    written_bytes=5_000,
+)
+# device, actors, GPUs of each -> images/s, hours, device-hours for 1,000,000 images
+RESOURCES = {
+    "one GPU each": (Resources("cuda", 8, 4.0, 1.0), 16.0, 1e6 / 16 / 3600, 5e5 / 3600),
+    "half a GPU each": (Resources("cuda", 8, 4.0, 0.5), 16.0, 1e6 / 16 / 3600, 2.5e5 / 3600),
+    "cores": (Resources("cpu", 2, 1.0, 0.0), 4.0, 1e6 / 4 / 3600, 5e5 / 3600),
+    "more actors than units": (Resources("cuda", 9999, 1.0, 1.0), 2e3, 500 / 3600, 5e5 / 3600),
+}
+
+
+@pytest.mark.parametrize(
+    ("resources", "images_per_s", "hours", "device_hours"),
+    RESOURCES.values(),
+    ids=RESOURCES.keys(),
+)
+def test_the_estimate(golden_config, monkeypatch, resources, images_per_s, hours, device_hours):
+    monkeypatch.setattr(sample_module, "decide", lambda job, device: resources)
+    config = build_config({**golden_config, "job": {"images_per_unit": 1000}})
+    found = sample_module._estimate(config, 1_000_000, MEASURED)
+    assert found.units == 1000
+    assert found.images_per_s == pytest.approx(images_per_s)
+    assert found.hours == pytest.approx(hours)
+    assert found.device_hours == pytest.approx(device_hours)
+    assert found.read_bytes == 200_000_000
+    assert found.written_bytes == 100_000_000
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_sample_is_a_run_of_its_own_and_labelled_once(golden_config):
+    config = build_config(golden_config)
+    heard = []
+    first, own = estimate_run(config, 3, 1, lambda *unit: heard.append(unit))
+    assert first.images == 4
+    assert first.sample.images == first.sample.timed == 3
+    assert own.output.startswith(f"{config.output}/plan/")
+    store = Storage()
+    names = set(store.list_files(own.output, (".json", ".html", ".parquet")))
+    assert {"report.html", "annotations.json", "plan.json", "labels/shard-000000.parquet"} <= names
+    assert not store.exists(f"{config.output}/run.json")  # nothing of the run itself was started
+    shown = json.loads(store.read_bytes(f"{own.output}/annotations.json"))["images"]
+    assert len(shown) == 3
+    assert len(heard) == 3
+
+    second, _ = estimate_run(config, 3, 1, lambda *unit: heard.append(unit))
+    assert second == first
+    assert len(heard) == 3
+    other, elsewhere = estimate_run(config, 99, 1, lambda *unit: heard.append(unit))
+    assert elsewhere.output != own.output
+    assert other.sample.images == 4
