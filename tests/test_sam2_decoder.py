@@ -18,9 +18,9 @@ from torch import Tensor
 from conftest import GOLDEN
 from ntt_ray.errors import WeightsError
 from ntt_ray.models import sam2_keys
-from ntt_ray.models.sam2 import Sam2Features, Sam2Proposer, point_grid
+from ntt_ray.models.sam2 import Sam2Proposer, point_grid
 from ntt_ray.models.sam2_decoder import PointDecoder, layer_1_tokens, transform, upscale
-from ntt_ray.models.sam2_image import image_maps
+from ntt_ray.models.sam2_image import Sam2Features, image_maps
 
 SIDE = 6  # image tokens per side of the random decoders
 

@@ -7,7 +7,6 @@ the method takes (METHOD 19 to 25). It does not know features, classes or scores
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from ntt_ray.errors import WeightsError
 from ntt_ray.models.compilation import CompileOptions
 from ntt_ray.models.protocols import Proposals, normalize_imagenet
 from ntt_ray.models.sam2_decoder import PointDecoder
+from ntt_ray.models.sam2_image import Sam2Features
 from ntt_ray.models.weights import BUNDLED, bundled_file, load_into, read_state_dict
 
 # A YAML may build the classes of the published SAM2s and nothing else: building one calls it.
@@ -42,26 +42,6 @@ _TARGETS = frozenset(
         "memory_encoder.CXBlock",
     )
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Sam2Features:
-    """What the image encoder gives the mask decoder, for a batch of images.
-
-    Attributes:
-        embedding: ``(B, C, S/16, S/16)``, without ``no_mem_embed`` (METHOD 19).
-        high_res_0: ``(B, C/8, S/4, S/4)``, after ``conv_s0``.
-        high_res_1: ``(B, C/4, S/8, S/8)``, after ``conv_s1``.
-    """
-
-    embedding: Tensor
-    high_res_0: Tensor
-    high_res_1: Tensor
-
-    def image(self, index: int) -> Sam2Features:
-        """The features of one image, batch size 1."""
-        one = slice(index, index + 1)
-        return Sam2Features(self.embedding[one], self.high_res_0[one], self.high_res_1[one])
 
 
 class Sam2Proposer:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from ntt_ray.models.protocols import BoxCandidates
-from ntt_ray.models.sam2 import Sam2Features, build_sam2, image_features
+from ntt_ray.models.sam2 import build_sam2, image_features
+from ntt_ray.models.sam2_image import Sam2Features
 from ntt_ray.models.weights import load_into, read_state_dict
 
 POINTS_PER_SIDE = 3  # in each box

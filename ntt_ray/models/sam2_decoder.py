@@ -11,7 +11,7 @@ mask each (METHOD 20 to 25).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -28,11 +28,8 @@ from ntt_ray.models.sam2_folding import (
     fold_decoder,
     split_heads,
 )
-from ntt_ray.models.sam2_image import ImageMaps, fold_image, image_maps
+from ntt_ray.models.sam2_image import ImageMaps, Sam2Features, fold_image, image_maps
 from ntt_ray.models.sam2_keys import DenseKeys, LowRankKeys, head_products
-
-if TYPE_CHECKING:
-    from ntt_ray.models.sam2 import Sam2Features
 
 # Elements of the largest intermediates on a CPU. Larger ones leave the cache, smaller ones make the
 # calls the cost; measured on a core with 2 MB of second-level cache.

@@ -9,7 +9,8 @@ Shapes: N = h x w image tokens of C channels; H heads of d dimensions.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -26,8 +27,25 @@ from ntt_ray.models.sam2_folding import (
 )
 from ntt_ray.models.sam2_keys import SharedMaps
 
-if TYPE_CHECKING:
-    from ntt_ray.models.sam2 import Sam2Features
+
+@dataclass(frozen=True, slots=True)
+class Sam2Features:
+    """What the image encoder gives the mask decoder, for a batch of images.
+
+    Attributes:
+        embedding: ``(B, C, S/16, S/16)``, without ``no_mem_embed`` (METHOD 19).
+        high_res_0: ``(B, C/8, S/4, S/4)``, after ``conv_s0``.
+        high_res_1: ``(B, C/4, S/8, S/8)``, after ``conv_s1``.
+    """
+
+    embedding: Tensor
+    high_res_0: Tensor
+    high_res_1: Tensor
+
+    def image(self, index: int) -> Sam2Features:
+        """The features of one image, batch size 1."""
+        one = slice(index, index + 1)
+        return Sam2Features(self.embedding[one], self.high_res_0[one], self.high_res_1[one])
 
 
 class ImageLinear(NamedTuple):
