@@ -126,6 +126,8 @@ class ModelSpec:
     def checked_digests(self) -> dict[str, str]:
         """SHA-256 of both checkpoints, after both were found to fit their models (on the CPU).
 
+        And of the proposer's own YAML, where there is one: ``proposer_config``.
+
         Raises:
             WeightsError: a checkpoint is missing, damaged or does not fit.
         """
@@ -134,12 +136,17 @@ class ModelSpec:
         on_cpu = replace(self.uncompiled(), device="cpu", precision="fp32")
         on_cpu.load_encoder()
         on_cpu.load_proposer(points_per_side=1)
-        return {
-            "encoder": file_digest(self.encoder_checkpoint()),
-            "proposer": file_digest(self.proposer_checkpoint()),
+        files = {
+            "encoder": self.encoder_checkpoint(),
+            "proposer": self.proposer_checkpoint(),
+            "proposer_config": self._proposer_config(),
         }
+        return {name: file_digest(path) for name, path in files.items() if path is not None}
 
     def encoder_record(self, digest: str) -> dict[str, Any]:
         """What identifies the encoder in a memory bank."""
         encoder = self.settings.encoder
-        return {"name": encoder.name, "image_size": encoder.image_size, "checkpoint": digest}
+        record = {"name": encoder.name, "image_size": encoder.image_size, "checkpoint": digest}
+        if encoder.architecture is not None:  # the number of heads is not in a checkpoint
+            record["architecture"] = encoder.architecture.model_dump()
+        return record

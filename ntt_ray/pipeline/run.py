@@ -248,11 +248,13 @@ def _identity(
                 "name": encoder.name,
                 "image_size": encoder.image_size,
                 "checkpoint": digests["encoder"],
+                "architecture": encoder.architecture and encoder.architecture.model_dump(),
             },
             "proposer": {
                 "name": proposer.name,
                 "image_size": proposer.image_size,
                 "checkpoint": digests["proposer"],
+                "config": digests.get("proposer_config"),
             },
             "precision": spec.precision,
             "compile": config.models.compile,

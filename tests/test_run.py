@@ -1,0 +1,130 @@
+"""Which settings a resumed run may change: every key of the config is on one side."""
+
+from collections.abc import Iterator
+from typing import Any, get_args
+
+import pytest
+from pydantic import BaseModel
+
+from conftest import GOLDEN_MODELS
+from ntt_ray.config import Config, build_config
+from ntt_ray.pipeline.models import ModelSpec
+from ntt_ray.pipeline.record import differences
+from ntt_ray.pipeline.run import _identity
+
+DATA = {
+    "images": "/photos",
+    "output": "/out",
+    "references": {"annotations": "/refs.json"},
+    "models": GOLDEN_MODELS,
+}
+# Another value of every setting that may change labels, and where the difference is named.
+REFUSED = {
+    "images": ("/other", "images"),
+    "image_root": ("/other", "image_root"),
+    "models.encoder.name": ("dino_pico", "models.encoder.name"),
+    "models.encoder.image_size": (126, "models.encoder.image_size"),
+    "models.encoder.architecture.num_heads": (2, "models.encoder.architecture.num_heads"),
+    "models.encoder.architecture.depth": (3, "models.encoder.architecture.depth"),
+    "models.encoder.architecture.embed_dim": (32, "models.encoder.architecture.embed_dim"),
+    "models.encoder.architecture.patch_size": (16, "models.encoder.architecture.patch_size"),
+    "models.proposer.name": ("sam2_pico", "models.proposer.name"),
+    "models.proposer.image_size": (512, "models.proposer.image_size"),
+    "models.precision": ("bf16", "models.precision"),
+    "models.device": ("cuda", "models.device"),
+    "models.compile": (True, "models.compile"),
+    "method.points_per_side": (8, "method.points_per_side"),
+    "method.min_predicted_iou": (0.5, "method.min_predicted_iou"),
+    "method.nms_iou": (0.6, "method.nms_iou"),
+    "method.max_detections": (50, "method.max_detections"),
+    "method.context_ratio": (0.1, "method.context_ratio"),
+    "job.images_per_unit": (7, "job.images_per_unit"),
+}
+# Compared by the content of what they name, not by their words: `CONTENT` has those.
+BY_CONTENT = {
+    "references.annotations",
+    "references.image_root",
+    "references.classes",
+    "references.shots",
+    "references.seed",
+    "references.profile",
+    "references.negatives",
+    "bank",
+    "models.encoder.checkpoint",
+    "models.proposer.checkpoint",
+    "models.proposer.config",
+}
+# Where the work runs and what is made of the labels.
+ACCEPTED = {
+    "output": "/moved",
+    "storage_options": {"s3": {"endpoint_url": "http://127.0.0.1:1"}},
+    "models.mirror": "/mirror",
+    "job.actors": 3,
+    "job.gpus_per_actor": 0.5,
+    "job.cpus_per_actor": 2.0,
+    "job.image_timeout_s": 5.0,
+    "job.max_failed_fraction": 0.5,
+    "merge.min_score": 0.7,
+    "merge.profiles": ["coco"],
+    "merge.images_per_file": 10,
+    "ground_truth": "/truth.json",
+}
+DIGESTS = {"encoder": "e", "proposer": "p", "proposer_config": "c"}
+
+
+def _made(data: dict[str, Any], **content: Any) -> dict[str, Any]:
+    config = build_config(data)
+    precision = config.models.precision.replace("auto", "fp32")
+    spec = ModelSpec(config.models, config.models.device.replace("auto", "cpu"), precision)
+    given = {"digests": DIGESTS, "manifest": b"m", "bank": b"b", **content}
+    return _identity(config, spec, **given)
+
+
+def _with(path: str, value: Any) -> dict[str, Any]:
+    def put(data: Any, keys: list[str]) -> Any:
+        if not keys:
+            return value
+        return {**(data or {}), keys[0]: put((data or {}).get(keys[0]), keys[1:])}
+
+    return put(DATA, path.split("."))
+
+
+def _leaves(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        types = (field.annotation, *get_args(field.annotation))
+        blocks = [t for t in types if isinstance(t, type) and issubclass(t, BaseModel)]
+        yield from _leaves(blocks[0], f"{prefix}{name}.") if blocks else [prefix + name]
+
+
+def test_every_setting_is_on_one_side():
+    sides = [*REFUSED, *BY_CONTENT, *ACCEPTED]
+    assert sorted(sides) == sorted(_leaves(Config))
+
+
+@pytest.mark.parametrize("path", REFUSED)
+def test_what_may_change_labels_is_refused(path):
+    value, named = REFUSED[path]
+    found = differences(_made(DATA), _made(_with(path, value)))
+    assert [line.split(":")[0] for line in found] == [named]
+
+
+@pytest.mark.parametrize("path", ACCEPTED)
+def test_what_cannot_is_accepted(path):
+    assert differences(_made(DATA), _made(_with(path, ACCEPTED[path]))) == []
+
+
+CONTENT = {
+    "manifest": ({"manifest": b"other images"}, ["manifest"]),
+    "references": ({"bank": b"of other references"}, ["bank"]),
+    "checkpoints": (
+        {"digests": {"encoder": "E", "proposer": "P", "proposer_config": "C"}},
+        ["models.encoder.checkpoint", "models.proposer.checkpoint", "models.proposer.config"],
+    ),
+}
+
+
+@pytest.mark.parametrize("content", CONTENT)
+def test_files_are_compared_by_what_is_in_them(content):
+    changed, named = CONTENT[content]
+    found = differences(_made(DATA), _made(DATA, **changed))
+    assert [line.split(":")[0] for line in found] == named
