@@ -19,7 +19,7 @@ from ntt_ray.errors import (
     WeightsError,
 )
 from ntt_ray.outputs.shards import iter_labels, read_shard
-from ntt_ray.pipeline import outcome
+from ntt_ray.pipeline import label, outcome
 from ntt_ray.pipeline import run as steps
 from ntt_ray.storage import Storage
 
@@ -167,6 +167,15 @@ def test_bad_images_become_rows(golden_config, tmp_path):
         ("good.png", "ok", None),
         ("text.jpg", "failed", "not an image: the file starts with b'this is not '"),
     ]
+
+
+def test_a_run_that_stands_still_ends(golden_config, monkeypatch):
+    monkeypatch.setattr(label, "STALL_S", 0.02)  # shorter than it takes to start an actor
+    monkeypatch.setattr(label, "SLOWEST_IMAGE_S", {"cpu": 0.0})
+    with pytest.raises(RunIncompleteError, match="nothing moved for 0 s"):
+        run_all(golden_config)
+    monkeypatch.undo()
+    assert run_all(golden_config)[1].images == 4
 
 
 def test_a_ready_bank(golden_config, tmp_path):

@@ -13,8 +13,9 @@ from functools import partial
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
+from ray.data.exceptions import ExecutionTimeoutError
 
-from ntt_ray.errors import NttRayError
+from ntt_ray.errors import NttRayError, RunIncompleteError
 from ntt_ray.labeler import Labeler
 from ntt_ray.outputs.shards import labels_to_row
 from ntt_ray.pipeline.resources import TASK_CPUS, Resources, our_error
@@ -29,15 +30,22 @@ from ntt_ray.pipeline.stages import (
 from ntt_ray.pipeline.unit import UnitLabeler
 
 IMAGES_PER_GPU_STEP = 4  # through the encoders at once
+STALL_S = 1800.0  # without anything moving, after which a run ends
+SLOWEST_IMAGE_S = {"cpu": 300.0, "cuda": 15.0}  # a unit of many slow images is no stall
 UNITS_IN_FLIGHT = 2  # per actor: the next unit is fetched while this one is labelled
 
 
 def label_units(
-    job: LabelJob, shard_ids: Sequence[int], bank: bytes, resources: Resources
+    job: LabelJob,
+    shard_ids: Sequence[int],
+    bank: bytes,
+    resources: Resources,
+    images_per_unit: int,
 ) -> Iterator[UnitDone]:
     """Label units and publish their shards; yields each as it is done, in any order.
 
     Raises:
+        RunIncompleteError: for longer than the slowest unit would take, nothing moved.
         LabelError: the method failed on an image; it and the unit are named.
         StorageError: a shard could not be written after all retries.
     """
@@ -49,6 +57,8 @@ def label_units(
     context.memory_usage_poll_interval_s = None
     # wrapped, our errors would reach the driver as text: their causes do not travel
     context.raise_original_map_exception = True
+    stall_s = max(STALL_S, SLOWEST_IMAGE_S[resources.device] * images_per_unit)
+    context.execution_no_progress_timeout_s = stall_s
     units: Dataset = ray.data.from_items(
         [{"shard_id": shard_id} for shard_id in shard_ids], override_num_blocks=len(shard_ids)
     )
@@ -80,6 +90,11 @@ def label_units(
     try:
         for row in written.iter_rows():
             yield UnitDone(**row)
+    except ExecutionTimeoutError as error:
+        raise RunIncompleteError(
+            f"nothing moved for {stall_s:.0f} s: workers find no room, or die as they start (a "
+            "full disk, a broken GPU; Ray's logs say more). Start the same command again"
+        ) from error
     except Exception as error:  # Ray wraps what our code raised in several layers
         raise our_error(error) from error
 

@@ -37,6 +37,7 @@ from ntt_ray.pipeline.models import ModelSpec
 from ntt_ray.pipeline.record import BANK_FILE
 from ntt_ray.pipeline.resources import Resources, connect, decide
 from ntt_ray.pipeline.stages import LabelJob, UnitDone
+from ntt_ray.pipeline.stall import StallWatch
 from ntt_ray.records import DecodeSettings, MatchSettings
 from ntt_ray.storage import Storage
 
@@ -152,10 +153,14 @@ def label(config: Config, on_unit: Callable[[UnitDone, int, int], None]) -> None
         if not prepared.todo:
             logger.info("all %d units are done already", len(prepared.images_by_unit))
             return
-        for unit in label_units(prepared.job, prepared.todo, prepared.bank, prepared.resources):
-            lock.check()
-            done += unit.images
-            on_unit(unit, done, total)
+        largest = max(prepared.images_by_unit)
+        chain = label_units(prepared.job, prepared.todo, prepared.bank, prepared.resources, largest)
+        with StallWatch() as watch:
+            for unit in chain:
+                lock.check()
+                watch.unit_done()
+                done += unit.images
+                on_unit(unit, done, total)
         missing = sorted(set(prepared.todo) - existing_shards(config.output, store))
         if missing:
             raise RunIncompleteError(
