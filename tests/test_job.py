@@ -16,6 +16,7 @@ from ntt_ray.errors import (
     InputError,
     OutputMismatchError,
     RunIncompleteError,
+    StorageError,
     WeightsError,
 )
 from ntt_ray.outputs.shards import iter_labels, read_shard
@@ -167,6 +168,16 @@ def test_bad_images_become_rows(golden_config, tmp_path):
         ("good.png", "ok", None),
         ("text.jpg", "failed", "not an image: the file starts with b'this is not '"),
     ]
+
+
+def test_an_error_in_a_worker_arrives_as_itself(golden_config):
+    Storage().publish_bytes(golden_config["output"] + "/labels", b"not a folder")
+    with pytest.raises(
+        StorageError, match=r"^\w+ing .*\.journal\.json: NotADirectoryError"
+    ) as caught:
+        run_all(golden_config)
+    assert type(caught.value) is StorageError
+    assert "Traceback" not in str(caught.value)
 
 
 def test_a_run_that_stands_still_ends(golden_config, monkeypatch):

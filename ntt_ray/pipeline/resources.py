@@ -71,7 +71,9 @@ def connect(object_store_bytes: int | None = None) -> None:
         # Ray's own handler drains the node for up to half a minute before anything else ends
         if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # the traceback of what a worker raised; the error itself is ours to say
+    said = logging.ERROR if logger.isEnabledFor(logging.DEBUG) else logging.CRITICAL
+    logging.getLogger("ray.data").setLevel(said)
 
 
 def decide(job: JobConfig, device: str) -> Resources:
