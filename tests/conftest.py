@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -15,6 +15,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import pytest
 
 from s3_store import s3  # noqa: F401 a fixture
+
+if TYPE_CHECKING:
+    from faults.drivers import Undisturbed
 
 GOLDEN = Path(__file__).parent / "golden" / "a"
 GOLDEN_MODELS: dict[str, Any] = {
@@ -62,6 +65,14 @@ def golden_config(golden_references: Path, tmp_path: Path) -> dict[str, Any]:
         "job": {"images_per_unit": 2},
         "merge": {"min_score": 0.0},
     }
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    """The run that runs with faults are compared with."""
+    from faults.drivers import Undisturbed
+
+    return Undisturbed(tmp_path_factory.mktemp("faults"))
 
 
 @pytest.fixture(scope="session")

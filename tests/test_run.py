@@ -67,6 +67,7 @@ ACCEPTED = {
     "merge.min_score": 0.7,
     "merge.profiles": ["coco"],
     "merge.images_per_file": 10,
+    "merge.calibration": "/calibration.json",
     "ground_truth": "/truth.json",
 }
 DIGESTS = {"encoder": "e", "proposer": "p", "proposer_config": "c"}

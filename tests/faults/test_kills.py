@@ -1,84 +1,120 @@
 """Processes that die in mid-run: nothing is lost, and the files are those of an undisturbed run."""
 
 import os
+import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import yaml
+from ray.cluster_utils import Cluster
 
 from conftest import GOLDEN
+from faults.drivers import IMAGES, Driver, note
 from ntt_ray.outputs.shards import iter_labels, read_shard
 from ntt_ray.storage import Storage
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(400)]
-IMAGES = 12
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(600)]
+
+# Where a driver is killed: at a milestone, and a random number of seconds up to this many after it.
+MOMENTS = {
+    "importing": 2.0,
+    "locked": 6.0,  # Ray starts, the checkpoints are read, the bank is built
+    "recorded": 5.0,  # the actors start
+    "labelling": 0.5,
+    "merging": 0.3,
+}
+KILLS = ("importing", "locked", "locked", "importing", "locked", "recorded", "recorded")
+KILLS += ("labelling", "labelling", "merging")
 
 
-def _photos(folder: Path, count: int) -> Path:
-    folder.mkdir()
-    sources = sorted((GOLDEN / "targets").glob("*.png"))
-    for number in range(count):
-        shutil.copy(sources[number % len(sources)], folder / f"{number:03d}.png")
-    return folder
+def test_a_driver_killed_at_ten_random_moments(undisturbed, tmp_path):
+    dice = random.Random(5)
+    data = undisturbed.config(tmp_path / "run")
+    merged = tmp_path / "run" / "annotations.json"
+    killed = []
+    for name in KILLS:
+        driver = Driver(data)
+        assert driver.wait_until(_milestone(driver, name)), driver.said
+        time.sleep(dice.uniform(0, MOMENTS[name]))
+        driver.kill()
+        killed.append(driver)  # the next one starts while workers of this one may still work
+        assert not merged.exists() or merged.read_bytes() == undisturbed.files[merged.name]
+    resume_s = Driver(data).end()
+    undisturbed.check(tmp_path / "run", "driver killed (SIGKILL)", len(KILLS), resume_s)
+    for driver in killed:
+        driver.wait_for_orphans(30, agents=False)
+    killed[0].wait_for_orphans(120, agents=True)
 
 
-def _start(data: dict, tmp_path: Path, **environment: str) -> subprocess.Popen:
-    config = tmp_path / "config.yaml"
-    config.write_text(yaml.safe_dump(data))
-    return subprocess.Popen(
-        [sys.executable, "-m", "ntt_ray", "run", str(config)],
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "RAY_ADDRESS": "", **environment},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def _milestone(driver: Driver, name: str) -> Callable[[], bool]:
+    before = driver.shards()
+    return {
+        "importing": lambda: True,
+        "locked": (driver.output / "driver.lock").exists,
+        "recorded": (driver.output / "run.json").exists,
+        "labelling": lambda: driver.shards() > before,
+        "merging": lambda: driver.shards() == IMAGES,
+    }[name]
 
 
-def _files(output: str) -> dict[str, bytes]:
-    names = ("annotations.json", "results.json", "bank.safetensors", "manifest.parquet")
-    shards = sorted((Path(output) / "labels").iterdir())
-    return {p.name: p.read_bytes() for p in [*shards, *(Path(output) / n for n in names)]}
+def test_an_actor_killed(undisturbed, tmp_path):
+    driver = Driver(undisturbed.config(tmp_path / "run"))
+    assert driver.wait_until(lambda: driver.shards() > 2), driver.said
+    (actor,) = (pid for pid, title in driver.processes().items() if "LabelActor" in title)
+    os.kill(actor, signal.SIGKILL)
+    assert driver.shards() < IMAGES
+    undisturbed.check(tmp_path / "run", "labelling actor killed (SIGKILL)", 1, driver.end())
 
 
-def test_a_driver_killed_again_and_again(golden_config, tmp_path):
-    photos = _photos(tmp_path / "photos", IMAGES)
-    data = {**golden_config, "images": str(photos), "image_root": None}
-    data["job"] = {"images_per_unit": 1, "actors": 1}
-    for goal in (1, 4, 8):  # shards that must be there when the driver is killed
-        driver = _start(data, tmp_path)
-        deadline = time.monotonic() + 120
-        while len(list(Path(data["output"]).glob("labels/*.parquet"))) < goal:
-            assert driver.poll() is None, driver.stderr.read()
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        driver.send_signal(signal.SIGKILL)
-        driver.wait()
-    last = _start(data, tmp_path)
-    _, said = last.communicate(timeout=200)
-    assert last.returncode == 0, said
-
-    undisturbed = {**data, "output": str(tmp_path / "undisturbed")}
-    other = _start(undisturbed, tmp_path)
-    _, said = other.communicate(timeout=200)
-    assert other.returncode == 0, said
-    assert _files(data["output"]) == _files(undisturbed["output"])
+def test_a_node_lost(undisturbed, tmp_path):
+    data = undisturbed.config(tmp_path / "run", job={"images_per_unit": 1, "actors": 2})
+    with _three_nodes() as cluster:
+        driver = Driver(data, RAY_ADDRESS=cluster.address)
+        assert driver.wait_until(lambda: driver.shards() > 2), driver.said
+        lost = next(node for node in cluster.worker_nodes if _actors_on(node))
+        cluster.remove_node(lost, allow_graceful=False)
+        assert driver.shards() < IMAGES
+        seconds = driver.end()
+    undisturbed.check(tmp_path / "run", "worker node lost (of three)", 1, seconds)
 
 
-def test_an_image_that_ends_its_worker_every_time(golden_config, tmp_path):
-    photos = _photos(tmp_path / "photos", 3)
+@contextmanager
+def _three_nodes() -> Iterator[Cluster]:
+    """Three nodes on this machine; work runs on the two that are not the driver's."""
+    soon = {"health_check_period_ms": 500, "health_check_initial_delay_ms": 0}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": soon})
+    try:
+        for _ in range(2):
+            cluster.add_node(num_cpus=2)
+        yield cluster
+    finally:
+        cluster.shutdown()
+
+
+def _actors_on(node) -> list[str]:
+    """Titles of the labelling actors of a node of this machine."""
+    raylet = node.all_processes["raylet"][0].process.pid
+    children = Path(f"/proc/{raylet}/task/{raylet}/children").read_text().split()
+    titles = (Path(f"/proc/{child}/cmdline").read_text() for child in children)
+    return [title for title in titles if "LabelActor" in title]
+
+
+def test_an_image_that_ends_its_worker_every_time(undisturbed, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name, source in zip(("000", "001", "002"), sorted((GOLDEN / "targets").glob("*.png"))):
+        shutil.copy(source, photos / f"{name}.png")
     (photos / "001a.png").write_bytes(b"KILL")
-    data = {**golden_config, "images": str(photos), "image_root": None}
-    data["job"] = {"images_per_unit": 4, "actors": 1}
-    killer = str(Path(__file__).parent / "killer")
-    driver = _start(data, tmp_path, PYTHONPATH=killer)
-    _, said = driver.communicate(timeout=350)
-    assert driver.returncode == 1, said  # one of four images failed: more than a hundredth
-    assert "1 of 4 images failed" in said
+    job = {"images_per_unit": 4, "actors": 1}
+    data = undisturbed.config(tmp_path / "run", images=str(photos), job=job)
+    here = os.environ.get("PYTHONPATH", "")
+    driver = Driver(data, PYTHONPATH=f"{Path(__file__).parent / 'killer'}{os.pathsep}{here}")
+    seconds = driver.end(1)  # one of four images failed: more than a hundredth
+    assert "1 of 4 images failed" in driver.said
     rows = list(iter_labels(read_shard(data["output"], 0, Storage())))
     assert [(row.entry.file_name, row.status) for row in rows] == [
         ("000.png", "ok"),
@@ -88,3 +124,10 @@ def test_an_image_that_ends_its_worker_every_time(golden_config, tmp_path):
     ]
     assert rows[2].error == "ended the worker process"
     assert not list(Path(data["output"]).glob("labels/*.journal.json"))
+    note(
+        fault="image that ends its worker every time",
+        times=1,
+        lost=0,
+        resume_s=seconds,
+        undisturbed_s=undisturbed.seconds,
+    )
