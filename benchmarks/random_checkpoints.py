@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from ntt_ray.models.dinov2 import build_vit
+from ntt_ray.models.published import PUBLISHED
 from ntt_ray.models.sam2 import build_sam2
-from ntt_ray.models.weights import PUBLISHED
 
 
 def official_dinov2(name: str, seed: int = 0) -> dict[str, Tensor]:

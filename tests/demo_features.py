@@ -12,7 +12,7 @@ from ntt_ray.bank import load_crops, reference_mean
 from ntt_ray.demo.families import NOVEL_FAMILIES
 from ntt_ray.demo.scenes import write_references
 from ntt_ray.models.dinov2 import Dinov2Encoder
-from ntt_ray.models.weights import BUNDLED, bundled_file
+from ntt_ray.models.published import BUNDLED, bundled_file
 from ntt_ray.references.dataset import load_references
 from ntt_ray.storage import Storage
 

@@ -10,7 +10,7 @@ from ntt_ray.cli.app import console
 from ntt_ray.config import load_config
 from ntt_ray.demo.example import draw_example
 from ntt_ray.demo.families import NOVEL_FAMILIES, TRAIN_FAMILIES
-from ntt_ray.models.weights import BUNDLED, bundled_file
+from ntt_ray.models.published import BUNDLED, bundled_file
 from ntt_ray.outputs.shards import existing_shards, iter_labels, read_shard
 from ntt_ray.pipeline.calibrate import calibrate_run
 from ntt_ray.pipeline.outcome import merge

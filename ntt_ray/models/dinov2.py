@@ -22,7 +22,8 @@ from torch import Tensor
 from ntt_ray.errors import WeightsError
 from ntt_ray.models.compilation import CompileOptions
 from ntt_ray.models.protocols import normalize_imagenet
-from ntt_ray.models.weights import BUNDLED, bundled_file, load_into, read_state_dict
+from ntt_ray.models.published import BUNDLED, bundled_file
+from ntt_ray.models.weights import load_into, read_state_dict
 
 _TIMM_SIZES = {"s": "small", "b": "base", "l": "large", "g": "giant"}
 

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from ntt_ray.errors import WeightsError
 from ntt_ray.models.compilation import CompileOptions
 from ntt_ray.models.protocols import Proposals, normalize_imagenet
+from ntt_ray.models.published import BUNDLED, bundled_file
 from ntt_ray.models.sam2_decoder import PointDecoder
 from ntt_ray.models.sam2_image import Sam2Features
-from ntt_ray.models.weights import BUNDLED, bundled_file, load_into, read_state_dict
+from ntt_ray.models.weights import load_into, read_state_dict
 
 # A YAML may build the classes of the published SAM2s and nothing else: building one calls it.
 _TARGETS = frozenset(

@@ -49,7 +49,7 @@ class ModelSpec:
         return self._checkpoint("proposer")
 
     def _checkpoint(self, which: str) -> Path:
-        from ntt_ray.models.weights import local_checkpoint
+        from ntt_ray.models.cache import local_checkpoint
 
         block = getattr(self.settings, which)
         return local_checkpoint(
@@ -63,7 +63,7 @@ class ModelSpec:
         return VitDimensions(**architecture.model_dump()) if architecture else None
 
     def _proposer_config(self) -> Path | None:
-        from ntt_ray.models.weights import local_checkpoint
+        from ntt_ray.models.cache import local_checkpoint
 
         config = self.settings.proposer.config
         return local_checkpoint("", config, mirror=None, store=self.store) if config else None
@@ -131,7 +131,7 @@ class ModelSpec:
         Raises:
             WeightsError: a checkpoint is missing, damaged or does not fit.
         """
-        from ntt_ray.models.weights import file_digest
+        from ntt_ray.models.published import file_digest
 
         on_cpu = replace(self.uncompiled(), device="cpu", precision="fp32")
         on_cpu.load_encoder()

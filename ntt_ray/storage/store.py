@@ -41,6 +41,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 PROGRESS_S = 5.0  # between two lines about a long listing
+WEB_SILENCE_S = 60  # of a web server in the middle of an answer
 S3_CONNECTIONS = 32  # of a process; more than it fetches at once
 _BUCKETS = ("s3", "s3a", "gs", "gcs")
 _EXTRAS = {"gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure", "abfss": "azure"}
@@ -310,7 +311,19 @@ class Storage:
             options.setdefault("max_concurrency", 1)
             chosen = options.get("config_kwargs") or {}
             options["config_kwargs"] = {"max_pool_connections": S3_CONNECTIONS, **chosen}
+        if protocol in ("http", "https"):
+            options["client_kwargs"] = {
+                "timeout": _web_timeout(),
+                **options.get("client_kwargs", {}),
+            }
         return options
+
+
+def _web_timeout() -> Any:
+    """No limit to a whole download, which aiohttp would end after five minutes; one to silence."""
+    from aiohttp import ClientTimeout
+
+    return ClientTimeout(total=None, sock_connect=30, sock_read=WEB_SILENCE_S)
 
 
 def _is_wanted(name: str, suffixes: tuple[str, ...], hidden: bool) -> bool:
