@@ -176,6 +176,7 @@ class Config(_Block):
     job: JobConfig = Field(default_factory=JobConfig)
     merge: MergeConfig = Field(default_factory=MergeConfig)
     ground_truth: str | None = None
+    evaluator: Literal["pycocotools", "faster-coco-eval"] = "pycocotools"
 
     @model_validator(mode="after")
     def _check(self) -> Config:

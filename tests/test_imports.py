@@ -33,6 +33,8 @@ EXCEPTIONS = {"references/boxes.py": {"torch"}}
 HOMES = {
     "fsspec": {"storage"},
     "pycocotools.mask": {"masks.py"},
+    "pycocotools.cocoeval": {"quality/average_precision.py"},
+    "faster_coco_eval": {"quality/average_precision.py"},
     "ray": {"pipeline"},
     "timm": {"models"},
     "sam2": {"models"},

@@ -205,6 +205,24 @@ class TestPage:
         for text in ("0.123", "0.777", "25%", "best F1 at 0.41"):
             assert text in run.html
 
+    def test_curves_and_confusion_are_shown(self, run: Run) -> None:
+        metrics = {
+            "bbox": {"AP": 0.1},
+            "curves": {"<b>disc</b>": [1.0, 0.5, 0.0]},
+            "confusion": {
+                "score": 0.5,
+                "labels": ["<i>", "nothing"],
+                "matrix": [[3, 1], [4321, 0]],
+            },
+        }
+        run.report(metrics=metrics, ground_truth=truth_of_example())
+        page = Page(run.html)
+        assert page.count("polyline") == 1
+        for text in ('points="0,0.0 50,50.0 100,100.0"', "&lt;b&gt;disc", "&lt;i&gt;", "4,321"):
+            assert text in run.html
+        assert "<b>disc" not in run.html
+        assert "Mask AP" not in run.html.split("Scores</h2>")[0].split("Classes</h2>")[0]
+
     def test_missing_pictures_are_said(self, run: Run, tmp_path: Path) -> None:
         (tmp_path / "1.png").unlink()
         Image.fromarray(np.zeros((10, 10, 3), np.uint8)).save(tmp_path / "2.png")

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ntt_ray.outputs.merge import MergeCounts
 
 logger = logging.getLogger("ntt_ray")
+FIGURES_SAID = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")  # the others: metrics.json
 Partial = Annotated[
     bool, typer.Option("--partial", help="Merge although shards are missing; exit status 1.")
 ]
@@ -152,8 +153,10 @@ def _evaluate(settings: Config) -> dict[str, Any]:
 
     metrics = evaluate_run(settings)
     for kind, word in (("segm", "masks"), ("bbox", "boxes")):
-        figures = (f"{name} {shown(value)}" for name, value in metrics[kind].items())
-        say(f"  {word}: {'  '.join(figures)}")
+        found = metrics.get(kind, {})
+        figures = [f"{name} {shown(found[name])}" for name in FIGURES_SAID if name in found]
+        if figures:
+            say(f"  {word}: {'  '.join(figures)}")
     return metrics
 
 

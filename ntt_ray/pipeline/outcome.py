@@ -115,6 +115,7 @@ def evaluate_run(config: Config) -> dict[str, Any]:
         read_json(storage.join(config.output, RESULTS_FILE), store),
         manifest_file.file_names(manifest_file.read_manifest(config.output, store)),
         run_record.record_classes(recorded),
+        evaluator=config.evaluator,
     )
     text = json.dumps(metrics, indent=1, sort_keys=True) + "\n"
     store.publish_bytes(storage.join(config.output, METRICS_FILE), text.encode())

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ntt_ray.quality.metrics_page import figure
 from ntt_ray.quality.overlays import (
     ReferencePicture,
     colour_class,
@@ -18,7 +19,7 @@ from ntt_ray.quality.overlays import (
     shortened,
     view_box,
 )
-from ntt_ray.quality.page import count_text, figure, fill_template, tile
+from ntt_ray.quality.page import count_text, fill_template, tile
 from ntt_ray.quality.pictures import UNITS_PER_PX
 
 MAX_FINDINGS = 200

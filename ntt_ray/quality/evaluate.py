@@ -1,30 +1,27 @@
 """Average precision as COCO defines it, of a run's results against ground truth.
 
-pycocotools does the matching and the averaging; this module maps images and classes between the
-run and the ground truth, and reads the figures out. Fractions between 0 and 1; a figure that has
-no ground truth to stand on (no large object, say) is None.
+`average_precision` does the matching and the averaging; this module maps images and classes between
+the run and the ground truth, and says what goes into ``metrics.json``. Fractions between 0 and 1; a
+figure that has no ground truth to stand on (no large object, say) is None.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
-import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from ntt_ray.errors import InputError
 from ntt_ray.outputs.coco import RESULTS_FILE
+from ntt_ray.quality.average_precision import Evaluator, Kind, Matched, Selection, matched, tables
+from ntt_ray.quality.confusion import confusion
 from ntt_ray.quality.ground_truth import check_ground_truth, check_results, with_checked_masks
+from ntt_ray.quality.semantic import semantic_figures
 from ntt_ray.records import ClassLabel
 
-MATCH_IOU = 0.5  # of the detections counted as right when a score threshold is chosen
-_SUMMARY = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+MAX_CURVES = 40  # classes with a curve in metrics.json, those with the most objects
 
 
 def evaluate(
@@ -32,51 +29,93 @@ def evaluate(
     results: Sequence[Mapping[str, Any]],
     file_names: Mapping[int, str],
     classes: Sequence[ClassLabel],
+    *,
+    evaluator: Evaluator = "pycocotools",
 ) -> dict[str, Any]:
     """Compute the metrics of a run.
 
     Args:
-        ground_truth: a parsed COCO instances file.
+        ground_truth: a parsed COCO instances file. With boxes only, only boxes are judged.
         results: detections in COCO results format, with the run's image and category ids.
         file_names: file name of every image of the run by its id.
         classes: the run's classes; ground truth of other classes is left out, as in the few-shot
             protocols. Classes are matched by name.
+        evaluator: who does the matching; the figures are the same.
 
     Returns:
-        The content of ``metrics.json``: ``bbox`` and ``segm`` with AP, AP50, AP75, APs, APm, APl
-        and AR100; ``per_class`` by name; ``false_alarms``; and how much was compared.
+        The content of ``metrics.json``: ``bbox`` and ``segm`` with AP, AP50, AP75, APs, APm, APl,
+        AR1, AR10, AR100, ARs, ARm, ARl; the same ``per_class`` by name; ``by_frequency`` where the
+        ground truth has classes that are rare, common or frequent; ``curves`` of precision at IoU
+        0.5; ``false_alarms``; ``confusion``; and how much was compared.
 
     Raises:
         InputError: not COCO files, damaged ones, or no image or class in common.
     """
+    selection, names, images = _compared(ground_truth, results, file_names, classes)
+    kinds = _kinds(selection)
+    metrics: dict[str, Any] = {
+        "images": images,
+        "images_not_in_ground_truth": len(file_names) - images,
+        "instances": len(selection.truth["annotations"]),
+        "detections": len(selection.detections),
+        "per_class": {name: {} for name in names.values()},
+    }
+    for kind in kinds:
+        found = tables(selection, kind, evaluator)
+        metrics[kind] = found.summary()
+        for category_id, name in names.items():
+            metrics["per_class"][name][kind] = found.summary([category_id])
+        if groups := _frequencies(selection.truth):
+            by_group = {group: found.summary(ids)["AP"] for group, ids in groups.items()}
+            metrics.setdefault("by_frequency", {})[kind] = by_group
+    shown = _most_frequent(selection.truth, names)
+    metrics["curves"] = {names[i]: curve for i in shown if (curve := found.curve(i)) is not None}
+    metrics["false_alarms"] = _false_alarms(matched(selection, kinds[-1]), selection)
+    score = metrics["false_alarms"]["score"]
+    if score is not None:
+        metrics["confusion"] = confusion(selection, kinds[-1], names, score)
+    return metrics
+
+
+def evaluate_classes(
+    ground_truth: Any,
+    results: Sequence[Mapping[str, Any]],
+    file_names: Mapping[int, str],
+    classes: Sequence[ClassLabel],
+    min_score: float,
+) -> dict[str, Any]:
+    """Class mIoU and FB-IoU of a run; see `semantic_figures` and, for the rest, `evaluate`."""
+    selection, names, _ = _compared(ground_truth, results, file_names, classes)
+    if _kinds(selection) == ("bbox",):
+        raise InputError("ground_truth: has boxes only; class maps need masks")
+    return semantic_figures(selection, names, min_score)
+
+
+def _compared(
+    ground_truth: Any,
+    results: Sequence[Mapping[str, Any]],
+    file_names: Mapping[int, str],
+    classes: Sequence[ClassLabel],
+) -> tuple[Selection, dict[int, str], int]:
+    """What both sides share, the names of its classes by id, and the number of its images."""
     truth = check_ground_truth(ground_truth)
     results = check_results(results, RESULTS_FILE)
     image_ids = _matched_images(truth, file_names)
     category_ids = _matched_classes(truth, classes)
-    coco = _quiet(COCO)
-    coco.dataset = _selected(truth, set(image_ids.values()), set(category_ids.values()))
-    _quiet(coco.createIndex)
+    selected = _selected(truth, set(image_ids.values()), set(category_ids.values()))
     detections = [
         {**r, "image_id": image_ids[r["image_id"]], "category_id": category_ids[r["category_id"]]}
         for r in results
         if r["image_id"] in image_ids and r["category_id"] in category_ids
     ]
     names = {category_ids[c.category_id]: c.name for c in classes if c.category_id in category_ids}
-    metrics: dict[str, Any] = {
-        "images": len(image_ids),
-        "images_not_in_ground_truth": len(file_names) - len(image_ids),
-        "instances": len(coco.dataset["annotations"]),
-        "detections": len(detections),
-        "per_class": {name: {} for name in names.values()},
-    }
-    for kind in ("bbox", "segm"):
-        evaluation = _run(coco, detections, kind)
-        metrics[kind] = _summary(evaluation)
-        for category_id, name in names.items():
-            metrics["per_class"][name][kind] = _class_summary(evaluation, category_id)
-        if kind == "segm":
-            metrics["false_alarms"] = _false_alarms(evaluation, coco)
-    return metrics
+    return Selection.of(selected, detections), names, len(image_ids)
+
+
+def _kinds(selection: Selection) -> tuple[Kind, ...]:
+    """Boxes only where no object has a mask; the last kind is the one that counts."""
+    objects = selection.truth["annotations"]
+    return ("bbox", "segm") if not objects or "segmentation" in objects[0] else ("bbox",)
 
 
 def _matched_images(truth: Mapping[str, Any], file_names: Mapping[int, str]) -> dict[int, int]:
@@ -103,7 +142,10 @@ def _matched_classes(truth: Mapping[str, Any], classes: Sequence[ClassLabel]) ->
 
 
 def _selected(truth: Mapping[str, Any], images: set[int], categories: set[int]) -> dict[str, Any]:
-    """The part of the ground truth that is compared; areas are filled in where they are missing."""
+    """The part of the ground truth that is compared; areas are filled in where they are missing.
+
+    Annotations are numbered anew: COCOeval takes the id 0 for no match.
+    """
     annotations = []
     for annotation in truth["annotations"]:
         if annotation["image_id"] in images and annotation["category_id"] in categories:
@@ -111,109 +153,57 @@ def _selected(truth: Mapping[str, Any], images: set[int], categories: set[int]) 
             crowd = annotation.get("iscrowd", 0)
             annotations.append({**annotation, "area": area, "iscrowd": crowd})
     selected = [image for image in truth["images"] if image["id"] in images]
+    if any(a.get("segmentation") for a in annotations):
+        annotations = with_checked_masks(annotations, selected)
+    else:
+        annotations = [{k: v for k, v in a.items() if k != "segmentation"} for a in annotations]
     return {
         "info": {},
         "images": selected,
         "categories": [c for c in truth["categories"] if c["id"] in categories],
-        "annotations": with_checked_masks(annotations, selected),
+        "annotations": [{**a, "id": n} for n, a in enumerate(annotations, start=1)],
     }
 
 
-def _run(coco: COCO, detections: Sequence[Mapping[str, Any]], kind: str) -> COCOeval:
-    if detections:
-        # loadRes takes the area from the mask as soon as there is one, also for boxes
-        dropped = ("segmentation",) if kind == "bbox" else ("bbox",)
-        rows = [{k: v for k, v in d.items() if k not in dropped} for d in detections]
-        found = _quiet(coco.loadRes, rows)
-    else:
-        found = _quiet(COCO)
-        found.dataset = {**coco.dataset, "annotations": []}
-        _quiet(found.createIndex)
-    evaluation = COCOeval(coco, found, kind)
-    _quiet(evaluation.evaluate)
-    _quiet(evaluation.accumulate)
-    _quiet(evaluation.summarize)
-    return evaluation
+def _most_frequent(truth: Mapping[str, Any], names: Mapping[int, str]) -> list[int]:
+    """Ids of the classes that get a curve."""
+    counts = Counter(annotation["category_id"] for annotation in truth["annotations"])
+    return sorted(sorted(names, key=lambda i: (-counts[i], i))[:MAX_CURVES])
 
 
-def _summary(evaluation: COCOeval) -> dict[str, float | None]:
-    values = [_figure(value) for value in evaluation.stats]
-    return {**dict(zip(_SUMMARY, values[:6], strict=True)), "AR100": values[8]}
+def _frequencies(truth: Mapping[str, Any]) -> dict[str, list[int]]:
+    """Category ids of LVIS's groups, where the ground truth has them."""
+    words = {"r": "rare", "c": "common", "f": "frequent"}
+    groups: dict[str, list[int]] = {word: [] for word in words.values()}
+    for category in truth["categories"]:
+        if word := words.get(str(category.get("frequency"))):
+            groups[word].append(category["id"])
+    return groups if any(groups.values()) else {}
 
 
-def _class_summary(evaluation: COCOeval, category_id: int) -> dict[str, float | None]:
-    k = list(evaluation.params.catIds).index(category_id)
-    precision = evaluation.eval["precision"][:, :, k, 0, -1]
-    thresholds = evaluation.params.iouThrs
-    at_50, at_75 = (int(np.argmin(np.abs(thresholds - iou))) for iou in (0.5, 0.75))
-    return {
-        "AP": _mean(precision),
-        "AP50": _mean(precision[at_50]),
-        "AP75": _mean(precision[at_75]),
-        "AR100": _mean(evaluation.eval["recall"][:, k, 0, -1]),
-    }
-
-
-def _false_alarms(evaluation: COCOeval, coco: COCO) -> dict[str, Any]:
+def _false_alarms(found: Matched, selection: Selection) -> dict[str, Any]:
     """Images without any object that get a detection at the score with the best F1.
 
-    The score is the one that maximises F1 over all classes together, masks matched at IoU 0.5.
+    The score is the one that maximises F1 over all classes together.
     """
-    scores, right, total = _matches(evaluation)
-    empty = [i for i in coco.getImgIds() if not coco.getAnnIds(imgIds=[i])]
-    if total == 0 or not len(scores):
+    with_objects = {annotation["image_id"] for annotation in selection.truth["annotations"]}
+    empty = {image["id"] for image in selection.truth["images"]} - with_objects
+    if found.objects == 0 or not len(found.scores):
         return {"score": None, "best_f1": None, "images_without_objects": len(empty), "share": None}
-    order = np.argsort(-scores, kind="stable")
-    hits = np.cumsum(right[order])
-    f1 = 2 * hits / (np.arange(1, len(order) + 1) + total)
+    order = np.argsort(-found.scores, kind="stable")
+    hits = np.cumsum(found.right[order])
+    f1 = 2 * hits / (np.arange(1, len(order) + 1) + found.objects)
     # a threshold takes all detections of equal score with it
-    last_of_score = np.append(np.diff(scores[order]) != 0, True)
+    last_of_score = np.append(np.diff(found.scores[order]) != 0, True)
     best = int(np.argmax(np.where(last_of_score, f1, -1)))
-    threshold = float(scores[order][best])
-    found = evaluation.cocoDt
-    alarmed = sum(
-        any(d["score"] >= threshold for d in found.loadAnns(found.getAnnIds(imgIds=[i])))
-        for i in empty
-    )
+    threshold = float(found.scores[order][best])
+    alarmed = {d["image_id"] for d in selection.detections if d["score"] >= threshold} & empty
     return {
         "score": threshold,
         "best_f1": float(f1[best]),
         "precision": float(hits[best] / (best + 1)),
-        "recall": float(hits[best] / total),
+        "recall": float(hits[best] / found.objects),
         "images_without_objects": len(empty),
-        "images_with_false_alarm": alarmed,
-        "share": alarmed / len(empty) if empty else None,
+        "images_with_false_alarm": len(alarmed),
+        "share": len(alarmed) / len(empty) if empty else None,
     }
-
-
-def _matches(evaluation: COCOeval) -> tuple[npt.NDArray[Any], npt.NDArray[Any], int]:
-    """Scores of all detections, whether each is right at `MATCH_IOU`, and the objects in all."""
-    at = int(np.argmin(np.abs(evaluation.params.iouThrs - MATCH_IOU)))
-    scores: list[float] = []
-    right: list[bool] = []
-    total = 0
-    whole = evaluation.params.areaRng[0]
-    for item in evaluation.evalImgs:
-        if item is None or item["aRng"] != whole:
-            continue
-        counted = ~np.asarray(item["dtIgnore"][at], dtype=bool)
-        scores += list(np.asarray(item["dtScores"])[counted])
-        right += list(np.asarray(item["dtMatches"][at] > 0)[counted])
-        total += int((~np.asarray(item["gtIgnore"], dtype=bool)).sum())
-    return np.asarray(scores), np.asarray(right), total
-
-
-def _mean(values: npt.NDArray[Any]) -> float | None:
-    """Mean of the entries that exist; COCO marks the others with -1."""
-    known = values[values > -1]
-    return float(known.mean()) if known.size else None
-
-
-def _figure(value: float) -> float | None:
-    return None if value < 0 or math.isnan(value) else float(value)
-
-
-def _quiet(function: Any, *arguments: Any) -> Any:
-    """Call it without its prints; a library must not print."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        return cast(Any, function(*arguments))

@@ -106,6 +106,10 @@ def _item_problems(key: str, item: Any) -> list[str]:
         problems.append(f"has no {name}")
     if key == "images" and not all(_is_side(item.get(side)) for side in ("height", "width")):
         problems.append("needs width and height as whole numbers above 0")
+    for block in ("neg_category_ids", "not_exhaustive_category_ids") if key == "images" else ():
+        ids = item.get(block, [])
+        if not isinstance(ids, list) or not all(_is_id(value) for value in ids):
+            problems.append(f"its {block} are no list of category ids")
     return problems
 
 

@@ -11,6 +11,7 @@ from importlib import resources
 from string import Template
 from typing import Any
 
+from ntt_ray.quality.metrics_page import figure, metrics_section
 from ntt_ray.quality.overlays import (
     ClassReferences,
     Gallery,
@@ -24,7 +25,6 @@ from ntt_ray.quality.overlays import (
 
 MAX_CLASS_ROWS = 40
 _DIGEST_SHOWN = 12
-_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
 
 
 def render_page(
@@ -48,7 +48,7 @@ def render_page(
         "report.html",
         subtitle=_subtitle(report),
         tiles=_tiles(report),
-        metrics=_metrics_section(report),
+        metrics=metrics_section(report["metrics"]),
         histogram=_histogram(report),
         classes=_class_table(report),
         failures=_failures(report),
@@ -70,11 +70,6 @@ def fill_template(name: str, **parts: str) -> str:
 def _script_json(value: Any) -> str:
     """JSON that cannot end the script element it stands in."""
     return json.dumps(value).replace("<", "\\u003c").replace(">", "\\u003e")
-
-
-def figure(value: float | None) -> str:
-    """A fraction with three digits; a dash where there is none."""
-    return "–" if value is None else f"{value:.3f}"
 
 
 def count_text(value: int, noun: str) -> str:
@@ -111,6 +106,8 @@ def _tiles(report: Mapping[str, Any]) -> str:
     if metrics:
         mask, box = metrics.get("segm", {}), metrics.get("bbox", {})
         for name, figures in (("Mask AP", mask), ("Box AP", box)):
+            if not figures:
+                continue  # ground truth with boxes only
             rest = f"AP50 {figure(figures.get('AP50'))} · AP75 {figure(figures.get('AP75'))}"
             tiles.append(tile(name, figure(figures.get("AP")), rest))
         tiles += _false_alarm_tile(metrics.get("false_alarms") or {})
@@ -148,32 +145,6 @@ def _false_alarm_tile(alarms: Mapping[str, Any]) -> list[str]:
         f"at a score of {alarms['score']:.2f}"
     )
     return [tile("False alarms", f"{alarms['share']:.0%}", rest)]
-
-
-def _metrics_section(report: Mapping[str, Any]) -> str:
-    metrics = report["metrics"]
-    if not metrics:
-        return ""
-    rows = "".join(
-        f'<tr><th scope="row">{word}</th>'
-        + "".join(f"<td>{figure(metrics.get(kind, {}).get(name))}</td>" for name in _METRICS)
-        + "</tr>"
-        for kind, word in (("segm", "Masks"), ("bbox", "Boxes"))
-    )
-    alarms = metrics.get("false_alarms") or {}
-    best = ""
-    if alarms.get("score") is not None:
-        best = (
-            f'<p class="note">Best F1 {figure(alarms.get("best_f1"))} at score '
-            f"{alarms['score']:.2f}: precision {figure(alarms.get('precision'))}, recall "
-            f"{figure(alarms.get('recall'))}.</p>"
-        )
-    head = "".join(f'<th scope="col">{name}</th>' for name in _METRICS)
-    return (
-        '<section class="card"><h2>Against the ground truth</h2><div class="scroll" tabindex="0">'
-        f"<table><thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
-        f"{best}</section>"
-    )
 
 
 def _histogram(report: Mapping[str, Any]) -> str:
