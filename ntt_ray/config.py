@@ -141,15 +141,35 @@ class MethodConfig(_Block):
     context_ratio: Annotated[float, Field(ge=0.0, le=10.0)] = 0.2
 
 
+class ActorsRange(_Block):
+    """Bounds of a pool that grows and shrinks with the work; `max` null: with the cluster."""
+
+    min: Annotated[int, Field(ge=1)] = 1
+    max: Annotated[int, Field(ge=1)] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> ActorsRange:
+        if self.max is not None and self.max < self.min:
+            raise ValueError(f".max: {self.max} is less than min, {self.min}")
+        return self
+
+
 class JobConfig(_Block):
     """How the work is divided and run; nothing here but `images_per_unit` names outputs."""
 
     images_per_unit: Annotated[int, Field(ge=1, le=100_000)] = 256
-    actors: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    actors: Literal["auto"] | Annotated[int, Field(ge=1)] | ActorsRange = "auto"
     gpus_per_actor: Annotated[float, Field(gt=0.0)] = 1.0
+    accelerator: str | None = None
     cpus_per_actor: Annotated[float, Field(gt=0.0)] = 4.0
     image_timeout_s: Annotated[float, Field(gt=0.0)] = 60.0
     max_failed_fraction: Share = 0.01
+
+    @model_validator(mode="after")
+    def _check(self) -> JobConfig:
+        if self.gpus_per_actor > 1 and not self.gpus_per_actor.is_integer():
+            raise ValueError(f".gpus_per_actor: {self.gpus_per_actor:g}: above 1 only whole GPUs")
+        return self
 
 
 class MergeConfig(_Block):
@@ -221,7 +241,8 @@ def build_config(
     try:
         config = Config.model_validate(_tuples(merged))
     except ValidationError as error:
-        raise ConfigError(title, problems + [_problem(e) for e in error.errors()]) from None
+        found = [_problem(e) for e in _of_best_alternatives(error.errors())]
+        raise ConfigError(title, problems + found) from None
     if problems:
         raise ConfigError(title, problems)
     return _with_absolute_paths(config)
@@ -266,10 +287,23 @@ def _tuples(value: Any) -> Any:
     return value
 
 
-def _problem(error: Any) -> str:
-    unknown = error["type"] == "extra_forbidden"  # the tags of a union are no part of its path
+def _of_best_alternatives(errors: Sequence[Any]) -> list[Any]:
+    """Without those that a block is no number or word, where what is wrong inside it is known."""
+    inside = {_location(e)[: len(_location(e)) - (e["type"] != "value_error")] for e in errors}
+    simple = ("literal_error", "int_type")
+    return [e for e in errors if e["type"] not in simple or _location(e) not in inside]
+
+
+def _location(error: Any) -> tuple[str, ...]:
+    """Keys that lead to a value; the tags of a union are no part of them."""
     parts = [str(part) for part in error["loc"]]
-    location = [part for part in parts if unknown or not _is_union_tag(part)]
+    last = len(parts) - 1 if error["type"] == "extra_forbidden" else None  # any name at all
+    return tuple(p for i, p in enumerate(parts) if i == last or not _is_union_tag(p))
+
+
+def _problem(error: Any) -> str:
+    unknown = error["type"] == "extra_forbidden"
+    location = _location(error)
     path = ".".join(location) or "config"
     if unknown:
         known = _known_keys(location[:-1])
@@ -287,7 +321,8 @@ def _problem(error: Any) -> str:
 
 
 def _is_union_tag(part: str) -> bool:
-    return part in ("int", "float", "str", "literal['auto']") or part.startswith("constrained")
+    names = ("int", "float", "str", "literal['auto']", "ActorsRange")
+    return part in names or part.startswith(("constrained", "function-after["))
 
 
 def _known_keys(location: Sequence[str]) -> list[str]:

@@ -24,8 +24,8 @@ from ntt_ray.matching.colours import PatchColours, Picture
 from ntt_ray.matching.joining import join_banks, joined_classes, joined_sources
 from ntt_ray.matching.memory import MemoryBank, bank_digest
 from ntt_ray.pipeline.models import ModelSpec
+from ntt_ray.pipeline.placement import Resources
 from ntt_ray.pipeline.record import BANK_FILE
-from ntt_ray.pipeline.resources import Resources
 from ntt_ray.quality.bank_figures import BankFacts
 from ntt_ray.quality.bank_report import BankExamples, write_bank_report
 from ntt_ray.records import ClassLabel, ReferenceSet

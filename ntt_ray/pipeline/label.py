@@ -18,7 +18,8 @@ from ray.data.exceptions import ExecutionTimeoutError
 from ntt_ray.errors import NttRayError, RunIncompleteError
 from ntt_ray.labeler import Labeler
 from ntt_ray.outputs.shards import labels_to_row
-from ntt_ray.pipeline.resources import TASK_CPUS, Resources, our_error
+from ntt_ray.pipeline.placement import TASK_CPUS, Resources
+from ntt_ray.pipeline.resources import our_error
 from ntt_ray.pipeline.stages import (
     LABELLED,
     LabelJob,
@@ -76,7 +77,7 @@ def label_units(
         batch_size=1,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(
-            size=min(resources.actors, len(shard_ids)),
+            **resources.pool(len(shard_ids)),
             max_tasks_in_flight_per_actor=UNITS_IN_FLIGHT,
         ),
         **resources.actor_options(),

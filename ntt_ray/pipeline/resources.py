@@ -1,4 +1,4 @@
-"""Ray itself: starting or joining a cluster, how many actors it will hold, what its errors hide."""
+"""Ray itself: starting or joining a cluster, what it has, what its errors hide."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import os
 import re
 import signal
 import threading
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import ray
 
 from ntt_ray.config import JobConfig
-from ntt_ray.errors import ConfigError, NttRayError
+from ntt_ray.errors import NttRayError
+from ntt_ray.pipeline.placement import Layout, Node, Resources, fit
 
 logger = logging.getLogger(__name__)
 
@@ -26,29 +27,6 @@ _LOCAL_SYSTEM = {
 }
 # Ray Data appends how to make it try again, which it shall not
 _RAY_ADVICE = re.compile(r"\nFailed to [^\n]* after \d+/\d+ attempts .*", re.DOTALL)
-TASK_CPUS = 0.25  # of a fetch or write task; they wait for the store most of the time
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What the labelling actors get.
-
-    Attributes:
-        device: ``cpu`` or ``cuda``.
-        actors: size of the pool.
-        cpus_per_actor: reserved in Ray; on the CPU an actor computes with one thread whatever it
-            reserves, because results must not depend on the size of the machine.
-        gpus_per_actor: reserved in Ray, 0 on the CPU.
-    """
-
-    device: str
-    actors: int
-    cpus_per_actor: float
-    gpus_per_actor: float
-
-    def actor_options(self) -> dict[str, Any]:
-        """Ray's names for what an actor, or a task that loads a model, reserves."""
-        return {"num_cpus": self.cpus_per_actor, "num_gpus": self.gpus_per_actor}
 
 
 def connect(object_store_bytes: int | None = None) -> None:
@@ -62,6 +40,7 @@ def connect(object_store_bytes: int | None = None) -> None:
         here = not os.environ.get("RAY_ADDRESS")
         on_sigterm = signal.getsignal(signal.SIGTERM)
         ray.init(
+            "local" if here else None,  # and not any cluster that someone started on this machine
             log_to_driver=False,
             logging_level=logging.ERROR,
             include_dashboard=False if here else None,
@@ -77,25 +56,29 @@ def connect(object_store_bytes: int | None = None) -> None:
 
 
 def decide(job: JobConfig, device: str) -> Resources:
-    """Fit the settings to the cluster, so that actors, fetching and writing all find room.
+    """Fit the settings to the cluster that this process has joined, see `placement.fit`."""
+    return fit(job, device, layout())
 
-    Raises:
-        ConfigError: a GPU is asked for and the cluster has none.
-    """
-    total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    gpus, cpus = total.get("GPU", 0.0), max(total.get("CPU", 1.0), 1.0)
-    if device == "cuda" and gpus < job.gpus_per_actor:
-        problem = f"models.device: cuda is asked for, but the cluster has {gpus:g} GPUs"
-        raise ConfigError("the cluster cannot run this config:", [problem])
-    if device == "cpu" or gpus < job.gpus_per_actor:
-        actors = int(cpus) if job.actors == "auto" else job.actors
-        room = (cpus - 2 * TASK_CPUS) / actors
-        return Resources("cpu", actors, min(1.0, max(0.01, round(room, 2))), 0.0)
-    actors = max(1, int(gpus / job.gpus_per_actor)) if job.actors == "auto" else job.actors
-    room = max(0.01, round((cpus - 2 * TASK_CPUS) / actors, 2))
-    if room < job.cpus_per_actor:
-        logger.warning("job.cpus_per_actor: %g, room is for %g", job.cpus_per_actor, room)
-    return Resources("cuda", actors, min(job.cpus_per_actor, room), job.gpus_per_actor)
+
+def layout() -> Layout:
+    """The nodes of the cluster that this process has joined."""
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    alive = [node["Resources"] for node in nodes if node["Alive"]]
+    # what Ray Data itself asks; an autoscaler of the first version does not say
+    config = ray._private.state.state.get_cluster_config()
+    groups = config.node_group_configs if config else ()
+    addable = [
+        dict(group.resources)
+        for group in groups
+        if group.max_count == -1 or group.max_count > group.min_count
+    ]
+    return Layout(tuple(map(_node, alive)), tuple(map(_node, addable)))
+
+
+def _node(resources: Mapping[str, float]) -> Node:
+    prefix = "accelerator_type:"
+    kinds = [name.removeprefix(prefix) for name in resources if name.startswith(prefix)]
+    return Node(resources.get("CPU", 0.0), resources.get("GPU", 0.0), min(kinds) if kinds else None)
 
 
 def our_error(error: BaseException) -> BaseException:

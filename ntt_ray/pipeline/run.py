@@ -34,8 +34,9 @@ from ntt_ray.pipeline.bank import (
 from ntt_ray.pipeline.label import label_units
 from ntt_ray.pipeline.lock import RunLock
 from ntt_ray.pipeline.models import ModelSpec
+from ntt_ray.pipeline.placement import Resources
 from ntt_ray.pipeline.record import BANK_FILE
-from ntt_ray.pipeline.resources import Resources, connect, decide
+from ntt_ray.pipeline.resources import connect, decide, layout
 from ntt_ray.pipeline.stages import LabelJob, UnitDone
 from ntt_ray.pipeline.stall import StallWatch
 from ntt_ray.records import DecodeSettings, MatchSettings
@@ -296,12 +297,20 @@ def _models(config: Config, store: Storage) -> tuple[ModelSpec, Resources]:
 
 
 def _has_bf16(resources: Resources) -> bool:
+    """Whether every kind of GPU of the cluster computes in bfloat16."""
+
     def look() -> bool:
         import torch
 
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
-    return bool(ray.get(ray.remote(look).options(**resources.actor_options()).remote()))
+    options = resources.actor_options()
+    kinds = {node.accelerator for node in layout().nodes if node.gpus and node.accelerator}
+    kind_options = [{"accelerator_type": kind} for kind in sorted(kinds)]
+    if resources.accelerator is not None or not kinds:
+        kind_options = [{}]
+    tasks = [ray.remote(look).options(**(options | kind)).remote() for kind in kind_options]
+    return all(ray.get(tasks))
 
 
 def _checked_digests(spec: ModelSpec) -> dict[str, str]:

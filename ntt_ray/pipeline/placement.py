@@ -1,0 +1,172 @@
+"""How many labelling actors a cluster holds, and what each of them reserves; arithmetic only.
+
+Ray places an actor where what it reserves is free, so the reservation decides: GPU actors go to GPU
+nodes only, and every node keeps room for fetching and writing. It does not know Ray.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ntt_ray.config import ActorsRange, JobConfig
+from ntt_ray.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+TASK_CPUS = 0.25  # of a fetch or write task; they wait for the store most of the time
+NODE_CPUS = 2 * TASK_CPUS  # kept free on every node, for one of each
+
+
+@dataclass(frozen=True)
+class Node:
+    """What a node offers.
+
+    Attributes:
+        cpus: as Ray counts them; 0 where nothing shall run (often the head).
+        gpus: likewise.
+        accelerator: Ray's name of its GPUs, ``L4``, where it has one.
+    """
+
+    cpus: float
+    gpus: float = 0.0
+    accelerator: str | None = None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A cluster: its nodes now, and one of each kind that its autoscaler may add."""
+
+    nodes: tuple[Node, ...]
+    addable: tuple[Node, ...] = ()
+
+    def with_gpus(self, per_actor: float, accelerator: str | None) -> Layout:
+        """Only the nodes that a GPU actor fits on."""
+
+        def fitting(nodes: Sequence[Node]) -> tuple[Node, ...]:
+            chosen = (n for n in nodes if accelerator in (None, n.accelerator))
+            return tuple(node for node in chosen if actors_by_gpu(node, per_actor))
+
+        # what an autoscaler may add is known by its numbers only
+        more = tuple(node for node in self.addable if actors_by_gpu(node, per_actor))
+        return Layout(fitting(self.nodes), more)
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the labelling actors get.
+
+    Attributes:
+        device: ``cpu`` or ``cuda``.
+        actors: of the pool at the start.
+        cpus_per_actor: reserved in Ray; on the CPU an actor computes with one thread whatever it
+            reserves, because results must not depend on the size of the machine.
+        gpus_per_actor: reserved in Ray, 0 on the CPU.
+        min_actors: the pool never shrinks below; None: what it had at the start.
+        max_actors: the pool never grows above; None: as far as the cluster does.
+        accelerator: the only kind of GPU to use, by Ray's name; None: any.
+    """
+
+    device: str
+    actors: int
+    cpus_per_actor: float
+    gpus_per_actor: float
+    min_actors: int | None = None
+    max_actors: int | None = None
+    accelerator: str | None = None
+
+    def actor_options(self) -> dict[str, Any]:
+        """Ray's names for what an actor, or a task that loads a model, reserves."""
+        options = {"num_cpus": self.cpus_per_actor, "num_gpus": self.gpus_per_actor}
+        return {**options, "accelerator_type": self.accelerator} if self.accelerator else options
+
+    def pool(self, units: int) -> dict[str, Any]:
+        """Sizes of the pool for so many units, by the names of Ray Data's ``ActorPoolStrategy``."""
+        start = min(self.actors, units)
+        least = start if self.min_actors is None else min(self.min_actors, start)
+        most = units if self.max_actors is None else min(self.max_actors, units)
+        return {"min_size": least, "max_size": max(start, most), "initial_size": start}
+
+
+def fit(job: JobConfig, device: str, layout: Layout) -> Resources:
+    """Fit the settings to a cluster, so that actors, fetching and writing all find room.
+
+    Args:
+        job: how the work shall be divided.
+        device: ``cpu``, ``cuda``, or ``auto``: GPUs where there are any, or may be.
+        layout: the cluster.
+
+    Raises:
+        ConfigError: a GPU, or a kind of GPU, is asked for and the cluster has none.
+    """
+    gpu_nodes = layout.with_gpus(job.gpus_per_actor, job.accelerator)
+    found = bool(gpu_nodes.nodes or gpu_nodes.addable)
+    if not found and (device == "cuda" or (job.accelerator is not None and device != "cpu")):
+        raise ConfigError("the cluster cannot run this config:", [_no_gpu(job, layout)])
+    if device == "cpu" or not found:
+        return _on_cpus(job, layout)
+    return _on_gpus(job, gpu_nodes)
+
+
+def actors_by_gpu(node: Node, gpus_per_actor: float) -> int:
+    """How many actors the GPUs of a node hold; a share of a GPU never spans two of them."""
+    if gpus_per_actor >= 1:
+        return int(node.gpus / gpus_per_actor)
+    return int(node.gpus) * int(1 / gpus_per_actor + 1e-6)
+
+
+def _on_gpus(job: JobConfig, layout: Layout) -> Resources:
+    held = [(node, actors_by_gpu(node, job.gpus_per_actor)) for node in layout.nodes]
+    least, start, most = _sizes(job, sum(count for _, count in held))
+    kinds = held + [(node, actors_by_gpu(node, job.gpus_per_actor)) for node in layout.addable]
+    room = min(_share(node, count) for node, count in kinds)
+    if room < job.cpus_per_actor:
+        logger.warning("job.cpus_per_actor: %g, room is for %g", job.cpus_per_actor, room)
+    cpus = min(job.cpus_per_actor, room)
+    return Resources("cuda", start, cpus, job.gpus_per_actor, least, most, job.accelerator)
+
+
+def _on_cpus(job: JobConfig, layout: Layout) -> Resources:
+    least, start, most = _sizes(job, sum(int(node.cpus) for node in layout.nodes))
+    working = [node for node in layout.nodes if node.cpus >= 1] or [
+        node for node in (*layout.nodes, *layout.addable) if node.cpus > 0
+    ]
+    if not working:
+        raise ConfigError("the cluster cannot run this config:", ["it has no CPUs to work with"])
+    total = sum(node.cpus for node in working)
+    held = [(node, math.ceil(start * node.cpus / total - 1e-6)) for node in working]
+    room = min(_share(node, count) for node, count in held)
+    return Resources("cpu", start, min(1.0, room), 0.0, least, most)
+
+
+def _share(node: Node, actors: int) -> float:
+    """CPUs for each of so many actors of a node; none where it counts none."""
+    if node.cpus == 0:
+        return 0.0
+    # rounded down: were it up, the last actor would not fit
+    return max(0.01, math.floor(100 * (node.cpus - NODE_CPUS) / max(1, actors)) / 100)
+
+
+def _sizes(job: JobConfig, held: int) -> tuple[int | None, int, int | None]:
+    """Least, first and most actors of the pool, where the cluster holds so many now."""
+    if job.actors == "auto":
+        return None, max(1, held), None
+    if isinstance(job.actors, ActorsRange):
+        least, most = job.actors.min, job.actors.max
+        start = max(least, held, 1)
+        return least, start if most is None else min(start, most), most
+    return job.actors, job.actors, job.actors
+
+
+def _no_gpu(job: JobConfig, layout: Layout) -> str:
+    gpus = sum(node.gpus for node in layout.nodes)
+    if job.accelerator is not None:
+        kinds = sorted({node.accelerator for node in layout.nodes if node.accelerator})
+        return f"job.accelerator: no {job.accelerator}, there is {', '.join(kinds) or 'none'}"
+    return (
+        f"models.device: cuda is asked for, but the cluster has {gpus:g} GPUs, and no node of it "
+        f"has the {job.gpus_per_actor:g} of an actor (job.gpus_per_actor)"
+    )
