@@ -54,7 +54,9 @@ ACCEPTED = {
     "output": "/moved",
     "storage_options": {"s3": {"endpoint_url": "http://127.0.0.1:1"}},
     "models.mirror": "/mirror",
-    "job.actors": 3,
+    "job.actors.min": 3,
+    "job.actors.max": 4,
+    "job.accelerator": "L4",
     "job.gpus_per_actor": 0.5,
     "job.cpus_per_actor": 2.0,
     "job.image_timeout_s": 5.0,
@@ -64,6 +66,7 @@ ACCEPTED = {
     "merge.images_per_file": 10,
     "merge.calibration": "/calibration.json",
     "ground_truth": "/truth.json",
+    "evaluator": "faster-coco-eval",
 }
 DIGESTS = {"encoder": "e", "proposer": "p", "proposer_config": "c"}
 

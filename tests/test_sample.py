@@ -6,7 +6,7 @@ import pytest
 
 from ntt_ray.config import build_config
 from ntt_ray.pipeline import sample as sample_module
-from ntt_ray.pipeline.resources import Resources
+from ntt_ray.pipeline.placement import Resources
 from ntt_ray.pipeline.sample import Measured, estimate_run
 from ntt_ray.storage import Storage
 

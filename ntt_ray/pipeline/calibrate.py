@@ -22,7 +22,7 @@ from ntt_ray.labeler import Labeler
 from ntt_ray.matching.memory import MemoryBank, bank_digest
 from ntt_ray.pipeline.bank import task_result
 from ntt_ray.pipeline.models import ModelSpec
-from ntt_ray.pipeline.resources import Resources
+from ntt_ray.pipeline.placement import Resources
 from ntt_ray.pipeline.run import ReferenceRun, prepare_references
 from ntt_ray.quality.calibrate import (
     FILE,
