@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ntt_ray import storage
 from ntt_ray.errors import ConfigError
@@ -32,6 +32,7 @@ _SECRET = re.compile(
 )
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Place = Annotated[str, Field(min_length=1)]  # empty would be the current folder
 
 
 class _Block(BaseModel):
@@ -180,13 +181,20 @@ class MergeConfig(_Block):
     profiles: tuple[Literal["coco", "coco-results"], ...] = PROFILES  # type: ignore[assignment]
     images_per_file: Annotated[int, Field(ge=1)] | None = None
 
+    @field_validator("profiles")
+    @classmethod
+    def _check(cls, profiles: tuple[str, ...]) -> tuple[str, ...]:
+        if not profiles or len(set(profiles)) < len(profiles):
+            raise ValueError(f"name one or more of {', '.join(PROFILES)}, each once")
+        return profiles
+
 
 class Config(_Block):
     """A whole run."""
 
-    images: str
+    images: Place
     image_root: str | None = None
-    output: str
+    output: Place
     storage_options: dict[str, dict[str, Any]] = Field(default_factory=dict)
     references: ReferencesConfig | None = None
     bank: str | None = None
@@ -316,13 +324,13 @@ def _problem(error: Any) -> str:
     if error["type"] == "value_error":
         return f"{path}{message}" if message.startswith(".") else f"{path}: {message}"
     hidden = _SECRET.search(path) or path.startswith("storage_options")
-    shown = _redacted("***" if hidden else repr(error["input"])[:80])
+    shown = "***" if hidden else storage.redact(repr(error["input"]))[:80]
     return f"{path}: {message[:1].lower()}{message[1:]} (it is {shown})"
 
 
 def _is_union_tag(part: str) -> bool:
-    names = ("int", "float", "str", "literal['auto']", "ActorsRange")
-    return part in names or part.startswith(("constrained", "function-after["))
+    names = ("bool", "int", "float", "str", "ActorsRange")
+    return part in names or part.startswith(("literal[", "constrained", "function-after["))
 
 
 def _known_keys(location: Sequence[str]) -> list[str]:

@@ -63,6 +63,10 @@ WRONG = {
         "models.encoder.checkpoint: is needed",
     ),
     "missing in a block": ({"bank": None, "references": {}}, "references.annotations: is needed"),
+    "nothing to merge into": ({"merge": {"profiles": []}}, "merge.profiles: name one or more"),
+    "a profile twice": ({"merge": {"profiles": ["coco", "coco"]}}, "merge.profiles: .* each once"),
+    "an empty path": ({"output": ""}, "output: string should have at least 1"),
+    "a word or a bool": ({"models": {"compile": "x"}}, "models.compile: input should be 'cuda"),
 }
 
 
@@ -110,3 +114,10 @@ def test_no_secrets_in_the_record():
     with pytest.raises(ConfigError) as caught:
         build_config({**MINIMAL, "storage_options": {"s3": "hunter2"}, "images": 5})
     assert "images" in str(caught.value)
+
+
+def test_a_long_value_in_a_message_is_cut_after_its_password_was_removed():
+    with pytest.raises(ConfigError) as caught:
+        build_config({**MINIMAL, "images": ["https://user:" + "pw" * 50 + "@host/x"]})
+    assert "pwpw" not in str(caught.value)
+    assert "//host/x" in str(caught.value)
