@@ -76,6 +76,8 @@ def test_weighted_means_count_pixels():
 def test_another_encoder_is_refused():
     with pytest.raises(InputError, match="checkpoint is 'abc' in the bank and 'xyz' in this run"):
         _bank().check_encoder({**ENCODER, "checkpoint": "xyz"}, "bank")
+    with pytest.raises(InputError, match="checkpoint is 'abc' in the bank and None in this run"):
+        _bank().check_encoder({k: v for k, v in ENCODER.items() if k != "checkpoint"}, "bank")
     _bank().check_encoder(ENCODER, "bank")
 
 

@@ -194,9 +194,9 @@ class MemoryBank:
             InputError: with the differences.
         """
         differences = [
-            f"{key} is {self.encoder.get(key)!r} in the bank and {value!r} in this run"
-            for key, value in encoder.items()
-            if self.encoder.get(key) != value
+            f"{key} is {self.encoder.get(key)!r} in the bank and {encoder.get(key)!r} in this run"
+            for key in sorted(self.encoder.keys() | encoder.keys())
+            if self.encoder.get(key) != encoder.get(key)
         ]
         if differences:
             raise InputError(
