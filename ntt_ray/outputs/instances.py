@@ -67,6 +67,8 @@ def index_shard(output: str, shard_id: int, store: Storage, thresholds: Threshol
             found.append(lengths.astype(np.int32))
             kept.append(np.diff(ends[borders]).astype(np.int32))
             for item in pc.value_counts(batch.column("status")).to_pylist():
+                if item["values"] not in statuses:  # open_shard names the shard
+                    raise ValueError(f"{item['values']!r} is no status")
                 statuses[item["values"]] += item["counts"]
         sizes = _column_bytes(file.metadata)
     none = [np.zeros(0, np.int32)]

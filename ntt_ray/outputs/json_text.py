@@ -64,7 +64,13 @@ def result_texts(instances: pa.Table) -> pa.StringArray:
 
 
 def float_texts(values: npt.NDArray[np.float64]) -> pa.StringArray:
-    """Finite floats as Python prints them: ``2.0``, ``0.25``, ``1e-05``."""
+    """Floats as Python prints them: ``2.0``, ``0.25``, ``1e-05``.
+
+    Raises:
+        InputError: one is not finite, which JSON does not know.
+    """
+    if not np.isfinite(values).all():
+        raise InputError("a score or a box is not a finite number; the shard is damaged")
     whole = values == np.rint(values)
     if whole.all() and not np.signbit(values).any() and (values < _EXACT).all():
         digits = pc.cast(pa.array(values.astype(np.int64)), pa.string())

@@ -48,9 +48,10 @@ class MergeRecord:
         """What ``annotations.json`` has."""
         return Thresholds(self.min_score, dict(self.class_scores))
 
-    def merged(self, unit: int) -> bool:
-        """Whether a unit's shard went into the merge."""
-        return any(first <= unit <= last for first, last in self.units)
+    def missing(self, units: int) -> list[int]:
+        """Those of the units of a run whose shard did not go into the merge."""
+        merged = {unit for first, last in self.units for unit in range(first, last + 1)}
+        return [unit for unit in range(units) if unit not in merged]
 
 
 def stretches(units: Iterable[int]) -> tuple[tuple[int, int], ...]:

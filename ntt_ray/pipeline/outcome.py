@@ -15,7 +15,12 @@ from ntt_ray.config import Config
 from ntt_ray.errors import InputError, RunIncompleteError
 from ntt_ray.outputs.coco import RESULTS_FILE
 from ntt_ray.outputs.merge import MergeCounts, merge_shards
-from ntt_ray.outputs.merge_record import MergeRecord, stretches, write_merge_record
+from ntt_ray.outputs.merge_record import (
+    MergeRecord,
+    read_merge_record,
+    stretches,
+    write_merge_record,
+)
 from ntt_ray.outputs.rendering import Mapper, map_here
 from ntt_ray.outputs.shards import existing_shards
 from ntt_ray.outputs.thresholds import Thresholds, calibrated
@@ -49,17 +54,9 @@ def merge(
     """
     store = Storage(config.storage_options)
     recorded = _record(config, store)
-    units = range(int(recorded["plan"]["units"]))
-    existing = existing_shards(config.output, store)
-    missing = [unit for unit in units if unit not in existing]
-    if missing and not partial:
-        raise RunIncompleteError(
-            f"{len(missing)} of {len(units)} shards are missing: {_shown(missing)}. Label the rest "
-            "with the same command, or merge what is there with --partial"
-        )
-    thresholds = merge_thresholds(config, recorded, store)
-    merged, settings = [unit for unit in units if unit in existing], config.merge
+    thresholds, settings = merge_thresholds(config, recorded, store), config.merge
     with RunLock(config.output, store, MERGE_FILE) as lock:
+        merged, missing = _shards(config, recorded, store, partial)
 
         def progress(profile: str, done: int, total: int) -> None:
             lock.check()
@@ -87,8 +84,24 @@ def merge(
             tuple(names),
             tuple(sorted(thresholds.by_category.items())),
         )
+        lock.check()
         write_merge_record(config.output, record, store)
     return names, replace(counts, missing_shards=len(missing))
+
+
+def _shards(
+    config: Config, recorded: dict[str, Any], store: Storage, partial: bool
+) -> tuple[list[int], list[int]]:
+    """The shards to merge, and those that are missing."""
+    units = range(int(recorded["plan"]["units"]))
+    existing = existing_shards(config.output, store)
+    missing = [unit for unit in units if unit not in existing]
+    if missing and not partial:
+        raise RunIncompleteError(
+            f"{len(missing)} of {len(units)} shards are missing: {_shown(missing)}. Label the rest "
+            "with the same command, or merge what is there with --partial"
+        )
+    return [unit for unit in units if unit in existing], missing
 
 
 def merge_thresholds(config: Config, recorded: dict[str, Any], store: Storage) -> Thresholds:
@@ -105,11 +118,17 @@ def merge_thresholds(config: Config, recorded: dict[str, Any], store: Storage) -
 
 
 def evaluate_run(config: Config) -> dict[str, Any]:
-    """Compare ``results.json`` of a merged run with the ground truth; writes ``metrics.json``."""
+    """Compare ``results.json`` of a merged run with the ground truth; writes ``metrics.json``.
+
+    Raises:
+        InputError: it is not of the last merge of this run.
+        RunIncompleteError: it was merged without some of the shards.
+    """
     if config.ground_truth is None:
         raise InputError("ground_truth: is needed to evaluate")
     store = Storage(config.storage_options)
     recorded = _record(config, store)
+    _check_results(config, recorded, store)
     metrics = evaluate(
         read_json(config.ground_truth, store),
         read_json(storage.join(config.output, RESULTS_FILE), store),
@@ -120,6 +139,24 @@ def evaluate_run(config: Config) -> dict[str, Any]:
     text = json.dumps(metrics, indent=1, sort_keys=True) + "\n"
     store.publish_bytes(storage.join(config.output, METRICS_FILE), text.encode())
     return metrics
+
+
+def _check_results(config: Config, recorded: dict[str, Any], store: Storage) -> None:
+    merge = read_merge_record(config.output, store)
+    if (
+        merge is None
+        or merge.labels_hash != recorded["labels_hash"]
+        or RESULTS_FILE not in merge.files
+    ):
+        where = storage.redact(storage.join(config.output, RESULTS_FILE))
+        raise InputError(
+            f"{where}: is not of the last merge of this run; merge with the profile coco-results"
+        )
+    if missing := merge.missing(recorded["plan"]["units"]):
+        raise RunIncompleteError(
+            f"{RESULTS_FILE} was merged without {len(missing)} shards: {_shown(missing)}. Label "
+            "what is missing, then merge again"
+        )
 
 
 def report_run(config: Config, images_per_s: float | None = None) -> dict[str, Any]:
