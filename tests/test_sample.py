@@ -35,7 +35,14 @@ RESOURCES = {
     ids=RESOURCES.keys(),
 )
 def test_the_estimate(golden_config, monkeypatch, resources, images_per_s, hours, device_hours):
-    monkeypatch.setattr(sample_module, "decide", lambda job, device: resources)
+    connected = []
+    monkeypatch.setattr(sample_module, "connect", lambda: connected.append(True))
+
+    def decide(job, device):
+        assert connected, "the second plan of a config labels nothing, so nobody else connects"
+        return resources
+
+    monkeypatch.setattr(sample_module, "decide", decide)
     config = build_config({**golden_config, "job": {"images_per_unit": 1000}})
     found = sample_module._estimate(config, 1_000_000, MEASURED)
     assert found.units == 1000

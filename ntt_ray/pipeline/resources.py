@@ -40,7 +40,8 @@ def connect(object_store_bytes: int | None = None) -> None:
         here = not os.environ.get("RAY_ADDRESS")
         on_sigterm = signal.getsignal(signal.SIGTERM)
         ray.init(
-            "local" if here else None,  # and not any cluster that someone started on this machine
+            # without an address, Ray would join whatever `ray start` has left on this machine
+            address="local" if here else None,
             log_to_driver=False,
             logging_level=logging.ERROR,
             include_dashboard=False if here else None,

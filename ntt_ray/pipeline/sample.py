@@ -19,7 +19,7 @@ from ntt_ray.errors import InputError
 from ntt_ray.outputs.shards import existing_shards, shard_uri
 from ntt_ray.pipeline import manifest as manifest_file
 from ntt_ray.pipeline.outcome import evaluate_run, merge, report_run
-from ntt_ray.pipeline.resources import decide
+from ntt_ray.pipeline.resources import connect, decide
 from ntt_ray.pipeline.run import label
 from ntt_ray.pipeline.stages import UnitDone
 from ntt_ray.records import ImageEntry
@@ -181,6 +181,7 @@ def _recorded(sample: Config, store: Storage) -> Measured | None:
 
 
 def _estimate(config: Config, images: int, measured: Measured) -> Estimate:
+    connect()  # where the sample was labelled by an earlier start
     resources = decide(config.job, config.models.device)
     actor_s = measured.actor_s / measured.timed * images
     units = -(-images // config.job.images_per_unit)
