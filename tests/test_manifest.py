@@ -47,6 +47,22 @@ def test_a_table(folder, suffix):
     assert entries[2].uri == "s3://bucket/x/3.jpg"
 
 
+def test_file_uris_of_a_table_mean_the_file(tmp_path):
+    names = ["a b.png", "100%.png", os.fsdecode(b"\xff.png")]
+    for name in names:
+        (tmp_path / name).write_bytes(os.fsencode(name))
+    listed = manifest.list_images(str(tmp_path), None, Storage())
+    uris = [e.uri for e in listed if e.uri.startswith("file://")]
+    assert len(uris) == 1  # the one that is not UTF-8
+    uris += [f"file://{tmp_path}/a%20b.png", f"file://{tmp_path}/100%25.png"]
+    table = tmp_path / "list.jsonl"
+    table.write_text("".join(json.dumps({"uri": uri}) + "\n" for uri in uris))
+    entries = manifest.list_images(str(table), None, Storage())
+    found = sorted(Storage().read_bytes(entry.uri) for entry in entries)
+    assert found == sorted(os.fsencode(name) for name in names)
+    assert [e.file_name for e in entries][1:] == ["a b.png", "100%.png"]
+
+
 def test_a_coco_file_keeps_its_ids_in_rising_order(folder):
     images = [{"id": 9, "file_name": "a/1.jpg"}, {"id": 4, "file_name": "c.png"}]
     (folder / "x.json").write_text(json.dumps({"images": images}))

@@ -163,6 +163,7 @@ def test_join_and_absolute(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert storage.join("s3://bucket/run/", "a/b..c.jpg") == "s3://bucket/run/a/b..c.jpg"
     assert storage.absolute("file:///data/x") == "/data/x"
+    assert storage.absolute("file:///data/a%20%25.jpg") == "/data/a %.jpg"
     assert storage.absolute("x") == str(tmp_path / "x")
 
 
@@ -312,6 +313,23 @@ def test_uploads_that_a_killed_writer_left_are_ended(s3_options):
         "run/deeper/annotations.json",
         "run/other.json",
     ]
+
+
+def test_a_store_that_lists_no_uploads_is_written_to_all_the_same(s3_options, caplog, monkeypatch):
+    store = Storage({"s3": s3_options})
+    fs = store._open_fs("s3://bucket/run")[0]
+    asked, call_s3 = [], fs.call_s3
+
+    def denied(method, **options):
+        asked.append(method)
+        if method == "list_multipart_uploads":
+            raise PermissionError("Access Denied")
+        return call_s3(method, **options)
+
+    monkeypatch.setattr(fs, "call_s3", denied)
+    store.discard_unfinished("s3://bucket/run", re.compile(r".*"))
+    assert asked == ["list_multipart_uploads"]
+    assert "cleaning s3://bucket/run: PermissionError: Access Denied" in caplog.text
 
 
 def test_a_stream_goes_to_s3_in_parts(s3_options):

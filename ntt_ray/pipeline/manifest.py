@@ -200,7 +200,7 @@ def _from_table(table: str, image_root: str, store: Storage) -> list[ImageEntry]
         if not isinstance(uri, str) or not uri:
             raise InputError(f"images: row {number} of {storage.redact(table)} has no uri")
         if storage.is_uri(uri) or uri.startswith("/"):
-            full = storage.absolute(uri)
+            full = storage.local_uri(storage.absolute(uri))
             # the file name goes into COCO files: a signed URL's signature must not
             shown = storage.redact(full)
             relative = shown.removeprefix(storage.redact(image_root).rstrip("/") + "/")

@@ -231,7 +231,8 @@ class Storage:
     def discard_unfinished(self, prefix: str, names: re.Pattern[str]) -> None:
         """Remove what killed writers left behind: local temporaries, S3 uploads never completed.
 
-        For one writer at a time: a file that is being published would be lost.
+        For one writer at a time: a file that is being published would be lost. Where the store
+        does not let us look (a role without ``s3:ListBucketMultipartUploads``), they stay.
 
         Args:
             prefix: the folder of the files.
@@ -245,7 +246,10 @@ class Storage:
             elif hasattr(fs, "call_s3"):
                 abort_uploads(fs, path, names)
 
-        self._retried(discard, f"cleaning {redact(prefix)}")
+        try:
+            self._retried(discard, f"cleaning {redact(prefix)}")
+        except StorageError as error:
+            logger.warning("unfinished files of killed writers may stay: %s", error)
 
     def download(self, uri: str, local: Path) -> None:
         """Copy an object to a local file, replaced in one step, its length checked."""

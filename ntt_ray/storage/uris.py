@@ -31,7 +31,7 @@ def is_uri(path: str) -> bool:
 def absolute(path: str) -> str:
     """Make a local path absolute, so that it means the same in every process; URIs stay."""
     if path.startswith("file://"):
-        path = path.removeprefix("file://")
+        return os.path.abspath(unescaped(path))
     return path if is_uri(path) else os.path.abspath(os.path.expanduser(path))
 
 
