@@ -589,6 +589,21 @@ def test_a_document_is_read_whatever_the_size_of_the_pieces(monkeypatch, step):
     assert found == data
 
 
+def test_a_document_that_goes_on_wrongly_is_not_read_to_its_end():
+    class Endless(io.RawIOBase):
+        """Numbers behind a value that is whole without them."""
+
+        taken = 0
+
+        def read(self, size=-1):
+            assert self.taken < 1 << 22, "far more was read than one value needs"
+            self.taken += size
+            return b'["a"'.ljust(size, b"1") if self.taken == size else b"1" * size
+
+    with pytest.raises(ValueError, match="is missing before '1111"):
+        list(JsonStream(Endless()).items())
+
+
 def _command(run, tmp_path, *options):
     data = {"images": "/data", "output": str(run.output), "bank": "/data/bank"}
     path = tmp_path / "config.yaml"

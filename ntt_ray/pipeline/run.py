@@ -233,7 +233,8 @@ def _prepare(
         image_timeout_s=config.job.image_timeout_s,
         decode_threads=max(1, round(resources.cpus_per_actor)),
         run_token=token,
-        provenance=run_record.provenance(identity),
+        # as recorded: an older record may lack what is None here, and has another hash for it
+        provenance=run_record.provenance(identity if recorded is None else recorded["identity"]),
     )
     todo = tuple(unit for unit in range(len(sizes)) if unit not in done)
     return Prepared(job, bank, todo, tuple(sizes), resources)

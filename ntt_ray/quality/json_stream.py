@@ -63,7 +63,10 @@ class JsonStream:
                 if self._ended or len(self._text) - self._position > MAX_VALUE_CHARS:
                     raise
             else:
-                if self._ended or self._text[end : end + 1] not in _NUMBER:  # it could go on
+                could_go_on = (
+                    isinstance(value, int | float) and self._text[end : end + 1] in _NUMBER
+                )
+                if self._ended or not could_go_on:
                     self._position = end
                     return value
             self._fill(len(self._text))
