@@ -18,7 +18,10 @@ from ntt_ray import storage
 from ntt_ray.errors import ConfigError
 from ntt_ray.plain_data import MAX_BYTES, MAX_DEPTH, parse_yaml, plain_problems
 
-PROFILES = ("coco", "coco-results")
+Profile = Literal[
+    "coco", "coco-results", "coco-polygon", "yolo-seg", "labelstudio", "parquet", "semantic-png"
+]
+PROFILES: tuple[Profile, ...] = ("coco", "coco-results")  # unless others are asked for
 ENCODER_NAMES = (
     *(f"dinov2_vit{size}14{registers}" for size in "sblg" for registers in ("", "_reg")),
     "dinov2_demo",
@@ -178,7 +181,9 @@ class MergeConfig(_Block):
 
     min_score: Share = 0.4
     calibration: str | None = None
-    profiles: tuple[Literal["coco", "coco-results"], ...] = PROFILES  # type: ignore[assignment]
+    profiles: tuple[Profile, ...] = PROFILES
+    classes: tuple[str, ...] | None = None
+    rename: dict[str, str] = Field(default_factory=dict)
     images_per_file: Annotated[int, Field(ge=1)] | None = None
 
     @field_validator("profiles")

@@ -12,7 +12,7 @@ It does not know images, classes or files.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
@@ -56,6 +56,14 @@ def encode_part(part: BoolMask, x: int, y: int, height: int, width: int) -> Rle:
         height: of the whole mask in pixels.
         width: of the whole mask in pixels.
     """
+    return runs_to_rle(part_changes(part, x, y, height), height, width)
+
+
+def part_changes(part: BoolMask, x: int, y: int, height: int) -> npt.NDArray[np.int64]:
+    """Where the pixels of a mask change, column by column; see `encode_part` and `runs_to_rle`.
+
+    With the part transposed, `x` and `y` exchanged and the width for the height: row by row.
+    """
     rows, columns = part.shape
     framed = np.zeros((columns, rows + 2), dtype=np.int8)
     framed[:, 1:-1] = part.T
@@ -64,7 +72,7 @@ def encode_part(part: BoolMask, x: int, y: int, height: int, width: int) -> Rle:
     changes = (x + column) * height + y + edge
     # where a run reaches the lower edge and the next column starts filled, they are one run
     joined = np.flatnonzero(changes[1:] == changes[:-1])
-    return runs_to_rle(np.delete(changes, np.concatenate((joined, joined + 1))), height, width)
+    return np.delete(changes, np.concatenate((joined, joined + 1)))
 
 
 def runs_to_rle(changes: npt.NDArray[np.integer[Any]], height: int, width: int) -> Rle:
@@ -87,6 +95,18 @@ def runs_to_rle(changes: npt.NDArray[np.integer[Any]], height: int, width: int) 
 def decode_rle(rle: Rle) -> BoolMask:
     """Decode to a bool array ``(height, width)``."""
     return np.asarray(coco_mask.decode(_to_coco(rle))).astype(np.bool_)
+
+
+def rasterise(polygons: Sequence[Sequence[float]], height: int, width: int) -> Rle:
+    """The mask of polygons of our own making, ``x, y, x, y, ...`` each, as COCO's tools see it."""
+    return _from_coco(coco_mask.merge(coco_mask.frPyObjects(list(polygons), height, width)))
+
+
+def mask_iou(rle: Rle, other: Rle) -> float:
+    """Intersection over union of two masks of the same size."""
+    if rle["counts"] == other["counts"]:
+        return 1.0
+    return float(coco_mask.iou([_to_coco(rle)], [_to_coco(other)], [0])[0, 0])
 
 
 def rle_area(rle: Rle) -> int:
@@ -215,6 +235,35 @@ def measure_rles(
     mask, length, end = runs.mask[filled], runs.lengths[filled], ends[filled]
     boxes = _boxes(mask, end - length, end - 1, height)
     return RleFigures(_sums(mask, length, len(counts)), boxes, problems)
+
+
+def decode_in_boxes(
+    counts: Sequence[str], heights: Sequence[int], widths: Sequence[int]
+) -> Iterator[tuple[BoolMask, int, int]]:
+    """Decode compressed RLEs of any origin, of each only what lies in its tight box.
+
+    Args:
+        counts: ``counts`` of n RLEs.
+        heights: of each mask in pixels.
+        widths: of each mask in pixels.
+
+    Yields:
+        The pixels ``(h, w)``, and x and y of the box.
+
+    Raises:
+        ValueError: an RLE is damaged or empty.
+    """
+    figures, runs = measure_rles(counts, heights, widths), _Runs.parse(counts)
+    firsts = np.searchsorted(runs.mask, np.arange(len(counts) + 1))
+    for number, height in enumerate(heights):
+        x, y, box_width, box_height = figures.boxes_xywh[number].tolist()
+        if number in figures.problems or not box_width:
+            raise ValueError(f"an RLE {figures.problems.get(number, 'without a pixel')}")
+        lengths = runs.lengths[firsts[number] : firsts[number + 1]]
+        ends = np.clip(np.cumsum(lengths) - x * height, 0, box_width * height)
+        inside = (np.arange(len(ends)) % 2).astype(np.bool_)
+        columns = np.repeat(inside, np.diff(ends, prepend=0)).reshape(box_width, height)
+        yield columns[:, y : y + box_height].T, x, y
 
 
 @dataclass(frozen=True)

@@ -26,12 +26,17 @@ def plain_coco(
         for row in part:
             for detection in row.detections:
                 if thresholds.keeps(detection):
-                    annotations.append(_dumps(_annotation(next_id, row, detection)))
+                    annotations.append(_dumps(_annotation(next_id, row, detection, thresholds)))
                     next_id += 1
         text = _head(classes, info)
         text += f',\n"images": [{_listed(images)}],\n"annotations": [{_listed(annotations)}]}}\n'
         files[name] = text.encode("ascii")
-    results = [_dumps(_result(row, d)) for row in rows for d in row.detections]
+    results = [
+        _dumps(_result(row, d, thresholds))
+        for row in rows
+        for d in row.detections
+        if thresholds.any_score().keeps(d)
+    ]
     files["results.json"] = ("[" + ",\n".join(results) + "]\n").encode("ascii")
     return files
 
@@ -57,14 +62,19 @@ def _image(row):
     }
 
 
-def _annotation(identity, row, detection):
-    return {"id": identity, "area": detection.area, "iscrowd": 0, **_result(row, detection)}
+def _annotation(identity, row, detection, thresholds):
+    return {
+        "id": identity,
+        "area": detection.area,
+        "iscrowd": 0,
+        **_result(row, detection, thresholds),
+    }
 
 
-def _result(row, detection):
+def _result(row, detection, thresholds):
     return {
         "image_id": row.entry.image_id,
-        "category_id": detection.category_id,
+        "category_id": thresholds.category_of(detection.category_id),
         "bbox": list(detection.bbox_xywh),
         "score": round(detection.score, 7),
         "segmentation": detection.rle,

@@ -32,7 +32,8 @@ def _merge(tmp_path, shard_rows=SHARDS, min_score=0.4, **options):
         "profiles": ("coco", "coco-results"),
         **options,
     }
-    return merge_shards(output, range(len(shard_rows)), store, **settings)
+    written, counts = merge_shards(output, range(len(shard_rows)), store, **settings)
+    return [name for profile in written.values() for name in profile.names], counts
 
 
 def test_the_rules_of_the_coco_writer(tmp_path):

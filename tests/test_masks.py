@@ -123,3 +123,25 @@ BAD = {
 def test_bad_segmentations_are_refused(segmentation, text):
     with pytest.raises(ValueError, match=text):
         masks.segmentation_to_rle(segmentation, 6, 8)
+
+
+def test_decoding_in_boxes():
+    stack = np.zeros((4, 7, 9), dtype=bool)
+    stack[0, 2:5, 3:8] = True
+    stack[0, 3, 4] = False
+    stack[1] = True
+    stack[2, 6, 8] = stack[2, 0, 0] = True
+    stack[3, :, 2] = stack[3, 3, 5] = True
+    counts = [rle["counts"] for rle in masks.encode_masks(stack)]
+    drawn = np.zeros_like(stack)
+    for mask, (pixels, x, y) in zip(
+        drawn, masks.decode_in_boxes(counts, [7] * 4, [9] * 4), strict=True
+    ):
+        assert pixels.any(axis=0)[[0, -1]].all()
+        assert pixels.any(axis=1)[[0, -1]].all()
+        mask[y : y + pixels.shape[0], x : x + pixels.shape[1]] = pixels
+    np.testing.assert_array_equal(drawn, stack)
+    with pytest.raises(ValueError, match="without a pixel"):
+        list(masks.decode_in_boxes([masks.encode_mask(np.zeros((7, 9), bool))["counts"]], [7], [9]))
+    with pytest.raises(ValueError, match="of 63 pixels, not 9 x 9"):
+        list(masks.decode_in_boxes(counts, [9] * 4, [9] * 4))

@@ -31,7 +31,8 @@ def run(tmp_path_factory):
 
 def _merged(output, ids, thresholds=SOME, profiles=PROFILES, **options):
     settings = {"classes": CLASSES, "info": INFO, "thresholds": thresholds, **options}
-    return merge_shards(output, ids, STORE, profiles=profiles, **settings)
+    written, counts = merge_shards(output, ids, STORE, profiles=profiles, **settings)
+    return [name for profile in written.values() for name in profile.names], counts
 
 
 def _contents(output, names):
@@ -150,3 +151,18 @@ def test_a_streaming_reader_and_pycocotools_find_the_shards(run, monkeypatch):
     _merged(output, ids, SOME, ("coco",))
     with pytest.raises(SystemExit, match="its annotations differ from its shard"):
         merge_scale.checked(output, counts.annotations)
+
+
+def test_a_choice_of_classes(run):
+    """As if the shards had those classes only."""
+    output, ids = run
+    chosen = {3: 3, 7: 3, 80: 80}
+    some = Thresholds(0.5, {3: 0.125, 80: 0.875}, chosen)
+    names, counts = _merged(output, ids, some, images_per_file=150)
+    settings = {"classes": CLASSES, "info": INFO, "thresholds": some}
+    assert _contents(output, names) == plain_coco(
+        output, ids, STORE, images_per_file=150, **settings
+    )
+    results = json.loads(STORE.read_bytes(f"{output}/results.json"))
+    assert {result["category_id"] for result in results} == {3, 80}
+    assert 0 < counts.annotations < counts.detections == len(results)

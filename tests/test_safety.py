@@ -127,7 +127,7 @@ def test_hostile_file_names_in_shards_write_nothing_elsewhere(name, tmp_path):
     labels = [ImageLabels.labelled(ImageEntry(1, name, ""), (4, 5), ())]
     store.publish_bytes(shard_uri(output, 0), table_to_bytes(labels_to_table(labels), {}))
     for images_per_file in (None, 1):
-        names, _ = merge_shards(
+        written, _ = merge_shards(
             output,
             [0],
             store,
@@ -137,7 +137,7 @@ def test_hostile_file_names_in_shards_write_nothing_elsewhere(name, tmp_path):
             profiles=("coco", "coco-results"),
             images_per_file=images_per_file,
         )
-        coco = json.loads((Path(output) / names[0]).read_text())
+        coco = json.loads((Path(output) / written["coco"].names[0]).read_text())
         assert [image["file_name"] for image in coco["images"]] == [name]
     written = {path.parent for path in tmp_path.rglob("*") if path.is_file()}
     assert written == {Path(output), Path(output) / "labels"}

@@ -12,6 +12,7 @@ import yaml
 
 from ntt_ray.errors import InputError
 from ntt_ray.masks import encode_mask
+from ntt_ray.outputs.merge_record import read_merge_record
 from ntt_ray.outputs.shards import shard_uri
 from ntt_ray.quality.findings import KEPT, Findings
 from ntt_ray.quality.json_stream import JsonStream
@@ -642,3 +643,45 @@ def test_a_calibrated_merge_is_compared_by_its_thresholds(tmp_path):
     assert run.verify().whole
     run.edit_json("merge.json", lambda record: record.update(class_scores=[]))
     assert not run.verify().whole
+
+
+EVERYTHING = ("coco", "coco-results", "coco-polygon", "yolo-seg", "labelstudio", "parquet")
+
+
+def test_all_profiles_with_other_classes_are_whole(tmp_path):
+    for number, choice in enumerate(
+        ({}, {"classes": ["bölt"]}, {"rename": {"nut": "thing", "bölt": "thing"}})
+    ):
+        profiles = [*EVERYTHING, "semantic-png"]
+        run = Run(tmp_path / str(number), profiles=profiles, **choice).merge()
+        assert run.problems() == []
+        assert run.verify().whole
+
+
+def test_other_classes_than_recorded_are_found(tmp_path):
+    run = Run(tmp_path, classes=["bölt"]).merge()
+    run.edit_json("merge.json", lambda record: record.update(classes=None))
+    assert "merged file edited" in {problem.kind for problem in run.problems()}
+
+
+@pytest.mark.parametrize(
+    ("missing", "where"),
+    [
+        ("polygons.json", "polygons.json"),
+        ("labelstudio.xml", "labelstudio.xml"),
+        ("instances/part-00001-of-00001.parquet", "instances/part-00001-of-00001.parquet"),
+        ("yolo/labels/img/4.txt", "yolo/labels/"),
+    ],
+)
+def test_missing_files_of_other_profiles(tmp_path, missing, where):
+    run = Run(tmp_path, profiles=EVERYTHING).merge()
+    (run.output / missing).unlink()
+    assert [(p.kind, p.where) for p in run.problems()] == [("merged file missing", where)]
+
+
+def test_the_merge_record_tells_what_was_lost(tmp_path):
+    run = Run(tmp_path, profiles=["coco-polygon", "yolo-seg"]).merge()
+    record = read_merge_record(str(run.output), STORE)
+    assert record.losses["coco-polygon"].instances == record.losses["yolo-seg"].instances > 0
+    assert record.losses["coco-polygon"].changed == 0
+    assert record.folders == {"yolo/labels/": 7}

@@ -19,6 +19,7 @@ from ntt_ray.outputs.instances import IntArray, ShardIndex
 
 FRAGMENT_BYTES = 8 << 20
 ROW_BYTES, INSTANCE_BYTES = 60, 190  # of JSON around a file name, around the counts of a mask
+IMAGES_AT_ONCE = 256  # in a fragment, where each has a file of its own
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,10 @@ def _instance_bytes(shard: ShardIndex, items: IntArray) -> npt.NDArray[np.floati
 IMAGES = Measure(lambda shard: np.ones_like(shard.found), _image_bytes)
 KEPT = Measure(lambda shard: shard.kept, lambda shard: _instance_bytes(shard, shard.kept))
 FOUND = Measure(lambda shard: shard.found, lambda shard: _instance_bytes(shard, shard.found))
+BY_IMAGE = Measure(
+    lambda shard: np.ones_like(shard.found),
+    lambda shard: np.full(shard.rows, FRAGMENT_BYTES / IMAGES_AT_ONCE),
+)
 
 
 class Layout:

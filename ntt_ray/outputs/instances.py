@@ -7,7 +7,7 @@ does not know any output format.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ class ShardIndex:
 
     Attributes:
         shard_id: which one.
-        found: detections of each row, int32 ``(rows,)``.
+        found: detections of each row, of the classes that are kept, int32 ``(rows,)``.
         kept: those of them that reach their threshold, int32 ``(rows,)``.
         ok, empty, failed: rows by status.
         counts_bytes: length of all ``counts`` of the shard, about.
@@ -59,13 +59,12 @@ def index_shard(output: str, shard_id: int, store: Storage, thresholds: Threshol
         InputError: the shard is missing or damaged.
     """
     found, kept, statuses = [], [], {"ok": 0, "empty": 0, "failed": 0}
+    anything = thresholds.any_score()
     with open_shard(output, shard_id, store) as file:
         for batch in iter_batches(file, ("status", *SCORES)):
             lengths, instances = _flattened(batch)
-            ends = np.concatenate(([0], np.cumsum(_reached(instances, thresholds))))
-            borders = np.concatenate(([0], np.cumsum(lengths)))
-            found.append(lengths.astype(np.int32))
-            kept.append(np.diff(ends[borders]).astype(np.int32))
+            found.append(_of_each_row(_reached(instances, anything), lengths))
+            kept.append(_of_each_row(_reached(instances, thresholds), lengths))
             for item in pc.value_counts(batch.column("status")).to_pylist():
                 if item["values"] not in statuses:  # open_shard names the shard
                     raise ValueError(f"{item['values']!r} is no status")
@@ -91,7 +90,7 @@ def flat_instances(rows: pa.RecordBatch, thresholds: Thresholds | None = None) -
 
     Returns:
         The columns of `rows` but ``annotations`` and ``error``, repeated for every instance, and
-        the fields of ``annotations``.
+        the fields of ``annotations``, with the category ids of the merged files.
     """
     lengths, instances = _flattened(rows)
     row = np.repeat(np.arange(len(rows)), lengths)
@@ -105,6 +104,9 @@ def flat_instances(rows: pa.RecordBatch, thresholds: Thresholds | None = None) -
         if name not in ("annotations", "error")
     }
     columns |= {item.name: instances.field(item.name) for item in instances.type}
+    if thresholds is not None and "category_id" in columns:
+        ids = columns["category_id"].to_numpy()
+        columns["category_id"] = pa.array(thresholds.categories_of(ids))
     return pa.table(columns)
 
 
@@ -116,7 +118,9 @@ def iter_kept(
     Plain and slow beside `flat_instances`; for checks.
     """
     for labels in iter_labels(read_shard(output, shard_id, store)):
-        yield labels, tuple(d for d in labels.detections if thresholds.keeps(d))
+        kept = [d for d in labels.detections if thresholds.keeps(d)]
+        ids = [thresholds.category_of(d.category_id) for d in kept]
+        yield labels, tuple(replace(d, category_id=c) for d, c in zip(kept, ids, strict=True))
 
 
 def _flattened(rows: pa.RecordBatch) -> tuple[IntArray, pa.StructArray]:
@@ -127,6 +131,13 @@ def _flattened(rows: pa.RecordBatch) -> tuple[IntArray, pa.StructArray]:
 def _reached(instances: pa.StructArray, thresholds: Thresholds) -> npt.NDArray[np.bool_]:
     scores = instances.field("score").to_numpy().astype(np.float64)
     return np.asarray(scores >= thresholds.of(instances.field("category_id").to_numpy()))
+
+
+def _of_each_row(chosen: npt.NDArray[np.bool_], lengths: IntArray) -> IntArray:
+    """How many instances of each row are chosen."""
+    ends = np.concatenate(([0], np.cumsum(chosen)))
+    borders = np.concatenate(([0], np.cumsum(lengths)))
+    return np.diff(ends[borders]).astype(np.int32)
 
 
 def _column_bytes(metadata: Any) -> dict[str, int]:

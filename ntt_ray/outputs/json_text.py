@@ -40,8 +40,16 @@ def image_texts(rows: pa.RecordBatch) -> pa.StringArray:
     )  # fmt: skip
 
 
-def annotation_texts(instances: pa.Table, first_id: int) -> pa.StringArray:
-    """COCO annotations of a flat table (`instances.flat_instances`), with ids from `first_id`."""
+def annotation_texts(
+    instances: pa.Table, first_id: int, polygons: pa.StringArray | None = None
+) -> pa.StringArray:
+    """COCO annotations of a flat table (`instances.flat_instances`), with ids from `first_id`.
+
+    Args:
+        instances: the table.
+        first_id: of the first annotation.
+        polygons: JSON texts that are the segmentations, instead of the RLEs.
+    """
     ids = pa.array(np.arange(first_id, first_id + len(instances)))
     return _joined(
         f'{BETWEEN}{{"area":', _text(instances, "area"),
@@ -49,7 +57,7 @@ def annotation_texts(instances: pa.Table, first_id: int) -> pa.StringArray:
         ',"id":', pc.cast(ids, pa.string()),
         ',"image_id":', _text(instances, "image_id"),
         ',"iscrowd":0',
-        *_score_and_mask(instances),
+        *(_score_and_mask(instances) if polygons is None else _score_and(instances, polygons)),
     )  # fmt: skip
 
 
@@ -90,14 +98,23 @@ def _box_and_class(instances: pa.Table) -> list[Any]:
     return [',"bbox":[', x, ",", y, ",", width, ",", height, '],"category_id":', category]
 
 
-def _score_and_mask(instances: pa.Table) -> list[Any]:
+def score_texts(instances: pa.Table) -> pa.StringArray:
+    """The scores of a flat table, to 7 digits behind the point."""
     scores = instances.column("score").to_numpy().astype(np.float64)
     # a float32 times 10^7 is exact in float64, so this rounds as Python's round(score, 7) does
-    rounded = float_texts(np.rint(scores * SCORE_STEP) / SCORE_STEP)
+    return float_texts(np.rint(scores * SCORE_STEP) / SCORE_STEP)
+
+
+def _score_and_mask(instances: pa.Table) -> list[Any]:
     counts = _counts(instances.column("counts").combine_chunks())
     height, width = _text(instances, "height"), _text(instances, "width")
     head = ',"segmentation":{"counts":"'
-    return [',"score":', rounded, head, counts, '","size":[', height, ",", width, "]}}"]
+    end = '","size":['
+    return [',"score":', score_texts(instances), head, counts, end, height, ",", width, "]}}"]
+
+
+def _score_and(instances: pa.Table, segmentations: pa.StringArray) -> list[Any]:
+    return [',"score":', score_texts(instances), ',"segmentation":', segmentations, "}"]
 
 
 def _counts(counts: pa.StringArray) -> pa.StringArray:

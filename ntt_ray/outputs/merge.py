@@ -11,19 +11,29 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from ntt_ray.outputs.class_maps import write_class_maps
 from ntt_ray.outputs.coco import write_coco, write_results
 from ntt_ray.outputs.fragments import Layout
+from ntt_ray.outputs.instance_table import write_table
 from ntt_ray.outputs.instances import ShardIndex, index_shard
-from ntt_ray.outputs.rendering import Mapper, Merge, Progress, Source, map_here
+from ntt_ray.outputs.label_studio import write_label_studio
+from ntt_ray.outputs.polygons import write_polygons
+from ntt_ray.outputs.rendering import Mapper, Merge, Progress, Source, Written, map_here
 from ntt_ray.outputs.thresholds import Thresholds
+from ntt_ray.outputs.yolo import write_yolo
 from ntt_ray.records import ClassLabel
 from ntt_ray.storage import Storage
 
 SHARDS_PER_COUNT = 16
 # a profile is a function: it publishes its files and gives their names
-WRITERS: dict[str, Callable[[Merge], list[str]]] = {
+WRITERS: dict[str, Callable[[Merge], Written]] = {
     "coco": write_coco,
     "coco-results": write_results,
+    "coco-polygon": write_polygons,
+    "yolo-seg": write_yolo,
+    "labelstudio": write_label_studio,
+    "parquet": write_table,
+    "semantic-png": write_class_maps,
 }
 
 
@@ -33,7 +43,7 @@ class MergeCounts:
 
     Attributes:
         images: rows of all merged shards, and by status: `ok`, `empty`, `failed`.
-        detections: of all rows.
+        detections: of all rows, of the classes that are kept.
         annotations: detections that reach their threshold.
         missing_shards: how many the run lacks (a partial merge).
     """
@@ -57,39 +67,41 @@ def merge_shards(
     thresholds: Thresholds,
     profiles: Sequence[str],
     images_per_file: int | None = None,
+    uris: Callable[[int], Sequence[str]] | None = None,
     mapper: Mapper = map_here,
     progress: Callable[[str, int, int], None] = lambda _profile, _done, _total: None,
-) -> tuple[list[str], MergeCounts]:
+) -> tuple[dict[str, Written], MergeCounts]:
     """Write the files of some profiles.
 
     Args:
         output: the run's prefix.
         shard_ids: the shards to merge, in order.
         store: access to files.
-        classes: of the run, all of them, also those without a detection.
+        classes: that the files name, also those without a detection.
         info: goes into the ``info`` block; no clock in it, so the same run gives the same bytes.
-        thresholds: ``annotations.json`` has what reaches them; the results have all.
+        thresholds: the files have what reaches them; the results have every score.
         profiles: names from `WRITERS`.
         images_per_file: split ``annotations.json`` into self-contained files of so many images,
             with ids that are unique across them.
+        uris: gives the addresses of a shard's images in their order; picklable.
         mapper: runs functions over items; in this process unless another is given.
         progress: called with a profile, its items written so far and its items in all.
 
     Returns:
-        Names of the files written, relative to the output, and counts.
+        What each profile wrote, and counts.
 
     Raises:
         InputError: a shard is missing or damaged.
         StorageError: a file could not be written.
     """
-    source = Source(output, store, thresholds)
+    source = Source(output, store, thresholds, uris)
     shards = _index(source, shard_ids, mapper)
-    layout, names = Layout(shards), []
+    layout, written = Layout(shards), {}
     for profile in profiles:
         told: Progress = partial(progress, profile)
         merge = Merge(source, layout, classes, info, images_per_file, mapper, told)
-        names += WRITERS[profile](merge)
-    return names, _counts(shards)
+        written[profile] = WRITERS[profile](merge)
+    return written, _counts(shards)
 
 
 def index_shards(shard_ids: Sequence[int], source: Source) -> list[ShardIndex]:

@@ -7,12 +7,13 @@ in ``run.json``; without them nobody can say whether a merged file is whole. No 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ntt_ray import storage
 from ntt_ray.errors import InputError
+from ntt_ray.outputs.rendering import Loss
 from ntt_ray.outputs.thresholds import Thresholds
 from ntt_ray.storage import Storage
 
@@ -33,6 +34,10 @@ class MergeRecord:
         units: the shards that were merged, as ``(first, last)`` of each gapless stretch.
         files: written by the merge, relative to the output.
         class_scores: category ids with a threshold of their own, and that score, by rising id.
+        classes: where classes were left out or renamed: of each one kept its category id in the
+            run, and its id and name in the files.
+        folders: with a file for each image, relative to the output, and how many files.
+        losses: of the masks of profiles that cannot hold ours as they are.
     """
 
     labels_hash: str
@@ -42,11 +47,15 @@ class MergeRecord:
     units: tuple[tuple[int, int], ...]
     files: tuple[str, ...]
     class_scores: tuple[tuple[int, float], ...] = ()
+    classes: tuple[tuple[int, int, str], ...] | None = None
+    folders: Mapping[str, int] = field(default_factory=dict)
+    losses: Mapping[str, Loss] = field(default_factory=dict)
 
     @property
     def thresholds(self) -> Thresholds:
         """What ``annotations.json`` has."""
-        return Thresholds(self.min_score, dict(self.class_scores))
+        categories = None if self.classes is None else {c[0]: c[1] for c in self.classes}
+        return Thresholds(self.min_score, dict(self.class_scores), categories)
 
     def missing(self, units: int) -> list[int]:
         """Those of the units of a run whose shard did not go into the merge."""
@@ -102,4 +111,9 @@ def _parsed(data: Any) -> MergeRecord:
         units=tuple((int(first), int(last)) for first, last in data["units"]),
         files=tuple(str(name) for name in data["files"]),
         class_scores=tuple((int(c), float(score)) for c, score in data["class_scores"]),
+        classes=None
+        if (classes := data.get("classes")) is None
+        else tuple((int(own), int(new), str(name)) for own, new, name in classes),
+        folders={str(name): int(count) for name, count in data.get("folders", {}).items()},
+        losses={str(name): Loss(**loss) for name, loss in data.get("losses", {}).items()},
     )

@@ -11,6 +11,7 @@ Other top-level keys are for people and ignored. It does not know how thresholds
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +23,8 @@ from ntt_ray import storage
 from ntt_ray.errors import InputError
 from ntt_ray.records import ClassLabel, Detection
 
+IntArray = npt.NDArray[np.integer[Any]]
+
 
 @dataclass(frozen=True)
 class Thresholds:
@@ -30,27 +33,45 @@ class Thresholds:
     Attributes:
         min_score: of classes that are not in `by_category`.
         by_category: thresholds by category id.
+        categories: the classes that are kept, as category id of the run -> category id in the
+            merged files; None: all, as they are.
     """
 
     min_score: float
     by_category: Mapping[int, float] = field(default_factory=dict)
+    categories: Mapping[int, int] | None = None
+
+    def any_score(self) -> Thresholds:
+        """The same choice of classes, whatever the score."""
+        return Thresholds(-math.inf, {}, self.categories)
 
     def keeps(self, detection: Detection) -> bool:
         """Whether one detection is kept."""
         return detection.score >= self.of_class(detection.category_id)
 
     def of_class(self, category_id: int) -> float:
-        """The threshold of a class."""
+        """The threshold of a class; infinite for one that is left out."""
+        if self.categories is not None and category_id not in self.categories:
+            return math.inf
         return self.by_category.get(category_id, self.min_score)
+
+    def category_of(self, category_id: int) -> int:
+        """The id in the merged files of a class that is kept."""
+        return category_id if self.categories is None else self.categories[category_id]
+
+    def categories_of(self, category_ids: npt.NDArray[np.integer[Any]]) -> IntArray:
+        """The same for an array of category ids ``(n,)``, all of them kept."""
+        if self.categories is None or not len(category_ids):
+            return category_ids
+        known, position = np.unique(category_ids, return_inverse=True)
+        return np.array([self.categories[int(c)] for c in known], np.int32)[position]
 
     def of(self, category_ids: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.float64]:
         """The threshold of each instance of an array of category ids ``(n,)``."""
-        if not self.by_category:
+        if not len(category_ids) or (not self.by_category and self.categories is None):
             return np.full(len(category_ids), self.min_score)
-        known = np.array(sorted(self.by_category))
-        scores = np.array([self.by_category[int(category)] for category in known])
-        position = np.minimum(np.searchsorted(known, category_ids), len(known) - 1)
-        return np.where(known[position] == category_ids, scores[position], self.min_score)
+        known, position = np.unique(category_ids, return_inverse=True)
+        return np.array([self.of_class(int(category)) for category in known])[position]
 
     def by_name(self, classes: Sequence[ClassLabel]) -> dict[str, float]:
         """Thresholds by class name, for people: the classes that have their own."""

@@ -70,6 +70,7 @@ def find_merge(
     for name in files:
         if name not in merge.files:
             out.problem("stray file", name, "is not of the last merge")
+    _check_folders(merge, names, out)
     for key in ("min_score", "profiles", "images_per_file"):
         then, now = getattr(merge, key), getattr(settings, key)
         if then != now:
@@ -123,14 +124,14 @@ class MergedFiles:
                 CocoCheck(
                     names,
                     open_file,
-                    head=_head(recorded, missing),
+                    head=_head(recorded, merge, missing),
                     thresholds=merge.thresholds,
                     images_per_file=merge.images_per_file,
                     out=out,
                 )
             )
         if "coco-results" in merge.profiles:
-            self._checks.append(ResultsCheck(open_file, out))
+            self._checks.append(ResultsCheck(open_file, merge.thresholds, out))
 
     def start_unit(self, unit: int) -> bool:
         """Whether the rows of a unit are to be compared."""
@@ -166,9 +167,25 @@ class MergedFiles:
 def _check_merged_names(merge: MergeRecord, names: Sequence[str], out: Findings) -> None:
     wanted = [*(names if "coco" in merge.profiles else ())]
     wanted += [RESULTS_FILE] if "coco-results" in merge.profiles else []
-    if sorted(merge.files) != sorted(wanted):
-        text = f"names {len(merge.files)} files, a merge of its shards has {len(wanted)}"
+    found = [name for name in merge.files if name == RESULTS_FILE or _is_annotations(name)]
+    if sorted(found) != sorted(wanted):
+        text = f"names {len(found)} files, a merge of its shards has {len(wanted)}"
         out.problem("wrong merged files", MERGE_FILE, text)
+
+
+def _check_folders(merge: MergeRecord, names: Sequence[str], out: Findings) -> None:
+    """Whether the files of other profiles are there; what they hold is not looked at."""
+    there = set(names)
+    for name in merge.files:
+        if not (name == RESULTS_FILE or _is_annotations(name)) and name not in there:
+            out.problem("merged file missing", name, "merge again")
+    for folder, wanted in merge.folders.items():
+        inside = (name for name in names if name.startswith(folder))
+        found = sum(not name.rsplit("/", 1)[-1].startswith(".") for name in inside)
+        if found < wanted:
+            out.problem(
+                "merged file missing", folder, f"has {found} files of {wanted}; merge again"
+            )
 
 
 def _units(merge: MergeRecord | None, units: int) -> Iterator[int]:
@@ -177,13 +194,16 @@ def _units(merge: MergeRecord | None, units: int) -> Iterator[int]:
         yield from range(max(0, first), min(last + 1, units))
 
 
-def _head(recorded: Mapping[str, Any], missing: int) -> dict[str, Any]:
-    classes = sorted(recorded["classes"], key=lambda item: item["id"])
+def _head(recorded: Mapping[str, Any], merge: MergeRecord, missing: int) -> dict[str, Any]:
+    classes = {item["id"]: item["name"] for item in recorded["classes"]}
+    if merge.classes is not None:
+        classes = {number: name for _, number, name in merge.classes}
     return {
         "info": merge_info(dict(recorded), missing),
         "licenses": [],
         "categories": [
-            {"id": item["id"], "name": item["name"], "supercategory": ""} for item in classes
+            {"id": number, "name": name, "supercategory": ""}
+            for number, name in sorted(classes.items())
         ],
     }
 

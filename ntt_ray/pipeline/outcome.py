@@ -5,6 +5,7 @@ Reads a run by its record. Only the merge of a large run needs Ray, and nothing 
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,6 +14,7 @@ from typing import Any
 from ntt_ray import storage
 from ntt_ray.config import Config
 from ntt_ray.errors import InputError, RunIncompleteError
+from ntt_ray.outputs.class_choice import ClassChoice, choose_classes
 from ntt_ray.outputs.coco import RESULTS_FILE
 from ntt_ray.outputs.merge import MergeCounts, merge_shards
 from ntt_ray.outputs.merge_record import (
@@ -54,7 +56,8 @@ def merge(
     """
     store = Storage(config.storage_options)
     recorded = _record(config, store)
-    thresholds, settings = merge_thresholds(config, recorded, store), config.merge
+    choice, settings = class_choice(config, recorded), config.merge
+    thresholds = replace(merge_thresholds(config, recorded, store), categories=choice.categories)
     with RunLock(config.output, store, MERGE_FILE) as lock:
         merged, missing = _shards(config, recorded, store, partial)
 
@@ -63,15 +66,16 @@ def merge(
             if on_progress is not None:
                 on_progress(profile, done, total)
 
-        names, counts = merge_shards(
+        written, counts = merge_shards(
             config.output,
             merged,
             store,
-            classes=run_record.record_classes(recorded),
+            classes=choice.labels,
             info=merge_info(recorded, len(missing)),
             thresholds=thresholds,
             profiles=settings.profiles,
             images_per_file=settings.images_per_file,
+            uris=functools.partial(_uris, config.output, recorded["identity"]["manifest"], store),
             mapper=_mapper(int(recorded["plan"]["images"])),
             progress=progress,
         )
@@ -81,12 +85,37 @@ def merge(
             settings.profiles,
             settings.images_per_file,
             stretches(merged),
-            tuple(names),
+            tuple(name for profile in written.values() for name in profile.names),
             tuple(sorted(thresholds.by_category.items())),
+            _recorded_choice(choice),
+            {name: n for profile in written.values() for name, n in profile.folders.items()},
+            {name: profile.loss for name, profile in written.items() if profile.loss is not None},
         )
         lock.check()
         write_merge_record(config.output, record, store)
-    return names, replace(counts, missing_shards=len(missing))
+    return list(record.files), replace(counts, missing_shards=len(missing))
+
+
+def class_choice(config: Config, recorded: dict[str, Any]) -> ClassChoice:
+    """The classes of the merged files: `merge.classes` and `merge.rename`.
+
+    Raises:
+        InputError: the run has no class of that name.
+    """
+    classes = run_record.record_classes(recorded)
+    return choose_classes(classes, config.merge.classes, config.merge.rename)
+
+
+def _recorded_choice(choice: ClassChoice) -> tuple[tuple[int, int, str], ...] | None:
+    if choice.categories is None:
+        return None
+    names = {label.category_id: label.name for label in choice.labels}
+    return tuple((own, new, names[new]) for own, new in sorted(choice.categories.items()))
+
+
+def _uris(output: str, digest: str, store: Storage, shard_id: int) -> list[str]:
+    entries = manifest_file.read_unit(output, shard_id, digest, store)
+    return [entry.uri for entry in entries]
 
 
 def _shards(
@@ -133,7 +162,7 @@ def evaluate_run(config: Config) -> dict[str, Any]:
         read_json(config.ground_truth, store),
         read_json(storage.join(config.output, RESULTS_FILE), store),
         manifest_file.file_names(manifest_file.read_manifest(config.output, store)),
-        run_record.record_classes(recorded),
+        class_choice(config, recorded).labels,
         evaluator=config.evaluator,
     )
     text = json.dumps(metrics, indent=1, sort_keys=True) + "\n"

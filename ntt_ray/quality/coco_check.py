@@ -64,7 +64,7 @@ class CocoCheck:
         for item in row["annotations"]:
             if item["score"] >= self._thresholds.of_class(item["category_id"]):
                 fields = {"area": item["area"], "id": self._next_id, "iscrowd": 0}
-                wanted.append({**_result(row, item), **fields})
+                wanted.append({**_result(row, item, self._thresholds), **fields})
                 self._next_id += 1
         self._annotations.compare(image_id, wanted)
 
@@ -106,8 +106,8 @@ class CocoCheck:
 class ResultsCheck:
     """Compares ``results.json`` with rows as they come by."""
 
-    def __init__(self, open_file: Open, out: Findings) -> None:
-        self._files = ExitStack()
+    def __init__(self, open_file: Open, thresholds: Thresholds, out: Findings) -> None:
+        self._files, self._kept = ExitStack(), thresholds.any_score()
         self._records = _NO_RECORDS
         try:
             stream = self._files.enter_context(open_file(RESULTS_FILE))
@@ -119,7 +119,11 @@ class ResultsCheck:
     def row(self, row: Row) -> None:
         """Compare one image, in the order of the manifest."""
         if row["height"] is not None:
-            wanted = [_result(row, item) for item in row["annotations"]]
+            wanted = [
+                _result(row, item, self._kept)
+                for item in row["annotations"]
+                if item["score"] >= self._kept.of_class(item["category_id"])
+            ]
             self._records.compare(row["image_id"], wanted)
 
     def finish_file(self) -> None:
@@ -251,10 +255,10 @@ def _image(row: Row) -> dict[str, Any]:
     }
 
 
-def _result(row: Row, item: Mapping[str, Any]) -> dict[str, Any]:
+def _result(row: Row, item: Mapping[str, Any], thresholds: Thresholds) -> dict[str, Any]:
     return {
         "bbox": list(item["bbox"]),
-        "category_id": item["category_id"],
+        "category_id": thresholds.category_of(item["category_id"]),
         "image_id": row["image_id"],
         "score": round(item["score"], 7),
         "segmentation": {"counts": item["counts"], "size": [row["height"], row["width"]]},
