@@ -46,6 +46,10 @@ class InputError(NttRayError):
     exit_status = 2
 
 
+class MissingPackageError(InputError):
+    """A kind of store whose package is not installed: nothing in it can be read here."""
+
+
 class WeightsError(NttRayError):
     """A checkpoint that is missing, damaged or does not fit its model."""
 

@@ -1,6 +1,8 @@
 """The command line: what it refuses before anything is started, and its exit status."""
 
+import importlib
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -101,3 +103,19 @@ def test_jobs_are_the_commands(job, config_file):
     )
     assert done.returncode == 0, done.stderr
     assert "nothing was started" in done.stderr
+
+
+def test_an_interrupt_says_how_to_go_on(monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(importlib.import_module("ntt_ray.cli.verify"), "load_config", interrupted)
+    monkeypatch.setattr(sys, "argv", ["ntt-ray", "verify", "my.yaml"])
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as left:
+            importlib.import_module("ntt_ray.cli.app").main()
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    assert left.value.code == 130
+    assert "the same command goes on where this run stopped" in capsys.readouterr().err

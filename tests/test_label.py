@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from ntt_ray.errors import LabelError, StorageError
+from ntt_ray.errors import LabelError, MissingPackageError, StorageError
 from ntt_ray.pipeline import stages
 from ntt_ray.pipeline.resources import our_error
 from ntt_ray.pipeline.stages import fetch_images
@@ -49,6 +49,14 @@ def test_a_stalled_read_times_out_and_the_others_go_on():
         "timeout: not read within 0.2 s"
     ] * stages.FETCH_THREADS
     assert all(i.data == b"data" for i in images[stages.FETCH_THREADS :])
+
+
+def test_a_missing_package_is_no_fault_of_an_image():
+    def read(uri):
+        raise MissingPackageError("gs:// needs another package")
+
+    with pytest.raises(MissingPackageError):
+        fetch_images(_entries(3), read, 10)
 
 
 def test_reads_run_together():

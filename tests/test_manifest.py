@@ -123,7 +123,7 @@ BAD = {
     "no column": ("x.csv", "path\na.jpg\n", "no column 'uri'"),
     "empty uri": ("x.csv", "uri,n\n,1\n", "row 1 .* has no uri"),
     "out of the root": ("x.csv", "uri\n../../etc/1.jpg\n", "leads out of"),
-    "name out of the root": ("x.csv", "uri,file_name\na.jpg,../b.jpg\n", "leads out of"),
+    "name out of the root": ("x.csv", "uri,file_name\na.jpg,../b.jpg\n", "leads out of /"),
     "not unicode": ("x.jsonl", '{"uri": "\\ud800.jpg"}', "not valid Unicode"),
     "not unicode in coco": (
         "x.json",
@@ -135,6 +135,7 @@ BAD = {
     "not json": ("x.jsonl", "{", "cannot be read"),
     "coco without images": ("x.json", "{}", "no list 'images'"),
     "coco without ids": ("x.json", '{"images": [{"file_name": "a"}]}', "needs a file_name"),
+    "coco id true": ("x.json", '{"images": [{"id": true, "file_name": "a"}]}', "whole-number id"),
     "coco ids repeated": (
         "x.json",
         '{"images": [{"id": 1, "file_name": "a"}, {"id": 1, "file_name": "b"}]}',

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from ntt_ray.errors import InputError, OutputLockedError, RunIncompleteError
+from ntt_ray.outputs.merge import MergeCounts
 from ntt_ray.pipeline import outcome
 from ntt_ray.pipeline.lock import MERGE_FILE, RunLock
 from verify_run import STORE, Run
@@ -101,3 +102,23 @@ def test_damaged_statuses_and_scores_name_the_shard(run):
         run.write_shard(0, rows)
         with pytest.raises(InputError, match=message):
             run.merge()
+
+
+STATUS = {  # images failed of 100, missing shards -> what is said
+    "none": (0, 0, None),
+    "as many as allowed": (10, 0, None),
+    "more": (11, 0, "11 of 100 images failed"),
+    "a part of the run": (0, 3, "3 shards are missing"),
+}
+
+
+@pytest.mark.parametrize(("failed", "missing", "message"), STATUS.values(), ids=STATUS.keys())
+def test_when_the_exit_status_may_be_0(run, failed, missing, message):
+    job = run.config.job.model_copy(update={"max_failed_fraction": 0.1})
+    config = run.config.model_copy(update={"job": job})
+    counts = MergeCounts(100, 50, 50 - failed, failed, 1, 1, missing)
+    if message is None:
+        outcome.check_complete(config, counts)
+        return
+    with pytest.raises(RunIncompleteError, match=message):
+        outcome.check_complete(config, counts)

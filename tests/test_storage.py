@@ -7,7 +7,7 @@ import fsspec
 import pytest
 
 from ntt_ray import storage
-from ntt_ray.errors import ConfigError, InputError, StorageError
+from ntt_ray.errors import ConfigError, InputError, MissingPackageError, StorageError
 from ntt_ray.storage import Storage
 from ntt_ray.storage.retries import Retries
 
@@ -338,3 +338,12 @@ def test_a_stream_goes_to_s3_in_parts(s3_options):
     assert store.size("s3://bucket/run/a.json") == 8 * (8 << 20)
     assert store.list_folder("s3://bucket/run") == ["a.json"]
     assert store.list_folder("s3://bucket/none") == []
+
+
+def test_a_store_without_its_package_is_named_with_what_to_install(monkeypatch):
+    def absent(protocol):
+        raise ImportError("Please install gcsfs")
+
+    monkeypatch.setattr(fsspec, "get_filesystem_class", absent)
+    with pytest.raises(MissingPackageError, match=r'pip install "ntt-ray\[gcs\]"'):
+        Storage().read_bytes("gs://bucket/x.jpg")

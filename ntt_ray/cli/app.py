@@ -21,6 +21,7 @@ from ntt_ray.config import Config, load_config
 from ntt_ray.errors import NttRayError
 
 logger = logging.getLogger("ntt_ray")
+INTERRUPTED = 128 + signal.SIGINT
 console = Console(stderr=True, highlight=False)
 app = typer.Typer(
     name="ntt-ray",
@@ -49,9 +50,10 @@ def main() -> NoReturn:
     except NttRayError as error:
         say(f"error: {error}", style="red")
         sys.exit(error.exit_status)
-    except KeyboardInterrupt:
-        say("interrupted; the same command goes on where this run stopped")
-        sys.exit(130)
+    except SystemExit as left:  # Typer has caught the KeyboardInterrupt
+        if left.code == INTERRUPTED:
+            say("interrupted; the same command goes on where this run stopped")
+        raise
     sys.exit(0)
 
 

@@ -178,7 +178,7 @@ def _from_coco(coco: Any, image_root: str) -> list[ImageEntry]:
     for position, image in enumerate(images):
         identity = image.get("id") if isinstance(image, dict) else None
         name = image.get("file_name") if isinstance(image, dict) else None
-        if not isinstance(identity, int) or not 0 <= identity < 2**53 or not isinstance(name, str):
+        if type(identity) is not int or not 0 <= identity < 2**53 or not isinstance(name, str):
             raise InputError(
                 f"images: images[{position}] of the COCO file needs a file_name and a "
                 "whole-number id from 0 to 2^53"
@@ -208,7 +208,7 @@ def _from_table(table: str, image_root: str, store: Storage) -> list[ImageEntry]
         else:
             full, default = storage.join(image_root, uri), uri
         file_name = name if isinstance(name, str) and name else default
-        storage.join("", file_name)  # refuses names that lead out
+        storage.join(image_root, file_name)  # refuses names that lead out
         entries.append(ImageEntry(number, file_name, full))
     return entries
 

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from ntt_ray import storage
-from ntt_ray.errors import NttRayError
+from ntt_ray.errors import MissingPackageError, NttRayError
 from ntt_ray.outputs.shards import ROW_FIELDS, shard_uri, table_to_bytes
 from ntt_ray.pipeline.journal import journal_uri
 from ntt_ray.pipeline.manifest import read_unit
@@ -186,6 +186,8 @@ def _fetched(entry: ImageEntry, future: Future[bytes], timeout_s: float) -> Fetc
         return FetchedImage(entry, future.result(), None)
     except FileNotFoundError:
         return FetchedImage(entry, None, "there is no such file")
+    except MissingPackageError:
+        raise  # no fault of the image: all of them would end as failed rows, for good
     except NttRayError as error:
         return FetchedImage(entry, None, storage.printable(str(error)))
 

@@ -17,7 +17,7 @@ from typing import IO, Any, TypeVar
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from ntt_ray.errors import InputError, StorageError
+from ntt_ray.errors import InputError, MissingPackageError, StorageError
 from ntt_ray.storage import listing
 from ntt_ray.storage.publishing import (
     COPY_BYTES,
@@ -299,7 +299,9 @@ class Storage:
         except ImportError as error:
             extra = _EXTRAS.get(protocol)
             hint = f'; pip install "ntt-ray[{extra}]"' if extra else ""
-            raise InputError(f"{protocol}:// needs another package: {error}{hint}") from None
+            raise MissingPackageError(
+                f"{protocol}:// needs another package: {error}{hint}"
+            ) from None
         except (TypeError, ValueError) as error:
             raise InputError(f"{redact(uri)}: {redact(str(error))}") from None
         if protocol in ("s3", "s3a"):
