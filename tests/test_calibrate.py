@@ -6,7 +6,8 @@ import torch
 from ntt_ray.errors import InputError
 from ntt_ray.masks import encode_mask
 from ntt_ray.matching.memory import MemoryBank
-from ntt_ray.pipeline.calibrate import bank_without
+from ntt_ray.pipeline.bank import BankInputs
+from ntt_ray.pipeline.calibrate import bank_without, one_image_each, pictures_of
 from ntt_ray.quality.calibrate import (
     MIN_IMAGES,
     ImageOutcomes,
@@ -17,6 +18,7 @@ from ntt_ray.quality.calibrate import (
 )
 from ntt_ray.quality.truth import TruthObject, match
 from ntt_ray.records import ClassLabel, Detection, ImageEntry, Reference, ReferenceSet
+from ntt_ray.storage import Storage
 
 BIRD, FISH = ClassLabel(1, "bird"), ClassLabel(2, "fish")
 
@@ -113,9 +115,27 @@ def test_too_few_references_take_what_all_classes_say():
 
 
 def test_nothing_found_at_all():
-    found = calibrate([_image(bird=1) for _ in range(5)], [BIRD, FISH])
-    assert [item.threshold for item in found] == [0.0, 0.0]
+    images = [_image((1, 0.7, False), bird=1) for _ in range(5)]
+    found = calibrate(images, [BIRD, FISH])
+    assert [item.threshold for item in found] == [None, None]
     assert (found[0].precision, found[0].recall) == (None, 0.0)
+    content = calibration_to_json(found, wanted_precision=None, bank="abc")
+    assert content["thresholds"] == {}  # merging takes merge.min_score
+    assert content["classes"]["bird"]["images"] == 5
+
+
+def test_a_threshold_in_digits_keeps_what_it_was_chosen_to_keep():
+    images = [_image((1, 0.8123457, True), bird=1) for _ in range(5)]
+    (found,) = calibrate(images, [BIRD])
+    assert found.threshold == pytest.approx(0.8123457, abs=1e-6)
+    assert (found.precision, found.recall) == (1.0, 1.0)
+
+
+def test_objects_of_a_class_that_the_bank_lacks_are_no_misses():
+    objects = (TruthObject(1, _rle(0, 0, 10, 10)), TruthObject(2, _rle(12, 12, 18, 18)))
+    found = [_found(1, 0.9, 0, 0, 10, 10)]
+    assert judge(found, match(found, objects)).objects == {1: 1, 2: 1}
+    assert judge(found, match(found, objects), classes={1}).objects == {1: 1}
 
 
 def test_the_file_has_a_threshold_for_every_class():
@@ -146,13 +166,65 @@ def _bank(*means: list[float]) -> MemoryBank:
 
 def test_an_image_is_labelled_without_its_own_references():
     bank = _bank([1.0, 3.0, 4.0], [2.0])  # by annotation id
-    without_1 = bank_without(bank, REFERENCES, REFERENCES.references[0].image)
+    without_1 = bank_without(bank, REFERENCES, {"/x/1.png"})
     assert without_1.classes == (BIRD, FISH)
     assert without_1.features[0, 0].tolist() == [3.0, 1.0]
     assert without_1.shots.tolist() == [1, 1]
-    without_2 = bank_without(bank, REFERENCES, REFERENCES.references[1].image)
+    without_2 = bank_without(bank, REFERENCES, {"/x/2.png"})
     assert without_2.classes == (BIRD,)  # the only fish lies there
     assert without_2.features[0].tolist() == [[1.0, 1.0], [4.0, 1.0]]
+
+
+def test_what_a_bank_was_extended_from_stays():
+    bank = _bank([9.0, 8.0, 1.0, 3.0, 4.0], [2.0])  # two older birds before those of the file
+    without = bank_without(bank, REFERENCES, {"/x/1.png", "/x/2.png"})
+    assert without.classes == (BIRD,)
+    assert without.features[0, :, 0].tolist() == [9.0, 8.0]
+    assert without.weights.tolist() == [[9.0, 8.0]]
+
+
+def test_negatives_in_an_image_do_not_help_to_label_it():
+    rows = [[(torch.tensor([1.0, 0.0]), 1.0)] * 3, [(torch.tensor([0.0, 1.0]), 1.0)]]
+    against = [[(torch.tensor([5.0, 1.0]), 1.0), (torch.tensor([6.0, 1.0]), 1.0)], []]
+    bank = MemoryBank.from_means(
+        [BIRD, FISH], rows, encoder={}, reference_digest="d", negatives=against
+    )
+    negatives = ReferenceSet((BIRD,), (_reference(7, 1, 3), _reference(8, 1, 1)))
+    without = bank_without(bank, REFERENCES, {"/x/1.png"}, negatives)
+    assert without.negatives is not None
+    assert without.negatives.shots.tolist() == [1, 0]
+    assert without.negatives.features[0].tolist() == [[5.0, 1.0]]
+    assert bank_without(bank, REFERENCES, {"/x/1.png", "/x/3.png"}, negatives).negatives is None
+
+
+def test_images_of_the_same_bytes_are_one_picture(tmp_path):
+    def reference(number, category_id, image_id, name, data):
+        entry = ImageEntry(image_id, name, str(tmp_path / name))
+        (tmp_path / name).write_bytes(data)
+        return Reference(number, category_id, entry, (20, 20), (0, 0, 10, 10), _rle(0, 0, 10, 10))
+
+    references = ReferenceSet(
+        (BIRD, FISH),
+        (
+            reference(1, 1, 1, "bird.png", b"both"),
+            reference(2, 2, 2, "fish.png", b"both"),
+            reference(3, 2, 3, "other.png", b"other"),
+        ),
+    )
+    negatives = ReferenceSet((BIRD,), (reference(1, 1, 3, "against.png", b"both"),))
+    both, other = pictures_of(BankInputs(references, negatives, "d", None), Storage())
+    assert (both.entry.image_id, both.image_ids) == (1, (1, 2))
+    names = {"bird.png", "fish.png", "against.png"}
+    assert both.uris == {str(tmp_path / name) for name in names}
+    assert (other.image_ids, other.uris) == ((3,), {str(tmp_path / "other.png")})
+    coco = {
+        "images": [{"id": i, "file_name": f"{i}"} for i in (1, 2, 3, 4)],
+        "annotations": [{"id": 10 + i, "image_id": i} for i in (1, 2, 3, 4)],
+        "categories": [],
+    }
+    joined = one_image_each(coco, (both, other))
+    assert [image["id"] for image in joined["images"]] == [1, 3]
+    assert [(a["id"], a["image_id"]) for a in joined["annotations"]] == [(11, 1), (12, 1), (13, 3)]
 
 
 def test_all_references_in_one_image():
@@ -161,4 +233,4 @@ def test_all_references_in_one_image():
         [BIRD], [[(torch.ones(2), 1.0)] * 2], encoder={}, reference_digest=""
     )
     with pytest.raises(InputError, match="all references lie in one image"):
-        bank_without(bank, references, references.references[0].image)
+        bank_without(bank, references, {"/x/1.png"})

@@ -16,6 +16,16 @@ def test_padding_and_back():
     assert torch.equal(back[0][0][0], MEANS[0][0][0])
 
 
+def test_less_some_instances():
+    padded = PaddedMeans.of(MEANS, 2)
+    without = padded.without({0: {0}, 2: {0}})
+    assert without.shots.tolist() == [0, 0, 1]
+    assert without.weights.tolist() == [[0.0], [0.0], [5.0]]
+    assert without.features[0].tolist() == [[0.0, 0.0]]
+    assert padded.shots.tolist() == [1, 0, 2]  # as it was
+    assert padded.select([2]).shots.tolist() == [2]
+
+
 def test_directions_have_length_one_or_zero():
     lengths = PaddedMeans.of(MEANS, 2).directions().norm(dim=2)
     torch.testing.assert_close(lengths, torch.tensor([[1.0, 0.0], [0.0, 0.0], [1.0, 0.0]]))

@@ -6,7 +6,7 @@ classes, encoders or files.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -47,6 +47,27 @@ class PaddedMeans:
             [(self.features[k, s], float(self.weights[k, s])) for s in range(count)]
             for k, count in enumerate(self.shots.tolist())
         ]
+
+    def without(self, rows: Mapping[int, Collection[int]]) -> PaddedMeans:
+        """Less some instances; a class may be left with none.
+
+        Args:
+            rows: by class index the positions of what is left out.
+        """
+        features, weights, shots = self.features.clone(), self.weights.clone(), self.shots.clone()
+        for k, dropped in rows.items():
+            kept = [s for s in range(int(shots[k])) if s not in dropped]
+            shots[k] = len(kept)
+            features[k], weights[k] = 0, 0
+            features[k, : len(kept)] = self.features[k, kept]
+            weights[k, : len(kept)] = self.weights[k, kept]
+        most = int(shots.max())
+        return PaddedMeans(features[:, :most], weights[:, :most], shots)
+
+    def select(self, classes: Sequence[int]) -> PaddedMeans:
+        """Some of the classes by index, all fields alike."""
+        index = torch.tensor(classes, dtype=torch.int64)
+        return PaddedMeans(self.features[index], self.weights[index], self.shots[index])
 
     def directions(self) -> Tensor:
         """``(K, shots, dim)`` float32 of length 1; zero where padded."""

@@ -1,5 +1,8 @@
 """Labels the reference images, each with a bank that its own references are left out of.
 
+Images of the same bytes are one picture, whatever their names and ids: it is labelled once, without
+the references of all of them, and what is annotated in any of them is there.
+
 The images are divided among tasks with the resources of a labelling actor. What the labels say of
 score thresholds is `quality.calibrate`'s matter.
 """
@@ -8,7 +11,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +24,8 @@ from ntt_ray.errors import InputError
 from ntt_ray.images import decode_image
 from ntt_ray.labeler import Labeler
 from ntt_ray.matching.memory import MemoryBank, bank_digest
-from ntt_ray.pipeline.bank import task_result
+from ntt_ray.matching.padding import PaddedMeans
+from ntt_ray.pipeline.bank import BankInputs, task_result
 from ntt_ray.pipeline.models import ModelSpec
 from ntt_ray.pipeline.placement import Resources
 from ntt_ray.pipeline.run import ReferenceRun, prepare_references
@@ -33,12 +38,36 @@ from ntt_ray.quality.calibrate import (
     judge,
 )
 from ntt_ray.quality.truth import GroundTruth
-from ntt_ray.records import ImageEntry, ImageLabels, MatchSettings, ReferenceSet
-from ntt_ray.references.dataset import read_json
+from ntt_ray.records import (
+    ClassLabel,
+    ImageEntry,
+    ImageLabels,
+    MatchSettings,
+    Reference,
+    ReferenceSet,
+)
+from ntt_ray.references.dataset import picture_digests, read_json
 from ntt_ray.storage import Storage
 
 logger = logging.getLogger(__name__)
 IMAGES_PER_TASK = 16  # a task loads both models first
+
+_Labelled = tuple[ImageLabels, frozenset[int]]  # with the category ids of the bank
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What one or more images of the reference file show.
+
+    Attributes:
+        entry: the image that stands for it.
+        image_ids: of all images of the reference file that show it.
+        uris: of these, and of images of negatives that show it.
+    """
+
+    entry: ImageEntry
+    image_ids: tuple[int, ...]
+    uris: frozenset[str]
 
 
 def calibrate_run(
@@ -66,18 +95,19 @@ def calibrate_run(
     store = Storage(config.storage_options)
     run = prepare_references(config, store)
     classes = run.inputs.classes()
-    truth = GroundTruth(read_json(config.references.annotations, store), classes)
+    pictures = pictures_of(run.inputs, store)
+    coco = read_json(config.references.annotations, store)
+    truth = GroundTruth(one_image_each(coco, pictures), classes)
     seen: list[ImageOutcomes] = []
-    entries = _images(run.inputs.references)
-    for labels in _labelled(config, run, entries, store):
+    for labels, known in _labelled(config, run, pictures, store):
         matches = truth.match(labels)
         if matches is None:
             raise InputError(
                 f"references: image {labels.entry.file_name} has another size than the file says"
             )
-        seen.append(judge(labels.detections, matches, complete=complete))
+        seen.append(judge(labels.detections, matches, complete=complete, classes=known))
         if on_images is not None:
-            on_images(len(seen), len(entries))
+            on_images(len(seen), len(pictures))
     found = calibrate(seen, classes, wanted_precision=wanted_precision)
     content = calibration_to_json(
         found, wanted_precision=wanted_precision, bank=bank_digest(run.bank)
@@ -87,36 +117,73 @@ def calibrate_run(
     return found
 
 
-def bank_without(bank: MemoryBank, references: ReferenceSet, image: ImageEntry) -> MemoryBank:
-    """The bank less an image's references; a class without any other reference is left out.
+def one_image_each(coco: Mapping[str, Any], pictures: Sequence[Picture]) -> dict[str, Any]:
+    """What of a COCO file lies in some pictures, each as one image with all its objects."""
+    ids = {i: picture.entry.image_id for picture in pictures for i in picture.image_ids}
+    firsts = set(ids.values())
+    return {
+        "images": [image for image in coco["images"] if image["id"] in firsts],
+        "annotations": [
+            {**annotation, "image_id": ids[annotation["image_id"]]}
+            for annotation in coco["annotations"]
+            if annotation["image_id"] in ids
+        ],
+        "categories": coco["categories"],
+    }
+
+
+def bank_without(
+    bank: MemoryBank,
+    references: ReferenceSet,
+    uris: Collection[str],
+    negatives: ReferenceSet | None = None,
+) -> MemoryBank:
+    """The bank less some images' references; a class without any other reference is left out.
 
     Args:
         bank: holds the references last in each class; what it was extended from comes before.
         references: under the bank's category ids.
-        image: one that they lie in.
+        uris: of the images.
+        negatives: the same of the bank's negatives.
     """
-    classes, means, negatives = [], [], []
-    for label, pairs, against in zip(
-        bank.classes, bank.means(), bank.negative_means(), strict=True
-    ):
-        own = references.of_class(label.category_id)
-        before = len(pairs) - len(own)
-        others = [pair for pair, r in zip(pairs[before:], own, strict=True) if r.image != image]
-        if kept := pairs[:before] + others:
-            classes.append(label)
-            means.append(kept)
-            negatives.append(against)
-    if not classes:
+    positive = PaddedMeans(bank.features, bank.weights, bank.shots)
+    positive = positive.without(_rows_of(references, uris, bank.classes, bank.shots.tolist()))
+    left = [k for k, count in enumerate(positive.shots.tolist()) if count]
+    if not left:
         raise InputError(
             "calibrate: all references lie in one image; without it there is nothing to compare"
         )
-    return MemoryBank.from_means(
-        classes,
-        means,
+    against = bank.negatives
+    if against is not None and negatives is not None:
+        against = against.without(_rows_of(negatives, uris, bank.classes, against.shots.tolist()))
+    if against is not None:
+        against = against.select(left) if against.shots[left].any() else None
+    return MemoryBank(
+        tuple(bank.classes[k] for k in left),
+        **vars(positive.select(left)),
         encoder=bank.encoder,
         reference_digest=bank.reference_digest,
-        negatives=negatives,
+        negatives=against,
     )
+
+
+def _rows_of(
+    references: ReferenceSet,
+    uris: Collection[str],
+    classes: Sequence[ClassLabel],
+    shots: Sequence[int],
+) -> dict[int, set[int]]:
+    """By class index the positions in a bank of what lies in some images."""
+    by_class: dict[int, list[Reference]] = defaultdict(list)
+    for reference in references.references:
+        by_class[reference.category_id].append(reference)
+    rows = {}
+    for k, label in enumerate(classes):
+        own = by_class[label.category_id]
+        before = shots[k] - len(own)
+        if dropped := {before + n for n, r in enumerate(own) if r.image.uri in uris}:
+            rows[k] = dropped
+    return rows
 
 
 @dataclass(frozen=True)
@@ -128,10 +195,11 @@ class _Task:
     points_per_side: int
     bank: bytes
     references: ReferenceSet
+    negatives: ReferenceSet | None
     store: Storage
 
-    def label(self, entries: Sequence[ImageEntry]) -> list[ImageLabels]:
-        """Label images one by one, each with the bank of all others."""
+    def label(self, pictures: Sequence[Picture]) -> list[_Labelled]:
+        """Label pictures one by one, each with the bank of all others."""
         import torch
 
         if self.models.device == "cpu":
@@ -140,45 +208,64 @@ class _Task:
         encoder = self.models.load_encoder()
         proposer = self.models.load_proposer(self.points_per_side)
         rows = []
-        for entry in entries:
-            image_rgb = decode_image(self.store.read_bytes(entry.uri))
-            others = bank_without(bank, self.references, entry)
+        for picture in pictures:
+            image_rgb = decode_image(self.store.read_bytes(picture.entry.uri))
+            others = bank_without(bank, self.references, picture.uris, self.negatives)
             (found,) = Labeler(encoder, proposer, others, self.settings).label([image_rgb])
             height, width = image_rgb.shape[:2]
-            rows.append(ImageLabels.labelled(entry, (height, width), found))
+            known = frozenset(label.category_id for label in others.classes)
+            rows.append((ImageLabels.labelled(picture.entry, (height, width), found), known))
         return rows
 
 
 def _labelled(
-    config: Config, run: ReferenceRun, entries: Sequence[ImageEntry], store: Storage
-) -> Iterator[ImageLabels]:
-    """Labels of the reference images in any order."""
-    method = config.method
+    config: Config, run: ReferenceRun, pictures: Sequence[Picture], store: Storage
+) -> Iterator[_Labelled]:
+    """Labels of the pictures in any order, each with the classes that its bank had."""
+    method, negatives = config.method, run.inputs.negatives
+    ids = {label.name: label.category_id for label in run.inputs.classes()}
     task = _Task(
         run.models.uncompiled(),
         MatchSettings(method.min_predicted_iou, method.nms_iou, method.max_detections),
         method.points_per_side,
         run.bank,
         run.inputs.in_bank(),
+        None if negatives is None else negatives.renumbered(ids),
         store,
     )
-    waiting = _started(task, entries, run.resources)
+    waiting = _started(task, pictures, run.resources)
     while waiting:
         done, waiting = ray.wait(waiting, num_returns=1)
         yield from task_result(done[0])
 
 
-def _started(task: _Task, entries: Sequence[ImageEntry], resources: Resources) -> list[Any]:
+def _started(task: _Task, pictures: Sequence[Picture], resources: Resources) -> list[Any]:
     shared = ray.put(task)
 
-    def work(task: _Task, own: list[ImageEntry]) -> list[ImageLabels]:
+    def work(task: _Task, own: list[Picture]) -> list[_Labelled]:
         return task.label(own)
 
     remote = ray.remote(work).options(**resources.actor_options())
-    size = max(1, min(IMAGES_PER_TASK, -(-len(entries) // resources.actors)))
-    parts = [list(entries[start : start + size]) for start in range(0, len(entries), size)]
+    size = max(1, min(IMAGES_PER_TASK, -(-len(pictures) // resources.actors)))
+    parts = [list(pictures[start : start + size]) for start in range(0, len(pictures), size)]
     return [remote.remote(shared, part) for part in parts]
 
 
-def _images(references: ReferenceSet) -> list[ImageEntry]:
-    return sorted({r.image for r in references.references}, key=lambda entry: entry.image_id)
+def pictures_of(inputs: BankInputs, store: Storage) -> list[Picture]:
+    """What the images of the references show, by rising image id.
+
+    Images of negatives count too: what is known of a picture must not help to label it.
+    """
+    own = {r.image for r in inputs.references.references}
+    negatives = () if inputs.negatives is None else inputs.negatives.references
+    entries = own | {r.image for r in negatives}
+    digests = picture_digests(entries, store)
+    same: dict[str, list[ImageEntry]] = defaultdict(list)
+    for entry in sorted(entries, key=lambda e: (e.image_id, e.uri)):
+        same[digests.get(entry.uri, entry.uri)].append(entry)
+    pictures = []
+    for found in same.values():
+        if shown := [entry for entry in found if entry in own]:
+            ids = tuple(entry.image_id for entry in shown)
+            pictures.append(Picture(shown[0], ids, frozenset(entry.uri for entry in found)))
+    return sorted(pictures, key=lambda picture: picture.entry.image_id)

@@ -15,7 +15,8 @@ A reference image often holds more objects than the annotated ones. A detection 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,7 +48,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class ImageOutcomes:
-    """What was found on one reference image, and how many objects of each class it has."""
+    """What was found on one reference image, and its objects of each class that could be found."""
 
     outcomes: tuple[Outcome, ...]
     objects: Mapping[int, int]
@@ -61,7 +62,7 @@ class ClassCalibration:
         label: the class.
         images: reference images that have it and could be labelled without their own shots.
         objects: annotated objects in them.
-        threshold: the chosen score.
+        threshold: the chosen score, None where no class has a right detection to go by.
         precision: expected at it, None where nothing was found or nothing can be said.
         recall: expected at it, None where nothing can be said.
         enough: whether there were references enough for a threshold of its own.
@@ -70,14 +71,18 @@ class ClassCalibration:
     label: ClassLabel
     images: int
     objects: int
-    threshold: float
+    threshold: float | None
     precision: float | None
     recall: float | None
     enough: bool
 
 
 def judge(
-    detections: Sequence[Detection], matches: Matches, *, complete: bool = False
+    detections: Sequence[Detection],
+    matches: Matches,
+    *,
+    complete: bool = False,
+    classes: Collection[int] | None = None,
 ) -> ImageOutcomes:
     """Tell right from wrong on one reference image, see the module.
 
@@ -85,6 +90,8 @@ def judge(
         detections: of the image, by falling score.
         matches: the same detections beside the annotated objects.
         complete: whether every object of the image is annotated.
+        classes: category ids of the bank it was labelled with, None for all; objects of other
+            classes could not be found and are no misses.
     """
     counts: dict[int, int] = {}
     for found in matches.objects:
@@ -95,7 +102,8 @@ def judge(
             own = [o.rle for o in matches.objects if o.category_id == detection.category_id]
             right = False if overlap_shares([detection.rle], own).max() >= _INSIDE else None
         outcomes.append(Outcome(detection.category_id, detection.score, right))
-    return ImageOutcomes(tuple(outcomes), counts)
+    objects = {c: n for c, n in counts.items() if classes is None or c in classes}
+    return ImageOutcomes(tuple(outcomes), objects)
 
 
 def calibrate(
@@ -108,7 +116,8 @@ def calibrate(
 
     The threshold is the lowest of nearly the best F1, or the lowest that has `wanted_precision`.
     That of a class is drawn to that of all classes together, the more so the fewer its images
-    are; a class with fewer than `MIN_IMAGES` takes the common one.
+    are; a class with fewer than `MIN_IMAGES` takes the common one. Without any right detection
+    there is none.
 
     Args:
         images: reference images, each labelled by a bank without its own shots.
@@ -122,11 +131,9 @@ def calibrate(
     for label in classes:
         own = _Sample.of(seen, label.category_id)
         enough = own.images >= MIN_IMAGES
-        threshold = shared
-        if enough:
-            weight = own.images / (own.images + PRIOR_IMAGES)
-            threshold = weight * own.threshold(wanted_precision, shared) + (1 - weight) * shared
-        threshold = round(threshold, 6)
+        alone = own.threshold(wanted_precision) if enough else None
+        threshold = shared if alone is None else _drawn(alone, shared, own.images)
+        threshold = None if threshold is None else _rounded_down(threshold)
         precision, recall = own.figures(threshold) if enough else (None, None)
         found.append(
             ClassCalibration(label, own.images, own.objects, threshold, precision, recall, enough)
@@ -142,7 +149,9 @@ def calibration_to_json(
         "format_version": FORMAT_VERSION,
         "bank": bank,
         "wanted_precision": wanted_precision,
-        "thresholds": {item.label.name: item.threshold for item in found},
+        "thresholds": {
+            item.label.name: item.threshold for item in found if item.threshold is not None
+        },
         "classes": {
             item.label.name: {
                 "images": item.images,
@@ -194,10 +203,13 @@ class _Sample:
             sum(count > 0 for count in objects),
         )
 
-    def threshold(self, wanted_precision: float | None, default: float = 0.0) -> float:
-        """Half-way between the last detection that is kept and the first that is not."""
+    def threshold(self, wanted_precision: float | None) -> float | None:
+        """Half-way between the last detection that is kept and the first that is not.
+
+        None where no detection is right.
+        """
         if not self.right.any():
-            return default
+            return None
         ends = np.append(np.flatnonzero(np.diff(self.scores)), len(self.scores) - 1)
         hits, kept = np.cumsum(self.right)[ends], ends + 1  # equal scores are kept together
         if wanted_precision is None:
@@ -212,9 +224,22 @@ class _Sample:
         below = self.scores[best + 1] if best + 1 < len(self.scores) else self.scores[best]
         return float((self.scores[best] + below) / 2)
 
-    def figures(self, threshold: float) -> tuple[float | None, float]:
-        """Precision and recall of the detections at or above a score."""
+    def figures(self, threshold: float | None) -> tuple[float | None, float]:
+        """Precision and recall of the detections at or above a score; None keeps none."""
+        if threshold is None:
+            return None, 0.0
         kept = self.scores >= threshold
         hits = int(self.right[kept].sum())
         precision = hits / int(kept.sum()) if kept.any() else None
         return precision, hits / self.objects
+
+
+def _drawn(alone: float, shared: float | None, images: int) -> float:
+    """A class's own threshold, drawn to that of all classes."""
+    weight = images / (images + PRIOR_IMAGES)
+    return alone if shared is None else weight * alone + (1 - weight) * shared
+
+
+def _rounded_down(score: float) -> float:
+    """Six digits for people; up, the last detection that is to be kept would fall."""
+    return math.floor(score * 1e6) / 1e6

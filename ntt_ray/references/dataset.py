@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -26,6 +26,7 @@ from ntt_ray.storage import Storage
 MIN_MASK_AREA_PX = 16
 OUTSIDE_TOLERANCE_PX = 1.0  # published COCO boxes stick out by rounding
 READ_THREADS = 8
+READ_AHEAD = 32  # images in memory
 
 
 def parse_references(
@@ -113,8 +114,11 @@ def check_images(references: ReferenceSet, store: Storage, context_ratio: float)
     """
     problems: list[str] = []
     digest = hashlib.sha256()
-    for entry, data, error in _read_all(references, store):
-        own = [r for r in references.references if r.image == entry]
+    by_image: dict[ImageEntry, list[Reference]] = {}
+    for reference in references.references:
+        by_image.setdefault(reference.image, []).append(reference)
+    for entry, data, error in _read_all(by_image, store):
+        own = by_image[entry]
         if error is None:
             assert data is not None
             problems += _image_problems(own, data, context_ratio)
@@ -159,10 +163,20 @@ def decode_sized(data: bytes, size_hw: tuple[int, int]) -> RgbImage:
     return image_rgb
 
 
+def picture_digests(entries: Collection[ImageEntry], store: Storage) -> dict[str, str]:
+    """SHA-256 of the bytes of images by their URI; those that cannot be read are left out."""
+    return {
+        entry.uri: hashlib.sha256(data).hexdigest()
+        for entry, data, _ in _read_all(entries, store)
+        if data is not None
+    }
+
+
 def _read_all(
-    references: ReferenceSet, store: Storage
+    entries: Collection[ImageEntry], store: Storage
 ) -> Iterator[tuple[ImageEntry, bytes | None, str | None]]:
-    entries = sorted({r.image for r in references.references}, key=lambda e: e.image_id)
+    """The bytes of images by rising id, or why there are none; few at a time in memory."""
+    ordered = sorted(entries, key=lambda e: e.image_id)
 
     def read(entry: ImageEntry) -> tuple[ImageEntry, bytes | None, str | None]:
         try:
@@ -173,7 +187,8 @@ def _read_all(
             return entry, None, str(error)
 
     with ThreadPoolExecutor(READ_THREADS) as pool:
-        yield from pool.map(read, entries)
+        for start in range(0, len(ordered), READ_AHEAD):
+            yield from pool.map(read, ordered[start : start + READ_AHEAD])
 
 
 def _image_problems(own: list[Reference], data: bytes, context_ratio: float) -> list[str]:
