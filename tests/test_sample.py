@@ -1,13 +1,15 @@
 """A sample before the run: which images, what is kept, and the arithmetic of the estimate."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from ntt_ray.config import build_config
 from ntt_ray.pipeline import sample as sample_module
+from ntt_ray.pipeline.manifest import list_images
 from ntt_ray.pipeline.placement import Resources
-from ntt_ray.pipeline.sample import Measured, estimate_run
+from ntt_ray.pipeline.sample import Measured, _made_of, _sample_config, estimate_run
 from ntt_ray.storage import Storage
 
 MEASURED = Measured(
@@ -76,3 +78,21 @@ def test_a_sample_is_a_run_of_its_own_and_labelled_once(golden_config):
     other, elsewhere = estimate_run(config, 99, 1, lambda *unit: heard.append(unit))
     assert elsewhere.output != own.output
     assert other.sample.images == 4
+
+
+def test_changed_references_are_another_sample(golden_config, golden_references, tmp_path):
+    coco, own = json.loads(golden_references.read_text()), tmp_path / "refs.json"
+    own.write_text(json.dumps(coco))
+    config, store = build_config(golden_config, [f"references.annotations={own}"]), Storage()
+    entries = list_images(config.images, config.image_root, store)[:3]
+
+    def output() -> str:
+        return _sample_config(config, entries, _made_of(config, store)).output
+
+    before = output()
+    assert before == output()
+    coco["annotations"][0]["bbox"][2] -= 1
+    own.write_text(json.dumps(coco))
+    assert output() != before  # its gallery would show labels of references that are gone
+    elsewhere = [replace(entries[0], uri="/elsewhere.png"), *entries[1:]]
+    assert _sample_config(config, elsewhere, []) != _sample_config(config, entries, [])

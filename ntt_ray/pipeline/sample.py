@@ -16,8 +16,11 @@ from dataclasses import asdict, dataclass
 from ntt_ray import storage
 from ntt_ray.config import Config
 from ntt_ray.errors import InputError
+from ntt_ray.matching.joining import joined_sources
+from ntt_ray.matching.memory import bank_digest
 from ntt_ray.outputs.shards import existing_shards, shard_uri
 from ntt_ray.pipeline import manifest as manifest_file
+from ntt_ray.pipeline.bank import checked_inputs, read_bank
 from ntt_ray.pipeline.outcome import evaluate_run, merge, report_run
 from ntt_ray.pipeline.resources import connect, decide
 from ntt_ray.pipeline.run import label
@@ -102,18 +105,27 @@ def estimate_run(
     store = Storage(config.storage_options)
     entries = manifest_file.list_images(config.images, config.image_root, store)
     chosen = sorted(random.Random(seed).sample(range(len(entries)), min(images, len(entries))))
-    sample = _sample_config(config, len(chosen), seed)
-    measured = _recorded(sample, store) or _measured(
-        sample, [entries[position] for position in chosen], store, on_unit
-    )
+    own = [entries[position] for position in chosen]
+    sample = _sample_config(config, own, _made_of(config, store))
+    measured = _recorded(sample, store) or _measured(sample, own, store, on_unit)
     return _estimate(config, len(entries), measured), sample
 
 
-def _sample_config(config: Config, images: int, seed: int) -> Config:
-    text = json.dumps([config.resolved(), images, seed], sort_keys=True)
+def _made_of(config: Config, store: Storage) -> list[str]:
+    """Digests of what the bank will be made of: files may change under the same name."""
+    if config.bank is not None:
+        return [bank_digest(read_bank(config.bank, store))]
+    inputs = checked_inputs(config, store)
+    base = () if inputs.base is None else joined_sources(inputs.base)
+    return [*(source.bank for source in base), inputs.digest]
+
+
+def _sample_config(config: Config, entries: Sequence[ImageEntry], made_of: Sequence[str]) -> Config:
+    images = [(entry.file_name, entry.uri) for entry in entries]
+    text = json.dumps([config.resolved(), images, list(made_of)], sort_keys=True)
     name = hashlib.sha256(text.encode()).hexdigest()[:12]
     output = storage.join(config.output, FOLDER, name)
-    size = min(config.job.images_per_unit, -(-images // UNITS))
+    size = min(config.job.images_per_unit, -(-len(images) // UNITS))
     return config.model_copy(
         update={
             "images": storage.join(output, IMAGES_FILE),
