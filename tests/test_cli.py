@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
 from conftest import GOLDEN
+from ntt_ray.cli import app
 
 
 def run_command(*arguments: str, timeout=170) -> subprocess.CompletedProcess:
@@ -44,6 +46,26 @@ def test_dry_run_checks_and_starts_nothing(config_file, golden_config):
     assert done.returncode == 0, done.stderr
     assert "4 images in 2 units, 0 of them done; 3 classes: plate, disc, cone" in done.stderr
     assert not Path(golden_config["output"]).exists()
+
+
+@pytest.mark.parametrize("command", ["bank", "calibrate", "plan"])
+def test_dry_runs_of_steps_before_a_run(config_file, golden_config, command, capsys):
+    app([command, str(config_file), "--dry-run"], standalone_mode=False)
+    assert "4 images in 2 units" in capsys.readouterr().err
+    assert not Path(golden_config["output"]).exists()
+
+
+WITH_CONFIG = {"run", "bank", "label", "merge", "evaluate", "report", "calibrate", "plan"}
+WITH_EXAMPLE = {"bank", "join-banks", "calibrate", "plan"}
+WITH_EXAMPLE |= {"references sample", "references from-boxes", "references convert"}
+
+
+@pytest.mark.parametrize("command", sorted(WITH_CONFIG | WITH_EXAMPLE))
+def test_help_has_the_common_options_and_an_example(command):
+    shown = CliRunner().invoke(app, [*command.split(), "--help"], env={"COLUMNS": "200"}).output
+    assert "--verbose" in shown
+    assert command not in WITH_CONFIG or ("--dry-run" in shown and "--set" in shown)
+    assert command not in WITH_EXAMPLE or f"Example: ntt-ray {command} " in shown
 
 
 REFUSED = {

@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from ntt_ray.cli.app import ConfigPath, Overrides, Verbose, app, console, say, shown, start
+from ntt_ray import storage
+from ntt_ray.cli.app import (
+    ConfigPath,
+    DryRun,
+    Overrides,
+    Verbose,
+    app,
+    console,
+    say,
+    shown,
+    start,
+)
 from ntt_ray.cli.progress import counter
 
 if TYPE_CHECKING:
@@ -26,10 +37,17 @@ def calibrate(
         bool,
         typer.Option("--complete", help="Every object in the reference images is annotated."),
     ] = False,
+    dry_run: DryRun = False,
     verbose: Verbose = False,
 ) -> None:
-    """Choose a score threshold for each class from the references: OUTPUT/calibration.json."""
-    settings = start(config, overrides, False, verbose)
+    """Choose a score threshold for each class from the references: OUTPUT/calibration.json.
+
+    Every reference image is labelled with a bank made of the others. Classes with few references
+    share the score of all classes; where nothing can be told, `merge.min_score` stays.
+
+    Example: ntt-ray calibrate birds.yaml --precision 0.9
+    """
+    settings = start(config, overrides, dry_run, verbose)
     from ntt_ray.pipeline.calibrate import calibrate_run
     from ntt_ray.quality.calibrate import FILE
 
@@ -42,19 +60,23 @@ def calibrate(
             on_images=lambda done, total: progress.update(task, completed=done, total=total),
         )
     _print_table(found)
-    uri = f"{settings.output}/{FILE}"
+    if not any(item.enough for item in found):
+        say("too few references to tell: three images or more of a class are needed")
+    if all(item.threshold is None for item in found):
+        say("no threshold was chosen: no object was found without its own references")
+    uri = storage.join(settings.output, FILE)
     say(f"wrote {uri}; merge with --set merge.calibration={uri}")
 
 
 def _print_table(found: list[ClassCalibration]) -> None:
     table = Table("class", "images", "objects", "score", "precision", "recall", "")
     for item in found:
-        remark = "" if item.enough else "too few references to tell: the score of all classes"
+        remark = "" if item.enough else "too few to tell"
         table.add_row(
             item.label.name,
             str(item.images),
             str(item.objects),
-            f"{item.threshold:.3f}",
+            shown(item.threshold),
             shown(item.precision),
             shown(item.recall),
             remark,

@@ -8,7 +8,7 @@ import typer
 from rich.filesize import decimal
 from rich.table import Table
 
-from ntt_ray.cli.app import ConfigPath, Overrides, Verbose, app, console, say, start
+from ntt_ray.cli.app import ConfigPath, DryRun, Overrides, Verbose, app, console, say, start
 from ntt_ray.cli.progress import Reporter
 
 if TYPE_CHECKING:
@@ -27,10 +27,17 @@ def plan(
             "--price", min=0.0, help="Of an hour of one GPU (of one core where there is none)."
         ),
     ] = None,
+    dry_run: DryRun = False,
     verbose: Verbose = False,
 ) -> None:
-    """Label a seeded sample and state time, size and cost of the whole run."""
-    settings = start(config, overrides, False, verbose)
+    """Label a seeded sample and state time, size and cost of the whole run.
+
+    The sample is a run of its own below OUTPUT/plan/, with a report; asked again, it is not
+    labelled again.
+
+    Example: ntt-ray plan birds.yaml --sample 50 --price 3.90
+    """
+    settings = start(config, overrides, dry_run, verbose)
     from ntt_ray.pipeline.sample import estimate_run
 
     with Reporter() as reporter:
