@@ -79,6 +79,23 @@ def test_a_threshold_lies_between_right_and_wrong():
     assert (bird.images, bird.objects, bird.enough) == (40, 40, True)
 
 
+def test_among_nearly_the_best_the_lowest_is_taken_in_the_middle_of_its_gap():
+    # one wrong detection costs a little, an F1 of 0.974, two 0.95
+    images = [_image((1, 0.8, True), bird=1) for _ in range(19)]
+    images += [_image((1, 0.5, False), (1, 0.1, False))]
+    (found,) = calibrate(images, [BIRD])
+    assert found.threshold == pytest.approx((0.5 + 0.1) / 2)
+
+
+def test_few_images_draw_a_class_to_all():
+    images = [_image((1, 0.8, True), (1, 0.4, False), bird=1) for _ in range(90)]
+    images += [_image((2, 0.3, True), (2, 0.1, False), fish=1) for _ in range(5)]
+    bird, fish = calibrate(images, [BIRD, FISH])
+    assert bird.threshold == pytest.approx(0.6)
+    # 5 images of its own (0.2) beside the weight of 10 for what all say (0.6)
+    assert fish.threshold == pytest.approx((5 * 0.2 + 10 * 0.6) / 15, abs=1e-6)
+
+
 def test_what_cannot_be_told_moves_nothing():
     images = [_image((1, 0.8, True), bird=1) for _ in range(9)]
     unclear = [_image((1, 0.8, True), (1, 0.79, None), bird=1) for _ in range(9)]

@@ -13,6 +13,10 @@ from typer.testing import CliRunner
 
 from conftest import GOLDEN
 from ntt_ray.cli import app
+from ntt_ray.cli.app import override
+from ntt_ray.config import load_config
+from ntt_ray.demo import example
+from ntt_ray.errors import InputError
 
 
 def run_command(*arguments: str, timeout=170) -> subprocess.CompletedProcess:
@@ -53,6 +57,21 @@ def test_dry_runs_of_steps_before_a_run(config_file, golden_config, command, cap
     app([command, str(config_file), "--dry-run"], standalone_mode=False)
     assert "4 images in 2 units" in capsys.readouterr().err
     assert not Path(golden_config["output"]).exists()
+
+
+@pytest.mark.parametrize("name", ["run #1", "a: b", "2024", "vögel 🐦", '"', "\\n"])
+def test_paths_mean_what_they_say(config_file, name, monkeypatch):
+    for draw in ("write_scenes", "write_references"):
+        monkeypatch.setattr(example, draw, lambda *arguments, **named: None)
+    told = override("output", f"/x/{name}")
+    assert load_config(str(config_file), [told]).output == f"/x/{name}"
+    _, paths = example.draw_example(config_file.parent / name)
+    assert load_config(str(config_file), paths).output == str(config_file.parent / name / "run")
+    with pytest.raises(InputError) as refused:
+        app(
+            ["bank", str(config_file), "--extend", f"/x/{name}", "--dry-run"], standalone_mode=False
+        )
+    assert f"references.extends: /x/{name}: no such file" in str(refused.value)
 
 
 WITH_CONFIG = {"run", "bank", "label", "merge", "evaluate", "report", "calibrate", "plan"}

@@ -111,6 +111,7 @@ IMPOSSIBLE = {
     "nan": {"features": torch.full((2, 2, 2), float("nan"))},
     "infinite": {"features": torch.full((2, 2, 2), float("inf"))},
     "nan weights": {"weights": torch.full((2, 2), float("nan"))},
+    "no weight": {"weights": torch.tensor([[0.0, 0.0], [2.0, 8.0]])},
     "another number of classes": {"features": torch.ones(3, 2, 2)},
     "another number of shots": {"features": torch.ones(2, 1, 2)},
     "flat features": {"features": torch.ones(2, 2)},

@@ -30,7 +30,9 @@ def test_classes_are_those_of_the_references_by_name():
 
 
 def test_other_classes_are_refused_with_the_nearest_name():
-    with pytest.raises(ReferencesError, match=r"'bolts' is not among .* did you mean 'bolt'"):
+    with pytest.raises(
+        ReferencesError, match=r"'bolts' is not among .* did you mean 'bolt'\?\. Name"
+    ):
         negatives_of(_set((1, "bolts"), (2, "nut")), CLASSES)
 
 

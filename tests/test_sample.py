@@ -80,6 +80,19 @@ def test_a_sample_is_a_run_of_its_own_and_labelled_once(golden_config):
     assert other.sample.images == 4
 
 
+@pytest.mark.parametrize("count", [3, 99])
+def test_the_seed_chooses(golden_config, monkeypatch, count):
+    chosen = []
+    monkeypatch.setattr(sample_module, "_recorded", lambda sample, store: MEASURED)
+    monkeypatch.setattr(sample_module, "_estimate", lambda *arguments: None)
+    for seed in [*range(12), 0]:
+        _, own = estimate_run(build_config(golden_config), count, seed, lambda *unit: None)
+        chosen.append(own.output)
+    assert chosen[0] == chosen[-1]
+    # three of four images: all four choices come up; of 99 asked for there are just these four
+    assert len(set(chosen)) == (4 if count == 3 else 1)
+
+
 def test_changed_references_are_another_sample(golden_config, golden_references, tmp_path):
     coco, own = json.loads(golden_references.read_text()), tmp_path / "refs.json"
     own.write_text(json.dumps(coco))

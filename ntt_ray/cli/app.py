@@ -6,6 +6,7 @@ torch and Ray are imported by the commands that need them, not here.
 
 from __future__ import annotations
 
+import json
 import logging
 import signal
 import sys
@@ -74,6 +75,11 @@ def _common(
 def say(text: str, style: str | None = None) -> None:
     """A line for people, on stderr, never wrapped and never read as markup."""
     console.print(text, style=style, markup=False, soft_wrap=True)
+
+
+def override(key: str, value: str | None) -> str:
+    """What ``--set`` takes, for a text as it is: a path may hold signs that mean much in YAML."""
+    return f"{key}={json.dumps(value, ensure_ascii=False)}"
 
 
 def start(config: str, overrides: list[str] | None, dry_run: bool, verbose: bool) -> Config:

@@ -12,6 +12,7 @@ from ntt_ray.cli.app import (
     Overrides,
     Verbose,
     app,
+    override,
     say,
     start,
     start_logging,
@@ -41,7 +42,7 @@ def bank(
 
     Example: ntt-ray bank birds.yaml --extend s3://bucket/runs/birds-01/bank.safetensors
     """
-    extension = [f"references.extends={extend}"] if extend is not None else []
+    extension = [override("references.extends", extend)] if extend is not None else []
     settings = start(config, [*(overrides or ()), *extension], dry_run, verbose)
     from ntt_ray.pipeline.run import build_run_bank
 

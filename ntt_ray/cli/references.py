@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from enum import StrEnum
@@ -11,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ntt_ray import storage
-from ntt_ray.cli.app import ConfigPath, Overrides, Verbose, app, say, start_logging
+from ntt_ray.cli.app import ConfigPath, Overrides, Verbose, app, override, say, start_logging
 from ntt_ray.config import load_config
 from ntt_ray.storage import Storage
 
@@ -114,10 +113,10 @@ def from_boxes(
     start_logging(verbose)
     given = list(overrides or ())
     if annotations is not None:
-        given += [_override("references.annotations", annotations), "bank=null"]
-        given += [_override("references.image_root", image_root)]
+        given += [override("references.annotations", annotations), "bank=null"]
+        given += [override("references.image_root", image_root)]
     elif image_root is not None:
-        given += [_override("references.image_root", image_root)]
+        given += [override("references.image_root", image_root)]
     settings = load_config(config, given)
     from ntt_ray.pipeline.box_masks import make_masks
 
@@ -166,10 +165,6 @@ def convert(
     say(f"references.image_root of the config: {storage.redact(folder)}")
     if boxes := sum("segmentation" not in a for a in coco["annotations"]):
         say(f"{boxes} of them are boxes without a mask: ntt-ray references from-boxes makes masks")
-
-
-def _override(key: str, value: str | None) -> str:
-    return f"{key}={json.dumps(value)}"
 
 
 def _write(output: str, coco: Mapping[str, Any], store: Storage) -> None:

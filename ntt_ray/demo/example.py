@@ -5,6 +5,7 @@ It knows the scenes and the packaged config; what runs the job is the command li
 
 from __future__ import annotations
 
+import json
 from importlib import resources
 from pathlib import Path
 
@@ -39,4 +40,6 @@ def draw_example(output: Path, *, images: int = IMAGES) -> tuple[Path, list[str]
         "ground_truth": targets / "annotations.json",
     }
     config = Path(str(resources.files("ntt_ray"))) / "demo" / "demo.yaml"
-    return config, [f"{key}={path}" for key, path in paths.items()]
+    return config, [
+        f"{key}={json.dumps(str(path), ensure_ascii=False)}" for key, path in paths.items()
+    ]

@@ -94,3 +94,6 @@ class PaddedMeans:
             raise ValueError(f"every class needs between {least} and the padded number of shots")
         if not (self.features.isfinite().all() and self.weights.isfinite().all()):
             raise ValueError("features and weights must be finite")
+        valid = torch.arange(most)[None, :] < self.shots[:, None]
+        if not (self.weights[valid] > 0).all():
+            raise ValueError("weights must be above 0")

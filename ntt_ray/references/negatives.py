@@ -35,7 +35,7 @@ def negatives_of(negatives: ReferenceSet, classes: Sequence[ClassLabel]) -> Refe
             near = difflib.get_close_matches(label.name, ids, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(ids))}"
             problems.append(
-                f"class {label.name!r} is not among the classes of the references; {hint} "
+                f"class {label.name!r} is not among the classes of the references; {hint}. "
                 "Name the wanted ones in references.negatives.classes"
             )
     if problems:
