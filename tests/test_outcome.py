@@ -94,7 +94,7 @@ def test_shards_are_counted_by_who_holds_the_lock(run, monkeypatch):
 def test_damaged_statuses_and_scores_name_the_shard(run):
     damages = {
         r"shard-000000\.parquet: damaged shard \('weird'": ("status", "weird"),
-        r"shard-000000\.parquet: a score or a box is not": ("score", float("nan")),
+        r"shard-000000\.parquet: damaged shard \(a score is not": ("score", float("nan")),
     }
     for message, (key, value) in damages.items():
         rows = run.rows(0)

@@ -63,6 +63,8 @@ def index_shard(output: str, shard_id: int, store: Storage, thresholds: Threshol
     with open_shard(output, shard_id, store) as file:
         for batch in iter_batches(file, ("status", *SCORES)):
             lengths, instances = _flattened(batch)
+            if not np.isfinite(instances.field("score").to_numpy()).all():  # it reaches nothing
+                raise ValueError("a score is not a finite number")
             found.append(_of_each_row(_reached(instances, anything), lengths))
             kept.append(_of_each_row(_reached(instances, thresholds), lengths))
             for item in pc.value_counts(batch.column("status")).to_pylist():
