@@ -19,8 +19,9 @@ demo: $(STAMP)
 	rm -rf runs/demo
 	$(BIN)/ntt-ray demo --output runs/demo
 
+# Two at once, file by file in their order: much of a test is waiting for processes to start.
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 check: $(STAMP)
 	$(BIN)/ruff check .
