@@ -132,7 +132,7 @@ def test_the_slurm_script_is_bash_and_its_command_is_rays(tmp_path):
     tools = {
         "scontrol": "echo node1; echo node2",
         "getent": "echo '10.0.0.1 STREAM node1'; echo '10.0.0.2 STREAM node1'",
-        "srun": 'printf "%s\\n" "$@"',
+        "srun": 'echo "$RAY_AUTH_MODE ${#RAY_AUTH_TOKEN}"; printf "%s\\n" "$@"',
     }
     for name, body in tools.items():
         (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
@@ -143,10 +143,29 @@ def test_the_slurm_script_is_bash_and_its_command_is_rays(tmp_path):
         ["bash", str(CLUSTER / "slurm.sh"), "my.yaml"], env=env, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    words = done.stdout.splitlines()[2:]
+    secret, *words = done.stdout.splitlines()
+    assert secret == "token 64"
+    assert words[:2] == ["--nodes=2", "--ntasks=2"]
+    words = words[2:]
     assert words[:2] == ["ray", "symmetric-run"]
     before, after = words[2 : words.index("--")], words[words.index("--") + 1 :]
     assert after == ["env", "RAY_ADDRESS=10.0.0.1:6379", "ntt-ray", "run", "my.yaml"]
     from ray.scripts.symmetric_run import curate_and_validate_ray_start_args
 
     assert curate_and_validate_ray_start_args(before) == ["--num-cpus=32", "--num-gpus=0"]
+
+
+def test_the_page_names_what_there_is():
+    page = (ROOT / "docs" / "cluster.md").read_text()
+    for link in re.findall(r"\]\((?!https?://|#)([^)]+)\)", page):
+        assert (ROOT / "docs" / link).exists(), link
+    anchors = {re.sub(r"[^a-z ]", "", t.lower()).replace(" ", "-") for t in _headings(page)}
+    assert set(re.findall(r"\]\(#([^)]+)\)", page)) <= anchors
+    assert set(re.findall(r"ray\[default\]==(\S+?)\"", page)) == {RAY}
+    assert set(re.findall(r"ntt-ray:(\d\S*\d)", page)) == {__version__}
+    for job in re.findall(r"python (jobs/\w+\.py|\.ci/\w+\.py)", page):
+        assert (ROOT / job).exists(), job
+
+
+def _headings(page: str) -> list[str]:
+    return re.findall(r"^## (.+)$", page, flags=re.MULTILINE)
