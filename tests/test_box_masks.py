@@ -41,5 +41,5 @@ def test_box_only_references_of_the_demo(tmp_path):
     assert all(a["attributes"]["mask_source"] == "sam2" for a in made)
 
     settings = load_config(str(config), [*overrides, f"references.annotations={made_file}"])
-    _, metrics, _ = steps._run(settings)
+    _, metrics, _ = steps.run_steps(settings)
     assert abs(metrics["segm"]["AP"] - TRUE_MASK_AP) <= 0.05

@@ -20,6 +20,7 @@ FORBIDDEN = {
     "outputs": {"ray", "torch"},
     "quality": {"ray", "torch"},
     "demo": {"ray", "torch"},
+    "protocols": {"ray", "torch", "ntt_ray.pipeline", "ntt_ray.models", "ntt_ray.quality"},
     "models": {"ray", "ntt_ray.matching", "ntt_ray.pipeline", "ntt_ray.config"},
     "matching": {"ray", "ntt_ray.models", "ntt_ray.config", "ntt_ray.storage", "pyarrow"},
     "labeler.py": {"ray", "pyarrow", "ntt_ray.models.dinov2", "ntt_ray.models.sam2"},

@@ -1,6 +1,17 @@
 """Arguments to config to one call; an exception to one message and an exit status."""
 
-from ntt_ray.cli import bank, calibrate, plan, references, run, verify, weights
+from ntt_ray.cli import bank, calibrate, plan, references, reproduce, run, verify, weights
 from ntt_ray.cli.app import app, main
 
-__all__ = ["app", "bank", "calibrate", "main", "plan", "references", "run", "verify", "weights"]
+__all__ = [
+    "app",
+    "bank",
+    "calibrate",
+    "main",
+    "plan",
+    "references",
+    "reproduce",
+    "run",
+    "verify",
+    "weights",
+]

@@ -43,7 +43,7 @@ def run(
 ) -> None:
     """Do everything: bank, label, merge, report; evaluate too when ground_truth is given."""
     settings = start(config, overrides, dry_run, verbose)
-    _finish(settings, _run(settings)[0])
+    _finish(settings, run_steps(settings)[0])
 
 
 @app.command()
@@ -60,7 +60,7 @@ def demo(
     say("drawing the example scenes")
     config, paths = draw_example(Path(output))
     settings = load_config(str(config), paths)
-    counts, metrics, images_per_s = _run(settings)
+    counts, metrics, images_per_s = run_steps(settings)
     _print_demo(settings, counts, metrics, images_per_s)
     _finish(settings, counts)
 
@@ -114,7 +114,8 @@ def report(
     _report(settings)
 
 
-def _run(settings: Config) -> tuple[MergeCounts, dict[str, Any] | None, float | None]:
+def run_steps(settings: Config) -> tuple[MergeCounts, dict[str, Any] | None, float | None]:
+    """Label, merge, evaluate if there is ground truth, report; with the images per second."""
     images_per_s = _label(settings)
     counts = _merge(settings, partial=False)
     metrics = _evaluate(settings) if settings.ground_truth is not None else None

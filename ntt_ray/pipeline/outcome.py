@@ -29,8 +29,9 @@ from ntt_ray.outputs.thresholds import Thresholds, calibrated
 from ntt_ray.pipeline import manifest as manifest_file
 from ntt_ray.pipeline import record as run_record
 from ntt_ray.pipeline.lock import MERGE_FILE, RunLock
-from ntt_ray.quality.evaluate import evaluate
+from ntt_ray.quality.evaluate import evaluate, evaluate_classes
 from ntt_ray.quality.report import write_report
+from ntt_ray.records import ClassLabel
 from ntt_ray.references.dataset import load_references, read_json
 from ntt_ray.storage import Storage
 
@@ -153,21 +154,35 @@ def evaluate_run(config: Config) -> dict[str, Any]:
         InputError: it is not of the last merge of this run.
         RunIncompleteError: it was merged without some of the shards.
     """
+    metrics = evaluate(*_judged(config), evaluator=config.evaluator)
+    text = json.dumps(metrics, indent=1, sort_keys=True) + "\n"
+    uri = storage.join(config.output, METRICS_FILE)
+    Storage(config.storage_options).publish_bytes(uri, text.encode())
+    return metrics
+
+
+def class_maps_of_run(config: Config) -> dict[str, Any]:
+    """Class mIoU and FB-IoU of a merged run, of detections with `merge.min_score` or more.
+
+    Raises:
+        InputError, RunIncompleteError: see `evaluate_run`.
+    """
+    return evaluate_classes(*_judged(config), config.merge.min_score)
+
+
+def _judged(config: Config) -> tuple[Any, Any, dict[int, str], tuple[ClassLabel, ...]]:
+    """Ground truth, results, file names and classes of a merged run."""
     if config.ground_truth is None:
         raise InputError("ground_truth: is needed to evaluate")
     store = Storage(config.storage_options)
     recorded = _record(config, store)
     _check_results(config, recorded, store)
-    metrics = evaluate(
+    return (
         read_json(config.ground_truth, store),
         read_json(storage.join(config.output, RESULTS_FILE), store),
         manifest_file.file_names(manifest_file.read_manifest(config.output, store)),
         class_choice(config, recorded).labels,
-        evaluator=config.evaluator,
     )
-    text = json.dumps(metrics, indent=1, sort_keys=True) + "\n"
-    store.publish_bytes(storage.join(config.output, METRICS_FILE), text.encode())
-    return metrics
 
 
 def _check_results(config: Config, recorded: dict[str, Any], store: Storage) -> None:
@@ -216,7 +231,7 @@ def report_run(config: Config, images_per_s: float | None = None) -> dict[str, A
         read_unit=lambda unit: manifest_file.read_unit(config.output, unit, digest, store),
         min_score=config.merge.min_score,
         references=references,
-        ground_truth=truth,
+        ground_truth=truth if _has_masks(truth) else None,
         metrics=read_json(metrics_uri, store) if with_metrics else None,
         images_per_s=images_per_s,
     )
@@ -240,6 +255,14 @@ def check_complete(config: Config, counts: MergeCounts) -> None:
             f"{counts.failed} of {counts.images} images failed, more than job.max_failed_fraction "
             f"{allowed:g} allows; the reasons are in the column 'error' of the shards"
         )
+
+
+def _has_masks(truth: Any) -> bool:
+    """Boxes cannot be drawn beside masks: ground truth of boxes gives figures, no pictures."""
+    annotations = truth.get("annotations") if isinstance(truth, dict) else None
+    if not isinstance(annotations, list) or not annotations:
+        return truth is not None
+    return any(isinstance(a, dict) and a.get("segmentation") for a in annotations)
 
 
 def _record(config: Config, store: Storage) -> dict[str, Any]:

@@ -1,0 +1,119 @@
+"""What a benchmark is, as frozen records; the benchmarks themselves are declared beside this.
+
+A protocol has parts (splits, folds, data sets). A part knows how to read its data set's original
+files into two COCO files. Published figures are fractions between 0 and 1, like ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ntt_ray.storage import Storage
+
+SEED = 33  # the paper's
+
+
+@dataclass(frozen=True)
+class PartData:
+    """A part's data, read from its original layout.
+
+    Attributes:
+        training: COCO file that references are drawn from.
+        training_root: folder of its images.
+        test: COCO file with the images to label and their truth.
+        test_root: folder of its images.
+        classes: names of the classes that take part.
+        given: the training file holds just the shots, nothing is drawn.
+    """
+
+    training: Mapping[str, Any]
+    training_root: str
+    test: Mapping[str, Any]
+    test_root: str
+    classes: tuple[str, ...]
+    given: bool = False
+
+
+@dataclass(frozen=True)
+class Part:
+    """One split, fold or data set.
+
+    Attributes:
+        name: as it is chosen and shown.
+        read: from the data folder, with a store and the number of shots; raises `InputError`.
+    """
+
+    name: str
+    read: Callable[[str, Storage, int], PartData]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure that is compared: its name and where it stands in the metrics."""
+
+    name: str
+    path: tuple[str, ...]
+
+    def of(self, metrics: Mapping[str, Any]) -> float | None:
+        """Its value; None where the metrics have none."""
+        found: Any = metrics
+        for key in self.path:
+            found = (found or {}).get(key)
+        return None if found is None else float(found)
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published figure.
+
+    Attributes:
+        figure: its name.
+        value: a fraction.
+        shots: None for the mean over all shots.
+        note: what else is known of it.
+    """
+
+    figure: str
+    value: float
+    shots: int | None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A benchmark.
+
+    Attributes:
+        name: of the command.
+        title: for people.
+        parts: what it consists of; published figures are means over all of them.
+        shots: references per class that were published.
+        figures: what is compared; the first one is what the benchmark is known by.
+        published: what the paper says.
+        references: what is annotated; SAM2 makes masks of boxes, and then boxes are judged.
+        fill_short: classes with too few references use some twice, as the paper does for LVIS.
+        class_maps: class mIoU is measured too.
+        settings: of the run, where they differ from the defaults.
+    """
+
+    name: str
+    title: str
+    parts: tuple[Part, ...]
+    shots: tuple[int, ...]
+    figures: tuple[Figure, ...]
+    published: tuple[Published, ...] = ()
+    references: Literal["masks", "boxes"] = "masks"
+    fill_short: bool = False
+    class_maps: bool = False
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def boxes_only(self) -> bool:
+        """Whether SAM2 makes the masks of the references."""
+        return self.references == "boxes"
+
+
+BOX_AP, BOX_AP50 = Figure("nAP box", ("bbox", "AP")), Figure("nAP50 box", ("bbox", "AP50"))
+MASK_AP = Figure("nAP mask", ("segm", "AP"))
