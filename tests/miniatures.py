@@ -7,7 +7,9 @@ boxes only and classes that start at 0.
 
 from __future__ import annotations
 
+import atexit
 import json
+import shutil
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -35,6 +37,7 @@ Coco = dict[str, Any]
 def drawn(kinds: int, shots: int, images: int, seed: int = SEED) -> tuple[Path, Coco, Coco]:
     """A folder with `train` and `test` images, and their COCO files; classes 1, 2, ... by kind."""
     folder = Path(mkdtemp(prefix="miniature-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     names = KINDS[:kinds]
     train = write_references(folder / "train", families=names, shots=shots, seed=seed)
     test = write_scenes(folder / "test", families=names, images=images, seed=seed)

@@ -54,6 +54,7 @@ CASES = {
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize("name", CASES)
 def test_a_benchmark_runs_to_its_end(tmp_path, name):
