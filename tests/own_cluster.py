@@ -35,11 +35,18 @@ class OwnCluster:
 
     Attributes:
         jobs: address of the job server, ``http://host:port``.
-        metrics: address of the node's metrics, for Prometheus.
+        metrics_url: where Prometheus would ask for the node's metrics.
+        folder: of the cluster's own files.
     """
 
     jobs: str
-    metrics: str
+    metrics_url: str
+    folder: Path
+
+    def metrics(self) -> str:
+        """What Prometheus would read now."""
+        with urllib.request.urlopen(self.metrics_url, timeout=20) as answer:
+            return str(answer.read().decode())
 
     def ray_job(self, verb: str, *arguments: str, cwd: Path = ROOT) -> tuple[int, str]:
         """Run ``ray job ...`` as a client would; gives its exit status and what it said."""
@@ -49,7 +56,7 @@ class OwnCluster:
             env=plain_environment(),
             capture_output=True,
             text=True,
-            timeout=150,
+            timeout=280,
         )
         return done.returncode, done.stdout + done.stderr
 
@@ -59,6 +66,7 @@ def plain_environment(**more: str) -> dict[str, str]:
     left_out = ("RAY_ADDRESS", "PYTHONPATH")
     kept = {name: value for name, value in os.environ.items() if name not in left_out}
     ray = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
+    ray["RAY_metrics_report_interval_ms"] = "500"
     # the nodes' image has our packages in its python
     path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
     return {**kept, "PATH": path, "OMP_NUM_THREADS": "1", **ray, **more}
@@ -90,7 +98,8 @@ def own_cluster(cpus: int = 2) -> Iterator[OwnCluster]:
     try:
         jobs = f"http://127.0.0.1:{ports['dashboard-port']}"
         _wait_for(f"{jobs}/api/version", head, Path(folder) / "start.log")
-        yield OwnCluster(jobs, f"http://127.0.0.1:{ports['metrics-export-port']}")
+        metrics = f"http://127.0.0.1:{ports['metrics-export-port']}/metrics"
+        yield OwnCluster(jobs, metrics, Path(folder))
     finally:
         _end(head, folder)
         shutil.rmtree(folder, ignore_errors=True)

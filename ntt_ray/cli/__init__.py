@@ -1,6 +1,6 @@
 """Arguments to config to one call; an exception to one message and an exit status."""
 
-from ntt_ray.cli import bank, calibrate, plan, references, reproduce, run, verify, weights
+from ntt_ray.cli import bank, calibrate, plan, references, reproduce, run, status, verify, weights
 from ntt_ray.cli.app import app, main
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "references",
     "reproduce",
     "run",
+    "status",
     "verify",
     "weights",
 ]

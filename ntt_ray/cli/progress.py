@@ -19,7 +19,7 @@ from rich.progress import (
 from ntt_ray.cli.app import console
 
 if TYPE_CHECKING:
-    from ntt_ray.pipeline.stages import UnitDone
+    from ntt_ray.pipeline.stages import Pace, UnitDone
 
 logger = logging.getLogger("ntt_ray")
 LINE_EVERY_S = 10.0
@@ -42,8 +42,7 @@ class Reporter:
     """Progress for people: a bar on a terminal, and one line per unit in any log."""
 
     def __init__(self) -> None:
-        self._first_done: int | None = None
-        self._begun_at = time.time()
+        self._pace: Pace | None = None
         self.images_per_s: float | None = None
         self._progress = Progress(
             TextColumn("labelling"),
@@ -66,12 +65,11 @@ class Reporter:
 
     def unit(self, unit: UnitDone, done: int, total: int) -> None:
         """Report a finished unit."""
-        if self._first_done is None:
-            self._first_done, self._begun_at = done - unit.images, unit.begun_at
-        # the clock starts where labelling does: loading models is not speed
-        self._begun_at = min(self._begun_at, unit.begun_at)
-        ended_at = max(time.time(), unit.begun_at + unit.label_s)
-        self.images_per_s = rate = (done - self._first_done) / (ended_at - self._begun_at)
+        if self._pace is None:
+            from ntt_ray.pipeline.stages import Pace
+
+            self._pace = Pace()
+        self.images_per_s = rate = self._pace.unit(unit)
         self._progress.update(self._task, completed=done, total=total, rate=f"{rate:.2f} images/s")
         logger.info(
             "unit %d: %d images, %d failed, %d detections; fetch %.1f s, label %.1f s, "

@@ -75,6 +75,11 @@ def label(
     """Label every image that has no row yet; builds the bank if it is not there."""
     settings = start(config, overrides, dry_run, verbose)
     _label(settings)
+    from ntt_ray.pipeline.status import check_labelled
+    from ntt_ray.storage import Storage
+
+    store = Storage(settings.storage_options)
+    check_labelled(settings.output, settings.job.max_failed_fraction, store)
 
 
 @app.command()

@@ -6,6 +6,7 @@ Nothing here computes; the method is in `ntt_ray.labeler`.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -15,11 +16,13 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 from ray.data.exceptions import ExecutionTimeoutError
 
-from ntt_ray.errors import NttRayError, RunIncompleteError
+from ntt_ray import storage
+from ntt_ray.errors import LabelError, NttRayError, RunIncompleteError
 from ntt_ray.labeler import Labeler
 from ntt_ray.outputs.shards import labels_to_row
+from ntt_ray.pipeline.metrics import ActorMetrics
 from ntt_ray.pipeline.placement import TASK_CPUS, Resources
-from ntt_ray.pipeline.resources import our_error
+from ntt_ray.pipeline.resources import our_error, this_log
 from ntt_ray.pipeline.stages import (
     LABELLED,
     LabelJob,
@@ -29,6 +32,9 @@ from ntt_ray.pipeline.stages import (
     write_units,
 )
 from ntt_ray.pipeline.unit import UnitLabeler
+from ntt_ray.records import FetchedImage, ImageLabels
+
+logger = logging.getLogger(__name__)
 
 IMAGES_PER_GPU_STEP = 4  # through the encoders at once
 STALL_S = 1800.0  # without anything moving, after which a run ends
@@ -105,6 +111,7 @@ class LabelActor:
 
     def __init__(self, job: LabelJob, bank_ref: list[ray.ObjectRef[bytes]]) -> None:
         self._job = job
+        self._metrics = ActorMetrics(storage.redact(job.output))
         self._loading_error: NttRayError | None = None
         try:
             self._units = self._load(ray.get(bank_ref[0]))
@@ -148,14 +155,30 @@ class LabelActor:
         for row in batch.to_pylist():
             started, begun_at = time.perf_counter(), time.time()
             images = [fetched_image(image) for image in row["images"]]
-            labels = self._units.label(row["shard_id"], images)
+            labels = self._label(row["shard_id"], images)
+            label_s = time.perf_counter() - started
+            self._measure(labels, row["fetch_s"], label_s)
             rows.append(
                 {
                     "shard_id": row["shard_id"],
                     "fetch_s": row["fetch_s"],
                     "begun_at": begun_at,
-                    "label_s": time.perf_counter() - started,
+                    "label_s": label_s,
                     "rows": [labels_to_row(item) for item in labels],
                 }
             )
         return pa.Table.from_pylist(rows, schema=LABELLED)
+
+    def _label(self, shard_id: int, images: Sequence[FetchedImage]) -> list[ImageLabels]:
+        try:
+            return self._units.label(shard_id, images)
+        except LabelError as error:
+            logger.exception("unit %d", shard_id)  # goes into this worker's log
+            raise LabelError(f"{error}; {this_log()}") from error
+
+    def _measure(self, labels: Sequence[ImageLabels], fetch_s: float, label_s: float) -> None:
+        self._metrics.unit(labels, fetch_s, label_s)
+        if self._job.models.device != "cpu":
+            from torch import cuda
+
+            self._metrics.gpu_memory(cuda.memory_reserved(), cuda.max_memory_reserved())

@@ -16,6 +16,8 @@ import socket
 import threading
 import time
 import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, NoReturn
 
@@ -32,17 +34,55 @@ STALE_S = 90.0
 SETTLE_S = 2.0  # after which every driver that started at the same moment has written
 
 
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a lock, as the lock says.
+
+    Attributes:
+        host: machine of the driver.
+        pid: its process.
+        heard_s: seconds since its last heartbeat.
+        alive: whether another driver would be refused.
+        progress: what it last said of its work; by `RunLock.progress`.
+    """
+
+    host: str
+    pid: int | None
+    heard_s: float
+    alive: bool
+    progress: Mapping[str, float]
+
+
+def read_holder(output: str, store: Storage, file: str = FILE) -> Holder | None:
+    """Who works on an output, or died over it; None: nobody."""
+    found = _read(storage.join(output, file), store)
+    if found is None:
+        return None
+    beat, pid, progress = found.get("heartbeat"), found.get("pid"), found.get("progress")
+    heard_s = max(0.0, time.time() - beat) if isinstance(beat, int | float) else float("inf")
+    told = progress.items() if isinstance(progress, dict) else ()
+    return Holder(
+        host=str(found.get("host", "an unknown machine")),
+        pid=pid if isinstance(pid, int) else None,
+        heard_s=heard_s,
+        alive=not _is_stale(found),
+        progress={str(key): value for key, value in told if isinstance(value, int | float)},
+    )
+
+
 class RunLock:
     """Context manager that holds the lock of an output prefix.
 
     Attributes:
         token: unique to this driver; also marks its journals.
         lost: set when another driver took the lock (this one was thought dead); the run must stop.
+        progress: goes into the lock with every heartbeat, for whoever asks how the run is.
     """
 
     def __init__(self, output: str, store: Storage, file: str = FILE) -> None:
         self.token = uuid.uuid4().hex
         self.lost = threading.Event()
+        self.progress: Mapping[str, float] = {}
         self._uri = storage.join(output, file)
         self._claim_uri = storage.join(output, f"{file}.claim")
         self._store = store
@@ -136,13 +176,7 @@ class RunLock:
                 logger.warning("heartbeat: %s", problem)
 
     def _read(self, uri: str) -> dict[str, Any] | None:
-        try:
-            holder = json.loads(self._store.read_bytes(uri))
-        except FileNotFoundError:
-            return None
-        except ValueError:
-            return {"heartbeat": 0}
-        return holder if isinstance(holder, dict) else {"heartbeat": 0}
+        return _read(uri, self._store)
 
     def _record(self) -> bytes:
         record = {
@@ -150,8 +184,19 @@ class RunLock:
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "heartbeat": time.time(),
+            "progress": dict(self.progress),
         }
         return json.dumps(record).encode()
+
+
+def _read(uri: str, store: Storage) -> dict[str, Any] | None:
+    try:
+        holder = json.loads(store.read_bytes(uri))
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        return {"heartbeat": 0}
+    return holder if isinstance(holder, dict) else {"heartbeat": 0}
 
 
 def _is_stale(holder: dict[str, Any]) -> bool:

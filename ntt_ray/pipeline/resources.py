@@ -82,6 +82,13 @@ def _node(resources: Mapping[str, float]) -> Node:
     return Node(resources.get("CPU", 0.0), resources.get("GPU", 0.0), min(kinds) if kinds else None)
 
 
+def this_log() -> str:
+    """Where the log of this worker is, in words, for an error that a person will read."""
+    worker = ray.get_runtime_context().get_worker_id()
+    address = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+    return f"its traceback: ray logs cluster 'worker-{worker}*.err' --node-ip {address}"
+
+
 def our_error(error: BaseException) -> BaseException:
     """The error of this package inside what Ray raises, or the outermost one."""
     seen: BaseException | None = error

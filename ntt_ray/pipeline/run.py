@@ -33,11 +33,12 @@ from ntt_ray.pipeline.bank import (
 )
 from ntt_ray.pipeline.label import label_units
 from ntt_ray.pipeline.lock import RunLock
+from ntt_ray.pipeline.metrics import DriverMetrics
 from ntt_ray.pipeline.models import ModelSpec
 from ntt_ray.pipeline.placement import Resources
 from ntt_ray.pipeline.record import BANK_FILE
 from ntt_ray.pipeline.resources import connect, decide, layout
-from ntt_ray.pipeline.stages import LabelJob, UnitDone
+from ntt_ray.pipeline.stages import LabelJob, Pace, UnitDone
 from ntt_ray.pipeline.stall import StallWatch
 from ntt_ray.records import DecodeSettings, MatchSettings
 from ntt_ray.storage import Storage
@@ -156,11 +157,16 @@ def label(config: Config, on_unit: Callable[[UnitDone, int, int], None]) -> None
             return
         largest = max(prepared.images_by_unit)
         chain = label_units(prepared.job, prepared.todo, prepared.bank, prepared.resources, largest)
+        pace, metrics = Pace(), DriverMetrics(storage.redact(config.output))
+        metrics.progress(done, total)
         with StallWatch() as watch:
             for unit in chain:
                 lock.check()
                 watch.unit_done()
                 done += unit.images
+                lock.progress = {"images_done": done, "images_per_s": pace.unit(unit)}
+                metrics.unit(unit.write_s)
+                metrics.progress(done, total)
                 on_unit(unit, done, total)
         missing = sorted(set(prepared.todo) - existing_shards(config.output, store))
         if missing:

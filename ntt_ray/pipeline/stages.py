@@ -94,6 +94,20 @@ class UnitDone:
     write_s: float
 
 
+class Pace:
+    """Images per second of this start of a run; loading models is not speed."""
+
+    def __init__(self) -> None:
+        self._images, self._begun_at = 0, float("inf")
+
+    def unit(self, unit: UnitDone) -> float:
+        """Take in a finished unit, and give the pace so far, in images per second."""
+        self._images += unit.images
+        self._begun_at = min(self._begun_at, unit.begun_at)
+        ended_at = max(time.time(), unit.begun_at + unit.label_s)
+        return self._images / max(1e-6, ended_at - self._begun_at)
+
+
 @dataclass(frozen=True)
 class LabelJob:
     """Plain values that every stage of the chain gets.
