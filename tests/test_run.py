@@ -64,6 +64,8 @@ ACCEPTED = {
     "merge.min_score": 0.7,
     "merge.profiles": ["coco"],
     "merge.images_per_file": 10,
+    "merge.classes": ["cat"],
+    "merge.rename": {"cat": "Cat"},
     "merge.calibration": "/calibration.json",
     "ground_truth": "/truth.json",
     "evaluator": "faster-coco-eval",
