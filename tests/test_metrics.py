@@ -40,6 +40,7 @@ class Recorder:
                 assert value > 0  # Ray refuses 0
                 everything = {**self._tags, **(tags or {})}
                 assert set(everything) == self._keys
+                assert all(tag.isascii() for tag in everything.values())  # Ray refuses others
                 key = (self._name, *sorted(v for k, v in everything.items() if k != "run"))
                 recorder.told[key] = value + (recorder.told.get(key, 0) if add else 0)
 
@@ -65,8 +66,9 @@ def _labels(error: str | None = None, detections: int = 0) -> ImageLabels:
 
 
 def test_a_unit_is_counted_by_status_and_reason(told):
-    actor = metrics.ActorMetrics("s3://bucket/run")
+    actor = metrics.ActorMetrics("s3://bucket/ünï")
     timeouts = [_labels(f"timeout: not read within {seconds} s") for seconds in (5, 60)]
+    timeouts.append(_labels("reading s3://bucket/é.jpg: denied"))
     labels = [_labels(detections=2), _labels(), *timeouts, _labels("there is no such file")]
     actor.unit(labels, 1.5, 2.5)
     actor.unit([_labels(detections=1)], 0.5, 1.0)
@@ -74,7 +76,8 @@ def test_a_unit_is_counted_by_status_and_reason(told):
     assert told == {
         (metrics.IMAGES, "ok"): 2,
         (metrics.IMAGES, "empty"): 1,
-        (metrics.IMAGES, "failed"): 3,
+        (metrics.IMAGES, "failed"): 4,
+        (metrics.FAILURES, "reading ... denied"): 1,
         (metrics.FAILURES, "timeout: not read within N s"): 2,
         (metrics.FAILURES, "there is no such file"): 1,
         (metrics.DETECTIONS,): 3,

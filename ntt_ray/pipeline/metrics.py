@@ -38,7 +38,7 @@ class ActorMetrics:
     """
 
     def __init__(self, run: str) -> None:
-        tags = {"run": run}
+        tags = {"run": _ascii(run)}
         self._images = metrics.Counter(
             IMAGES, "Images labelled, by status (ok, empty, failed)", ("run", "status")
         ).set_default_tags(tags)
@@ -72,7 +72,7 @@ class ActorMetrics:
         self._memory.set(peak_bytes, {"kind": "peak"})
 
     def _reason(self, error: str) -> str:
-        reason = reason_of(error)[:REASON_CHARACTERS]
+        reason = _ascii(reason_of(error))[:REASON_CHARACTERS]
         if reason not in self._reasons and len(self._reasons) >= REASONS:
             return "other reasons"
         self._reasons.add(reason)
@@ -87,7 +87,7 @@ class DriverMetrics:
     """
 
     def __init__(self, run: str) -> None:
-        tags = {"run": run}
+        tags = {"run": _ascii(run)}
         self._units = metrics.Counter(UNITS, "Units written", ("run",)).set_default_tags(tags)
         self._seconds = _unit_seconds(tags)
         self._done = metrics.Gauge(
@@ -106,6 +106,11 @@ class DriverMetrics:
         """Count a unit that was written."""
         self._units.inc()
         self._seconds.observe(write_s, {"part": "write"})
+
+
+def _ascii(text: str) -> str:
+    """A tag as Ray takes it: any other character would be an error."""
+    return text.replace("…", "...").encode("ascii", "backslashreplace").decode()
 
 
 def _unit_seconds(tags: dict[str, str]) -> metrics.Histogram:
