@@ -58,7 +58,11 @@ class OwnCluster:
             text=True,
             timeout=280,
         )
-        return done.returncode, done.stdout + done.stderr
+        said = done.stdout + done.stderr
+        if "No available agent" in said:  # the head is still starting on a busy machine
+            time.sleep(1)
+            return self.ray_job(verb, *arguments, cwd=cwd)
+        return done.returncode, said
 
 
 def plain_environment(**more: str) -> dict[str, str]:
