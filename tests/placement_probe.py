@@ -45,7 +45,7 @@ def main() -> None:
     label.fetch_units = partial(stage, "fetched_on")
     label.write_units = partial(stage, "written_on")
     label.LabelActor, label.UnitDone = Actor, dict
-    for unit in label.label_units(None, range(int(sys.argv[2])), b"bank", resources):
+    for unit in label.label_units(None, range(int(sys.argv[2])), b"bank", resources, 1):
         print(json.dumps(unit), flush=True)
 
 

@@ -149,9 +149,10 @@ def _probe(cluster: Cluster, settings: dict, units: int) -> subprocess.Popen:
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_gpu_actors_on_gpu_nodes_only_and_on_those_that_join(gpu_cluster):
     cluster, gpu_node = gpu_cluster
-    with _probe(cluster, {"gpus_per_actor": 0.5}, 400) as probe:
+    with _probe(cluster, {"gpus_per_actor": 0.5}, 2000) as probe:
         units = [json.loads(probe.stdout.readline() or probe.stderr.read()) for _ in range(30)]
         assert {unit["labelled_on"] for unit in units} == {gpu_node}
         assert len({unit["actor"] for unit in units}) == 4  # two on each GPU
