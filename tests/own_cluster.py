@@ -26,7 +26,16 @@ import psutil
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 TOKEN = secrets.token_hex(16)  # what people give to clients of a cluster
-PORTS = ("port", "dashboard-port", "ray-client-server-port", "metrics-export-port")
+PORTS = (  # of all of them, or a second Ray on the machine has no job agent
+    "port",
+    "dashboard-port",
+    "ray-client-server-port",
+    "metrics-export-port",
+    "dashboard-agent-listen-port",
+    "dashboard-agent-grpc-port",
+    "runtime-env-agent-port",
+)
+START_S = 60
 
 
 @dataclass(frozen=True)
@@ -50,19 +59,21 @@ class OwnCluster:
 
     def ray_job(self, verb: str, *arguments: str, cwd: Path = ROOT) -> tuple[int, str]:
         """Run ``ray job ...`` as a client would; gives its exit status and what it said."""
-        done = subprocess.run(
-            [str(BIN / "ray"), "job", verb, "--address", self.jobs, *arguments],
-            cwd=cwd,
-            env=plain_environment(),
-            capture_output=True,
-            text=True,
-            timeout=280,
-        )
-        said = done.stdout + done.stderr
-        if "No available agent" in said:  # the head is still starting on a busy machine
+        deadline = time.monotonic() + START_S
+        while True:
+            done = subprocess.run(
+                [str(BIN / "ray"), "job", verb, "--address", self.jobs, *arguments],
+                cwd=cwd,
+                env=plain_environment(),
+                capture_output=True,
+                text=True,
+                timeout=280,
+            )
+            said = done.stdout + done.stderr
+            # the job agent of a head on a busy machine starts after its job server
+            if "No available agent" not in said or time.monotonic() > deadline:
+                return done.returncode, said
             time.sleep(1)
-            return self.ray_job(verb, *arguments, cwd=cwd)
-        return done.returncode, said
 
 
 def plain_environment(**more: str) -> dict[str, str]:
@@ -118,7 +129,7 @@ def _free_ports(count: int) -> list[int]:
 
 
 def _wait_for(url: str, head: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + START_S
     while time.monotonic() < deadline:
         assert head.poll() is None, log.read_text()
         try:
@@ -129,7 +140,7 @@ def _wait_for(url: str, head: subprocess.Popen[bytes], log: Path) -> None:
             time.sleep(0.2)
         else:
             return
-    raise AssertionError(f"no job server after 60 s: {log.read_text()}")
+    raise AssertionError(f"no job server after {START_S} s: {log.read_text()}")
 
 
 def _end(head: subprocess.Popen[bytes], folder: str) -> None:

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from conftest import GOLDEN, GOLDEN_MODELS
+from hostile_proxy import Hostility, hostile_proxy
 from ntt_ray.outputs.shards import existing_shards
 from own_cluster import OwnCluster, own_cluster
 
@@ -132,12 +133,17 @@ def test_metrics_reach_prometheus(undisturbed, cluster):
 def test_stop_and_submit_again(undisturbed, cluster, clone, job_config, s3):
     output = f"{s3.prefix()}/stopped"
     command = ("jobs/label.py", "configs/job.yaml", "--set", f"output={output}")
-    submit(cluster, clone, *command, options=("--no-wait", "--submission-id", "stopped"))
-    deadline = time.monotonic() + 120
-    while not shards(s3, output):
-        assert time.monotonic() < deadline, cluster.ray_job("logs", "stopped")
-        time.sleep(0.05)
-    status, said = cluster.ray_job("stop", "stopped")
+    # the second half of the shards is not taken, so that the job cannot end before it is stopped
+    held = Hostility(faults=("stall",), rate=1.0, only=r"PUT .*/shard-0000(0[6-9]|1\d)\.parquet")
+    with hostile_proxy(s3.endpoint, held) as proxy:
+        through = ("--set", f"storage_options.s3.endpoint_url={proxy.endpoint}")
+        options = ("--no-wait", "--submission-id", "stopped")
+        submit(cluster, clone, *command, *through, options=options)
+        deadline = time.monotonic() + 120
+        while not shards(s3, output):
+            assert time.monotonic() < deadline, cluster.ray_job("logs", "stopped")
+            time.sleep(0.05)
+        status, said = cluster.ray_job("stop", "stopped")
     assert status == 0, said
     assert "was stopped" in said
     assert 0 < shards(s3, output) < IMAGES
