@@ -100,6 +100,15 @@ def test_fetch_and_write_processes_start_without_torch_or_ray():
     assert done.returncode == 0, done.stderr
 
 
+def test_the_driver_starts_without_the_models():
+    code = (
+        "import sys, ntt_ray.pipeline.run, ntt_ray.pipeline.outcome; "
+        "sys.exit(', '.join({'torchvision', 'timm', 'sam2'} & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_command_line_starts_without_torch_or_ray():
     code = (
         "import sys, ntt_ray.cli; "

@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import ray
@@ -18,7 +19,6 @@ from ray.data.exceptions import ExecutionTimeoutError
 
 from ntt_ray import storage
 from ntt_ray.errors import LabelError, NttRayError, RunIncompleteError
-from ntt_ray.labeler import Labeler
 from ntt_ray.outputs.shards import labels_to_row
 from ntt_ray.pipeline.metrics import ActorMetrics
 from ntt_ray.pipeline.placement import TASK_CPUS, Resources
@@ -31,8 +31,10 @@ from ntt_ray.pipeline.stages import (
     fetched_image,
     write_units,
 )
-from ntt_ray.pipeline.unit import UnitLabeler
 from ntt_ray.records import FetchedImage, ImageLabels
+
+if TYPE_CHECKING:
+    from ntt_ray.pipeline.unit import UnitLabeler
 
 logger = logging.getLogger(__name__)
 
@@ -120,9 +122,12 @@ class LabelActor:
             self._loading_error = error
 
     def _load(self, bank: bytes) -> UnitLabeler:
+        # here, not above: the driver names this class, and would load what only actors need
         import torch
 
+        from ntt_ray.labeler import Labeler
         from ntt_ray.matching.memory import MemoryBank
+        from ntt_ray.pipeline.unit import UnitLabeler
 
         job, on_cpu = self._job, self._job.models.device == "cpu"
         if on_cpu:
