@@ -7,7 +7,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from ntt_ray.masks import decode_rle, rasterise
-from ntt_ray.outputs.outlines import INSET_PX, mask_polygons, one_polygon, trace_outlines
+from ntt_ray.outputs.outlines import (
+    INSET_PX,
+    NUDGE_PX,
+    mask_polygons,
+    one_polygon,
+    trace_outlines,
+)
 from odd_masks import MASKS
 
 PARTS_AND_HOLES = {
@@ -44,6 +50,40 @@ def test_polygons_of_any_mask_give_it_back(mask):
     assert min(len(polygon) for polygon in polygons) >= 4
     np.testing.assert_array_equal(_drawn(polygons, mask), mask)
     np.testing.assert_array_equal(_drawn([one_polygon(polygons)], mask), mask)
+
+
+@settings(deadline=None, max_examples=150)
+@given(arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=14)))
+def test_readers_that_paint_outlines_paint_pixels_of_the_mask(mask):
+    """Ultralytics adds points along the edges, cuts all down to pixels and paints them."""
+    along = np.arange(10)[:, None, None] / 9  # where pixels touch at a corner, half way is nowhere
+    for polygon in mask_polygons(mask):
+        ways = polygon + along * (np.roll(polygon, -1, axis=0) - polygon)
+        x, y = (ways.reshape(-1, 2) + NUDGE_PX).astype(int).T
+        assert mask[y, x].all()
+
+
+@pytest.mark.parametrize(
+    ("mask", "gap"),
+    [
+        (["#...", "#...", "....", "..##"], 1),
+        (["##...##", "##...##"], 3),
+        (["#####", "#...#", "#.#.#", "#...#", "#####"], 1),
+        (["........#", "#........", "#######.."], 1),
+    ],
+    ids=["apart", "beside", "island", "not where it begins"],
+)
+def test_lines_between_parts_are_short(mask, gap):
+    pixels = np.array([[character == "#" for character in row] for row in mask])
+    polygon = (one_polygon(mask_polygons(pixels)) + NUDGE_PX).astype(int)
+    lines = zip(polygon, np.roll(polygon, -1, axis=0), strict=True)
+    steps = [np.abs(end - start).max() - 1 for start, end in lines if _outside(start, end, pixels)]
+    assert steps == [gap, gap]  # there and back
+
+
+def _outside(start, end, pixels):
+    along = np.linspace(start, end, 1 + 2 * np.abs(end - start).max()).round().astype(int)
+    return not pixels[along[:, 1], along[:, 0]].all()
 
 
 @given(st.integers(0, 2**32 - 1))

@@ -5,10 +5,12 @@ import pytest
 import yaml
 
 from ntt_ray.errors import InputError
-from ntt_ray.masks import decode_rle, rasterise
+from ntt_ray.masks import decode_rle, encode_mask, rasterise
+from ntt_ray.outputs.mask_parts import MaskPart
+from ntt_ray.outputs.outlines import mask_polygons
 from ntt_ray.outputs.rendering import Loss
 from ntt_ray.outputs.shards import labels_to_table, shard_uri, table_to_bytes
-from ntt_ray.outputs.yolo import label_name
+from ntt_ray.outputs.yolo import label_name, painted_iou
 from ntt_ray.records import ClassLabel, ImageEntry, ImageLabels
 from odd_masks import MASKS, SIZE_HW
 from profile_run import STORE, detection, kept_masks, merged, write_run
@@ -39,7 +41,6 @@ def test_labels_give_masks_and_classes_back(output):
     written = merged(output, "yolo-seg")["yolo-seg"]
     assert written.names == ("yolo/data.yaml",)
     assert written.folders == {"yolo/labels/": 5}
-    assert written.loss == Loss(instances=len(MASKS))
     found = _read(output)
     expected = kept_masks()
     assert sorted(found) == sorted(name.rsplit(".", 1)[0] for name in expected)
@@ -51,6 +52,22 @@ def test_labels_give_masks_and_classes_back(output):
     data = yaml.safe_load((output / "yolo" / "data.yaml").read_text())
     assert data["names"] == {0: "nut", 1: "bölt", 2: "never found"}
     assert data["category_ids"] == {0: 1, 1: 2, 2: 3}
+
+
+def test_the_lines_between_parts_are_a_loss(output):
+    """As OpenCV paints the same labels: 0.9943 and 0.9630."""
+    loss = merged(output, "yolo-seg")["yolo-seg"].loss
+    assert (loss.instances, loss.changed) == (len(MASKS), 2)
+    assert loss.min_iou == pytest.approx(0.963, abs=1e-4)
+    assert loss.lost_iou == pytest.approx(2 - 0.963 - 0.9943, abs=2e-4)
+
+
+def test_a_polygon_of_another_mask_is_a_loss():
+    mask, other = (np.zeros((6, 9), bool) for _ in range(2))
+    mask[1:5, 2:8], other[2:5, 2:6] = True, True
+    part = MaskPart(mask[1:5, 2:8], 2, 1, encode_mask(mask))
+    (polygon,) = mask_polygons(other)
+    assert painted_iou(part, polygon) == pytest.approx(12 / 24)
 
 
 def test_an_image_without_objects_has_an_empty_file_and_a_failed_one_none(output):

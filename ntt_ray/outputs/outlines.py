@@ -2,7 +2,8 @@
 
 A hole is joined to the outline around it by a line that is walked there and back, because COCO
 and YOLO have no other way to say "hole"; rasterisers that count crossings do not see that line.
-It does not know any file format.
+Our own because OpenCV's contours run through the centres of pixels: COCO's tools, which others use
+too, cut half a pixel off all around. It does not know any file format.
 """
 
 from __future__ import annotations
@@ -17,7 +18,11 @@ from ntt_ray.masks import BoolMask
 
 # Right and lower edges lie so far inside their pixel: rasterisers that cut coordinates down to
 # whole pixels and paint the border too (OpenCV) then give the same mask as those that round.
-INSET_PX = 0.05
+INSET_PX = 0.04
+# Writers move everything by so much, because numbers have few digits: what lies on a left edge must
+# not fall short of it. Half an inset: so a way from one pixel to another that touches it at a
+# corner leaves the one and enters the other at once.
+NUDGE_PX = INSET_PX / 2
 Points = npt.NDArray[np.float64]
 
 
@@ -27,7 +32,8 @@ class Outline:
 
     Attributes:
         points: ``(n, 2)`` as x, y in pixels of the grid, which spans (0, 0) to (w, h); edges lie
-            along rows and columns in turn. The mask is on the right of the way.
+            along rows and columns in turn, with a step of `INSET_PX` across between them where
+            two pixels touch at a corner only. The mask is on the right of the way.
         is_hole: whether the mask lies outside of it.
     """
 
@@ -72,16 +78,37 @@ def mask_polygons(mask_hw: BoolMask) -> list[Points]:
 
 
 def one_polygon(polygons: Sequence[Points]) -> Points:
-    """One polygon of several, joined by lines from a corner to the nearest one, there and back."""
+    """One polygon of several, joined by short lines from corner to corner, there and back.
+
+    Readers that paint outlines paint those lines too.
+    """
     corners = np.concatenate(polygons)
     firsts = np.cumsum([0, *(len(polygon) for polygon in polygons)])
-    joints = []
+    loops, joints = [polygons[0]], []
     for number, polygon in enumerate(polygons[1:], start=1):
-        distances = np.abs(corners[: firsts[number]] - polygon[0]).max(axis=1)
+        there, here = _near_corners(corners[: firsts[number]], polygon)
+        loops.append(np.roll(polygon, -here, axis=0))
+        corners[firsts[number] : firsts[number + 1]] = loops[-1]
+        loop = int(np.searchsorted(firsts, there, side="right")) - 1
+        joints.append(_Joint(loop, there - int(firsts[loop]), corners[there], polygon[here]))
+    return _joined(loops, 1, joints)[0]
+
+
+def _near_corners(corners: Points, others: Points) -> tuple[int, int]:
+    """A corner of each that are close to one another, the nearest ones of most shapes.
+
+    From the first of the others to the nearest corner, from there to the nearest of the others,
+    and so on until that is the way back: a few passes, where comparing all pairs takes
+    the product of both lengths.
+    """
+    here, shortest = 0, np.inf
+    while True:
+        there = int(np.argmin(np.abs(corners - others[here]).max(axis=1)))
+        distances = np.abs(others - corners[there]).max(axis=1)
         nearest = int(np.argmin(distances))
-        loop = int(np.searchsorted(firsts, nearest, side="right")) - 1
-        joints.append(_Joint(loop, nearest - int(firsts[loop]), corners[nearest], polygon[0]))
-    return _joined(polygons, 1, joints)[0]
+        if distances[nearest] >= shortest:
+            return there, here
+        here, shortest = nearest, float(distances[nearest])
 
 
 def trace_outlines(mask_hw: BoolMask) -> list[Outline]:
@@ -103,7 +130,7 @@ def trace_outlines(mask_hw: BoolMask) -> list[Outline]:
             loop.append(corner)
             corner = corner ^ 1 if along_row else down[corner]
             along_row = not along_row
-        outlines.append(Outline(_inset(corners.xy[loop]), not inside[start]))
+        outlines.append(Outline(_inset(corners.xy[loop], corners.doubled[loop]), not inside[start]))
     return outlines
 
 
@@ -115,11 +142,13 @@ class _Corners:
         xy: ``(n, 2)`` int64; corners 2k and 2k + 1 are the ends of an edge along a row.
         partner: ``(n,)`` the other end of the edge along the column.
         inside: ``(n,)`` whether the pixel to the lower right is of the mask.
+        doubled: ``(n,)`` whether the corner is there twice.
     """
 
     xy: npt.NDArray[np.int64]
     partner: npt.NDArray[np.int64]
     inside: npt.NDArray[np.bool_]
+    doubled: npt.NDArray[np.bool_]
 
     @classmethod
     def of(cls, mask_hw: BoolMask) -> _Corners:
@@ -140,18 +169,26 @@ class _Corners:
         order = order + np.where(swapped, ~second, second)
         partner = np.empty(len(order), dtype=np.int64)
         partner[order[::2]], partner[order[1::2]] = order[1::2], order[::2]
-        return cls(np.stack([x[row], y[row]], axis=1), partner, d[y, x][row])
+        return cls(np.stack([x[row], y[row]], axis=1), partner, d[y, x][row], twice[y, x][row])
 
 
-def _inset(corners: npt.NDArray[np.int64]) -> Points:
-    """Corners in walking order, with right edges (the way down) and lower edges moved inwards."""
+def _inset(corners: npt.NDArray[np.int64], doubled: npt.NDArray[np.bool_]) -> Points:
+    """Corners in walking order, with right edges (the way down) and lower edges moved inwards.
+
+    Where two pixels touch at a corner the way leads from one to the other: there it gets a point
+    in each, because the one between their edges lies in a pixel outside, which readers that paint
+    the outline would add to the mask.
+    """
     before, after = np.roll(corners, 1, axis=0), np.roll(corners, -1, axis=0)
-    points = corners.astype(np.float64)
-    falls = (after[:, 1] > corners[:, 1]) | (corners[:, 1] > before[:, 1])
-    leads_left = (after[:, 0] < corners[:, 0]) | (corners[:, 0] < before[:, 0])
-    points[falls, 0] -= INSET_PX
-    points[leads_left, 1] -= INSET_PX
-    return points
+    (came_x, came_y), (goes_x, goes_y) = (corners - before).T, (after - corners).T
+    falls, leads_left = (came_y > 0) | (goes_y > 0), (came_x < 0) | (goes_x < 0)
+    moved = np.stack([falls, leads_left], axis=1)
+    last = np.stack([(came_y > 0) | (came_x > 0), (came_y > 0) | (came_x < 0)], axis=1)
+    first = np.stack([(goes_y > 0) | (goes_x < 0), (goes_y < 0) | (goes_x < 0)], axis=1)
+    moved[doubled] = last[doubled]
+    behind = np.flatnonzero(doubled) + 1
+    points = np.insert(corners, behind, corners[doubled], axis=0)
+    return np.asarray(points - INSET_PX * np.insert(moved, behind, first[doubled], axis=0))
 
 
 def _from_the_left(hole: Points) -> Points:

@@ -17,12 +17,12 @@ from ntt_ray.outputs.coco import coco_files, publish_parts
 from ntt_ray.outputs.instances import flat_instances
 from ntt_ray.outputs.json_text import annotation_texts
 from ntt_ray.outputs.mask_parts import MaskPart, iter_parts
-from ntt_ray.outputs.outlines import mask_polygons
+from ntt_ray.outputs.outlines import NUDGE_PX, mask_polygons
 from ntt_ray.outputs.rendering import Loss, Merge, Texts, Written
 from ntt_ray.outputs.thresholds import Thresholds
 
 POLYGON_FILE = "polygons.json"
-_DIGITS = 2  # behind the point; `outlines.INSET_PX` is not finer
+_DIGITS = 2  # behind the point; `INSET_PX` and `NUDGE_PX` of `outlines` are not finer
 
 
 def write_polygons(merge: Merge) -> Written:
@@ -32,7 +32,8 @@ def write_polygons(merge: Merge) -> Written:
 
 def coco_polygons(part: MaskPart) -> list[list[float]]:
     """A mask as COCO's ``segmentation``: ``x, y, x, y, ...`` for each of its parts."""
-    polygons = [polygon + np.array((part.x, part.y)) for polygon in mask_polygons(part.pixels)]
+    corner = np.array((part.x, part.y)) + NUDGE_PX
+    polygons = [polygon + corner for polygon in mask_polygons(part.pixels)]
     return [polygon.round(_DIGITS).ravel().tolist() for polygon in polygons]
 
 

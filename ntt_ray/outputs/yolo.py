@@ -3,7 +3,8 @@
 ``yolo/labels/<file name without suffix>.txt`` has a line for each instance: the index of its class,
 then the corners of one polygon as shares of width and height. ``yolo/data.yaml`` names the classes;
 the images go, or are linked, to ``yolo/images``. The format has no scores and one polygon for a
-mask: holes and further parts are joined to it by lines walked there and back.
+mask: holes and further parts are joined to it by lines walked there and back. Readers paint those
+between parts, and so it is measured.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from collections.abc import Mapping
 from functools import partial
 
 import numpy as np
+import numpy.typing as npt
 import yaml
 
 from ntt_ray import storage
-from ntt_ray.masks import mask_iou, rasterise
+from ntt_ray.masks import BoolMask, mask_iou, rasterise, rle_area
 from ntt_ray.outputs.image_files import (
     ImageFile,
     LabelledImage,
@@ -25,12 +27,10 @@ from ntt_ray.outputs.image_files import (
     write_image_files,
 )
 from ntt_ray.outputs.mask_parts import MaskPart
-from ntt_ray.outputs.outlines import Points, mask_polygons, one_polygon
+from ntt_ray.outputs.outlines import NUDGE_PX, Points, mask_polygons, one_polygon
 from ntt_ray.outputs.rendering import Loss, Merge, Written
 
 LABELS, DATA_FILE = "yolo/labels/", "yolo/data.yaml"
-# Readers cut shares times size down to whole pixels: what lies on a left edge must not fall short.
-_SHIFT_PX = 0.02
 _DIGITS, _MORE_DIGITS, _LARGE_PX = 6, 8, 10_000  # behind the point; more for sides above
 
 
@@ -75,15 +75,43 @@ def label_file(image: LabelledImage, indices: Mapping[int, int]) -> ImageFile:
         digits = _digits(height, width)
         text = " ".join([f"{value:.{digits}f}" for value in shares.ravel().tolist()])
         lines.append(f"{indices[category_id]} {text}\n")
-        drawn = (shares * (width, height)).ravel().tolist()
-        ious.append(mask_iou(part.rle, rasterise([drawn], height, width)))
+        ious.append(painted_iou(part, shares * (width, height)))
     return ImageFile(label_name(image.file_name), "".join(lines).encode(), Loss.of(ious))
+
+
+def painted_iou(part: MaskPart, polygon: Points) -> float:
+    """IoU of a mask with what readers make of its polygon that fill it and paint its outline.
+
+    Outlines lie in pixels of the mask; the lines between its parts do not. Like Ultralytics and
+    OpenCV, but for a pixel of a slanted line here and there.
+
+    Args:
+        part: the mask.
+        polygon: ``(n, 2)`` as x, y in pixels of the image.
+    """
+    filled = rasterise([polygon.ravel().tolist()], *part.size_hw)
+    iou, area, filled_area = mask_iou(part.rle, filled), rle_area(part.rle), rle_area(filled)
+    both = iou / (1 + iou) * (area + filled_area)
+    outside = _pixels_of_lines(polygon.astype(np.int64) - (part.x, part.y), part.pixels)
+    return float(both / (area + filled_area - both + outside))
+
+
+def _pixels_of_lines(corners: npt.NDArray[np.int64], pixels: BoolMask) -> int:
+    """How many pixels outside of a mask lie on the lines from corner to corner, ``(n, 2)``."""
+    ways = np.roll(corners, -1, axis=0) - corners
+    steps = np.abs(ways).max(axis=1)
+    line = np.repeat(np.arange(len(corners)), steps)
+    step = np.arange(len(line)) - np.repeat(np.cumsum(steps) - steps, steps)
+    places = corners[line] + ways[line] * (step / steps[line])[:, None]
+    x, y = np.rint(places).astype(np.int64).T
+    outside = ~pixels[y, x]
+    return len(np.unique(y[outside] * pixels.shape[1] + x[outside]))
 
 
 def polygon_shares(part: MaskPart) -> Points:
     """A mask as one polygon ``(n, 2)``, x and y as shares of width and height."""
     height, width = part.size_hw
-    polygon = one_polygon(mask_polygons(part.pixels)) + np.array((part.x, part.y)) + _SHIFT_PX
+    polygon = one_polygon(mask_polygons(part.pixels)) + np.array((part.x, part.y)) + NUDGE_PX
     return np.asarray(np.round(polygon / (width, height), _digits(height, width)))
 
 
