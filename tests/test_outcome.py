@@ -104,6 +104,16 @@ def test_damaged_statuses_and_scores_name_the_shard(run):
             run.merge()
 
 
+def test_the_report_says_what_profiles_lost(run):
+    assert outcome.report_run(run.config)["losses"] == {}
+    outcome.merge(run.configured(profiles=["coco", "coco-polygon"]))
+    same = {"instances": 9, "changed": 0, "mean_iou": 1.0, "min_iou": 1.0}
+    assert outcome.report_run(run.config)["losses"] == {"coco-polygon": same}
+    assert "9 compared, all the same" in (run.output / "report.html").read_text()
+    run.edit_json("merge.json", lambda data: data.update(labels_hash="0" * 64))
+    assert outcome.report_run(run.config)["losses"] == {}
+
+
 STATUS = {  # images failed of 100, missing shards -> what is said
     "none": (0, 0, None),
     "as many as allowed": (10, 0, None),

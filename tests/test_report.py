@@ -14,6 +14,7 @@ from PIL import Image
 
 from ntt_ray.errors import InputError
 from ntt_ray.masks import encode_mask
+from ntt_ray.outputs.rendering import Loss
 from ntt_ray.quality.figures import MAX_REASONS, RunFigures, bin_of, reason_of
 from ntt_ray.quality.gallery import Candidate, GalleryPicker, rank_best, rank_worst
 from ntt_ray.quality.overlays import MAX_MASKS
@@ -139,6 +140,18 @@ class TestFigures:
         run.arguments["record"]["classes"].pop()
         with pytest.raises(InputError, match="no class with the id 12"):
             run.report()
+
+    def test_what_profiles_lost(self, run: Run) -> None:
+        report = run.report(losses={"yolo-seg": Loss(8, 1, 0.5, 0.5), "coco-polygon": Loss(8)})
+        same = {"instances": 8, "changed": 0, "mean_iou": 1.0, "min_iou": 1.0}
+        assert report["losses"]["coco-polygon"] == same
+        assert report["losses"]["yolo-seg"] == same | {
+            "changed": 1,
+            "mean_iou": 0.9375,
+            "min_iou": 0.5,
+        }
+        text = "8 compared, 1 not the same: IoU 0.9375 on average, 0.500 at worst"
+        assert f"<dt>yolo-seg masks</dt><dd>{text}</dd>" in run.html
 
     def test_partial_run(self, run: Run) -> None:
         report = run.report(shard_ids=[0])

@@ -223,6 +223,7 @@ def report_run(config: Config, images_per_s: float | None = None) -> dict[str, A
     truth = read_json(config.ground_truth, store) if config.ground_truth is not None else None
     metrics_uri = storage.join(config.output, METRICS_FILE)
     with_metrics = truth is not None and store.exists(metrics_uri)
+    merged = read_merge_record(config.output, store)
     return write_report(
         config.output,
         store,
@@ -234,6 +235,7 @@ def report_run(config: Config, images_per_s: float | None = None) -> dict[str, A
         ground_truth=truth if _has_masks(truth) else None,
         metrics=read_json(metrics_uri, store) if with_metrics else None,
         images_per_s=images_per_s,
+        losses=merged.losses if merged and merged.labels_hash == recorded["labels_hash"] else None,
     )
 
 

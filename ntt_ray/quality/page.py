@@ -274,7 +274,17 @@ def _details(report: Mapping[str, Any]) -> str:
     rows.append(("labels hash", str(report["labels_hash"])[:_DIGEST_SHOWN]))
     if report["git_revision"]:
         rows.append(("git revision", str(report["git_revision"])[:_DIGEST_SHOWN]))
+    rows += [(f"{name} masks", _loss(loss)) for name, loss in report["losses"].items()]
     rows += sorted(report["versions"].items())
     return "".join(
         f"<div><dt>{escaped(name)}</dt><dd>{escaped(value)}</dd></div>" for name, value in rows
     )
+
+
+def _loss(loss: Mapping[str, Any]) -> str:
+    """How far the masks of a profile are from those of the shards."""
+    compared = f"{loss['instances']:,} compared"
+    if not loss["changed"]:
+        return f"{compared}, all the same"
+    figures = f"IoU {loss['mean_iou']:.4f} on average, {loss['min_iou']:.3f} at worst"
+    return f"{compared}, {loss['changed']:,} not the same: {figures}"

@@ -13,6 +13,7 @@ from typing import Any
 from ntt_ray import storage
 from ntt_ray.errors import ImageError, NttRayError
 from ntt_ray.images import decode_image
+from ntt_ray.outputs.rendering import Loss
 from ntt_ray.outputs.shards import iter_labels, read_shard
 from ntt_ray.quality.figures import RunFigures, figures_to_json
 from ntt_ray.quality.gallery import Candidate, GalleryPicker, count_matches
@@ -47,6 +48,7 @@ def write_report(
     ground_truth: Any = None,
     metrics: Mapping[str, Any] | None = None,
     images_per_s: float | None = None,
+    losses: Mapping[str, Loss] | None = None,
     max_images: int = 24,
 ) -> dict[str, Any]:
     """Write ``report.html`` and ``report.json`` of a run.
@@ -63,6 +65,7 @@ def write_report(
         metrics: the content of ``metrics.json``. Its score of best F1 is where the slider starts
             and what counts as a prediction; without it that is `min_score`.
         images_per_s: speed of the labelling, when it was measured.
+        losses: of the masks of merged profiles that cannot hold ours as they are, by profile.
         max_images: images in the gallery; about 60 kB each.
 
     Returns:
@@ -90,6 +93,7 @@ def write_report(
         "shards": {"planned": record["plan"]["units"], "read": len(shard_ids)},
         "metrics": None if metrics is None else dict(metrics),
         "images_per_s": images_per_s,
+        "losses": {name: _loss(loss) for name, loss in sorted((losses or {}).items())},
         **_provenance(record),
         "gallery": [_shown(group, c, threshold) for group, found in chosen.items() for c in found],
     }
@@ -108,6 +112,12 @@ def write_report(
     store.publish_bytes(storage.join(output, JSON_FILE), text.encode("ascii"))
     store.publish_bytes(storage.join(output, HTML_FILE), page.encode("utf-8", "replace"))
     return report
+
+
+def _loss(loss: Loss) -> dict[str, Any]:
+    mean = 1.0 - loss.lost_iou / max(1, loss.instances)
+    counts = {"instances": loss.instances, "changed": loss.changed}
+    return {**counts, "mean_iou": round(mean, 9), "min_iou": round(loss.min_iou, 9)}
 
 
 def _provenance(record: Mapping[str, Any]) -> dict[str, Any]:
