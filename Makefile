@@ -3,8 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+READERS := .venv-readers
+READERS_BIN := $(READERS)/bin
+READERS_PIP := $(READERS_BIN)/python -m pip --disable-pip-version-check
+READERS_STAMP := $(READERS)/.installed
 
-.PHONY: setup demo test check clean
+.PHONY: setup demo test readers check clean
 
 setup: $(STAMP)
 
@@ -23,6 +27,22 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
+# The tools that read merged files, each on each file: docs/outputs.md. Their environment sees the
+# packages of the main one behind its own, so torch is not installed twice; eight at a time fetch
+# what is left, because most of it is waiting.
+readers: $(READERS_STAMP)
+	$(READERS_BIN)/python -m pytest tests/readers $(TABLE)
+
+SITE_PACKAGES := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
+$(READERS_STAMP): constraints-readers.txt $(STAMP)
+	rm -rf $(READERS)
+	$(BIN)/python -m venv --without-pip $(READERS)
+	$(BIN)/python $(SITE_PACKAGES) > "$$($(READERS_BIN)/python $(SITE_PACKAGES))/main.pth"
+	grep -v '^#' constraints-readers.txt | xargs -P 8 -n 16 $(READERS_PIP) wheel --quiet --no-deps --wheel-dir $(READERS)/wheels
+	$(READERS_PIP) install --quiet --no-index --no-deps --no-compile $(READERS)/wheels/*.whl
+	rm -r $(READERS)/wheels
+	touch $@
+
 check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -30,4 +50,4 @@ check: $(STAMP)
 	$(BIN)/hadolint Dockerfile
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(READERS) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -47,7 +47,7 @@ def test_every_command_is_in_the_readme():
 
 def test_make_targets_in_the_readme_exist():
     makefile = (ROOT / "Makefile").read_text()
-    for target in set(re.findall(r"make (setup|demo|test|check)", README)):
+    for target in set(re.findall(r"make (setup|demo|test|readers|check)", README)):
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE)
 
 
@@ -81,5 +81,5 @@ def test_the_example_config_shows_every_key():
 def test_no_lock_file_and_no_registry_host():
     for path in _tracked():
         assert Path(path).name not in ("uv.lock", "poetry.lock", "package-lock.json")
-    text = (ROOT / "constraints.txt").read_text() + (ROOT / "pyproject.toml").read_text()
-    assert "://" not in text
+    for name in ("constraints.txt", "constraints-readers.txt", "pyproject.toml"):
+        assert "://" not in (ROOT / name).read_text(), name

@@ -1,0 +1,38 @@
+"""The pins of the readers' environment are what is installed, and lack only what they say."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+from matrix import CASES
+
+ROOT = Path(__file__).parents[2]
+PINS = dict(
+    line.split("==")
+    for line in (ROOT / "constraints-readers.txt").read_text().splitlines()
+    if not line.startswith("#")
+)
+LEFT_OUT = {"av", "fiftyone-db", "opencv-python", "polars"}  # why: constraints-readers.txt
+
+
+def test_what_is_pinned_is_installed() -> None:
+    assert {name: importlib.metadata.version(name) for name in PINS} == PINS
+
+
+def test_nothing_is_missing_but_what_is_left_out() -> None:
+    done = subprocess.run([sys.executable, "-m", "pip", "check"], capture_output=True, text=True)
+    lines = done.stdout.splitlines()
+    missing = re.compile(r"\S+ \S+ requires (\S+), which is not installed\.")
+    assert {match[1] if (match := missing.fullmatch(line)) else line for line in lines} == LEFT_OUT
+
+
+def test_every_reader_of_the_extra_is_pinned_and_tried() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extra = {re.split("[<>=]", item)[0] for item in project["optional-dependencies"]["readers"]}
+    assert extra <= set(PINS)
+    assert extra <= {case.package for case in CASES}
