@@ -25,10 +25,15 @@ PROFILES: tuple[Profile, ...] = ("coco", "coco-results")  # unless others are as
 ENCODER_NAMES = (
     *(f"dinov2_vit{size}14{registers}" for size in "sblg" for registers in ("", "_reg")),
     "dinov2_demo",
+    *(f"dinov3_vit{size}" for size in ("s16", "s16plus", "b16", "l16", "h16plus", "7b16")),
 )
 PROPOSER_NAMES = (
     *(f"{family}_hiera_{size}" for family in ("sam2", "sam2.1") for size in ("t", "s", "b+", "l")),
     "sam2_demo",
+)
+DINOV3_LICENCE = (
+    "DINOv3's weights are under the DINOv3 License, which is not an open-source licence: "
+    "https://ai.meta.com/resources/models-and-libraries/dinov3-license/"
 )
 _SECRET = re.compile(
     r"secret|token|password|passwd|key|credential|connection_string|sas|auth", re.IGNORECASE
@@ -79,7 +84,7 @@ class Architecture(_Block):
 
 
 class EncoderConfig(_Block):
-    """The DINOv2 encoder."""
+    """The DINOv2 encoder, or a DINOv3 one; a name that begins with dinov3 is one of those."""
 
     name: str = "dinov2_vitl14"
     checkpoint: str | None = None
@@ -92,10 +97,20 @@ class EncoderConfig(_Block):
             _one_of(self.name, ENCODER_NAMES, "name")
         elif self.checkpoint is None:
             raise ValueError(".checkpoint: is needed when architecture is given")
-        patch = self.architecture.patch_size if self.architecture else 14
+        if self.is_dinov3 and self.checkpoint is None:
+            raise ValueError(f".checkpoint: is needed; ask Meta for the file. {DINOV3_LICENCE}")
+        patch = self.architecture.patch_size if self.architecture else 16 if self.is_dinov3 else 14
         if self.image_size % patch:
-            raise ValueError(f".image_size: {self.image_size} is not a multiple of {patch}")
+            near = patch * round(self.image_size / patch)
+            raise ValueError(
+                f".image_size: {self.image_size} is not a multiple of {patch}; take {near}"
+            )
         return self
+
+    @property
+    def is_dinov3(self) -> bool:
+        """Whether the name is one of DINOv3."""
+        return self.name.startswith("dinov3")
 
 
 class ProposerConfig(_Block):

@@ -1,7 +1,7 @@
 """DINOv2: images to patch features. timm's ViT with the official checkpoints' key layout.
 
-Knows the published names, how their files map onto timm, and what the encoder does to an image
-before the network. It does not know references, masks or scores.
+Knows the published names and how their files map onto timm. It does not know references, masks or
+scores.
 """
 
 from __future__ import annotations
@@ -9,60 +9,25 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, cast
 
 import timm
 import torch
-import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor
 
 from ntt_ray.errors import WeightsError
-from ntt_ray.models.compilation import CompileOptions
-from ntt_ray.models.protocols import normalize_imagenet
 from ntt_ray.models.published import BUNDLED, bundled_file
+from ntt_ray.models.vit import VitDimensions, VitEncoder
 from ntt_ray.models.weights import load_into, read_state_dict
 
 _TIMM_SIZES = {"s": "small", "b": "base", "l": "large", "g": "giant"}
 
 
-@dataclass(frozen=True)
-class VitDimensions:
-    """A ViT of any size in the official layout, see `Dinov2Encoder.load`."""
-
-    embed_dim: int
-    depth: int
-    num_heads: int
-    patch_size: int = 14
-
-
-class Dinov2Encoder:
-    """A loaded DINOv2 in evaluation mode.
-
-    Attributes:
-        name: model name, written into the memory bank.
-        image_size: side of the square input in pixels, a multiple of `patch_size`.
-        patch_size: side of a patch in pixels.
-        feature_dim: channels of a patch feature.
-    """
-
-    def __init__(
-        self,
-        model: VisionTransformer,
-        name: str,
-        image_size: int,
-        device: torch.device,
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
-        self.name = name
-        self.image_size = image_size
-        self.patch_size = int(model.patch_embed.patch_size[0])
-        self.feature_dim = int(model.embed_dim)
-        self._device, self._dtype = device, dtype
-        self._model = model.to(device=device, dtype=dtype).eval().requires_grad_(False)
-        self._forward = self._model.forward_features
+class Dinov2Encoder(VitEncoder):
+    """A loaded DINOv2 in evaluation mode."""
 
     @classmethod
     def load(
@@ -93,41 +58,6 @@ class Dinov2Encoder:
         model = build_vit(name, image_size, dimensions)
         load_into(model, _to_timm_keys(read_state_dict(checkpoint), model, checkpoint), checkpoint)
         return cls(model, name, image_size, torch.device(device), dtype)
-
-    def compile(self, options: CompileOptions) -> None:
-        """Compile the network; the first images then take minutes."""
-        self._forward = options.compile(self._model.forward_features)
-
-    def prepare(self, images: Tensor) -> Tensor:
-        """Resize to the encoder's input and normalise (METHOD 9, 17).
-
-        Bicubic without antialias, overshoot kept; then ImageNet mean and standard deviation.
-
-        Args:
-            images: ``(B, 3, H, W)`` float32 in about [0, 1].
-
-        Returns:
-            ``(B, 3, image_size, image_size)`` float32.
-        """
-        side = (self.image_size, self.image_size)
-        if tuple(images.shape[-2:]) != side:
-            images = F.interpolate(images, size=side, mode="bicubic", align_corners=False)
-        return normalize_imagenet(images)
-
-    @torch.inference_mode()
-    def encode(self, images: Tensor) -> Tensor:
-        """Patch features after the final LayerNorm, without class and register tokens (METHOD 10).
-
-        Args:
-            images: ``(B, 3, H, W)`` float32 in about [0, 1], any size.
-
-        Returns:
-            ``(B, h, w, feature_dim)`` float32, not L2-normalised, rows top to bottom.
-        """
-        inputs = self.prepare(images.to(self._device)).to(self._dtype)
-        tokens = self._forward(inputs)[:, self._model.num_prefix_tokens :]
-        grid = self.image_size // self.patch_size
-        return tokens.float().reshape(len(images), grid, grid, self.feature_dim)
 
 
 def build_vit(name: str, image_size: int, dimensions: VitDimensions | None) -> VisionTransformer:

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     import torch
 
     from ntt_ray.models.compilation import CompileOptions
-    from ntt_ray.models.dinov2 import Dinov2Encoder, VitDimensions
     from ntt_ray.models.sam2 import Sam2Proposer
     from ntt_ray.models.sam2_boxes import Sam2BoxPrompter
+    from ntt_ray.models.vit import VitDimensions, VitEncoder
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class ModelSpec:
         )
 
     def _dimensions(self) -> VitDimensions | None:
-        from ntt_ray.models.dinov2 import VitDimensions
+        from ntt_ray.models.vit import VitDimensions
 
         architecture = self.settings.encoder.architecture
         return VitDimensions(**architecture.model_dump()) if architecture else None
@@ -78,11 +78,13 @@ class ModelSpec:
 
         return CompileOptions(cuda_graphs=self.settings.compile == "cuda-graphs")
 
-    def load_encoder(self) -> Dinov2Encoder:
+    def load_encoder(self) -> VitEncoder:
         """The encoder, ready to run."""
         from ntt_ray.models.dinov2 import Dinov2Encoder
+        from ntt_ray.models.dinov3 import Dinov3Encoder
 
-        encoder = Dinov2Encoder.load(
+        load = Dinov3Encoder.load if self.settings.encoder.is_dinov3 else Dinov2Encoder.load
+        encoder: VitEncoder = load(
             self.encoder_checkpoint(),
             name=self.settings.encoder.name,
             image_size=self.settings.encoder.image_size,

@@ -14,7 +14,7 @@ from typing import Any
 import ray
 
 from ntt_ray import storage
-from ntt_ray.config import Config
+from ntt_ray.config import DINOV3_LICENCE, Config
 from ntt_ray.errors import InputError, RunIncompleteError
 from ntt_ray.matching.memory import MemoryBank, bank_digest
 from ntt_ray.outputs.shards import existing_shards
@@ -295,6 +295,8 @@ def _existing_manifest(output: str, store: Storage) -> bytes | None:
 
 
 def _models(config: Config, store: Storage) -> tuple[ModelSpec, Resources]:
+    if config.models.encoder.is_dinov3:
+        logger.info("%s", DINOV3_LICENCE)
     resources = decide(config.job, config.models.device)
     precision = config.models.precision
     if precision == "auto":

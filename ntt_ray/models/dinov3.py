@@ -1,0 +1,146 @@
+"""DINOv3: images to patch features, with patches of 16 pixels and rotary positions.
+
+timm's network; checkpoints are Meta's ``.pth`` files or timm's safetensors. The weights are under
+the DINOv3 License (https://ai.meta.com/resources/models-and-libraries/dinov3-license/), which is
+not an open-source licence: Meta gives them to those who accept it, so there is no address here from
+which they could be fetched. Nothing depends on this module.
+
+It does not know references, masks or scores.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+import timm
+import torch
+from timm.models.eva import Eva, checkpoint_filter_fn
+from torch import Tensor
+
+from ntt_ray.errors import WeightsError
+from ntt_ray.models.vit import VitDimensions, VitEncoder
+from ntt_ray.models.weights import load_into, read_state_dict
+
+TIMM_NAMES: Mapping[str, str] = {
+    "dinov3_vits16": "vit_small_patch16_dinov3",
+    "dinov3_vits16plus": "vit_small_plus_patch16_dinov3",
+    "dinov3_vitb16": "vit_base_patch16_dinov3",
+    "dinov3_vitl16": "vit_large_patch16_dinov3",
+    "dinov3_vith16plus": "vit_huge_plus_patch16_dinov3",
+    "dinov3_vit7b16": "vit_7b_patch16_dinov3",
+}
+PERIODS = "rope_embed.periods"  # in Meta's files: as rounded in training
+
+
+class Dinov3Encoder(VitEncoder):
+    """A loaded DINOv3 in evaluation mode."""
+
+    def __init__(
+        self,
+        model: Eva,
+        name: str,
+        image_size: int,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        rope: Any = model.rope
+        positions = rope.pos_embed_cached.to(device, copy=True)
+        super().__init__(model, name, image_size, device, dtype)
+        rope.pos_embed_cached = positions  # exact, also where weights and activations have 16 bits
+
+    @classmethod
+    def load(
+        cls,
+        checkpoint: Path,
+        *,
+        name: str,
+        image_size: int,
+        dimensions: VitDimensions | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> Dinov3Encoder:
+        """Build the model and load Meta's ``.pth`` or a safetensors file of Meta's or timm's keys.
+
+        Args:
+            checkpoint: local file.
+            name: one of `TIMM_NAMES`; with `dimensions` any name.
+            image_size: side of the square input in pixels, a multiple of the patch size.
+            dimensions: architecture, when it is not the one of a published name.
+            device: where to run.
+            dtype: precision of weights and activations.
+
+        Raises:
+            WeightsError: keys or shapes do not fit, or this timm knows no DINOv3.
+        """
+        tensors = read_state_dict(checkpoint)
+        model = build_dinov3(name, image_size, dimensions, biases=_has_biases(tensors))
+        load_into(model, _to_timm_keys(tensors, model, checkpoint), checkpoint)
+        if PERIODS in tensors:
+            _set_periods(model, tensors[PERIODS], checkpoint)
+        return cls(model, name, image_size, torch.device(device), dtype)
+
+
+def build_dinov3(
+    name: str, image_size: int, dimensions: VitDimensions | None, *, biases: bool
+) -> Eva:
+    """The timm model for a published name, or of the given dimensions; random weights.
+
+    Args:
+        name: one of `TIMM_NAMES`.
+        image_size: side of the square input in pixels.
+        dimensions: architecture instead of the published one of the name.
+        biases: whether queries and values have biases. Meta's files have them, all zero in those
+            of timm, which leaves them out.
+
+    Raises:
+        WeightsError: this timm knows no DINOv3.
+    """
+    timm_name = TIMM_NAMES["dinov3_vits16" if dimensions is not None else name]
+    if not timm.is_model(timm_name):
+        raise WeightsError(f"timm {timm.__version__} knows no DINOv3; install a newer one")
+    options: dict[str, Any] = {"pretrained": False, "num_classes": 0, "img_size": image_size}
+    options |= {"dynamic_img_size": False, "qkv_bias": biases}
+    if dimensions is not None:
+        options |= asdict(dimensions)
+    return cast(Eva, timm.create_model(timm_name, **options))
+
+
+def _has_biases(tensors: Mapping[str, Tensor]) -> bool:
+    return any(key.endswith(("attn.qkv.bias", "attn.q_bias")) for key in tensors)
+
+
+def _to_timm_keys(tensors: Mapping[str, Tensor], model: Eva, path: Path) -> dict[str, Tensor]:
+    """Meta's DINOv3 keys to timm's; timm's own keys pass through unchanged."""
+    patch_weight = tensors.get("patch_embed.proj.weight")
+    wanted = tuple(model.patch_embed.proj.weight.shape)
+    if patch_weight is not None and tuple(patch_weight.shape) != wanted:
+        # timm would resample it to another patch size without a word
+        raise WeightsError(
+            f"{path} does not fit the model: patch_embed.proj.weight is "
+            f"{list(patch_weight.shape)}, the model has {list(wanted)}"
+        )
+    level = logging.getLogger("timm").level
+    logging.getLogger("timm").setLevel(logging.WARNING)
+    try:
+        return dict(checkpoint_filter_fn(dict(tensors), model))
+    except (KeyError, RuntimeError, IndexError, ValueError) as error:
+        raise WeightsError(f"{path} does not look like a DINOv3 checkpoint: {error}") from None
+    finally:
+        logging.getLogger("timm").setLevel(level)
+
+
+@torch.no_grad()
+def _set_periods(model: Eva, periods: Tensor, path: Path) -> None:
+    """Take the periods of the rotary positions from a checkpoint."""
+    rope: Any = model.rope
+    if periods.shape != rope.periods.shape:
+        raise WeightsError(
+            f"{path} does not fit the model: {PERIODS} is {list(periods.shape)}, "
+            f"the model has {list(rope.periods.shape)}"
+        )
+    rope.periods.copy_(periods)
+    rope.pos_embed_cached.copy_(rope.get_embed(shape=model.patch_embed.grid_size))

@@ -1,0 +1,89 @@
+"""What DINOv2 and DINOv3 share: images to patch features by one of timm's vision transformers.
+
+Knows what is done to an image before the network. It does not know names, files, nor how the keys
+of a checkpoint map onto a network.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ntt_ray.models.compilation import CompileOptions
+from ntt_ray.models.protocols import normalize_imagenet
+
+
+@dataclass(frozen=True)
+class VitDimensions:
+    """A ViT of another size than the published ones, in the official layout."""
+
+    embed_dim: int
+    depth: int
+    num_heads: int
+    patch_size: int = 14
+
+
+class VitEncoder:
+    """A loaded network in evaluation mode.
+
+    Attributes:
+        name: model name, written into the memory bank.
+        image_size: side of the square input in pixels, a multiple of `patch_size`.
+        patch_size: side of a patch in pixels.
+        feature_dim: channels of a patch feature.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        name: str,
+        image_size: int,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.name = name
+        self.image_size = image_size
+        self.patch_size = int(model.patch_embed.patch_size[0])
+        self.feature_dim = int(model.embed_dim)
+        self._device, self._dtype = device, dtype
+        self._model = model.to(device=device, dtype=dtype).eval().requires_grad_(False)
+        self._forward = self._model.forward_features
+
+    def compile(self, options: CompileOptions) -> None:
+        """Compile the network; the first images then take minutes."""
+        self._forward = options.compile(self._model.forward_features)
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """Resize to the encoder's input and normalise (METHOD 9, 17).
+
+        Bicubic without antialias, overshoot kept; then ImageNet mean and standard deviation.
+
+        Args:
+            images: ``(B, 3, H, W)`` float32 in about [0, 1].
+
+        Returns:
+            ``(B, 3, image_size, image_size)`` float32.
+        """
+        side = (self.image_size, self.image_size)
+        if tuple(images.shape[-2:]) != side:
+            images = F.interpolate(images, size=side, mode="bicubic", align_corners=False)
+        return normalize_imagenet(images)
+
+    @torch.inference_mode()
+    def encode(self, images: Tensor) -> Tensor:
+        """Patch features after the final LayerNorm, without class and register tokens (METHOD 10).
+
+        Args:
+            images: ``(B, 3, H, W)`` float32 in about [0, 1], any size.
+
+        Returns:
+            ``(B, h, w, feature_dim)`` float32, not L2-normalised, rows top to bottom.
+        """
+        inputs = self.prepare(images.to(self._device)).to(self._dtype)
+        tokens: Tensor = self._forward(inputs)[:, self._model.num_prefix_tokens :]
+        grid = self.image_size // self.patch_size
+        return tokens.float().reshape(len(images), grid, grid, self.feature_dim)
