@@ -150,14 +150,47 @@ class DecodeConfig(_Block):
     max_pixels: Annotated[int, Field(ge=1, le=1_000_000_000)] = 200_000_000
 
 
+class DiffusionConfig(_Block):
+    """Graph diffusion of scores; see `records.DiffusionSettings`, as for the blocks below."""
+
+    alpha: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.3
+    power: Annotated[float, Field(gt=0.0, le=10.0)] = 0.5
+    steps: Annotated[int, Field(ge=1, le=1000)] = 30
+
+
+class PrototypesConfig(_Block):
+    """Several prototypes per class."""
+
+    per_class: Annotated[int, Field(ge=1, le=100)] = 3
+    temperature: Annotated[float, Field(gt=0.0, le=100.0)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 33
+
+
+class PromptsConfig(_Block):
+    """Prompts only where an image resembles a class."""
+
+    min_similarity: Share = 0.3
+
+
+class TilesConfig(_Block):
+    """Tiles of large images."""
+
+    side: Annotated[int, Field(ge=64)] | None = None
+    overlap: Annotated[float, Field(ge=0.0, le=0.75)] = 0.25
+
+
 class MethodConfig(_Block):
-    """The paper's settings."""
+    """The paper's settings; what is None is an option that is off."""
 
     points_per_side: Annotated[int, Field(ge=1, le=256)] = 32
     min_predicted_iou: Share = 0.4
     nms_iou: Share = 0.5
     max_detections: Annotated[int, Field(ge=1, le=10_000)] = 100
     context_ratio: Annotated[float, Field(ge=0.0, le=10.0)] = 0.2
+    diffusion: DiffusionConfig | None = None
+    prototypes: PrototypesConfig | None = None
+    prompts: PromptsConfig | None = None
+    tiles: TilesConfig | None = None
 
 
 class ActorsRange(_Block):

@@ -13,25 +13,30 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ntt_ray.images import RgbImage, resize_square
 from ntt_ray.masks import Rle, rle_area, rle_bbox_xywh, runs_to_rle
 from ntt_ray.matching.memory import MemoryBank
 from ntt_ray.matching.merging import (
-    decayed_scores,
     full_size_rles,
+    merged_scores,
     rle_shares,
     strip_areas,
     strip_runs,
     strip_shares,
 )
 from ntt_ray.matching.pooling import pooled_features
+from ntt_ray.matching.prompting import promising_points
+from ntt_ray.matching.prototypes import clustered_prototypes
 from ntt_ray.matching.scoring import best_class, similarities
 from ntt_ray.matching.suppression import inclusive_boxes, nms_order, ranking
 from ntt_ray.models.protocols import Encoder, Proposals, Proposer
-from ntt_ray.records import Detection, MatchSettings
+from ntt_ray.records import Detection, MatchSettings, PromptWork
 
+# an RLE, or, off the device, the positions where a mask changes (see `strip_runs`)
+EncodedMask = Rle | npt.NDArray[np.int64]
 MERGE_FACTOR = 8  # METHOD 32: masks that enter soft merging, per detection wanted
 
 
@@ -87,35 +92,35 @@ class BestMasks:
 
     Attributes:
         size_hw: height and width of the image.
-        masks: F of them, encoded, or as the positions where they change (see `strip_runs`).
+        masks: F of them.
         labels: F class indices.
         figures: F pairs of score and predicted IoU, by falling score.
     """
 
     size_hw: tuple[int, int]
-    masks: tuple[Rle | npt.NDArray[np.int64], ...]
+    masks: tuple[EncodedMask, ...]
     labels: list[int]
     figures: list[list[float]]
 
     def detections(self, category_ids: Sequence[int]) -> tuple[Detection, ...]:
         """Encode what is not encoded yet, and measure."""
         return tuple(
-            _detection(self._rle(mask), category_ids[label], *figure)
+            to_detection(as_rle(mask, self.size_hw), category_ids[label], *figure)
             for mask, label, figure in zip(self.masks, self.labels, self.figures, strict=True)
         )
-
-    def _rle(self, mask: Rle | npt.NDArray[np.int64]) -> Rle:
-        return runs_to_rle(mask, *self.size_hw) if isinstance(mask, np.ndarray) else mask
 
 
 class Labeler:
     """Both models, the prototypes of a memory bank and the thresholds.
 
     Attributes:
+        takes_whole_images: `begin` wants images at the proposer's size, not at their own.
         strips: how masks are merged (see `matching.merging`): True in strips on the device, False
             as run lengths on the CPU, None by where the models run.
+        host: a thread for what needs no device.
     """
 
+    takes_whole_images = False
     strips: bool | None = None
 
     def __init__(
@@ -129,7 +134,10 @@ class Labeler:
         self.settings = settings or MatchSettings()
         self.category_ids = [label.category_id for label in bank.classes]
         self.prototypes, self.negatives = bank.targets()
-        self._host = ThreadPoolExecutor(1, thread_name_prefix="rle")
+        if self.settings.prototypes is not None:
+            self.prototypes = clustered_prototypes(bank, self.settings.prototypes)
+        self.host = ThreadPoolExecutor(1, thread_name_prefix="rle")
+        self._work = PromptWork()
 
     def label(self, images_rgb: Sequence[RgbImage]) -> list[tuple[Detection, ...]]:
         """Label a batch of decoded images.
@@ -167,14 +175,38 @@ class Labeler:
         inputs = to_input(resized_rgb, self.proposer.device)
         features = self.encoder.encode(inputs)
         wanted = [position for position, size in enumerate(sizes_hw) if size is not None]
-        proposals = self.proposer.propose(inputs, self.settings.min_predicted_iou, wanted)
-        found = [_nothing()] * len(sizes_hw)
+        proposals = self.propose(inputs, features, wanted)
+        found = [nothing_found()] * len(sizes_hw)
         for position, proposed in zip(wanted, proposals, strict=True):
             size_hw = sizes_hw[position]
             assert size_hw is not None
             best = self.best(features[position], proposed, size_hw)
-            found[position] = self._host.submit(best.detections, self.category_ids)
+            found[position] = self.host.submit(best.detections, self.category_ids)
         return found
+
+    def propose(self, inputs: Tensor, features: Tensor, wanted: Sequence[int]) -> list[Proposals]:
+        """Masks of each wanted image of a batch.
+
+        Where points are chosen by what the image shows, images go to the proposer one by one, so
+        that what one gets does not depend on how many others have any.
+        """
+        threshold, prompts = self.settings.min_predicted_iou, self.settings.prompts
+        if prompts is None:
+            return self.proposer.propose(inputs, threshold, wanted)
+        grid, side = self.proposer.points, self.proposer.image_size
+        found = []
+        for position in wanted:
+            patches = F.normalize(features[position].flatten(0, 1), dim=1)
+            similarity = self._similarity(patches).view(*features.shape[1:3], -1)
+            points = promising_points(similarity, grid, side, prompts.min_similarity)
+            self._work = self._work.plus(len(grid), len(points))
+            found += self.proposer.propose(inputs[position][None], threshold, points=points)
+        return found
+
+    def take_work(self) -> PromptWork:
+        """What choosing points has saved since this was asked last."""
+        done, self._work = self._work, PromptWork()
+        return done
 
     def best(self, features: Tensor, proposals: Proposals, size_hw: tuple[int, int]) -> BestMasks:
         """Match, suppress, merge and rank the proposals of one image.
@@ -189,7 +221,7 @@ class Labeler:
         )
         kept = merged.candidates.proposals
         best = ranking(merged.scores, kept.point_index, self.settings.max_detections)
-        masks: tuple[Rle | npt.NDArray[np.int64], ...]
+        masks: tuple[EncodedMask, ...]
         if merged.rles is None:
             masks = strip_runs(kept.logits[best], size_hw)
         else:
@@ -207,9 +239,15 @@ class Labeler:
         filled = masks.flatten(1).any(dim=1)
         proposals, masks = proposals.select(filled), masks[filled]
         pooled = pooled_features(features, masks)
-        negatives = None if self.negatives is None else self.negatives.to(pooled.device)
-        similarity = similarities(pooled, self.prototypes.to(pooled.device), negatives)
+        similarity = self._similarity(pooled)
         return Candidates(proposals, pooled, similarity, *best_class(similarity))
+
+    def _similarity(self, features: Tensor) -> Tensor:
+        """Of features ``(N, C)`` of length 1 to every class."""
+        device, several = features.device, self.settings.prototypes
+        negatives = None if self.negatives is None else self.negatives.to(device)
+        temperature = None if several is None else several.temperature
+        return similarities(features, self.prototypes.to(device), negatives, temperature)
 
     def suppress(self, candidates: Candidates) -> Candidates:
         """NMS, the cut, and only then the scores above 0 (METHOD 31, 32)."""
@@ -244,22 +282,40 @@ class Labeler:
         else:
             rles = [rles[position] for position in filled.tolist()]
             shares = rle_shares(rles)
-        scores = decayed_scores(
-            candidates.scores, candidates.labels, candidates.features, shares, wanted
+        scores = merged_scores(
+            candidates.scores,
+            candidates.labels,
+            candidates.features,
+            shares,
+            self.settings.diffusion,
+            wanted,
         )
         return Merged(candidates, areas, scores, None if rles is None else tuple(rles))
+
+    def encoded(self, logits: Tensor, size_hw: tuple[int, int]) -> tuple[EncodedMask, ...]:
+        """Masks at the image's size, in a form the host can finish; see `BestMasks`."""
+        if self._in_strips(logits):
+            return strip_runs(logits, size_hw)
+        return tuple(full_size_rles(logits, size_hw))
 
     def _in_strips(self, logits: Tensor) -> bool:
         return logits.is_cuda if self.strips is None else self.strips
 
 
-def _nothing() -> Future[tuple[Detection, ...]]:
+def nothing_found() -> Future[tuple[Detection, ...]]:
+    """What an image without detections gives at once."""
     found: Future[tuple[Detection, ...]] = Future()
     found.set_result(())
     return found
 
 
-def _detection(rle: Rle, category_id: int, score: float, predicted_iou: float) -> Detection:
+def as_rle(mask: EncodedMask, size_hw: tuple[int, int]) -> Rle:
+    """Finish a mask that a device began."""
+    return runs_to_rle(mask, *size_hw) if isinstance(mask, np.ndarray) else mask
+
+
+def to_detection(rle: Rle, category_id: int, score: float, predicted_iou: float) -> Detection:
+    """A detection of a mask that is not empty."""
     x, y, width, height = rle_bbox_xywh(rle)
     return Detection(
         category_id=category_id,

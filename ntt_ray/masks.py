@@ -266,6 +266,20 @@ def decode_in_boxes(
         yield columns[:, y : y + box_height].T, x, y
 
 
+def placed_rles(rles: Sequence[Rle], x: int, y: int, height: int, width: int) -> list[Rle]:
+    """Masks of a rectangle of an image as masks of the image; see `encode_part`.
+
+    Raises:
+        ValueError: a mask is empty.
+    """
+    counts = [rle["counts"] for rle in rles]
+    own_height, own_width = zip(*(rle["size"] for rle in rles)) if rles else ((), ())
+    return [
+        encode_part(pixels, x + left, y + top, height, width)
+        for pixels, left, top in decode_in_boxes(counts, own_height, own_width)
+    ]
+
+
 @dataclass(frozen=True)
 class _Runs:
     """The runs of many RLEs one behind the other; even positions are outside, odd ones inside."""

@@ -163,15 +163,104 @@ class DecodeSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class DiffusionSettings:
+    """Graph diffusion of scores, see `matching.diffusion`; defaults as published.
+
+    Attributes:
+        alpha: weight of the walk, 0 to 1; with 0 it is soft merging.
+        power: of the share that better masks leave; higher lowers doubles more.
+        steps: of the walk.
+    """
+
+    alpha: float = 0.3
+    power: float = 0.5
+    steps: int = 30
+
+
+@dataclass(frozen=True, slots=True)
+class PrototypeSettings:
+    """Several prototypes per class, see `matching.prototypes`.
+
+    Attributes:
+        per_class: at most so many; a class with fewer references has fewer.
+        temperature: of the soft-max over a class's prototypes; None takes the best one.
+        seed: of the clustering.
+    """
+
+    per_class: int = 3
+    temperature: float | None = None
+    seed: int = 33
+
+
+@dataclass(frozen=True, slots=True)
+class PromptSettings:
+    """Prompts only where an image resembles a class, see `matching.prompting`.
+
+    Attributes:
+        min_similarity: of a patch to a class, 0 to 1, for points near it to be asked. Higher asks
+            fewer points and finds less.
+    """
+
+    min_similarity: float = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class TileSettings:
+    """Tiles of large images, see `matching.tiles`.
+
+    Attributes:
+        side: of the smallest tiles in pixels of the image; None is the side of SAM2's input.
+        overlap: least share of a tile's side that its neighbour covers too.
+    """
+
+    side: int | None = None
+    overlap: float = 0.25
+
+
+@dataclass(frozen=True, slots=True)
 class MatchSettings:
-    """The method's thresholds; defaults are the paper's.
+    """The method's thresholds; defaults are the paper's. Options are None where they are off.
 
     Attributes:
         min_predicted_iou: SAM2 masks must be above it, strictly. Lower finds more, costs time.
         nms_iou: boxes of a class above this IoU are duplicates. Higher keeps more of a crowd.
         max_detections: detections per image.
+        diffusion: of scores, in the place of soft merging.
+        prototypes: several per class.
+        prompts: only where the image resembles a class.
+        tiles: of large images, labelled each and merged.
     """
 
     min_predicted_iou: float = 0.4
     nms_iou: float = 0.5
     max_detections: int = 100
+    diffusion: DiffusionSettings | None = None
+    prototypes: PrototypeSettings | None = None
+    prompts: PromptSettings | None = None
+    tiles: TileSettings | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PromptWork:
+    """What prompts only where an image resembles a class have saved.
+
+    Attributes:
+        views: images, or tiles of images, that were looked at; 0 where the option is off.
+        views_skipped: those that SAM2 never saw.
+        points: of the grids of all views.
+        points_asked: those that SAM2 was asked about.
+    """
+
+    views: int = 0
+    views_skipped: int = 0
+    points: int = 0
+    points_asked: int = 0
+
+    def plus(self, points: int, points_asked: int) -> PromptWork:
+        """This and one view more."""
+        return PromptWork(
+            self.views + 1,
+            self.views_skipped + (points_asked == 0),
+            self.points + points,
+            self.points_asked + points_asked,
+        )

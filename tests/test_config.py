@@ -18,6 +18,7 @@ def test_defaults_are_the_papers():
         "nms_iou": 0.5,
         "max_detections": 100,
         "context_ratio": 0.2,
+        **dict.fromkeys(("diffusion", "prototypes", "prompts", "tiles")),
     }
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from conftest import GOLDEN
+from ntt_ray.cli.progress import Reporter
 from ntt_ray.config import build_config
 from ntt_ray.errors import (
     InputError,
@@ -144,6 +145,24 @@ def test_the_job_end_to_end(golden_config):
     assert metrics == json.loads((output / "metrics.json").read_text())
     assert metrics["images"] == 4
     assert 0 <= metrics["segm"]["AP"] <= metrics["segm"]["AP50"] <= 1
+
+
+def test_options_of_the_method_run_to_the_end(golden_config, caplog):
+    options = ("diffusion={}", "prototypes={}", "prompts={}", "tiles={side: 64}")
+    overrides = [f"method.{option}" for option in options]
+    units, counts = run_all(golden_config, *overrides)
+    assert (counts.images, counts.failed) == (4, 0)
+    assert counts.detections > 0
+    for unit, _, _ in units:
+        assert unit.views > unit.images  # tiles count
+        assert 0 < unit.points_asked <= unit.points == unit.views * 16**2
+        with Reporter() as reporter, caplog.at_level("INFO"):
+            reporter.unit(unit, 4, 4)
+        assert f"of {unit.views} images or tiles, " in caplog.text
+    method = json.loads((Path(golden_config["output"]) / "run.json").read_text())["identity"]
+    assert method["method"]["tiles"] == {"side": 64, "overlap": 0.25}
+    with pytest.raises(OutputMismatchError, match=r"method\.tiles: \{'overlap': 0\.25, 'side': 64"):
+        run_all(golden_config, *overrides[:-1])
 
 
 def test_bad_images_become_rows(golden_config, tmp_path):

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from ntt_ray.pipeline import metrics
-from ntt_ray.records import Detection, ImageEntry, ImageLabels
+from ntt_ray.records import Detection, ImageEntry, ImageLabels, PromptWork
 
 DASHBOARD = Path(__file__).parents[1] / "configs" / "cluster" / "grafana.json"
-COUNTERS = {metrics.IMAGES, metrics.FAILURES, metrics.DETECTIONS, metrics.UNITS}
+COUNTERS = {metrics.IMAGES, metrics.FAILURES, metrics.DETECTIONS, metrics.UNITS, metrics.POINTS}
 GAUGES = {metrics.GPU_MEMORY, metrics.IMAGES_DONE, metrics.IMAGES_PLANNED}
 EXPORTED = {
     *(f"ray_{name}_total" for name in COUNTERS),
@@ -86,6 +86,15 @@ def test_a_unit_is_counted_by_status_and_reason(told):
         (metrics.GPU_MEMORY, "reserved"): 10,
         (metrics.GPU_MEMORY, "peak"): 20,
     }
+
+
+def test_points_are_counted_where_they_are_chosen(told):
+    actor = metrics.ActorMetrics("run")
+    actor.prompts(PromptWork())
+    assert told == {}
+    actor.prompts(PromptWork(views=2, views_skipped=1, points=20, points_asked=4))
+    actor.prompts(PromptWork(views=1, views_skipped=1, points=10, points_asked=0))
+    assert told == {(metrics.POINTS, "asked"): 4, (metrics.POINTS, "saved"): 26}
 
 
 def test_reasons_are_bounded(told):

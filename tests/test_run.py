@@ -40,6 +40,15 @@ REFUSED = {
     "method.nms_iou": (0.6, "method.nms_iou"),
     "method.max_detections": (50, "method.max_detections"),
     "method.context_ratio": (0.1, "method.context_ratio"),
+    "method.diffusion.alpha": (0.2, "method.diffusion"),
+    "method.diffusion.power": (1.0, "method.diffusion"),
+    "method.diffusion.steps": (20, "method.diffusion"),
+    "method.prototypes.per_class": (2, "method.prototypes"),
+    "method.prototypes.temperature": (0.1, "method.prototypes"),
+    "method.prototypes.seed": (34, "method.prototypes"),
+    "method.prompts.min_similarity": (0.4, "method.prompts"),
+    "method.tiles.side": (512, "method.tiles"),
+    "method.tiles.overlap": (0.5, "method.tiles"),
     "job.images_per_unit": (7, "job.images_per_unit"),
 }
 # Compared by the content of what they name, not by their words; so is all below `references`.
@@ -113,6 +122,17 @@ def test_what_may_change_labels_is_refused(path):
 @pytest.mark.parametrize("path", ACCEPTED)
 def test_what_cannot_is_accepted(path):
     assert differences(_made(DATA), _made(_with(path, ACCEPTED[path]))) == []
+
+
+def test_options_that_are_off_are_not_named():
+    """So that runs begun before an option existed go on, and say the same of themselves."""
+    assert set(_made(DATA)["method"]) == {
+        "points_per_side",
+        "min_predicted_iou",
+        "nms_iou",
+        "max_detections",
+        "context_ratio",
+    }
 
 
 CONTENT = {

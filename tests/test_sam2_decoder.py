@@ -18,6 +18,7 @@ from torch import Tensor
 from conftest import GOLDEN
 from ntt_ray.errors import WeightsError
 from ntt_ray.models import sam2_keys
+from ntt_ray.models.compilation import CompileOptions
 from ntt_ray.models.sam2 import Sam2Proposer, point_grid
 from ntt_ray.models.sam2_decoder import PointDecoder, layer_1_tokens, transform, upscale
 from ntt_ray.models.sam2_image import Sam2Features, image_maps
@@ -161,6 +162,49 @@ def test_the_step_does_not_change_results(low_rank):
         assert found.point_index.tolist() == list(range(25))
         torch.testing.assert_close(every, iou, atol=2e-6, rtol=0)
         torch.testing.assert_close(found.logits, whole.logits, atol=1e-5, rtol=0)
+
+
+CHOSEN = {
+    "one": [7],
+    "first and last": [0, 24],
+    "some": [1, 2, 3, 8, 11, 12, 20, 23],
+    "all": list(range(25)),
+}
+
+
+@pytest.mark.parametrize("low_rank", [True, False])
+@pytest.mark.parametrize("full_steps", [False, True])
+@pytest.mark.parametrize("chosen", CHOSEN.values(), ids=CHOSEN.keys())
+def test_chosen_points_get_what_they_get_among_all(chosen, full_steps, low_rank):
+    model, features = random_model(dtype=torch.float64), random_features(dtype=torch.float64)
+    points = point_grid(16 * SIDE, 5)
+    decoder = PointDecoder(model, points, dtype=torch.float64, points_per_step=6, low_rank=low_rank)
+    threshold = about_half(decoder.decode(features, -1.0)[1])
+    everything, iou = decoder.decode(features, threshold)
+    decoder._compiled = full_steps  # as `compile` does; compiling itself is tested elsewhere
+    index = torch.tensor(chosen)
+    found, own_iou = decoder.decode(features, threshold, index)
+    expected = everything.select(torch.isin(everything.point_index, index))
+    assert found.point_index.tolist() == expected.point_index.tolist()
+    torch.testing.assert_close(own_iou, iou[index], atol=1e-7, rtol=0)
+    torch.testing.assert_close(found.predicted_iou, expected.predicted_iou, atol=1e-7, rtol=0)
+    torch.testing.assert_close(found.logits, expected.logits, atol=1e-6, rtol=0)
+
+
+def test_compiled_steps_keep_their_shape_whatever_is_chosen():
+    decoder = PointDecoder(random_model(), point_grid(16 * SIDE, 5), points_per_step=6)
+    shapes = []
+    plain = decoder._transform
+
+    def noted(weights, maps, prompt):
+        shapes.append(len(prompt.tokens))
+        return plain(weights, maps, prompt)
+
+    decoder.compile(CompileOptions("eager"))
+    decoder._transform = noted
+    for count in (1, 6, 7, 13):
+        decoder.decode(random_features(), -1.0, torch.arange(count))
+    assert shapes == [6] * (1 + 1 + 2 + 3)
 
 
 @pytest.mark.parametrize("low_rank", [True, False])

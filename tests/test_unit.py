@@ -12,8 +12,9 @@ from ntt_ray.labeler import Labeler
 from ntt_ray.pipeline import unit as unit_module
 from ntt_ray.pipeline.journal import journal_uri
 from ntt_ray.pipeline.unit import UnitLabeler
-from ntt_ray.records import FetchedImage, ImageEntry
+from ntt_ray.records import FetchedImage, ImageEntry, MatchSettings, TileSettings
 from ntt_ray.storage import Storage
+from ntt_ray.tiling import make_labeler
 from test_labeler import BANK
 
 
@@ -63,6 +64,24 @@ def test_every_image_has_its_row_whatever_the_steps(
         "the file is empty",
     ]
     assert (rows[3].height, rows[3].width) == (17, 31)
+    assert rows[3].detections == _labeler().label([np.asarray(Image.open(_stream(MIXED[3])))])[0]
+
+
+@pytest.mark.parametrize("images_per_step", [1, 4])
+def test_whole_images_have_their_rows_too(tmp_path, images_per_step):
+    """With tiles the labeller gets images at their own size, a few at a time."""
+    mask = torch.zeros(32, 32, dtype=torch.bool)
+    mask[4:20, 4:20] = True
+    proposer = FakeProposer(make_proposals(mask[None], [0.9]))
+    settings = MatchSettings(tiles=TileSettings())
+    labeler = make_labeler(FakeEncoder(), proposer, BANK, settings)
+    large = _images(*[image.data for image in MIXED], _png((255, 0, 0), (90, 70)))
+    units = _units(tmp_path, labeler, images_per_step=images_per_step)
+    units.warm_up()
+    rows = units.label(0, large)
+    assert [row.status for row in rows] == ["ok", "failed", "failed", "ok", "failed", "ok", "ok"]
+    assert (rows[6].height, rows[6].width) == (70, 90)
+    assert len(rows[6].detections) > len(rows[0].detections)
     assert rows[3].detections == _labeler().label([np.asarray(Image.open(_stream(MIXED[3])))])[0]
 
 

@@ -73,7 +73,7 @@ class Reporter:
         self._progress.update(self._task, completed=done, total=total, rate=f"{rate:.2f} images/s")
         logger.info(
             "unit %d: %d images, %d failed, %d detections; fetch %.1f s, label %.1f s, "
-            "write %.1f s; %d of %d images, %.2f images/s",
+            "write %.1f s%s; %d of %d images, %.2f images/s",
             unit.shard_id,
             unit.images,
             unit.failed,
@@ -81,10 +81,19 @@ class Reporter:
             unit.fetch_s,
             unit.label_s,
             unit.write_s,
+            _saved(unit),
             done,
             total,
             rate,
         )
+
+
+def _saved(unit: UnitDone) -> str:
+    """What choosing points has saved; nothing where all are asked."""
+    if not unit.points:
+        return ""
+    seen, share = unit.views - unit.views_skipped, unit.points_asked / unit.points
+    return f"; SAM2 saw {seen} of {unit.views} images or tiles, {share:.0%} of the points"
 
 
 class MergeReporter:

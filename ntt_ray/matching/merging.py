@@ -20,11 +20,30 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ntt_ray.masks import Rle, encode_part, overlap_shares, runs_to_rle
+from ntt_ray.matching.diffusion import diffused_scores
 from ntt_ray.matching.pooling import resize_matrix
 from ntt_ray.matching.suppression import inclusive_boxes, soft_merge_decay
+from ntt_ray.records import DiffusionSettings
 
 ROWS_PER_STEP = 64  # soft-merge rows worked out before asking whether the rest can matter
 PIXELS_PER_STEP = 16 << 20  # full-size pixels held at once, over all masks of a step
+
+
+def merged_scores(
+    scores: Tensor,
+    labels: Tensor,
+    features: Tensor,
+    shares: Callable[[Tensor, Tensor], Tensor],
+    diffusion: DiffusionSettings | None,
+    wanted: int | None = None,
+) -> Tensor:
+    """Scores after graph diffusion, or after soft merging where that is None.
+
+    The other arguments are those of `decayed_scores`.
+    """
+    if diffusion is None:
+        return decayed_scores(scores, labels, features, shares, wanted)
+    return diffused_scores(scores, labels, features, shares, diffusion)
 
 
 def decayed_scores(

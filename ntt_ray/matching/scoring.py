@@ -8,7 +8,12 @@ from torch import Tensor
 NEGATIVE_SIGMA = 0.8  # METHOD 47
 
 
-def similarities(features: Tensor, prototypes: Tensor, negatives: Tensor | None = None) -> Tensor:
+def similarities(
+    features: Tensor,
+    prototypes: Tensor,
+    negatives: Tensor | None = None,
+    temperature: float | None = None,
+) -> Tensor:
     """Cosine similarity, negative values cut to 0 (METHOD 28), lowered by negatives (METHOD 47).
 
     A mask that is nearer to a negative reference of a class than to the class itself loses
@@ -16,18 +21,33 @@ def similarities(features: Tensor, prototypes: Tensor, negatives: Tensor | None 
 
     Args:
         features: ``(N, C)`` float32 of length 1.
-        prototypes: ``(K, C)`` float32 of length 1, one per class.
+        prototypes: ``(K, C)`` float32 of length 1, one per class; or ``(K, P, C)``, several, zero
+            where a class has fewer than P.
         negatives: ``(K, M, C)`` float32 of length 1, or zero where a class has fewer than M.
+        temperature: of several prototypes the best one counts (None), or their mean under soft-max
+            weights of the similarity divided by this.
 
     Returns:
         ``(N, K)`` float32 in [0, 1], up to rounding.
     """
-    positive = (features @ prototypes.T).clamp(min=0)
+    if prototypes.ndim == 2:
+        positive = (features @ prototypes.T).clamp(min=0)
+    else:
+        positive = _to_several(features, prototypes, temperature).clamp(min=0)
     if negatives is None:
         return positive
     every = (features @ negatives.flatten(0, 1).T).view(-1, *negatives.shape[:2])
     nearest = every.amax(dim=2).clamp(min=0)  # padding is zero, and so is what is below it
     return positive * torch.exp(-(nearest - positive).clamp(min=0) / NEGATIVE_SIGMA)
+
+
+def _to_several(features: Tensor, prototypes: Tensor, temperature: float | None) -> Tensor:
+    every = (features @ prototypes.flatten(0, 1).T).view(-1, *prototypes.shape[:2])
+    padded = ~prototypes.any(dim=2)
+    if temperature is None:
+        return every.masked_fill(padded, -1).amax(dim=2)
+    weights = (every / temperature).masked_fill(padded, -torch.inf).softmax(dim=2)
+    return (weights * every).sum(dim=2)
 
 
 def best_class(similarity: Tensor) -> tuple[Tensor, Tensor]:

@@ -38,6 +38,12 @@ class Proposals:
         if self.predicted_iou.shape != (n,) or self.point_index.shape != (n,):
             raise ValueError("predicted_iou and point_index need one value per mask")
 
+    @classmethod
+    def none(cls, side: int, device: torch.device) -> Proposals:
+        """No mask at all, of ``side x side`` pixels."""
+        nothing = torch.zeros(0, device=device)
+        return cls(nothing.view(0, 1, 1).expand(0, side, side), nothing, nothing.long())
+
     def __len__(self) -> int:
         return len(self.logits)
 
@@ -80,18 +86,28 @@ class Encoder(Protocol):
 
 
 class Proposer(Protocol):
-    """Image to mask proposals (SAM2)."""
+    """Image to mask proposals (SAM2).
+
+    Attributes:
+        points: ``(P, 2)`` float32 (x, y) in pixels of the input, the grid that is asked.
+    """
 
     image_size: int
     points_per_step: int
     device: torch.device
+    points: Tensor
 
     def propose(
-        self, images: Tensor, min_predicted_iou: float, wanted: Sequence[int] | None = None
+        self,
+        images: Tensor,
+        min_predicted_iou: float,
+        wanted: Sequence[int] | None = None,
+        points: Tensor | None = None,
     ) -> list[Proposals]:
         """Images ``(B, 3, S, S)`` to proposals whose predicted IoU is above the threshold.
 
-        Proposals are given for the positions in `wanted` only; None wants all.
+        Proposals are given for the positions in `wanted` only; None wants all. Of the grid only
+        `points` are asked, int64 ``(n,)``, rising; None asks all.
         """
         ...
 

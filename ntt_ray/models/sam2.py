@@ -124,28 +124,37 @@ class Sam2Proposer:
         """
         return image_features(self._model, images.to(self.device), self._dtype)
 
-    def predict(self, features: Sam2Features, min_predicted_iou: float) -> tuple[Proposals, Tensor]:
-        """Decode every point of the grid for one image (METHOD 20 to 25).
+    def predict(
+        self, features: Sam2Features, min_predicted_iou: float, points: Tensor | None = None
+    ) -> tuple[Proposals, Tensor]:
+        """Decode the points of the grid for one image (METHOD 20 to 25).
 
         Of outputs 1 to 3 the one with the highest predicted IoU is taken, output 0 never.
 
         Args:
             features: of one image.
             min_predicted_iou: masks must be above this, strictly.
+            points: int64 ``(n,)``, which points, rising, at least one; None is every point.
 
         Returns:
             The surviving proposals in the order of their points, and the predicted IoU of all
-            four outputs of all points, ``(P, 4)`` float32.
+            four outputs of the points, ``(P, 4)`` or ``(n, 4)`` float32.
         """
-        return self._decoder.decode(features, min_predicted_iou)
+        return self._decoder.decode(features, min_predicted_iou, points)
 
     def propose(
-        self, images: Tensor, min_predicted_iou: float, wanted: Sequence[int] | None = None
+        self,
+        images: Tensor,
+        min_predicted_iou: float,
+        wanted: Sequence[int] | None = None,
+        points: Tensor | None = None,
     ) -> list[Proposals]:
         """Proposals of each wanted image; see `encode_images` and `predict`."""
-        features = self.encode_images(images)
         positions = range(len(images)) if wanted is None else wanted
-        return [self.predict(features.image(i), min_predicted_iou)[0] for i in positions]
+        if points is not None and len(points) == 0:
+            return [Proposals.none(self.image_size // 4, self.device) for _ in positions]
+        features = self.encode_images(images)
+        return [self.predict(features.image(i), min_predicted_iou, points)[0] for i in positions]
 
 
 def image_features(model: Any, images: Tensor, dtype: torch.dtype) -> Sam2Features:

@@ -11,6 +11,7 @@ mask each (METHOD 20 to 25).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -51,8 +52,8 @@ class PromptTokens(NamedTuple):
     key: Tensor
     value: Tensor
 
-    def part(self, points: slice) -> PromptTokens:
-        """The tokens of a range of points."""
+    def part(self, points: slice | Tensor) -> PromptTokens:
+        """The tokens of a range of points, or of those at some positions."""
         return PromptTokens(*(tensor[points] for tensor in self))
 
 
@@ -112,44 +113,63 @@ class PointDecoder:
             cached = max(1, CACHED_ELEMENTS // (tokens * transformer.num_heads * n))
             points_per_step = cached if points.device.type == "cpu" else 256
         self.points_per_step = points_per_step
-        self._transform, self._upscale = transform, upscale
+        self._transform, self._upscale, self._compiled = transform, upscale, False
 
     def compile(self, options: CompileOptions) -> None:
         """Compile the two functions that take the time; survivors vary in number, points do not.
 
         What varies in number is never captured as a CUDA graph: each number would be a new one.
         """
+        self._compiled = True
         self._transform = options.compile(transform)
         self._upscale = torch.compile(upscale, backend=options.backend, dynamic=True)
 
     @torch.inference_mode()
-    def decode(self, features: Sam2Features, min_predicted_iou: float) -> tuple[Proposals, Tensor]:
-        """Decode every point of the grid for one image.
+    def decode(
+        self, features: Sam2Features, min_predicted_iou: float, points: Tensor | None = None
+    ) -> tuple[Proposals, Tensor]:
+        """Decode the points of the grid for one image.
 
         Args:
             features: of one image.
             min_predicted_iou: masks must be above this, strictly.
+            points: int64 ``(n,)``, which points, rising, at least one; None is every point.
 
         Returns:
             The surviving proposals in the order of their points, and the predicted IoU of all
-            four outputs of all points, ``(P, 4)`` float32.
+            four outputs of the points, ``(P, 4)`` or ``(n, 4)`` float32.
         """
-        logits, ious, indices, every = zip(*self.steps(features, min_predicted_iou))
+        asked = None if points is None else self._full_steps(points)
+        logits, ious, indices, every = zip(*self.steps(features, min_predicted_iou, asked))
         proposals = Proposals(
             torch.cat(logits).float(), torch.cat(ious).float(), torch.cat(indices)
         )
-        return proposals, torch.cat(every).float()
+        if points is None or asked is None:
+            return proposals, torch.cat(every).float()
+        proposals = proposals.select(proposals.point_index < len(points))
+        index = points[proposals.point_index]
+        return replace(proposals, point_index=index), torch.cat(every).float()[: len(points)]
+
+    def _full_steps(self, points: Tensor) -> Tensor:
+        """Repeat the last point until steps are full, where what is compiled wants one shape."""
+        missing = -len(points) % self.points_per_step if self._compiled else 0
+        return torch.cat((points, points[-1:].expand(missing)))
 
     def steps(
-        self, features: Sam2Features, min_predicted_iou: float
+        self, features: Sam2Features, min_predicted_iou: float, points: Tensor | None = None
     ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-        """Logits, predicted IoU and index of each step's survivors, and the IoU of all outputs."""
+        """Logits, predicted IoU and position of each step's survivors, and the IoU of all outputs.
+
+        A position is that in `points`, or of the grid.
+        """
         weights = self._weights
         maps = image_maps(self._image, weights, features)
         prompt = layer_1_tokens(weights, maps)
+        if points is not None:
+            prompt = prompt.part(points)
         for start in range(0, len(prompt.tokens), self.points_per_step):
-            points = slice(start, start + self.points_per_step)
-            keys, iou, hypernetworks = self._transform(weights, maps, prompt.part(points))
+            step = slice(start, start + self.points_per_step)
+            keys, iou, hypernetworks = self._transform(weights, maps, prompt.part(step))
             best_iou, best = iou[:, 1:].max(dim=1)
             index = torch.nonzero(best_iou > min_predicted_iou).squeeze(1)
             if len(index) < len(iou):

@@ -22,10 +22,10 @@ from ntt_ray import storage
 from ntt_ray.config import Config
 from ntt_ray.errors import InputError
 from ntt_ray.images import decode_image
-from ntt_ray.labeler import Labeler
 from ntt_ray.matching.memory import MemoryBank, bank_digest
 from ntt_ray.matching.padding import PaddedMeans
 from ntt_ray.pipeline.bank import BankInputs, task_result
+from ntt_ray.pipeline.method import match_settings
 from ntt_ray.pipeline.models import ModelSpec
 from ntt_ray.pipeline.placement import Resources
 from ntt_ray.pipeline.run import ReferenceRun, prepare_references
@@ -48,6 +48,7 @@ from ntt_ray.records import (
 )
 from ntt_ray.references.dataset import picture_digests, read_json
 from ntt_ray.storage import Storage
+from ntt_ray.tiling import make_labeler
 
 logger = logging.getLogger(__name__)
 IMAGES_PER_TASK = 16  # a task loads both models first
@@ -211,7 +212,8 @@ class _Task:
         for picture in pictures:
             image_rgb = decode_image(self.store.read_bytes(picture.entry.uri))
             others = bank_without(bank, self.references, picture.uris, self.negatives)
-            (found,) = Labeler(encoder, proposer, others, self.settings).label([image_rgb])
+            labeler = make_labeler(encoder, proposer, others, self.settings)
+            (found,) = labeler.label([image_rgb])
             height, width = image_rgb.shape[:2]
             known = frozenset(label.category_id for label in others.classes)
             rows.append((ImageLabels.labelled(picture.entry, (height, width), found), known))
@@ -226,7 +228,7 @@ def _labelled(
     ids = {label.name: label.category_id for label in run.inputs.classes()}
     task = _Task(
         run.models.uncompiled(),
-        MatchSettings(method.min_predicted_iou, method.nms_iou, method.max_detections),
+        match_settings(method),
         method.points_per_side,
         run.bank,
         run.inputs.in_bank(),

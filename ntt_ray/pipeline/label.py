@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -31,7 +32,7 @@ from ntt_ray.pipeline.stages import (
     fetched_image,
     write_units,
 )
-from ntt_ray.records import FetchedImage, ImageLabels
+from ntt_ray.records import FetchedImage, ImageLabels, PromptWork
 
 if TYPE_CHECKING:
     from ntt_ray.pipeline.unit import UnitLabeler
@@ -125,9 +126,9 @@ class LabelActor:
         # here, not above: the driver names this class, and would load what only actors need
         import torch
 
-        from ntt_ray.labeler import Labeler
         from ntt_ray.matching.memory import MemoryBank
         from ntt_ray.pipeline.unit import UnitLabeler
+        from ntt_ray.tiling import make_labeler
 
         job, on_cpu = self._job, self._job.models.device == "cpu"
         if on_cpu:
@@ -138,7 +139,7 @@ class LabelActor:
         memory = MemoryBank.from_bytes(bank, "the broadcast bank")
         memory.check_width(encoder.feature_dim)
         proposer = job.models.load_proposer(job.points_per_side)
-        labeler = Labeler(encoder, proposer, memory, job.settings)
+        labeler = make_labeler(encoder, proposer, memory, job.settings)
         units = UnitLabeler(
             labeler,
             job.output,
@@ -162,13 +163,15 @@ class LabelActor:
             images = [fetched_image(image) for image in row["images"]]
             labels = self._label(row["shard_id"], images)
             label_s = time.perf_counter() - started
-            self._measure(labels, row["fetch_s"], label_s)
+            work = self._units.take_work()
+            self._measure(labels, row["fetch_s"], label_s, work)
             rows.append(
                 {
                     "shard_id": row["shard_id"],
                     "fetch_s": row["fetch_s"],
                     "begun_at": begun_at,
                     "label_s": label_s,
+                    **asdict(work),
                     "rows": [labels_to_row(item) for item in labels],
                 }
             )
@@ -181,8 +184,11 @@ class LabelActor:
             logger.exception("unit %d", shard_id)  # goes into this worker's log
             raise LabelError(f"{error}; {this_log()}") from error
 
-    def _measure(self, labels: Sequence[ImageLabels], fetch_s: float, label_s: float) -> None:
+    def _measure(
+        self, labels: Sequence[ImageLabels], fetch_s: float, label_s: float, work: PromptWork
+    ) -> None:
         self._metrics.unit(labels, fetch_s, label_s)
+        self._metrics.prompts(work)
         if self._job.models.device != "cpu":
             from torch import cuda
 

@@ -14,11 +14,12 @@ from collections.abc import Sequence
 from ray.util import metrics
 
 from ntt_ray.quality.figures import reason_of
-from ntt_ray.records import ImageLabels
+from ntt_ray.records import ImageLabels, PromptWork
 
 IMAGES = "ntt_ray_images"
 FAILURES = "ntt_ray_failures"
 DETECTIONS = "ntt_ray_detections"
+POINTS = "ntt_ray_points"
 UNIT_SECONDS = "ntt_ray_unit_seconds"
 GPU_MEMORY = "ntt_ray_gpu_memory_bytes"
 UNITS = "ntt_ray_units"
@@ -48,6 +49,9 @@ class ActorMetrics:
         self._detections = metrics.Counter(DETECTIONS, "Objects found", ("run",)).set_default_tags(
             tags
         )
+        self._points = metrics.Counter(
+            POINTS, "Points of SAM2's grids, asked or saved (method.prompts)", ("run", "outcome")
+        ).set_default_tags(tags)
         self._seconds = _unit_seconds(tags)
         self._memory = metrics.Gauge(
             GPU_MEMORY, "GPU memory of an actor, now and at most", ("run", "kind")
@@ -65,6 +69,15 @@ class ActorMetrics:
             self._detections.inc(detections)
         self._seconds.observe(fetch_s, {"part": "fetch"})
         self._seconds.observe(label_s, {"part": "label"})
+
+    def prompts(self, work: PromptWork) -> None:
+        """Count the points that were asked, and those that were not worth it."""
+        for outcome, points in (
+            ("asked", work.points_asked),
+            ("saved", work.points - work.points_asked),
+        ):
+            if points:
+                self._points.inc(points, {"outcome": outcome})
 
     def gpu_memory(self, reserved_bytes: int, peak_bytes: int) -> None:
         """Tell how much memory the models and their steps take."""

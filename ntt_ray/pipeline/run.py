@@ -33,6 +33,7 @@ from ntt_ray.pipeline.bank import (
 )
 from ntt_ray.pipeline.label import label_units
 from ntt_ray.pipeline.lock import RunLock
+from ntt_ray.pipeline.method import match_settings
 from ntt_ray.pipeline.metrics import DriverMetrics
 from ntt_ray.pipeline.models import ModelSpec
 from ntt_ray.pipeline.placement import Resources
@@ -40,7 +41,7 @@ from ntt_ray.pipeline.record import BANK_FILE
 from ntt_ray.pipeline.resources import connect, decide, layout
 from ntt_ray.pipeline.stages import LabelJob, Pace, UnitDone
 from ntt_ray.pipeline.stall import StallWatch
-from ntt_ray.records import DecodeSettings, MatchSettings
+from ntt_ray.records import DecodeSettings
 from ntt_ray.storage import Storage
 
 logger = logging.getLogger(__name__)
@@ -231,9 +232,7 @@ def _prepare(
         store=store,
         manifest_digest=identity["manifest"],
         models=spec,
-        settings=MatchSettings(
-            config.method.min_predicted_iou, config.method.nms_iou, config.method.max_detections
-        ),
+        settings=match_settings(config.method),
         decode=DecodeSettings(**config.decode.model_dump()),
         points_per_side=config.method.points_per_side,
         image_timeout_s=config.job.image_timeout_s,
@@ -274,7 +273,8 @@ def _identity(
             "device": spec.device,
         },
         "decode": config.decode.model_dump(mode="json"),
-        "method": config.method.model_dump(mode="json"),
+        # options that are off are no part of it: they were none when older runs began
+        "method": config.method.model_dump(mode="json", exclude_none=True),
         "job": {"images_per_unit": config.job.images_per_unit},
     }
 

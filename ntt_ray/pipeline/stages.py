@@ -26,6 +26,12 @@ from ntt_ray.records import DecodeSettings, FetchedImage, ImageEntry, MatchSetti
 from ntt_ray.storage import Storage
 
 FETCH_THREADS = 16
+WORK_FIELDS = [
+    pa.field("views", pa.int64()),
+    pa.field("views_skipped", pa.int64()),
+    pa.field("points", pa.int64()),
+    pa.field("points_asked", pa.int64()),
+]
 FETCHED = pa.schema(
     [
         pa.field("shard_id", pa.int64()),
@@ -52,6 +58,7 @@ LABELLED = pa.schema(
         pa.field("fetch_s", pa.float64()),
         pa.field("begun_at", pa.float64()),
         pa.field("label_s", pa.float64()),
+        *WORK_FIELDS,
         pa.field("rows", pa.large_list(pa.struct(ROW_FIELDS))),
     ]
 )
@@ -64,6 +71,7 @@ WRITTEN = pa.schema(
         pa.field("fetch_s", pa.float64()),
         pa.field("begun_at", pa.float64()),
         pa.field("label_s", pa.float64()),
+        *WORK_FIELDS,
         pa.field("write_s", pa.float64()),
     ]
 )
@@ -82,6 +90,10 @@ class UnitDone:
         begun_at: when labelling began, seconds since the epoch by the worker's clock.
         label_s: seconds of labelling.
         write_s: seconds of writing.
+        views: these four as in `PromptWork`; 0 where every point of every image is asked.
+        views_skipped: see there.
+        points: see there.
+        points_asked: see there.
     """
 
     shard_id: int
@@ -92,6 +104,10 @@ class UnitDone:
     begun_at: float
     label_s: float
     write_s: float
+    views: int = 0
+    views_skipped: int = 0
+    points: int = 0
+    points_asked: int = 0
 
 
 class Pace:
@@ -226,6 +242,7 @@ def write_units(batch: pa.Table, job: LabelJob) -> pa.Table:
                 "fetch_s": batch["fetch_s"][index].as_py(),
                 "begun_at": batch["begun_at"][index].as_py(),
                 "label_s": batch["label_s"][index].as_py(),
+                **{field.name: batch[field.name][index].as_py() for field in WORK_FIELDS},
                 "write_s": time.perf_counter() - started,
             }
         )

@@ -14,19 +14,21 @@ import numpy as np
 import torch
 
 from ntt_ray.errors import ImageError, LabelError
-from ntt_ray.images import RgbImage, decode_square
+from ntt_ray.images import RgbImage, decode_image, decode_square
 from ntt_ray.labeler import Labeler
 from ntt_ray.pipeline.journal import UnitJournal
-from ntt_ray.records import DecodeSettings, Detection, FetchedImage, ImageLabels
+from ntt_ray.records import DecodeSettings, Detection, FetchedImage, ImageLabels, PromptWork
 from ntt_ray.storage import Storage
+from ntt_ray.tiling import TiledLabeler
 
 logger = logging.getLogger(__name__)
 
 JOURNAL_STEP = 32  # images noted at once before they are taken up
+WHOLE_IMAGES_STEP = 4  # the same where images are kept at their own size
 MIN_POINTS_PER_STEP = 32
 
 
-_Decoded = tuple[RgbImage, tuple[int, int]]  # at the proposer's size; height and width before
+_Decoded = tuple[RgbImage, tuple[int, int]]  # as the labeller takes it; height and width before
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class UnitLabeler:
 
     def __init__(
         self,
-        labeler: Labeler,
+        labeler: Labeler | TiledLabeler,
         output: str,
         run_token: str,
         store: Storage,
@@ -83,7 +85,8 @@ class UnitLabeler:
             for position in condemned
         }
         todo = [position for position in range(len(images)) if position not in condemned]
-        for group in journal.steps(todo, JOURNAL_STEP):
+        noted = WHOLE_IMAGES_STEP if self._labeler.takes_whole_images else JOURNAL_STEP
+        for group in journal.steps(todo, noted):
             rows |= self._label_group(shard_id, images, group)
         if len(rows) != len(images):
             raise LabelError(f"unit {shard_id}: {len(rows)} rows for {len(images)} images")
@@ -93,7 +96,13 @@ class UnitLabeler:
         """Label one full step of noise, so that compiling does not count as labelling."""
         side = self._labeler.proposer.image_size
         noise = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
-        self._labeler.label_inputs([noise] * self.images_per_step, [(side, side)])
+        (found,) = self._labeler.begin([noise] * self.images_per_step, [(side, side)])
+        found.result()
+        self.take_work()
+
+    def take_work(self) -> PromptWork:
+        """See `Labeler.take_work`."""
+        return self._labeler.take_work()
 
     def _label_group(
         self, shard_id: int, images: Sequence[FetchedImage], group: Sequence[int]
@@ -173,9 +182,12 @@ class UnitLabeler:
         return filled + [black] * (self.images_per_step - len(filled))
 
     def _decode(self, image: FetchedImage) -> _Decoded:
-        """The image at the proposer's size, and its own size."""
+        """The image as the labeller takes it, and its own size."""
         if image.data is None:
             raise ImageError(image.error or "not fetched")
+        if self._labeler.takes_whole_images:
+            image_rgb = decode_image(image.data, self._settings)
+            return image_rgb, (image_rgb.shape[0], image_rgb.shape[1])
         return decode_square(image.data, self._labeler.proposer.image_size, self._settings)
 
 
