@@ -16,12 +16,22 @@ class NttRayError(Exception):
 
 
 class ProblemListError(NttRayError):
-    """An error that lists every problem found, not only the first one."""
+    """An error that lists the problems found, not only the first one.
+
+    Attributes:
+        title: what is wrong.
+        problems: all of them; the message shows the first `MAX_SHOWN`.
+    """
+
+    MAX_SHOWN = 50
 
     def __init__(self, title: str, problems: Sequence[str]) -> None:
         self.title = title
         self.problems = tuple(problems)
-        super().__init__("\n".join([title, *(f"  - {problem}" for problem in problems)]))
+        lines = [f"  - {problem}" for problem in self.problems[: self.MAX_SHOWN]]
+        if (more := len(self.problems) - self.MAX_SHOWN) > 0:
+            lines.append(f"  - and {more:,} more")
+        super().__init__("\n".join([title, *lines]))
 
     def __reduce__(self) -> tuple[type[ProblemListError], tuple[str, tuple[str, ...]]]:
         """Rebuild from the two arguments, so that it survives the way between processes."""

@@ -76,6 +76,14 @@ def test_the_box_stays_when_no_mask_fits(masks, reason):
     assert np.array_equal(decode_rle(found.rle), FILLED)
 
 
+def test_what_people_should_look_at():
+    sure, unsure = (mask_from_box(BOX, SIZE_HW, offered((ring(), v)), 0.4) for v in (0.7, 0.5))
+    assert (sure.source, sure.doubtful) == ("sam2", False)
+    assert (unsure.source, unsure.doubtful) == ("sam2", True)
+    assert not mask_from_box(BOX, SIZE_HW, offered((ALL, 0.9)), 0.4).doubtful  # says more: a box
+    assert not BoxMask.given(encode_mask(ring())).doubtful
+
+
 def test_annotations_say_where_their_mask_is_from():
     before = {"id": 4, "bbox": list(BOX), "attributes": {"occluded": True}, "category_id": 1}
     kept = mask_from_box(BOX, SIZE_HW, offered((ALL, 0.9)), 0.4).annotation(before)

@@ -8,7 +8,7 @@ import yaml
 from PIL import Image
 
 from ntt_ray.cli import app
-from ntt_ray.errors import ReferencesError
+from ntt_ray.errors import InputError, ReferencesError
 from ntt_ray.masks import rle_area
 from ntt_ray.references.dataset import check_images, load_references, parse_references
 from ntt_ray.storage import Storage
@@ -76,6 +76,77 @@ def test_the_plain_profile_reaches_what_the_papers_rules_leave_out(tmp_path):
     assert len(found["annotations"]) == 45
 
 
+def test_a_page_shows_the_sample(tmp_path, golden_config):
+    block = golden_config["references"]
+    options = ("--shots", 1, "--profile", "plain", "--image-root", block["image_root"])
+    files = ("--annotations", block["annotations"], "--output", tmp_path / "refs.json")
+    references("sample", *files, *options)
+    page = (tmp_path / "refs.html").read_text()
+    assert page.count("data:image/jpeg") == 3
+    assert "3 references" in page
+
+
+def _named(*names) -> dict:
+    """A COCO file with one object of each class."""
+    box = {"bbox": [50, 50, 40, 40], "image_id": 1}
+    return {
+        "images": [{"id": 1, "file_name": "a.png", "width": 200, "height": 200}],
+        "annotations": [{**box, "id": i, "category_id": i} for i, _ in enumerate(names, start=1)],
+        "categories": [{"id": i, "name": name} for i, name in enumerate(names, start=1)],
+    }
+
+
+def _sampled(folder, coco, *options, output="refs.json") -> list[str]:
+    (folder / "train.json").write_text(json.dumps(coco))
+    files = ("--annotations", folder / "train.json", "--output", folder / output)
+    references("sample", *files, "--shots", 1, *options)
+    return [c["name"] for c in json.loads((folder / output).read_text())["categories"]]
+
+
+def test_class_names_may_hold_commas_and_any_letter(tmp_path):
+    coco = _named("cup, paper", "Vögel 鳥", "nut")
+    assert _sampled(tmp_path, coco, "--classes", "cup, paper") == ["cup, paper"]
+    assert _sampled(tmp_path, coco, "--classes", "nut, Vögel 鳥") == ["Vögel 鳥", "nut"]
+    with pytest.raises(ReferencesError, match="category 1: has no name"):
+        _sampled(tmp_path, _named("half a character \ud800"))
+
+
+def test_what_is_not_asked_for_need_not_be_sound(tmp_path):
+    coco = _named("bolt", "nut")
+    coco["annotations"][0] = {"id": 1, "category_id": 1, "bbox": []}
+    coco["licenses"] = [{"name": "\ud800"}]  # half a character: no UTF-8, but it stands in JSON
+    assert _sampled(tmp_path, coco, "--classes", "nut") == ["nut"]
+    with pytest.raises(ReferencesError, match="annotation 1: its image None is not in the file"):
+        _sampled(tmp_path, coco)
+
+
+def test_the_file_that_is_read_is_not_written_over(tmp_path):
+    with pytest.raises(InputError, match=r"--output: .*train.json is what is read"):
+        _sampled(tmp_path, _named("nut"), output="train.json")
+    assert json.loads((tmp_path / "train.json").read_text()) == _named("nut")
+
+
+SMALL = {**_named("nut")["annotations"][0], "bbox": [0, 0, 9, 9]}
+TOO_FEW = {
+    "fewer shots": (_named("nut"), 2, "paper", "annotate more, or ask for 1 shots$"),
+    "none": (_named("nut") | {"annotations": []}, 2, "paper", r"border.*Too few: annotate more$"),
+    "other rules": (
+        _named("nut")
+        | {"annotations": [{**_named("nut")["annotations"][0], "bbox": [0, 0, 9, 9]}]},
+        1,
+        "paper",
+        "annotate more; the profile 'plain' has no such rules and finds enough",
+    ),
+    "plain": (_named("nut"), 2, "plain", r"no crowd, a box of a pixel or more\. Too few: annotate"),
+}
+
+
+@pytest.mark.parametrize(("coco", "shots", "rules", "text"), TOO_FEW.values(), ids=TOO_FEW.keys())
+def test_too_few_references_say_what_to_do(tmp_path, coco, shots, rules, text):
+    with pytest.raises(ReferencesError, match=text):
+        _sampled(tmp_path, coco, "--shots", shots, "--profile", rules)
+
+
 def test_bad_arguments_end_with_status_2(tmp_path):
     train, output = str(SAMPLER / "train_public.json"), str(tmp_path / "x.json")
     done = run_command("references", "sample", "--annotations", train, "--output", output)
@@ -85,6 +156,8 @@ def test_bad_arguments_end_with_status_2(tmp_path):
     assert done.returncode == 2
     assert "unknown class 'dogs'; did you mean 'dog'?" in done.stderr
     assert "Traceback" not in done.stderr
+    with pytest.raises(ReferencesError, match="names no class"):
+        sample(output, "--shots", "1", "--classes", " , ")
 
 
 @pytest.fixture
@@ -120,6 +193,8 @@ def test_boxes_become_masks(boxes, golden_config, tmp_path, caplog):
     page = output.with_suffix(".html").read_text()
     assert page.count("<figure>") == len(boxes["annotations"])
     assert "mask was given: 1" in page
+    with pytest.raises(InputError, match="is what is read"):
+        references("from-boxes", tmp_path / "config.yaml", "--output", tmp_path / "boxes.json")
     # again, with the files named on the command line: the same bytes
     other = tmp_path / "other" / "refs.json"
     named = ("--annotations", tmp_path / "boxes.json", "--image-root", root)
@@ -203,6 +278,7 @@ def test_conversions_are_references(tmp_path, source, draw):
     assert [r.bbox_xywh for r in found.references] == [(20, 20, 30, 20)] * 2
     assert all(rle_area(r.rle) == 600 for r in found.references)
     check_images(found, Storage(), 0.2)
+    assert (tmp_path / "refs.html").read_text().count("data:image/jpeg") == 2
 
 
 def test_converted_boxes_go_to_from_boxes(tmp_path):

@@ -87,6 +87,12 @@ PROBLEMS = {
     "no box": (_set("annotations", 0, "bbox", None), "bbox is not"),
     "nan box": (_set("annotations", 0, "bbox", [1, 2, 3, float("nan")]), "bbox is not"),
     "outside": (_set("annotations", 0, "bbox", [50, 10, 30, 30]), "outside its image"),
+    "just outside": (_set("annotations", 0, "bbox", [60, 10, 1, 30]), "covers too little"),
+    "just outside at the other end": (
+        _set("annotations", 0, "bbox", [-0.5, 10, 1, 30]),
+        "covers too little",
+    ),
+    "no classes": (lambda c: c.update(categories=[], annotations=[]), "has no category"),
     "no mask": (_set("annotations", 0, "segmentation", None), "has no mask"),
     "empty mask": (
         _set("annotations", 0, "segmentation", {"size": [50, 60], "counts": [3000]}),
@@ -113,6 +119,24 @@ def test_problems_are_named(change, text):
         parse_references(_changed(change), image_root="/data")
 
 
+def test_a_box_that_sticks_out_by_rounding_keeps_its_far_corner():
+    coco = _changed(_set("annotations", 0, "bbox", [-0.5, 10, 40.5, 30]))
+    reference = parse_references(coco, image_root="/data").of_class(3)[0]
+    assert reference.bbox_xywh == (0.0, 10.0, 40.0, 30.0)
+
+
+def test_no_class_is_not_every_class():
+    with pytest.raises(ReferencesError, match="names no class; leave it out to take all"):
+        parse_references(COCO, image_root="/data", classes=[])
+
+
+def test_other_classes_need_not_be_sound():
+    coco = _changed(_set("annotations", 1, "bbox", "none"))
+    assert len(parse_references(coco, image_root="/data", classes=["bolt"]).references) == 1
+    with pytest.raises(ReferencesError, match="annotation 8: its bbox is not"):
+        parse_references(coco, image_root="/data")
+
+
 def test_all_problems_at_once():
     coco = _changed(_set("annotations", 0, "bbox", [50, 10, 30, 30]))
     coco["annotations"][1]["segmentation"] = None
@@ -136,8 +160,17 @@ def test_the_plain_profile_has_no_rules_on_size():
 
 def test_boxes_alone_are_no_references_and_the_way_out_is_named():
     boxes = _changed(lambda c: [a.pop("segmentation") for a in c["annotations"]])
-    with pytest.raises(ReferencesError, match=r"2 of 2 references.*references from-boxes"):
+    with pytest.raises(ReferencesError, match=r"2 of 2 references.*references from-boxes") as found:
         parse_references(boxes, image_root="/data")
+    assert len(found.value.problems) == 1  # not the same again for each of a million
+
+
+def test_a_long_list_of_problems_is_cut_off_when_it_is_shown():
+    images = [{"id": i, "file_name": "a.png", "width": 0, "height": 0} for i in range(90)]
+    boxes = [{**COCO["annotations"][0], "id": i, "image_id": i} for i in range(90)]
+    with pytest.raises(ReferencesError, match=r"and 42 more$") as found:
+        parse_references({**COCO, "images": images, "annotations": boxes}, image_root="/data")
+    assert len(found.value.problems) == 92  # and that two classes have no reference
 
 
 def test_images_are_checked_together(image_root):

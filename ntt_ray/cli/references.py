@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -12,6 +12,7 @@ import typer
 from ntt_ray import storage
 from ntt_ray.cli.app import ConfigPath, Overrides, Verbose, app, override, say, start_logging
 from ntt_ray.config import load_config
+from ntt_ray.errors import InputError
 from ntt_ray.storage import Storage
 
 group = typer.Typer(
@@ -24,6 +25,7 @@ app.add_typer(group)
 OutputFile = Annotated[
     str, typer.Option("--output", metavar="REFS.json", help="COCO file to write.")
 ]
+PAGE = "a page with a picture of each"
 
 
 class SampleProfile(StrEnum):
@@ -62,6 +64,12 @@ def sample(
             "the paper's own draw; plain: no such rules, for small data sets.",
         ),
     ] = SampleProfile.paper,
+    image_root: Annotated[
+        str | None,
+        typer.Option(
+            "--image-root", metavar="DIR", help=f"Of its images: write {PAGE} beside REFS.json."
+        ),
+    ] = None,
     verbose: Verbose = False,
 ) -> None:
     """Draw N references per class from a larger COCO file, ids kept.
@@ -69,21 +77,23 @@ def sample(
     Example: ntt-ray references sample --annotations train.json --shots 10 --output refs.json
     """
     start_logging(verbose)
-    from ntt_ray.references.dataset import read_json
+    from ntt_ray.references.dataset import read_json_and_digest
     from ntt_ray.references.selection import sampled_coco
 
     store, source = Storage(), storage.absolute(annotations)
-    coco = read_json(source, store)
-    names = [name.strip() for text in classes or () for name in text.split(",") if name.strip()]
+    _refuse_own_input(output, source)
+    coco, digest = read_json_and_digest(source, store)
     sampled = sampled_coco(
-        store.read_bytes(source),
         coco,
-        classes=names or None,
+        digest,
+        classes=None if classes is None else _class_names(classes, coco),
         shots=shots,
         seed=seed,
         profile=profile.value,
     )
     _write(output, sampled, store)
+    if image_root is not None:
+        _write_page(output, sampled, storage.absolute(image_root), store)
 
 
 @group.command()
@@ -118,18 +128,18 @@ def from_boxes(
     elif image_root is not None:
         given += [override("references.image_root", image_root)]
     settings = load_config(config, given)
+    if settings.references is not None:
+        _refuse_own_input(output, settings.references.annotations)
     from ntt_ray.pipeline.box_masks import make_masks
 
-    coco, page = make_masks(settings)
+    coco, page, sources = make_masks(settings)
     store = Storage(settings.storage_options)
-    page_file = output.removesuffix(".json") + ".html"
-    store.publish_bytes(storage.absolute(page_file), page.encode("utf-8"))
     _write(output, coco, store)
-    sources = Counter(a.get("attributes", {}).get("mask_source") for a in coco["annotations"])
     say(
-        f"{sources['sam2']} masks by SAM2, {sources['box']} boxes kept as masks; "
-        f"look at {storage.redact(page_file)}"
+        f"{sources['sam2'] + sources['doubtful']} masks by SAM2, {sources['doubtful']} of them "
+        f"doubtful; {sources['box']} boxes kept as masks"
     )
+    _publish_page(output, page, store)
 
 
 @group.command()
@@ -148,7 +158,8 @@ def convert(
 ) -> None:
     """Make a COCO file of folders with masks, LabelMe or CVAT; PATH is its image root.
 
-    Rectangles become boxes without masks: let from-boxes make masks of them.
+    Beside it comes a page with a picture of each. Rectangles become boxes without masks: let
+    from-boxes make masks of them.
 
     Example: ntt-ray references convert exported/ --from labelme --output refs.json
     """
@@ -162,9 +173,35 @@ def convert(
     store, folder = Storage(), storage.absolute(path)
     coco = drawn_coco(read(folder, store), source.value)
     _write(output, coco, store)
+    _write_page(output, coco, folder, store)
     say(f"references.image_root of the config: {storage.redact(folder)}")
     if boxes := sum("segmentation" not in a for a in coco["annotations"]):
         say(f"{boxes} of them are boxes without a mask: ntt-ray references from-boxes makes masks")
+
+
+def _class_names(texts: Sequence[str], coco: Any) -> list[str]:
+    """Names divided by commas; a text that is a class's whole name, commas and all, is that."""
+    categories = coco.get("categories") if isinstance(coco, dict) else None
+    known = [c.get("name") for c in categories or () if isinstance(c, dict)]
+    parts = [[text] if text in known else text.split(",") for text in texts]
+    return [name.strip() for part in parts for name in part if name.strip()]
+
+
+def _refuse_own_input(output: str, source: str) -> None:
+    if storage.absolute(output) == storage.absolute(source):
+        raise InputError(f"--output: {storage.redact(output)} is what is read; choose another name")
+
+
+def _write_page(output: str, coco: Mapping[str, Any], image_root: str, store: Storage) -> None:
+    from ntt_ray.quality.reference_page import draw_file
+
+    _publish_page(output, draw_file(coco, image_root, store), store)
+
+
+def _publish_page(output: str, page: str, store: Storage) -> None:
+    page_file = output.removesuffix(".json") + ".html"
+    store.publish_bytes(storage.absolute(page_file), page.encode("utf-8", "replace"))
+    say(f"look at: {storage.redact(page_file)}")
 
 
 def _write(output: str, coco: Mapping[str, Any], store: Storage) -> None:

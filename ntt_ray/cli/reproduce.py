@@ -87,7 +87,7 @@ def _run(settings: Config, class_maps: bool) -> Mapping[str, Any]:
 def _masks(settings: Config) -> tuple[dict[str, Any], str]:
     from ntt_ray.pipeline.box_masks import make_masks
 
-    return make_masks(settings)
+    return make_masks(settings)[:2]
 
 
 def _numbers(option: str, text: str | None, least: int) -> tuple[int, ...]:

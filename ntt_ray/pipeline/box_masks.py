@@ -6,20 +6,21 @@ The rule that makes a mask of a box is in `references.boxes`.
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import ray
 
+from ntt_ray import storage
 from ntt_ray.config import Config
 from ntt_ray.errors import InputError, NttRayError, ReferencesError
 from ntt_ray.images import RgbImage
-from ntt_ray.masks import Rle, segmentation_to_rle
+from ntt_ray.masks import Rle, rle_area, segmentation_to_rle
 from ntt_ray.pipeline.models import ModelSpec
 from ntt_ray.pipeline.resources import connect, decide
-from ntt_ray.quality.box_page import BoxPicture, draw_box, render_boxes
+from ntt_ray.quality.reference_page import ReferenceView, draw_reference, render_references
 from ntt_ray.records import ImageEntry
 from ntt_ray.references.choice import TITLE, Choice, choose_annotations
 from ntt_ray.references.dataset import checked_box, decode_sized, image_entry, read_json
@@ -38,7 +39,7 @@ class MaskedReference:
     """A reference that has a mask now: its annotation and its picture."""
 
     annotation: Mapping[str, Any]
-    picture: BoxPicture
+    view: ReferenceView
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,12 @@ class BoxWork:
     rles: tuple[Rle | None, ...]
 
 
-def make_masks(config: Config) -> tuple[dict[str, Any], str]:
+def make_masks(config: Config) -> tuple[dict[str, Any], str, Counter[str]]:
     """Make masks of the boxes of a config's references.
 
     Returns:
-        The COCO file of the chosen references, and a page with a picture of each.
+        The COCO file of the chosen references, a page with a picture of each, and how many masks
+        are from where, by the keys of `reference_page.SOURCES`.
 
     Raises:
         ReferencesError: boxes or images that cannot be used, all of them named.
@@ -85,11 +87,10 @@ def make_masks(config: Config) -> tuple[dict[str, Any], str]:
         "proposer": config.models.proposer.name,
         "min_predicted_iou": config.method.min_predicted_iou,
     }
-    page = render_boxes(
-        [masked[a["id"]].picture for a in choice.annotations],
-        [(label.category_id, label.name) for label in choice.classes],
-    )
-    return subset_coco(coco, choice, annotations, info), page
+    views = [masked[a["id"]].view for a in choice.annotations]
+    page = render_references(views, [(label.category_id, label.name) for label in choice.classes])
+    made = subset_coco(coco, choice, annotations, info)
+    return made, page, Counter(view.source for view in views)
 
 
 def _work(choice: Choice, image_root: str) -> list[BoxWork]:
@@ -105,8 +106,7 @@ def _work(choice: Choice, image_root: str) -> list[BoxWork]:
         for annotation in own:
             try:
                 boxes.append(checked_box(annotation, image))
-                given = annotation.get("segmentation")
-                rles.append(segmentation_to_rle(given, *size_hw) if given else None)
+                rles.append(_given_mask(annotation, size_hw))
             except ValueError as error:
                 problems.append(f"annotation {annotation['id']}: {error}")
         try:
@@ -117,6 +117,13 @@ def _work(choice: Choice, image_root: str) -> list[BoxWork]:
     if problems:
         raise ReferencesError(TITLE, problems)
     return work
+
+
+def _given_mask(annotation: Mapping[str, Any], size_hw: tuple[int, int]) -> Rle | None:
+    """The mask that is there; None where there is none, or one without a pixel."""
+    given = annotation.get("segmentation")
+    rle = segmentation_to_rle(given, *size_hw) if given else None
+    return rle if rle is not None and rle_area(rle) else None
 
 
 def _masked(config: Config, work: Sequence[BoxWork], store: Storage) -> dict[int, MaskedReference]:
@@ -132,12 +139,12 @@ def _masked(config: Config, work: Sequence[BoxWork], store: Storage) -> dict[int
     except ray.exceptions.RayTaskError as error:
         raise error.cause or error from None
     for reference_id, reference in masked.items():
-        if reference.picture.source == "box":
+        if reference.view.source == "box":
             logger.warning(
                 "annotation %d in %s keeps its box as mask: %s",
                 reference_id,
-                reference.picture.file_name,
-                reference.picture.note,
+                reference.view.file_name,
+                reference.view.note,
             )
     return masked
 
@@ -157,7 +164,9 @@ def mask_all(
         try:
             masked.update(_mask_image(item, prompter, min_predicted_iou, spec.store))
         except FileNotFoundError:
-            problems.append(f"image {item.entry.file_name}: there is no file {item.entry.uri}")
+            problems.append(
+                f"image {item.entry.file_name}: there is no file {storage.redact(item.entry.uri)}"
+            )
         except NttRayError as error:
             problems.append(f"image {item.entry.file_name}: {error}")
     if problems:
@@ -187,14 +196,14 @@ def _masked_reference(
     bbox_xywh: tuple[float, float, float, float],
     mask: BoxMask,
 ) -> MaskedReference:
-    picture = draw_box(
+    view = draw_reference(
         image_rgb,
         bbox_xywh,
         mask.rle,
         annotation_id=annotation["id"],
         category_id=annotation["category_id"],
         file_name=file_name,
-        source=mask.source,
+        source="doubtful" if mask.doubtful else mask.source,
         note=mask.note(),
     )
-    return MaskedReference(mask.annotation(annotation), picture)
+    return MaskedReference(mask.annotation(annotation), view)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
@@ -75,14 +75,16 @@ def checked_choice(
     if problems:
         raise ReferencesError(TITLE, problems)
     labels = _selected_classes(categories, classes, problems)
-    usable = [a for a in annotations.values() if _is_sound(a, images, categories, problems)]
+    others = categories.keys() - {label.category_id for label in labels}
+    wanted = [a for a in annotations.values() if not _is_of(a, others)]
+    usable = [a for a in wanted if _is_sound(a, images, categories, problems)]
     chosen = _chosen(usable, images, labels, shots, seed, profile, problems)
     counts = Counter(a["category_id"] for a in chosen)
     problems += [
         f"class {label.name!r} (id {label.category_id}) has no reference; annotate one, or name "
         "the wanted classes in references.classes"
         for label in labels
-        if not counts[label.category_id]
+        if shots is None and not counts[label.category_id]
     ]
     return Choice(tuple(labels), images, tuple(chosen))
 
@@ -114,6 +116,10 @@ def _selected_classes(
             problems.append(f"category {identity}: has no name")
         elif classes is None or name in classes:
             labels.append(ClassLabel(identity, name))
+    if classes is not None and not classes:
+        problems.append("references.classes: names no class; leave it out to take all")
+    elif not categories:
+        problems.append("the COCO file has no category")
     if any(label.category_id < 1 for label in labels):
         problems.append("category ids must be 1 or more: several COCO readers drop category 0")
     known = [str(category.get("name")) for category in categories.values()]
@@ -126,6 +132,12 @@ def _selected_classes(
         if count > 1:
             problems.append(f"categories: the name {name!r} is used {count} times")
     return labels
+
+
+def _is_of(annotation: Mapping[str, Any], category_ids: Collection[int]) -> bool:
+    """Whether it is of one of these classes, which are not wanted: then nothing of it matters."""
+    category_id = annotation.get("category_id")
+    return _is_int(category_id) and category_id in category_ids
 
 
 def _is_sound(
@@ -170,21 +182,25 @@ def _chosen(
         if crowds := sum(bool(a.get("iscrowd")) for a in annotations):
             logger.info("%d crowd regions are not used as references", crowds)
         return chosen
+    plainly, too_few = sample_plainly(annotations, wanted, shots, seed)
     if profile == "plain":
-        by_category, short = sample_plainly(annotations, wanted, shots, seed)
+        by_category, short = plainly, too_few
         rules = "no crowd, a box of a pixel or more"
     else:
         sizes = {i: _size_hw(image) for i, image in images.items()}
         by_category, short = sample_annotations(annotations, sizes, wanted, shots, seed)
-        rules = (
-            "at least 32 x 32 pixels, 10 from the border, no crowd, one per image; the profile "
-            "'plain' has no such rules"
-        )
+        rules = "at least 32 x 32 pixels, 10 from the border, no crowd, one per image"
     problems += [
         f"class {wanted[i]!r} (id {i}) has {len(by_category.get(i, ()))} valid references for "
-        f"{shots} shots ({rules})"
+        f"{shots} shots"
         for i in short
     ]
+    if short:
+        least = min(len(by_category.get(i, ())) for i in short)
+        advice = f"annotate more, or ask for {least} shots" if least else "annotate more"
+        if profile == "paper" and not too_few:
+            advice += "; the profile 'plain' has no such rules and finds enough"
+        problems.append(f"valid are: {rules}. Too few: {advice}")
     ids = {i for chosen_ids in by_category.values() for i in chosen_ids}
     return [a for a in annotations if a["id"] in ids]
 

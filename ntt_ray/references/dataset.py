@@ -53,13 +53,16 @@ def parse_references(
     """
     problems: list[str] = []
     choice = checked_choice(coco, classes, shots, seed, profile, problems)
-    if (boxes := sum(not a.get("segmentation") for a in choice.annotations)) > 0:
+    boxes = sum(not a.get("segmentation") for a in choice.annotations)
+    if boxes:
         problems.append(
             f"{boxes} of {len(choice.annotations)} references have a box and no mask; let SAM2 "
             "make masks of the boxes: ntt-ray references from-boxes CONFIG --output REFS.json"
         )
     references = []
     for annotation in choice.annotations:
+        if boxes == len(choice.annotations):
+            break  # said above, and the same of every one
         image = choice.images[annotation["image_id"]]
         try:
             references.append(_reference(annotation, image, image_entry(image, image_root)))
@@ -94,8 +97,14 @@ def read_json(uri: str, store: Storage) -> Any:
     Raises:
         InputError: missing or not JSON.
     """
+    return read_json_and_digest(uri, store)[0]
+
+
+def read_json_and_digest(uri: str, store: Storage) -> tuple[Any, str]:
+    """Parse a JSON file; also the SHA-256 of its bytes, in hex. See `read_json`."""
     try:
-        return json.loads(store.read_bytes(uri))
+        data = store.read_bytes(uri)
+        return json.loads(data), hashlib.sha256(data).hexdigest()
     except FileNotFoundError:
         raise InputError(f"{storage.redact(uri)}: no such file") from None
     except (ValueError, RecursionError) as error:
@@ -117,7 +126,7 @@ def check_images(references: ReferenceSet, store: Storage, context_ratio: float)
     by_image: dict[ImageEntry, list[Reference]] = {}
     for reference in references.references:
         by_image.setdefault(reference.image, []).append(reference)
-    for entry, data, error in _read_all(by_image, store):
+    for entry, data, error in read_all(by_image, store):
         own = by_image[entry]
         if error is None:
             assert data is not None
@@ -167,12 +176,12 @@ def picture_digests(entries: Collection[ImageEntry], store: Storage) -> dict[str
     """SHA-256 of the bytes of images by their URI; those that cannot be read are left out."""
     return {
         entry.uri: hashlib.sha256(data).hexdigest()
-        for entry, data, _ in _read_all(entries, store)
+        for entry, data, _ in read_all(entries, store)
         if data is not None
     }
 
 
-def _read_all(
+def read_all(
     entries: Collection[ImageEntry], store: Storage
 ) -> Iterator[tuple[ImageEntry, bytes | None, str | None]]:
     """The bytes of images by rising id, or why there are none; few at a time in memory."""
@@ -222,7 +231,7 @@ def checked_box(
     """The box of an annotation, x, y, width, height in pixels.
 
     Raises:
-        ValueError: it lies outside its image or is smaller than a pixel.
+        ValueError: it lies outside its image, or covers less than a pixel of it in width or height.
     """
     height, width = image["height"], image["width"]
     x, y, box_width, box_height = (float(value) for value in annotation["bbox"])
@@ -231,9 +240,14 @@ def checked_box(
         raise ValueError(
             f"its box {annotation['bbox']} lies outside its image of {width} x {height}"
         )
-    if min(box_width, box_height) < 1:
-        raise ValueError(f"its box of {box_width:g} x {box_height:g} pixels is too tiny")
-    return (max(0.0, x), max(0.0, y), box_width, box_height)
+    x, box_width = (0.0, x + box_width) if x < 0 else (x, box_width)  # the far corner stays
+    y, box_height = (0.0, y + box_height) if y < 0 else (y, box_height)
+    if min(box_width, box_height, width - x, height - y) < 1:
+        raise ValueError(
+            f"its box {annotation['bbox']} is too tiny, or covers too little of its image of "
+            f"{width} x {height}"
+        )
+    return (x, y, box_width, box_height)
 
 
 def _reference(

@@ -5,19 +5,19 @@ The same input gives the same bytes: no clock, no path, file order kept.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ntt_ray.errors import ReferencesError
+from ntt_ray.plain_data import is_unicode
 from ntt_ray.references.choice import TITLE, Choice, choose_annotations
 from ntt_ray.references.sampling import Profile
 
 
 def sampled_coco(
-    data: bytes,
     coco: Any,
+    source_digest: str,
     *,
     classes: Sequence[str] | None,
     shots: int,
@@ -27,8 +27,8 @@ def sampled_coco(
     """Draw references and keep just them.
 
     Args:
-        data: the bytes of the COCO file; their digest goes into ``info``.
-        coco: the same, parsed.
+        coco: the COCO file, parsed.
+        source_digest: SHA-256 of its bytes, in hex; goes into ``info``.
         classes: names of the wanted classes; None takes all.
         shots: references per class.
         seed: of the draw.
@@ -41,7 +41,7 @@ def sampled_coco(
     info = {
         "description": f"{shots} references per class, drawn by ntt-ray references sample",
         "sampled": {
-            "source_sha256": hashlib.sha256(data).hexdigest(),
+            "source_sha256": source_digest,
             "classes": None if classes is None else sorted(classes),
             "shots": shots,
             "seed": seed,
@@ -86,8 +86,13 @@ def coco_bytes(coco: Mapping[str, Any]) -> bytes:
     blocks = []
     for key, value in coco.items():
         if isinstance(value, list) and value:
-            items = ",\n".join(json.dumps(item, ensure_ascii=False) for item in value)
-            blocks.append(f"{json.dumps(key)}: [\n{items}\n]")
+            blocks.append(_text(key) + ": [\n" + ",\n".join(map(_text, value)) + "\n]")
         else:
-            blocks.append(f"{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}")
+            blocks.append(f"{_text(key)}: {_text(value)}")
     return ("{\n" + ",\n".join(blocks) + "\n}\n").encode("utf-8")
+
+
+def _text(value: Any) -> str:
+    """JSON; half a character (a lone surrogate), which UTF-8 does not have, stays an escape."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if is_unicode(text) else json.dumps(value)
