@@ -9,6 +9,7 @@ from typing import Literal
 from ntt_ray.masks import Rle
 
 Status = Literal["ok", "empty", "failed"]
+MAX_CATEGORY_ID = 2**31 - 1  # a shard keeps a category in 32 bits
 
 
 @dataclass(frozen=True, slots=True)

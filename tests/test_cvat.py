@@ -136,6 +136,12 @@ PROBLEMS = {
         image('<mask label="a" rle="2, 3" left="1" top="1" width="3" height="3"/>'),
         "mask 0: its runs add up to 5, not to 3 x 3",
     ),
+    "giant mask": (
+        image(
+            f'<mask label="a" rle="0, {10**18}" left="1" top="1" width="{10**9}" height="{10**9}"/>'
+        ),
+        "mask 0: its mask of 1000000000 x 1000000000 is larger than its image",
+    ),
     "mask outside": (
         image('<mask label="a" rle="0, 9" left="-1" top="1" width="3" height="3"/>'),
         "mask 0: its mask begins at -1, 1, outside its image",

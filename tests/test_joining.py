@@ -4,7 +4,7 @@ import torch
 from ntt_ray.errors import InputError
 from ntt_ray.matching.joining import join_banks, joined_sources
 from ntt_ray.matching.memory import MemoryBank
-from ntt_ray.records import ClassLabel
+from ntt_ray.records import MAX_CATEGORY_ID, ClassLabel
 
 ENCODER = {"name": "vit", "image_size": 56, "checkpoint": "abc"}
 NAMES = ("A", "B", "C")
@@ -68,6 +68,16 @@ def test_a_class_is_its_name_and_a_taken_id_is_replaced():
         (10, "rod"),
     ]
     assert joined.shots.tolist() == [2, 2, 1]
+
+
+def test_ids_end_where_shards_end():
+    last = _bank([(MAX_CATEGORY_ID, "cog", _means(1.0))], "last")
+    assert join_banks((A, last), ("A", "last")).classes[-1] == ClassLabel(MAX_CATEGORY_ID, "cog")
+    other = _bank([(MAX_CATEGORY_ID, "rod", _means(2.0))], "other")
+    with pytest.raises(InputError, match="other: class 'rod' needs another id"):
+        join_banks((last, other), ("last", "other"))
+    with pytest.raises(ValueError, match="category id"):
+        _bank([(MAX_CATEGORY_ID + 1, "cog", _means(1.0))], "beyond")
 
 
 def test_one_bank_stays_what_it_is():

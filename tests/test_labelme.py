@@ -123,6 +123,7 @@ PROBLEMS = {
     "two points": (_with_shape("polygon", [[1, 1], [2, 2]]), "shape 8: has a polygon that is not"),
     "no points": (_with_shape("polygon", None), "shape 8: its points are not a list"),
     "text": (_with_shape("polygon", [["a", 1]] * 3), "shape 8: it has a point that is not"),
+    "giant": (_with_shape("circle", [[1, 1], [10**400, 1]]), "shape 8: it has a point that is not"),
     "no label": (_with_shape("polygon", [[1, 1]], ""), "shape 8: its label is empty"),
     "unknown": (_with_shape("cloud", [[1, 1]]), "shape 8: a cloud of 1 points is not known"),
     "mask of another size": (

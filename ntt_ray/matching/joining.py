@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from ntt_ray.errors import InputError
 from ntt_ray.matching.memory import MemoryBank, Source, bank_digest
-from ntt_ray.records import ClassLabel
+from ntt_ray.records import MAX_CATEGORY_ID, ClassLabel
 
 
 def join_banks(banks: Sequence[MemoryBank], names: Sequence[str]) -> MemoryBank:
@@ -74,7 +74,7 @@ def joined_classes(
     """The classes of joined banks by rising id; see `join_banks` for the rule.
 
     Raises:
-        InputError: a bank has a class name twice.
+        InputError: a bank has a class name twice, or there is no id above all of them.
     """
     ids: dict[str, int] = {}
     spare = max(label.category_id for part in parts for label in part) + 1
@@ -86,6 +86,12 @@ def joined_classes(
             if label.name in ids:
                 continue
             if label.category_id in ids.values():
+                if spare > MAX_CATEGORY_ID:
+                    raise InputError(
+                        f"{source}: class {label.name!r} needs another id than "
+                        f"{label.category_id}, and none is left above {MAX_CATEGORY_ID}; build "
+                        "one of the banks with smaller category ids"
+                    )
                 ids[label.name], spare = spare, spare + 1
             else:
                 ids[label.name] = label.category_id

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ntt_ray.errors import InputError
 from ntt_ray.matching.padding import Means, PaddedMeans
-from ntt_ray.records import ClassLabel
+from ntt_ray.records import MAX_CATEGORY_ID, ClassLabel
 
 FORMAT_VERSION, EXTENDED_VERSION = 1, 2
 _METADATA_KEY = "ntt_ray_bank"
@@ -72,7 +72,7 @@ class MemoryBank:
 
     def __post_init__(self) -> None:
         ids = [label.category_id for label in self.classes]
-        if not ids or ids != sorted(set(ids)) or ids[0] < 1:
+        if not ids or ids != sorted(set(ids)) or ids[0] < 1 or ids[-1] > MAX_CATEGORY_ID:
             raise ValueError("classes must be sorted by category id, one row each, at least one")
         dim = self.features.shape[-1] if self.features.ndim else 0
         self._references().check(len(ids), dim, least=1)

@@ -229,12 +229,14 @@ def join_files(uris: Sequence[str], output: str) -> tuple[MemoryBank, list[str]]
         The joined bank, and a line for each class whose id was changed.
 
     Raises:
-        InputError: fewer than two banks, or banks that cannot be joined.
+        InputError: fewer than two banks, banks that cannot be joined, or one named as output.
     """
     if len(uris) < 2:
         raise InputError("joining needs two banks or more")
     store, names = Storage(), [storage.redact(uri) for uri in uris]
     places = [storage.absolute(uri) for uri in uris]
+    if storage.absolute(output) in places:
+        raise InputError(f"--output: {storage.redact(output)} is one of the banks that are joined")
     banks = [
         MemoryBank.from_bytes(read_bank(place, store), name) for place, name in zip(places, names)
     ]

@@ -15,13 +15,13 @@ from typing import Any, TypeGuard
 from ntt_ray.errors import ReferencesError
 from ntt_ray.masks import is_finite_number
 from ntt_ray.plain_data import is_unicode
-from ntt_ray.records import ClassLabel
+from ntt_ray.records import MAX_CATEGORY_ID, ClassLabel
 from ntt_ray.references.sampling import Profile, sample_annotations, sample_plainly
 
 logger = logging.getLogger(__name__)
 
-# COCO readers take ids as doubles; a shard keeps a category in 32 bits
-MAX_IDS = {"images": 2**53 - 1, "annotations": 2**53 - 1, "categories": 2**31 - 1}
+# COCO readers take ids as doubles
+MAX_IDS = {"images": 2**53 - 1, "annotations": 2**53 - 1, "categories": MAX_CATEGORY_ID}
 TITLE = "the references cannot be used:"
 
 

@@ -149,6 +149,8 @@ def _mask(values: Mapping[str, str], size_hw: tuple[int, int]) -> Rle:
     """Runs row by row in the mask's own rectangle, the first one outside."""
     left, top, width, height = (int(values[key]) for key in ("left", "top", "width", "height"))
     runs = [int(run) for run in values["rle"].split(",")]
+    if width > size_hw[1] or height > size_hw[0]:
+        raise ValueError(f"its mask of {width} x {height} is larger than its image")
     if min(width, height) < 1 or min(runs) < 0 or sum(runs) != width * height:
         raise ValueError(f"its runs add up to {sum(runs)}, not to {width} x {height}")
     inside = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width)

@@ -21,6 +21,7 @@ import numpy as np
 from ntt_ray import storage
 from ntt_ray.errors import ImageError, InputError, ReferencesError
 from ntt_ray.images import decode_mask
+from ntt_ray.masks import is_finite_number
 from ntt_ray.references.drawn import (
     TITLE,
     DrawnImage,
@@ -113,7 +114,7 @@ def _shape(shape: Any, size_hw: tuple[int, int], left_out: Counter[str]) -> list
     if not isinstance(shape, dict) or not isinstance(shape.get("label"), str):
         raise ValueError("it has no label")
     label, group = shape["label"], shape.get("group_id")
-    if not label or not (group is None or isinstance(group, int)):
+    if not label or not (group is None or type(group) is int):
         raise ValueError("its label is empty or its group_id is no whole number")
     kind = shape.get("shape_type") or "polygon"
     if kind in NOT_AREAS:
@@ -140,7 +141,7 @@ def _points(points: Any) -> list[tuple[float, float]]:
     if not pairs or not all(isinstance(p, list) and len(p) == 2 for p in pairs):
         raise ValueError("its points are not a list of [x, y]")
     values = [v for pair in pairs for v in pair]
-    if not all(isinstance(v, int | float) and math.isfinite(v) for v in values):
+    if not all(is_finite_number(v) for v in values):
         raise ValueError("it has a point that is not a finite number")
     return [(float(x), float(y)) for x, y in pairs]
 
