@@ -1,8 +1,14 @@
 """Thresholds from the references: what counts, what is left out, and what few samples can tell."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
+import yaml
 
+from ntt_ray.cli import app
+from ntt_ray.cli.app import console
 from ntt_ray.errors import InputError
 from ntt_ray.masks import encode_mask
 from ntt_ray.matching.memory import MemoryBank
@@ -15,6 +21,7 @@ from ntt_ray.quality.calibrate import (
     calibrate,
     calibration_to_json,
     judge,
+    share_range,
 )
 from ntt_ray.quality.truth import TruthObject, match
 from ntt_ray.records import ClassLabel, Detection, ImageEntry, Reference, ReferenceSet
@@ -96,6 +103,31 @@ def test_few_images_draw_a_class_to_all():
     assert fish.threshold == pytest.approx((5 * 0.2 + 10 * 0.6) / 15, abs=1e-6)
 
 
+RANGES = {
+    "none of one": ((0, 1), (0.0, 0.7935)),
+    "one of one": ((1, 1), (0.2065, 1.0)),
+    "all of five": ((5, 5), (0.5655, 1.0)),
+    "half of ten": ((5, 10), (0.2366, 0.7634)),
+    "as a textbook has it": ((81, 263), (0.2553, 0.3662)),
+}
+
+
+@pytest.mark.parametrize(("share", "expected"), RANGES.values(), ids=RANGES.keys())
+def test_where_a_share_may_lie(share, expected):
+    assert share_range(*share) == pytest.approx(expected, abs=5e-5)
+
+
+def test_few_samples_say_little():
+    few, many = (
+        calibrate([_image((1, 0.8, True), bird=1)] * count, [BIRD])[0].ranges()
+        for count in (5, 500)
+    )
+    assert few[0] == few[1] == pytest.approx((0.5655, 1.0), abs=5e-5)
+    assert many[0][0] > 0.99
+    (found,) = calibrate([_image((1, 0.8, True), bird=1)], [BIRD])
+    assert (found.kept, found.right, found.ranges()) == (1, 1, (None, None))
+
+
 def test_what_cannot_be_told_moves_nothing():
     images = [_image((1, 0.8, True), bird=1) for _ in range(9)]
     unclear = [_image((1, 0.8, True), (1, 0.79, None), bird=1) for _ in range(9)]
@@ -163,6 +195,8 @@ def test_the_file_has_a_threshold_for_every_class():
     assert set(content["thresholds"]) == {"bird", "fish"}
     assert content["classes"]["bird"]["enough_references"] is True
     assert content["classes"]["fish"]["expected_recall"] is None
+    assert content["classes"]["fish"]["recall_range"] is None
+    assert content["classes"]["bird"]["right_detections"] == 5
 
 
 def _reference(number: int, category_id: int, image: int) -> Reference:
@@ -251,3 +285,32 @@ def test_all_references_in_one_image():
     )
     with pytest.raises(InputError, match="all references lie in one image"):
         bank_without(bank, references, {"/x/1.png"})
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_the_command(golden_config, tmp_path):
+    """Two references a class: their scores are shown, and that they are too few to tell."""
+    path, output = tmp_path / "config.yaml", Path(golden_config["output"])
+    path.write_text(yaml.safe_dump(golden_config))
+    with console.capture() as capture:
+        app(["calibrate", str(path), "--precision", "0.9"], standalone_mode=False)
+    said = capture.get()
+    assert "too few references to tell for 3 of 3 classes" in said
+    assert "calibration.html" in said
+    written = json.loads((output / "calibration.json").read_text())
+    assert written["wanted_precision"] == 0.9
+    assert all(not own["enough_references"] for own in written["classes"].values())
+    page = (output / "calibration.html").read_text(encoding="utf-8")
+    images = {r["image_id"] for r in _golden_annotations(golden_config)}
+    assert page.count('data-testid="picture"') == len(images)
+    assert "a precision of 0.9" in page
+    assert "Too few references to tell" in page
+
+    ready = [f"--set=bank={output}/bank.safetensors", "--set=references=null"]
+    with pytest.raises(InputError, match="references are needed"):
+        app(["calibrate", str(path), *ready], standalone_mode=False)
+
+
+def _golden_annotations(config) -> list[dict]:
+    return json.loads(Path(config["references"]["annotations"]).read_text())["annotations"]

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from ntt_ray.quality.calibrate import ClassCalibration
 
 
+MAX_NAMED = 8
+
+
 @app.command()
 def calibrate(
     config: ConfigPath,
@@ -42,14 +45,16 @@ def calibrate(
 ) -> None:
     """Choose a score threshold for each class from the references: OUTPUT/calibration.json.
 
-    Every reference image is labelled with a bank made of the others. Classes with few references
-    share the score of all classes; where nothing can be told, `merge.min_score` stays.
+    Every reference image is labelled with a bank made of the others; calibration.html shows each of
+    them. Classes with few references share the score of all classes; where nothing can be told,
+    `merge.min_score` stays.
 
     Example: ntt-ray calibrate birds.yaml --precision 0.9
     """
     settings = start(config, overrides, dry_run, verbose)
     from ntt_ray.pipeline.calibrate import calibrate_run
-    from ntt_ray.quality.calibrate import FILE
+    from ntt_ray.quality.calibrate import FILE, MIN_IMAGES
+    from ntt_ray.quality.calibration_page import FILE as PAGE
 
     with counter("calibrating", "reference images") as progress:
         task = progress.add_task("calibrate", total=None)
@@ -60,25 +65,37 @@ def calibrate(
             on_images=lambda done, total: progress.update(task, completed=done, total=total),
         )
     _print_table(found)
-    if not any(item.enough for item in found):
-        say("too few references to tell: three images or more of a class are needed")
+    if few := [item.label.name for item in found if not item.enough]:
+        named = ", ".join(few[:MAX_NAMED]) + (", ..." if few[MAX_NAMED:] else "")
+        say(
+            f"too few references to tell for {len(few)} of {len(found)} classes: {named}; "
+            f"{MIN_IMAGES} images or more of a class are needed",
+            style="yellow",
+        )
     if all(item.threshold is None for item in found):
         say("no threshold was chosen: no object was found without its own references")
     uri = storage.join(settings.output, FILE)
     say(f"wrote {uri}; merge with --set merge.calibration={uri}")
+    say(f"look at: {storage.join(settings.output, PAGE)}")
 
 
 def _print_table(found: list[ClassCalibration]) -> None:
-    table = Table("class", "images", "objects", "score", "precision", "recall", "")
+    table = Table("class", "images", "objects", "score", "precision", "recall")
     for item in found:
-        remark = "" if item.enough else "too few to tell"
+        precision_range, recall_range = item.ranges()
         table.add_row(
             item.label.name,
             str(item.images),
             str(item.objects),
             shown(item.threshold),
-            shown(item.precision),
-            shown(item.recall),
-            remark,
+            _with_range(item.precision, precision_range) if item.enough else "too few to tell",
+            _with_range(item.recall, recall_range),
         )
     console.print(table)
+    say("in brackets: where it may well lie (95 %), trust the lower end")
+
+
+def _with_range(share: float | None, within: tuple[float, float] | None) -> str:
+    if share is None or within is None:
+        return shown(share)
+    return f"{share:.2f} ({within[0]:.2f}-{within[1]:.2f})"

@@ -20,8 +20,8 @@ import ray
 
 from ntt_ray import storage
 from ntt_ray.config import Config
-from ntt_ray.errors import InputError
-from ntt_ray.images import decode_image
+from ntt_ray.errors import InputError, NttRayError
+from ntt_ray.images import RgbImage, decode_image
 from ntt_ray.matching.memory import MemoryBank, bank_digest
 from ntt_ray.matching.padding import PaddedMeans
 from ntt_ray.pipeline.bank import BankInputs, task_result
@@ -32,10 +32,16 @@ from ntt_ray.pipeline.run import ReferenceRun, prepare_references
 from ntt_ray.quality.calibrate import (
     FILE,
     ClassCalibration,
-    ImageOutcomes,
     calibrate,
     calibration_to_json,
     judge,
+)
+from ntt_ray.quality.calibration_page import FILE as PAGE
+from ntt_ray.quality.calibration_page import (
+    Judged,
+    draw_judged,
+    render_calibration,
+    worst_first,
 )
 from ntt_ray.quality.truth import GroundTruth
 from ntt_ray.records import (
@@ -78,7 +84,7 @@ def calibrate_run(
     complete: bool = False,
     on_images: Callable[[int, int], None] | None = None,
 ) -> list[ClassCalibration]:
-    """Choose score thresholds from the references and write ``calibration.json``.
+    """Choose score thresholds from the references; write ``calibration.json`` and its page.
 
     Args:
         config: the run; needs references.
@@ -99,23 +105,45 @@ def calibrate_run(
     pictures = pictures_of(run.inputs, store)
     coco = read_json(config.references.annotations, store)
     truth = GroundTruth(one_image_each(coco, pictures), classes)
-    seen: list[ImageOutcomes] = []
+    judged: list[Judged] = []
     for labels, known in _labelled(config, run, pictures, store):
         matches = truth.match(labels)
         if matches is None:
             raise InputError(
                 f"references: image {labels.entry.file_name} has another size than the file says"
             )
-        seen.append(judge(labels.detections, matches, complete=complete, classes=known))
+        outcomes = judge(labels.detections, matches, complete=complete, classes=known)
+        judged.append(Judged(labels, matches, outcomes))
         if on_images is not None:
-            on_images(len(seen), len(pictures))
+            on_images(len(judged), len(pictures))
+    judged.sort(key=lambda item: item.labels.entry.image_id)  # tasks end in any order
+    seen = [item.outcomes for item in judged]
     found = calibrate(seen, classes, wanted_precision=wanted_precision)
     content = calibration_to_json(
         found, wanted_precision=wanted_precision, bank=bank_digest(run.bank)
     )
     text = json.dumps(content, indent=1, sort_keys=True) + "\n"
+    thresholds = {
+        item.label.category_id: config.merge.min_score if item.threshold is None else item.threshold
+        for item in found
+    }
+    views = [
+        draw_judged(item, _read(item.labels.entry, store), thresholds)
+        for item in worst_first(judged, thresholds)
+    ]
+    page = render_calibration(
+        found, seen, views, wanted_precision=wanted_precision, complete=complete
+    )
+    store.publish_bytes(storage.join(config.output, PAGE), page.encode("utf-8", "replace"))
     store.publish_bytes(storage.join(config.output, FILE), text.encode())
     return found
+
+
+def _read(entry: ImageEntry, store: Storage) -> RgbImage | None:
+    try:
+        return decode_image(store.read_bytes(entry.uri))
+    except (NttRayError, FileNotFoundError):
+        return None
 
 
 def one_image_each(coco: Mapping[str, Any], pictures: Sequence[Picture]) -> dict[str, Any]:

@@ -35,6 +35,7 @@ PRIOR_IMAGES = 10.0  # how many images of its own weigh as much as what all clas
 # whose F1 is nearly the best the lowest is taken.
 NEARLY_BEST = 0.97
 _INSIDE = 0.5
+_NORMAL_95 = 1.959964  # of a normal distribution 95 % lie within so many standard deviations
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,8 @@ class ClassCalibration:
         images: reference images that have it and could be labelled without their own shots.
         objects: annotated objects in them.
         threshold: the chosen score, None where no class has a right detection to go by.
+        kept: detections at or above it that can be judged.
+        right: of these.
         precision: expected at it, None where nothing was found or nothing can be said.
         recall: expected at it, None where nothing can be said.
         enough: whether there were references enough for a threshold of its own.
@@ -72,9 +75,17 @@ class ClassCalibration:
     images: int
     objects: int
     threshold: float | None
+    kept: int
+    right: int
     precision: float | None
     recall: float | None
     enough: bool
+
+    def ranges(self) -> tuple[tuple[float, float] | None, tuple[float, float] | None]:
+        """Where precision and recall may well lie, so few samples considered; see `share_range`."""
+        of_kept = None if self.precision is None else share_range(self.right, self.kept)
+        of_objects = None if self.recall is None else share_range(self.right, self.objects)
+        return of_kept, of_objects
 
 
 def judge(
@@ -134,11 +145,37 @@ def calibrate(
         alone = own.threshold(wanted_precision) if enough else None
         threshold = shared if alone is None else _drawn(alone, shared, own.images)
         threshold = None if threshold is None else _rounded_down(threshold)
-        precision, recall = own.figures(threshold) if enough else (None, None)
+        kept, right = own.counts(threshold)
         found.append(
-            ClassCalibration(label, own.images, own.objects, threshold, precision, recall, enough)
+            ClassCalibration(
+                label,
+                own.images,
+                own.objects,
+                threshold,
+                kept,
+                right,
+                right / kept if enough and kept else None,
+                right / own.objects if enough else None,
+                enough,
+            )
         )
     return found
+
+
+def share_range(hits: int, count: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share: of 5 hits in 5 it says 0.57 to 1.
+
+    The threshold was chosen on the same samples, so the lower end is the one to trust.
+
+    Args:
+        hits: of `count`.
+        count: above 0.
+    """
+    share, square = hits / count, _NORMAL_95**2
+    middle = share + square / (2 * count)
+    spread = _NORMAL_95 * math.sqrt(share * (1 - share) / count + square / (4 * count**2))
+    low, high = ((middle + sign * spread) / (1 + square / count) for sign in (-1, 1))
+    return max(0.0, low), min(1.0, high)
 
 
 def calibration_to_json(
@@ -156,11 +193,16 @@ def calibration_to_json(
             item.label.name: {
                 "images": item.images,
                 "objects": item.objects,
+                "judged_detections": item.kept,
+                "right_detections": item.right,
                 "expected_precision": item.precision,
                 "expected_recall": item.recall,
+                "precision_range": ranges[0],
+                "recall_range": ranges[1],
                 "enough_references": item.enough,
             }
             for item in found
+            for ranges in [item.ranges()]
         },
     }
 
@@ -224,14 +266,12 @@ class _Sample:
         below = self.scores[best + 1] if best + 1 < len(self.scores) else self.scores[best]
         return float((self.scores[best] + below) / 2)
 
-    def figures(self, threshold: float | None) -> tuple[float | None, float]:
-        """Precision and recall of the detections at or above a score; None keeps none."""
+    def counts(self, threshold: float | None) -> tuple[int, int]:
+        """How many detections are at or above a score, and how many of these are right."""
         if threshold is None:
-            return None, 0.0
+            return 0, 0
         kept = self.scores >= threshold
-        hits = int(self.right[kept].sum())
-        precision = hits / int(kept.sum()) if kept.any() else None
-        return precision, hits / self.objects
+        return int(kept.sum()), int(self.right[kept].sum())
 
 
 def _drawn(alone: float, shared: float | None, images: int) -> float:
