@@ -1,10 +1,15 @@
 import itertools
+import json
 
 import numpy as np
 import pytest
 
 from demo_features import FAMILIES, family_means
+from ntt_ray.quality.bank_figures import BankFacts
 from ntt_ray.quality.bank_findings import find
+from ntt_ray.quality.bank_report import write_bank_report
+from ntt_ray.records import ClassLabel
+from ntt_ray.storage import Storage
 
 
 @pytest.fixture(scope="module")
@@ -112,3 +117,19 @@ def test_identical_references_accuse_nobody():
     found = find([np.ones((5, 4)), np.eye(4)[:1].repeat(4, axis=0)])
     assert found.mislabelled == found.weak == found.confusable == ()
     assert len(found.duplicates) == 10 + 6
+
+
+def test_the_report_names_two_mislabelled_of_ten(features, tmp_path):
+    """What `find` knows reaches people: class, number in the bank, and what it looks like."""
+    named = list(FAMILIES)
+    labels = tuple(ClassLabel(k + 1, name) for k, name in enumerate(named))
+    changed = _mislabelled(features, 1, 3)
+    none = tuple(np.zeros((0, 1), dtype=np.float32) for _ in labels)
+    facts = BankFacts("d" * 64, labels, tuple(changed), none, {"name": "dinov2_demo"}, ())
+    write_bank_report(str(tmp_path), Storage(), facts, None)
+    page = (tmp_path / "bank.html").read_text(encoding="utf-8")
+    said = [f["text"] for f in json.loads((tmp_path / "bank.json").read_text())["findings"]]
+    for number in (9, 10):
+        start = f"{named[1]}, reference {number}: looks like {named[3]} ("
+        assert any(text.startswith(start) for text in said), said
+        assert start in page

@@ -132,7 +132,7 @@ def _matrix(report: Mapping[str, Any]) -> str:
             is_close = (names[a], names[b]) in close or (names[b], names[a]) in close
             kind = "own" if a == b else "close" if is_close else ""
             title = f"{names[a]} and {names[b]}"
-            text = "–" if value is None else f"{value:.2f}"
+            text = "–" if value is None else f"{value:.2f}".replace("-0.00", "0.00")
             cells.append(
                 f'<td class="{kind}" style="--v:{share:.2f}" title="{escaped(title)}">{text}</td>'
             )
@@ -187,13 +187,14 @@ def _card(
         panes = crop_picture(picture.crop, colour_class(number)) + _colours(picture)
     named = "".join(f"<b>{escaped(note)}</b>" for note in notes)
     nearest = reference.get("nearest_class")
-    other = f" · {figure(reference['nearest'])} to {nearest}" if nearest else ""
+    own = f"own class {figure(reference['own'])}"
+    other = f" · {shortened(nearest)} {figure(reference['nearest'])}" if nearest else ""
     name = reference["file_name"] or f"number {reference['number']}"
     return (
         f'<figure class="ref-card{" named" if notes else ""}" data-testid="reference">'
         f'<div class="pair">{panes}</div><figcaption>'
         f'<bdi title="{escaped(name)}">{escaped(name)}</bdi>'
-        f"{figure(reference['own'])}{escaped(other)}{named}</figcaption></figure>"
+        f"{own}{escaped(other)}{named}</figcaption></figure>"
     )
 
 
