@@ -4,12 +4,17 @@ import json
 from dataclasses import replace
 
 import pytest
+import yaml
 
+from ntt_ray.cli import app
+from ntt_ray.cli.app import console
 from ntt_ray.config import build_config
 from ntt_ray.pipeline import sample as sample_module
 from ntt_ray.pipeline.manifest import list_images
 from ntt_ray.pipeline.placement import Resources
-from ntt_ray.pipeline.sample import Measured, _made_of, _sample_config, estimate_run
+from ntt_ray.pipeline.sample import Measured, _made_of, _sample_config, estimate_run, settled
+from ntt_ray.pipeline.stages import UnitDone
+from ntt_ray.records import ImageEntry
 from ntt_ray.storage import Storage
 
 MEASURED = Measured(
@@ -55,12 +60,54 @@ def test_the_estimate(golden_config, monkeypatch, resources, images_per_s, hours
     assert found.written_bytes == 100_000_000
 
 
+def _unit(number: int, begun_at: float, label_s: float) -> UnitDone:
+    return UnitDone(number, 4, 0, 9, 0.1, begun_at, label_s, 0.1)
+
+
+# units as they came in, actors -> the shards whose time counts
+SETTLED = {
+    "one actor": ([_unit(0, 1.0, 9.0), _unit(1, 10.0, 1.0), _unit(2, 11.0, 1.0)], 1, [1, 2]),
+    "one unit": ([_unit(0, 1.0, 9.0)], 1, [0]),
+    "in the order begun": ([_unit(2, 3.0, 1.0), _unit(0, 2.0, 1.0), _unit(1, 1.0, 9.0)], 1, [0, 2]),
+    "too few for the actors": (
+        [_unit(0, 1.0, 9.0), _unit(1, 1.0, 9.0), _unit(2, 2.0, 1.0)],
+        2,
+        [0, 1, 2],
+    ),
+    "just enough": ([_unit(n, float(n), 1.0) for n in range(4)], 2, [2, 3]),
+}
+
+
+@pytest.mark.parametrize(("done", "actors", "shards"), SETTLED.values(), ids=SETTLED.keys())
+def test_warming_up_is_not_speed(done, actors, shards):
+    assert [unit.shard_id for unit in settled(done, actors)] == shards
+
+
+SIZES = {3: 4, 50: 4, 64: 4, 65: 8, 1000: 64, 100_000: 256}
+
+
+@pytest.mark.parametrize(("images", "size"), SIZES.items())
+def test_a_sample_is_divided_into_whole_steps(golden_config, images, size):
+    config = build_config({**golden_config, "job": {"images_per_unit": 256}})
+    entries = [ImageEntry(n, f"{n}.png", f"/x/{n}.png") for n in range(1, images + 1)]
+    assert _sample_config(config, entries, []).job.images_per_unit == size
+
+
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_sample_is_a_run_of_its_own_and_labelled_once(golden_config):
+def test_a_sample_is_a_run_of_its_own_and_labelled_once(golden_config, tmp_path):
     config = build_config(golden_config)
-    heard = []
+    path, heard = tmp_path / "config.yaml", []
+    path.write_text(yaml.safe_dump(golden_config))
+    with console.capture() as capture:
+        options = ["--sample", "3", "--seed", "1", "--price", "36000"]
+        app(["plan", str(path), *options], standalone_mode=False)
+    said = " ".join(capture.get().split())
+    for words in ("4 in 2 units", "images/s", "core-hours", "to read", "2 shards", "at 36000 per"):
+        assert words in said
     first, own = estimate_run(config, 3, 1, lambda *unit: heard.append(unit))
+    assert heard == []  # the command labelled it
+    assert f"look at: {own.output}/report.html" in said
     assert first.images == 4
     assert first.sample.images == first.sample.timed == 3
     assert own.output.startswith(f"{config.output}/plan/")
@@ -70,14 +117,10 @@ def test_a_sample_is_a_run_of_its_own_and_labelled_once(golden_config):
     assert not store.exists(f"{config.output}/run.json")  # nothing of the run itself was started
     shown = json.loads(store.read_bytes(f"{own.output}/annotations.json"))["images"]
     assert len(shown) == 3
-    assert len(heard) == 3
 
     second, _ = estimate_run(config, 3, 1, lambda *unit: heard.append(unit))
     assert second == first
-    assert len(heard) == 3
-    other, elsewhere = estimate_run(config, 99, 1, lambda *unit: heard.append(unit))
-    assert elsewhere.output != own.output
-    assert other.sample.images == 4
+    assert heard == []
 
 
 @pytest.mark.parametrize("count", [3, 99])
@@ -109,3 +152,5 @@ def test_changed_references_are_another_sample(golden_config, golden_references,
     assert output() != before  # its gallery would show labels of references that are gone
     elsewhere = [replace(entries[0], uri="/elsewhere.png"), *entries[1:]]
     assert _sample_config(config, elsewhere, []) != _sample_config(config, entries, [])
+    fewer = _sample_config(config, entries[:2], [])
+    assert fewer.output != _sample_config(config, entries, []).output

@@ -58,12 +58,29 @@ def _table(found: Estimate, price: float | None) -> Table:
             f"{found.images_per_s:.2f} images/s with {found.actors} actors on this cluster "
             f"({found.device})",
         ),
-        ("time", f"{found.hours:,.2f} h, {found.device_hours:,.2f} {device}-hours"),
+        (
+            "time",
+            f"{_duration(found.hours)}, {_amount(found.device_hours)} {device}-hours; starting and "
+            "merging not counted",
+        ),
         ("to read", decimal(found.read_bytes)),
         ("to write", f"{decimal(found.written_bytes)} in {found.units:,} shards and merged files"),
     ]
     if price is not None:
-        rows.append(("cost", f"{found.device_hours * price:,.2f} at {price:g} per {device}-hour"))
+        rows.append(
+            ("cost", f"{_amount(found.device_hours * price)} at {price:g} per {device}-hour")
+        )
     for row in rows:
         table.add_row(*row)
     return table
+
+
+def _duration(hours: float) -> str:
+    if hours >= 1:
+        return f"{hours:,.1f} h"
+    return f"{60 * hours:.1f} min" if 60 * hours >= 1 else f"{3600 * hours:.0f} s"
+
+
+def _amount(value: float) -> str:
+    """With two digits after the point, or as many as it takes to see two of a small one."""
+    return f"{value:,.2f}" if value >= 0.1 or value == 0 else f"{value:.2g}"

@@ -21,6 +21,7 @@ from ntt_ray.matching.memory import bank_digest
 from ntt_ray.outputs.shards import existing_shards, shard_uri
 from ntt_ray.pipeline import manifest as manifest_file
 from ntt_ray.pipeline.bank import checked_inputs, read_bank
+from ntt_ray.pipeline.label import IMAGES_PER_GPU_STEP
 from ntt_ray.pipeline.outcome import evaluate_run, merge, report_run
 from ntt_ray.pipeline.resources import connect, decide
 from ntt_ray.pipeline.run import label
@@ -31,7 +32,7 @@ from ntt_ray.storage import Storage
 logger = logging.getLogger(__name__)
 
 FOLDER, FILE, IMAGES_FILE = "plan", "plan.json", "sample.jsonl"
-UNITS = 8  # the sample is divided, so that several actors are measured
+UNITS = 16  # the sample is divided, so that several actors are measured after they warmed up
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Measured:
         images: in the sample.
         failed: of them.
         detections: in all of them.
-        timed: how many were labelled by this start: all, unless it was interrupted before.
+        timed: how many of them were timed, see `settled`.
         actor_s: seconds of labelling those, of all actors together, start-up not counted.
         read_bytes: sizes of the image files that could be asked for their size.
         sized: how many these were.
@@ -125,7 +126,8 @@ def _sample_config(config: Config, entries: Sequence[ImageEntry], made_of: Seque
     text = json.dumps([config.resolved(), images, list(made_of)], sort_keys=True)
     name = hashlib.sha256(text.encode()).hexdigest()[:12]
     output = storage.join(config.output, FOLDER, name)
-    size = min(config.job.images_per_unit, -(-len(images) // UNITS))
+    steps = -(-len(images) // (UNITS * IMAGES_PER_GPU_STEP))  # half a step costs a whole one
+    size = min(config.job.images_per_unit, steps * IMAGES_PER_GPU_STEP)
     return config.model_copy(
         update={
             "images": storage.join(output, IMAGES_FILE),
@@ -163,12 +165,13 @@ def _measured(
     shards = [shard_uri(sample.output, i) for i in existing_shards(sample.output, store)]
     files = [*shards, *(storage.join(sample.output, name) for name in names)]
     sizes = [size for e in entries if (size := _size(e.uri, store)) is not None]
+    timed = settled(done, decide(sample.job, sample.models.device).actors)
     measured = Measured(
         images=counts.images,
         failed=counts.failed,
         detections=counts.detections,
-        timed=sum(unit.images for unit in done),
-        actor_s=sum(unit.label_s for unit in done),
+        timed=sum(unit.images for unit in timed),
+        actor_s=sum(unit.label_s for unit in timed),
         read_bytes=sum(sizes),
         sized=len(sizes),
         written_bytes=sum(store.size(uri) for uri in files),
@@ -176,6 +179,20 @@ def _measured(
     text = json.dumps(asdict(measured), indent=1, sort_keys=True) + "\n"
     store.publish_bytes(storage.join(sample.output, FILE), text.encode())
     return measured
+
+
+def settled(done: Sequence[UnitDone], actors: int) -> Sequence[UnitDone]:
+    """The units whose time tells how fast the whole run will be.
+
+    The first unit of an actor warms up caches and kernels, so the first ones are left out where at
+    least as many are left.
+
+    Args:
+        done: by this start; of a sample that was interrupted before, only a part.
+        actors: that labelled them.
+    """
+    ordered = sorted(done, key=lambda unit: (unit.begun_at, unit.shard_id))
+    return ordered[actors:] if len(ordered) >= 2 * actors else ordered
 
 
 def _size(uri: str, store: Storage) -> int | None:
