@@ -43,7 +43,7 @@ def main() -> None:
         ]
         config = load_config(str(path), overrides)
         bank, _ = build_run_bank(config)
-        bare = bare_images_per_s(config, bank, arguments.actors)
+        bare = bare_images_per_s(config, bank.data, arguments.actors)
         job, busy, startup_s = job_images_per_s(config, arguments.actors)
     result = {
         "benchmark": "job",
@@ -63,14 +63,14 @@ def main() -> None:
         write_json(arguments.json, result)
 
 
-def bare_images_per_s(config: Config, bank: MemoryBank, processes: int) -> float:
+def bare_images_per_s(config: Config, bank: bytes, processes: int) -> float:
     """Images/s of as many labellers side by side, without Ray, files and shards."""
     files = sorted(Path(str(config.image_root)).glob("*.jpg"))
     shares = [files[i::processes] for i in range(processes)]
     context = multiprocessing.get_context("spawn")
     barrier, times = context.Barrier(processes + 1), context.Queue()
     workers = [
-        context.Process(target=_bare, args=(config, bank.to_bytes(), share, barrier, times))
+        context.Process(target=_bare, args=(config, bank, share, barrier, times))
         for share in shares
     ]
     for worker in workers:

@@ -9,7 +9,8 @@ import yaml
 
 from ntt_ray.config import build_config
 from ntt_ray.errors import InputError
-from ntt_ray.matching.memory import MemoryBank, bank_digest
+from ntt_ray.matching.bank_file import bank_digest
+from ntt_ray.matching.memory import MemoryBank
 from ntt_ray.pipeline import run as steps
 from ntt_ray.pipeline.bank import join_files
 from test_cli import run_command
@@ -46,14 +47,15 @@ def test_extending_and_joining_equal_building_in_one_go(golden_config, golden_re
     second = _part(golden_references, tmp_path / "2.json", lambda c, n: c == "cone" or n == 2)
     whole, report, whole_file = _build(golden_config, tmp_path / "whole")
     base, _, base_file = _build(golden_config, tmp_path / "a", annotations=first)
-    assert base.shots.tolist() == [1, 1]
+    assert base.references.shots.tolist() == [1, 1]
     _, _, more_file = _build(golden_config, tmp_path / "b", annotations=second)
     extended, found, extended_file = _build(
         golden_config, tmp_path / "c", annotations=second, extends=base_file
     )
     assert extended.classes == whole.classes
-    assert torch.equal(extended.features, whole.features)
-    assert torch.equal(extended.prototypes(), whole.prototypes())
+    banks = [MemoryBank.from_bytes(file.data, "bank") for file in (extended, whole)]
+    assert torch.equal(banks[0].features, banks[1].features)
+    assert torch.equal(banks[0].prototypes(), banks[1].prototypes())
     assert whole.sources == ()
     assert [s.bank for s in extended.sources] == [
         bank_digest(Path(f).read_bytes()) for f in (base_file, more_file)
@@ -66,7 +68,7 @@ def test_extending_and_joining_equal_building_in_one_go(golden_config, golden_re
     assert (tmp_path / "joined.safetensors").read_bytes() == Path(extended_file).read_bytes()
     done = run_command("join-banks", base_file, more_file, "--output", str(tmp_path / "cli"))
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "cli").read_bytes() == joined.to_bytes()
+    assert (tmp_path / "cli").read_bytes() == joined.data
     done = run_command("join-banks", base_file, whole_file, base_file, "--output", "/nonexistent")
     assert done.returncode == 2
     assert "hold the same references" in done.stderr

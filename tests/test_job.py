@@ -210,7 +210,7 @@ def test_a_run_that_stands_still_ends(golden_config, monkeypatch):
 
 def test_a_ready_bank(golden_config, tmp_path):
     bank, _ = steps.build_run_bank(build_config(golden_config))
-    assert bank.shots.tolist() == [2, 2, 2]
+    assert bank.references.shots.tolist() == [2, 2, 2]
     path = Path(golden_config["output"]) / "bank.safetensors"
     data = {**golden_config, "output": str(tmp_path / "other"), "references": None}
     run_all({**data, "bank": str(path)})

@@ -40,7 +40,7 @@ WRONG = {
 
 @pytest.mark.parametrize(("classes", "dim", "least", "text"), WRONG.values(), ids=WRONG.keys())
 def test_what_does_not_fit_is_refused(classes, dim, least, text):
-    padded = PaddedMeans.of(MEANS, 2)
-    padded.check(3, 2, least=0)
+    stored = PaddedMeans.of(MEANS, 2).stored()
+    stored.check(3, 2, least=0)
     with pytest.raises(ValueError, match=text):
-        padded.check(classes, dim, least=least)
+        stored.check(classes, dim, least=least)

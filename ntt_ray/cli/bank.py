@@ -19,7 +19,7 @@ from ntt_ray.cli.app import (
 )
 
 if TYPE_CHECKING:
-    from ntt_ray.matching.memory import MemoryBank
+    from ntt_ray.matching.bank_file import BankFile
 
 MAX_LINES = 20
 
@@ -76,8 +76,8 @@ def join(
     say(f"wrote {output}")
 
 
-def _say_classes(built: MemoryBank) -> None:
-    for label, shots in zip(built.classes, built.shots.tolist(), strict=True):
+def _say_classes(built: BankFile) -> None:
+    for label, shots in zip(built.classes, built.references.shots.tolist(), strict=True):
         say(f"  class {label.category_id} {label.name}: {shots} references")
 
 

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from ntt_ray.errors import InputError
-from ntt_ray.matching.memory import MemoryBank, Source, bank_digest
+from ntt_ray.matching.bank_file import BankFile, Source
 from ntt_ray.records import MAX_CATEGORY_ID, ClassLabel
+
+if TYPE_CHECKING:
+    from ntt_ray.matching.memory import MemoryBank
 
 
 def join_banks(banks: Sequence[MemoryBank], names: Sequence[str]) -> MemoryBank:
@@ -29,8 +33,10 @@ def join_banks(banks: Sequence[MemoryBank], names: Sequence[str]) -> MemoryBank:
     Raises:
         InputError: other encoders made them, they share references, or a class name is ambiguous.
     """
+    from ntt_ray.matching.memory import MemoryBank
+
     _check_encoders(banks, names)
-    history = [joined_sources(bank) for bank in banks]
+    history = [BankFile.from_bytes(b.to_bytes(), n).history() for b, n in zip(banks, names)]
     _check_no_source_twice(history, names)
     labels = joined_classes([bank.classes for bank in banks], names)
     rows = [{label.name: k for k, label in enumerate(bank.classes)} for bank in banks]
@@ -50,14 +56,6 @@ def join_banks(banks: Sequence[MemoryBank], names: Sequence[str]) -> MemoryBank:
         ],
         sources=sources if len(sources) > 1 else (),
     )
-
-
-def joined_sources(bank: MemoryBank) -> tuple[Source, ...]:
-    """The history of a bank; one that was built in one go is its own."""
-    if bank.sources:
-        return bank.sources
-    shots = zip((label.name for label in bank.classes), bank.shots.tolist(), strict=True)
-    return (Source(bank_digest(bank.to_bytes()), bank.reference_digest, tuple(shots)),)
 
 
 def joined_digest(sources: Sequence[Source]) -> str:

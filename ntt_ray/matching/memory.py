@@ -1,48 +1,32 @@
-"""The memory bank: mean masked features of the references, as tensors and as a small file.
+"""The memory bank: mean masked features of the references, as tensors to compute with.
 
-Defines the format ``bank.safetensors``: tensors ``features`` float32 ``[classes, shots, dim]``,
-``weights`` float32 ``[classes, shots]`` and ``shots`` int64 ``[classes]`` (how many of the shots
-are valid; the rest is zero), and the same with ``negative_`` before their names where there are
-negative references; metadata ``ntt_ray_bank`` (JSON). Format 1 is a bank built in one go without
-negatives, 2 one with negatives or a history. It does not know how features are made, how banks are
-joined, nor where the file lies.
+It does not know how features are made, how banks are joined, nor where the file lies; its format
+is `bank_file`'s.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import safetensors
 import safetensors.torch
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ntt_ray.errors import InputError
+from ntt_ray.matching.bank_file import (
+    EXTENDED_VERSION,
+    FORMAT_VERSION,
+    METADATA_KEY,
+    BankFile,
+    Source,
+    check_bank,
+)
 from ntt_ray.matching.padding import Means, PaddedMeans
-from ntt_ray.records import MAX_CATEGORY_ID, ClassLabel
-
-FORMAT_VERSION, EXTENDED_VERSION = 1, 2
-_METADATA_KEY = "ntt_ray_bank"
-
-
-@dataclass(frozen=True)
-class Source:
-    """One bank that went into an extended or joined one.
-
-    Attributes:
-        bank: digest of that bank's file, built in one go.
-        references: digest of its references.
-        shots: number of its references by class name.
-    """
-
-    bank: str
-    references: str
-    shots: tuple[tuple[str, int], ...]
+from ntt_ray.records import ClassLabel
 
 
 @dataclass(frozen=True)
@@ -71,13 +55,8 @@ class MemoryBank:
     sources: tuple[Source, ...] = ()
 
     def __post_init__(self) -> None:
-        ids = [label.category_id for label in self.classes]
-        if not ids or ids != sorted(set(ids)) or ids[0] < 1 or ids[-1] > MAX_CATEGORY_ID:
-            raise ValueError("classes must be sorted by category id, one row each, at least one")
-        dim = self.features.shape[-1] if self.features.ndim else 0
-        self._references().check(len(ids), dim, least=1)
-        if self.negatives is not None:
-            self.negatives.check(len(ids), dim, least=0)
+        negatives = None if self.negatives is None else self.negatives.stored()
+        check_bank(self.classes, self._references().stored(), negatives)
 
     @classmethod
     def from_means(
@@ -159,7 +138,7 @@ class MemoryBank:
         if self.sources or self.negatives is not None:
             metadata["format_version"] = EXTENDED_VERSION
         text = json.dumps(metadata, sort_keys=True, ensure_ascii=False)
-        return safetensors.torch.save(tensors, {_METADATA_KEY: text})
+        return safetensors.torch.save(tensors, {METADATA_KEY: text})
 
     @classmethod
     def from_bytes(cls, data: bytes, source: str) -> MemoryBank:
@@ -168,41 +147,15 @@ class MemoryBank:
         Raises:
             InputError: `source` is not a memory bank, damaged, or holds impossible values.
         """
-        try:
-            metadata = json.loads(_metadata(data)[_METADATA_KEY])
-            if metadata["format_version"] not in (FORMAT_VERSION, EXTENDED_VERSION):
-                raise ValueError(
-                    f"format {metadata['format_version']}, not {FORMAT_VERSION} or "
-                    f"{EXTENDED_VERSION}"
-                )
-            tensors = safetensors.torch.load(data)
-            return cls(
-                tuple(ClassLabel(int(i), str(name)) for i, name in metadata["classes"]),
-                *_parts(tensors, ""),
-                dict(metadata["encoder"]),
-                str(metadata["reference_digest"]),
-                PaddedMeans(*_parts(tensors, "negative_")) if "negative_shots" in tensors else None,
-                tuple(_source(item) for item in metadata.get("sources", ())),
-            )
-        except (KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
-            raise InputError(f"{source}: not a usable memory bank ({error})") from None
-
-    def check_encoder(self, encoder: Mapping[str, Any], source: str) -> None:
-        """Refuse a bank that another encoder made: its features mean nothing to this one.
-
-        Raises:
-            InputError: with the differences.
-        """
-        differences = [
-            f"{key} is {self.encoder.get(key)!r} in the bank and {encoder.get(key)!r} in this run"
-            for key in sorted(self.encoder.keys() | encoder.keys())
-            if self.encoder.get(key) != encoder.get(key)
-        ]
-        if differences:
-            raise InputError(
-                f"{source}: was made by another encoder: {'; '.join(differences)}. "
-                "Build the bank again with this encoder"
-            )
+        file = BankFile.from_bytes(data, source)
+        return cls(
+            file.classes,
+            **vars(PaddedMeans.of_stored(file.references)),
+            encoder=file.encoder,
+            reference_digest=file.reference_digest,
+            negatives=None if file.negatives is None else PaddedMeans.of_stored(file.negatives),
+            sources=file.sources,
+        )
 
     def check_width(self, channels: int) -> None:
         """Refuse a bank whose features have another width than the encoder's.
@@ -216,27 +169,3 @@ class MemoryBank:
                 f"the memory bank holds features of {width} channels, and the encoder makes "
                 f"{channels}; build the bank again"
             )
-
-
-def bank_digest(data: bytes) -> str:
-    """SHA-256 of a bank file, in hex."""
-    return hashlib.sha256(data).hexdigest()
-
-
-def _metadata(data: bytes) -> dict[str, str]:
-    """The string metadata in a safetensors header (safetensors reads it from files only)."""
-    length = int.from_bytes(data[:8], "little")
-    if not 2 <= length <= len(data) - 8:
-        raise ValueError("the header is damaged")
-    header = json.loads(data[8 : 8 + length])
-    return dict(header["__metadata__"])
-
-
-def _parts(tensors: Mapping[str, Tensor], prefix: str) -> tuple[Tensor, Tensor, Tensor]:
-    features, weights = tensors[f"{prefix}features"].float(), tensors[f"{prefix}weights"].float()
-    return features, weights, tensors[f"{prefix}shots"].long()
-
-
-def _source(item: Mapping[str, Any]) -> Source:
-    shots = tuple((str(name), int(count)) for name, count in item["shots"])
-    return Source(str(item["bank"]), str(item["references"]), shots)

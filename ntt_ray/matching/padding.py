@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ntt_ray.matching.bank_file import StoredMeans
+
 Means = Sequence[Sequence[tuple[Tensor, float]]]  # for each class its pairs of mean and weight
 
 
@@ -73,27 +75,11 @@ class PaddedMeans:
         """``(K, shots, dim)`` float32 of length 1; zero where padded."""
         return F.normalize(self.features, dim=2)
 
-    def check(self, classes: int, dim: int, *, least: int) -> None:
-        """Check shapes and values for so many classes and channels.
+    @classmethod
+    def of_stored(cls, stored: StoredMeans) -> PaddedMeans:
+        """From a bank's file."""
+        return cls(*(torch.from_numpy(values) for values in vars(stored).values()))
 
-        Args:
-            classes: K.
-            dim: channels.
-            least: shots that every class must have.
-
-        Raises:
-            ValueError: what is wrong.
-        """
-        most = self.weights.shape[1] if self.weights.ndim == 2 else 0
-        if self.weights.shape != (classes, most) or self.features.shape != (classes, most, dim):
-            raise ValueError(
-                f"features are {tuple(self.features.shape)}, weights {tuple(self.weights.shape)}, "
-                f"for {classes} classes and {dim} channels"
-            )
-        if self.shots.shape != (classes,) or self.shots.min() < least or self.shots.max() > most:
-            raise ValueError(f"every class needs between {least} and the padded number of shots")
-        if not (self.features.isfinite().all() and self.weights.isfinite().all()):
-            raise ValueError("features and weights must be finite")
-        valid = torch.arange(most)[None, :] < self.shots[:, None]
-        if not (self.weights[valid] > 0).all():
-            raise ValueError("weights must be above 0")
+    def stored(self) -> StoredMeans:
+        """As in a bank's file; the values are shared."""
+        return StoredMeans(self.features.numpy(), self.weights.numpy(), self.shots.numpy())

@@ -10,19 +10,16 @@ import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import ray
 
 from ntt_ray import storage
-from ntt_ray.bank import build_bank, load_crops
 from ntt_ray.config import Config, NegativesConfig
 from ntt_ray.errors import InputError
-from ntt_ray.matching.colours import PatchColours, Picture
-from ntt_ray.matching.joining import join_banks, joined_classes, joined_sources
-from ntt_ray.matching.memory import MemoryBank, bank_digest
+from ntt_ray.matching.bank_file import BankFile, bank_digest
+from ntt_ray.matching.joining import join_banks, joined_classes
 from ntt_ray.pipeline.models import ModelSpec
 from ntt_ray.pipeline.placement import Resources
 from ntt_ray.pipeline.record import BANK_FILE
@@ -32,6 +29,9 @@ from ntt_ray.records import ClassLabel, ReferenceSet
 from ntt_ray.references.dataset import check_images, load_references, read_json
 from ntt_ray.references.negatives import negatives_of, used_classes
 from ntt_ray.storage import Storage
+
+if TYPE_CHECKING:
+    from ntt_ray.matching.colours import Picture
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class BankInputs:
     references: ReferenceSet
     negatives: ReferenceSet | None
     digest: str
-    base: MemoryBank | None
+    base: BankFile | None
 
     def in_bank(self) -> ReferenceSet:
         """The references under the category ids of the bank that they make."""
@@ -67,7 +67,7 @@ class BankInputs:
 class BuiltBank:
     """A bank, and the patch features of this config's references as pictures, by annotation id."""
 
-    data: bytes
+    bank: BankFile
     colours: Mapping[int, Picture]
 
 
@@ -90,9 +90,7 @@ def checked_inputs(config: Config, store: Storage) -> BankInputs:
     if block.extends is not None:
         if block.extends == storage.join(config.output, BANK_FILE):
             raise InputError("references.extends: is this run's own bank; choose another output")
-        base = MemoryBank.from_bytes(
-            read_bank(block.extends, store, "references.extends"), block.extends
-        )
+        base = read_bank(block.extends, store, "references.extends")
     return BankInputs(references, negatives, digest, base)
 
 
@@ -103,8 +101,8 @@ def _load_negatives(block: NegativesConfig, store: Storage) -> ReferenceSet:
     return load_references(block.annotations, block.image_root, store, **choice)
 
 
-def read_bank(uri: str, store: Storage, key: str = "bank") -> bytes:
-    """The bytes of a bank file that is one.
+def read_bank(uri: str, store: Storage, key: str = "bank") -> BankFile:
+    """Read a bank file.
 
     Raises:
         InputError: it is missing or damaged; `key` is the setting that names it.
@@ -113,24 +111,23 @@ def read_bank(uri: str, store: Storage, key: str = "bank") -> bytes:
         data = store.read_bytes(uri)
     except FileNotFoundError:
         raise InputError(f"{key}: {storage.redact(uri)}: no such file") from None
-    MemoryBank.from_bytes(data, storage.redact(uri))
-    return data
+    return BankFile.from_bytes(data, storage.redact(uri))
 
 
 def reusable_bank(
     output: str, store: Storage, encoder: dict[str, Any], inputs: BankInputs
-) -> bytes | None:
+) -> BankFile | None:
     """The bank already below the output, when the same references and encoder made it."""
     uri = storage.join(output, BANK_FILE)
     try:
         data = store.read_bytes(uri)
     except FileNotFoundError:
         return None
-    bank = MemoryBank.from_bytes(data, uri)
-    before = () if inputs.base is None else joined_sources(inputs.base)
-    sources = joined_sources(bank)
+    bank = BankFile.from_bytes(data, uri)
+    before = () if inputs.base is None else inputs.base.history()
+    sources = bank.history()
     same = sources[:-1] == before and sources[-1].references == inputs.digest
-    return data if same and dict(bank.encoder) == encoder else None
+    return bank if same and dict(bank.encoder) == encoder else None
 
 
 def build(
@@ -154,10 +151,14 @@ def build(
         len(inputs.references.references),
         len(inputs.references.classes),
     )
-    ratio = config.method.context_ratio
+    ratio, base = config.method.context_ratio, inputs.base
 
-    def build_here() -> tuple[MemoryBank, dict[int, Picture]]:
+    def build_here() -> tuple[bytes, dict[int, Picture]]:
         import torch
+
+        from ntt_ray.bank import build_bank, load_crops
+        from ntt_ray.matching.colours import PatchColours
+        from ntt_ray.matching.memory import MemoryBank
 
         if spec.device == "cpu":
             torch.set_num_threads(1)
@@ -172,34 +173,35 @@ def build(
             negative_crops=() if negatives is None else load_crops(negatives, store, ratio),
             on_features=colours.add,
         )
-        return bank, colours.pictures()
+        if base is not None:
+            extended = MemoryBank.from_bytes(base.data, "references.extends")
+            bank = join_banks((extended, bank), ("references.extends", "these references"))
+        return bank.to_bytes(), colours.pictures()
 
     task = ray.remote(build_here).options(**resources.actor_options()).remote()
-    bank, pictures = task_result(task)
-    if inputs.base is not None:
-        bank = join_banks((inputs.base, bank), ("references.extends", "these references"))
-    return BuiltBank(bank.to_bytes(), pictures)
+    data, pictures = task_result(task)
+    return BuiltBank(BankFile.from_bytes(data, BANK_FILE), pictures)
 
 
 def report_bank(
-    output: str, data: bytes, store: Storage, examples: BankExamples | None = None
+    output: str, bank: BankFile, store: Storage, examples: BankExamples | None = None
 ) -> dict[str, Any]:
     """Write ``bank.html`` and ``bank.json``, and give the content of the latter.
 
     Args:
         output: the run's prefix.
-        data: the bank.
+        bank: what to look at.
         store: access to files.
         examples: its references; without them, for a bank that came ready, no crops are shown.
     """
-    bank = MemoryBank.from_bytes(data, BANK_FILE)
+    none = tuple(np.zeros((0, 1), dtype=np.float32) for _ in bank.classes)
     facts = BankFacts(
-        digest=bank_digest(data),
+        digest=bank_digest(bank.data),
         classes=bank.classes,
-        features=tuple(_rows(means) for means in bank.means()),
-        negatives=tuple(_rows(means) for means in bank.negative_means()),
+        features=bank.references.rows(),
+        negatives=none if bank.negatives is None else bank.negatives.rows(),
         encoder=dict(bank.encoder),
-        sources=tuple((s.bank, s.references, dict(s.shots)) for s in joined_sources(bank)),
+        sources=tuple((s.bank, s.references, dict(s.shots)) for s in bank.history()),
     )
     return write_bank_report(output, store, facts, examples)
 
@@ -216,13 +218,7 @@ def examples_of(inputs: BankInputs, built: BuiltBank, context_ratio: float) -> B
     )
 
 
-def _rows(means: list[tuple[Any, float]]) -> npt.NDArray[np.float32]:
-    if not means:
-        return np.zeros((0, 1), dtype=np.float32)
-    return np.stack([mean.numpy() for mean, _ in means])
-
-
-def join_files(uris: Sequence[str], output: str) -> tuple[MemoryBank, list[str]]:
+def join_files(uris: Sequence[str], output: str) -> tuple[BankFile, list[str]]:
     """Join bank files into one; the original files stay.
 
     Returns:
@@ -237,9 +233,10 @@ def join_files(uris: Sequence[str], output: str) -> tuple[MemoryBank, list[str]]
     places = [storage.absolute(uri) for uri in uris]
     if storage.absolute(output) in places:
         raise InputError(f"--output: {storage.redact(output)} is one of the banks that are joined")
-    banks = [
-        MemoryBank.from_bytes(read_bank(place, store), name) for place, name in zip(places, names)
-    ]
+    from ntt_ray.matching.memory import MemoryBank
+
+    files = [read_bank(place, store) for place in places]
+    banks = [MemoryBank.from_bytes(file.data, name) for file, name in zip(files, names)]
     joined = join_banks(banks, names)
     ids = {label.name: label.category_id for label in joined.classes}
     changes = [
@@ -248,8 +245,9 @@ def join_files(uris: Sequence[str], output: str) -> tuple[MemoryBank, list[str]]
         for label in bank.classes
         if ids[label.name] != label.category_id
     ]
-    store.publish_bytes(storage.absolute(output), joined.to_bytes())
-    return joined, changes
+    data = joined.to_bytes()
+    store.publish_bytes(storage.absolute(output), data)
+    return BankFile.from_bytes(data, output), changes
 
 
 def task_result(reference: Any) -> Any:

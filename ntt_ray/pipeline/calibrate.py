@@ -22,7 +22,8 @@ from ntt_ray import storage
 from ntt_ray.config import Config
 from ntt_ray.errors import InputError, NttRayError
 from ntt_ray.images import RgbImage, decode_image
-from ntt_ray.matching.memory import MemoryBank, bank_digest
+from ntt_ray.matching.bank_file import bank_digest
+from ntt_ray.matching.memory import MemoryBank
 from ntt_ray.matching.padding import PaddedMeans
 from ntt_ray.pipeline.bank import BankInputs, task_result
 from ntt_ray.pipeline.method import match_settings

@@ -16,7 +16,7 @@ import ray
 from ntt_ray import storage
 from ntt_ray.config import DINOV3_LICENCE, Config
 from ntt_ray.errors import InputError, RunIncompleteError
-from ntt_ray.matching.memory import MemoryBank, bank_digest
+from ntt_ray.matching.bank_file import BankFile, bank_digest
 from ntt_ray.outputs.shards import existing_shards
 from ntt_ray.pipeline import manifest as manifest_file
 from ntt_ray.pipeline import record as run_record
@@ -85,7 +85,7 @@ def make_plan(config: Config) -> Plan:
     if config.bank is None:
         classes = checked_inputs(config, store).classes()
     else:
-        classes = MemoryBank.from_bytes(read_bank(config.bank, store), config.bank).classes
+        classes = read_bank(config.bank, store).classes
     data = _existing_manifest(config.output, store)
     if data is None:
         entries = manifest_file.list_images(config.images, config.image_root, store)
@@ -95,7 +95,7 @@ def make_plan(config: Config) -> Plan:
     return Plan(sum(sizes), len(sizes), done, tuple(label.name for label in classes))
 
 
-def build_run_bank(config: Config) -> tuple[MemoryBank, dict[str, Any]]:
+def build_run_bank(config: Config) -> tuple[BankFile, dict[str, Any]]:
     """Build the memory bank of a config and publish it below its output, with its report.
 
     Returns:
@@ -105,7 +105,7 @@ def build_run_bank(config: Config) -> tuple[MemoryBank, dict[str, Any]]:
     if config.bank is not None:
         ready = read_bank(config.bank, store)
         found = report_bank(config.output, ready, store)
-        return MemoryBank.from_bytes(ready, config.bank), found
+        return ready, found
     inputs = checked_inputs(config, store)
     with RunLock(config.output, store):
         connect()
@@ -114,16 +114,16 @@ def build_run_bank(config: Config) -> tuple[MemoryBank, dict[str, Any]]:
         built = build(config, spec, resources, inputs, digests["encoder"], store)
         recorded = run_record.read_record(config.output, store)
         if recorded is not None:
-            new = {**recorded["identity"], "bank": bank_digest(built.data)}
+            new = {**recorded["identity"], "bank": bank_digest(built.bank.data)}
             run_record.check_same_run(recorded, new, config.output)
         found = _report(config, inputs, built, store)
-        store.publish_bytes(storage.join(config.output, BANK_FILE), built.data)
-    return MemoryBank.from_bytes(built.data, BANK_FILE), found
+        store.publish_bytes(storage.join(config.output, BANK_FILE), built.bank.data)
+    return built.bank, found
 
 
 def _report(config: Config, inputs: BankInputs, built: BuiltBank, store: Storage) -> dict[str, Any]:
     examples = examples_of(inputs, built, config.method.context_ratio)
-    return report_bank(config.output, built.data, store, examples)
+    return report_bank(config.output, built.bank, store, examples)
 
 
 def prepare_references(config: Config, store: Storage) -> ReferenceRun:
@@ -134,8 +134,8 @@ def prepare_references(config: Config, store: Storage) -> ReferenceRun:
     digest = _checked_digests(spec)["encoder"]
     bank = reusable_bank(config.output, store, spec.encoder_record(digest), inputs)
     if bank is None:
-        bank = build(config, spec, resources, inputs, digest, store).data
-    return ReferenceRun(inputs, bank, spec, resources)
+        bank = build(config, spec, resources, inputs, digest, store).bank
+    return ReferenceRun(inputs, bank.data, spec, resources)
 
 
 def label(config: Config, on_unit: Callable[[UnitDone, int, int], None]) -> None:
@@ -182,7 +182,7 @@ def _prepare(
     store: Storage,
     token: str,
     inputs: BankInputs | None,
-    ready_bank: bytes | None,
+    ready_bank: BankFile | None,
 ) -> Prepared:
     manifest = _existing_manifest(config.output, store)
     if manifest is None:
@@ -193,18 +193,16 @@ def _prepare(
     spec, resources = _models(config, store)
     digests = _checked_digests(spec)
     encoder = spec.encoder_record(digests["encoder"])
-    built = None
-    if ready_bank is not None:
-        bank = ready_bank
-        MemoryBank.from_bytes(bank, str(config.bank)).check_encoder(encoder, str(config.bank))
+    built, bank = None, ready_bank
+    if bank is not None:
+        bank.check_encoder(encoder, str(config.bank))
     else:
         assert inputs is not None
-        bank = reusable_bank(config.output, store, encoder, inputs) or b""
-        if not bank:
+        bank = reusable_bank(config.output, store, encoder, inputs)
+        if bank is None:
             built = build(config, spec, resources, inputs, digests["encoder"], store)
-            bank = built.data
-    identity = _identity(config, spec, digests, manifest, bank)
-    classes = MemoryBank.from_bytes(bank, BANK_FILE).classes
+            bank = built.bank
+    identity = _identity(config, spec, digests, manifest, bank.data)
     sizes = manifest_file.unit_sizes(manifest)
     if recorded is not None:
         run_record.check_same_run(recorded, identity, config.output)
@@ -217,11 +215,11 @@ def _prepare(
         store.publish_bytes(storage.join(config.output, manifest_file.FILE), manifest)
         if built is not None and inputs is not None:
             _report(config, inputs, built, store)
-        store.publish_bytes(storage.join(config.output, BANK_FILE), bank)
+        store.publish_bytes(storage.join(config.output, BANK_FILE), bank.data)
         record = run_record.make_record(
             identity=identity,
             config=config.resolved(),
-            classes=classes,
+            classes=bank.classes,
             units=len(sizes),
             images=sum(sizes),
         )
@@ -242,7 +240,7 @@ def _prepare(
         provenance=run_record.provenance(identity if recorded is None else recorded["identity"]),
     )
     todo = tuple(unit for unit in range(len(sizes)) if unit not in done)
-    return Prepared(job, bank, todo, tuple(sizes), resources)
+    return Prepared(job, bank.data, todo, tuple(sizes), resources)
 
 
 def _identity(

@@ -16,8 +16,7 @@ from dataclasses import asdict, dataclass
 from ntt_ray import storage
 from ntt_ray.config import Config
 from ntt_ray.errors import InputError
-from ntt_ray.matching.joining import joined_sources
-from ntt_ray.matching.memory import bank_digest
+from ntt_ray.matching.bank_file import bank_digest
 from ntt_ray.outputs.shards import existing_shards, shard_uri
 from ntt_ray.pipeline import manifest as manifest_file
 from ntt_ray.pipeline.bank import checked_inputs, read_bank
@@ -115,9 +114,9 @@ def estimate_run(
 def _made_of(config: Config, store: Storage) -> list[str]:
     """Digests of what the bank will be made of: files may change under the same name."""
     if config.bank is not None:
-        return [bank_digest(read_bank(config.bank, store))]
+        return [bank_digest(read_bank(config.bank, store).data)]
     inputs = checked_inputs(config, store)
-    base = () if inputs.base is None else joined_sources(inputs.base)
+    base = () if inputs.base is None else inputs.base.history()
     return [*(source.bank for source in base), inputs.digest]
 
 

@@ -1,0 +1,210 @@
+"""The memory bank as a file, read and checked without torch, which a driver has no other use for.
+
+Defines the format ``bank.safetensors``: tensors ``features`` float32 ``[classes, shots, dim]``,
+``weights`` float32 ``[classes, shots]`` and ``shots`` int64 ``[classes]`` (how many of the shots
+are valid; the rest is zero), and the same with ``negative_`` before their names where there are
+negative references; metadata ``ntt_ray_bank`` (JSON). Format 1 is a bank built in one go without
+negatives, 2 one with negatives or a history. `memory` writes it; what is computed with a bank is
+there too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import safetensors
+import safetensors.numpy
+
+from ntt_ray.errors import InputError
+from ntt_ray.records import MAX_CATEGORY_ID, ClassLabel
+
+FORMAT_VERSION, EXTENDED_VERSION = 1, 2
+METADATA_KEY = "ntt_ray_bank"
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Source:
+    """One bank that went into an extended or joined one.
+
+    Attributes:
+        bank: digest of that bank's file, built in one go.
+        references: digest of its references.
+        shots: number of its references by class name.
+    """
+
+    bank: str
+    references: str
+    shots: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
+class StoredMeans:
+    """Mean features as they lie in the file; see `padding.PaddedMeans`.
+
+    Attributes:
+        features: ``(K, shots, dim)`` float32.
+        weights: ``(K, shots)`` float32.
+        shots: ``(K,)`` int64.
+    """
+
+    features: Floats
+    weights: Floats
+    shots: npt.NDArray[np.int64]
+
+    def rows(self) -> tuple[Floats, ...]:
+        """The features of each class, ``(its shots, dim)``."""
+        return tuple(own[:count] for own, count in zip(self.features, self.shots, strict=True))
+
+    def check(self, classes: int, dim: int, *, least: int) -> None:
+        """Check shapes and values for so many classes and channels.
+
+        Args:
+            classes: K.
+            dim: channels.
+            least: shots that every class must have.
+
+        Raises:
+            ValueError: what is wrong.
+        """
+        most = self.weights.shape[1] if self.weights.ndim == 2 else 0
+        if self.weights.shape != (classes, most) or self.features.shape != (classes, most, dim):
+            raise ValueError(
+                f"features are {self.features.shape}, weights {self.weights.shape}, "
+                f"for {classes} classes and {dim} channels"
+            )
+        if self.shots.shape != (classes,) or self.shots.min() < least or self.shots.max() > most:
+            raise ValueError(f"every class needs between {least} and the padded number of shots")
+        if not (np.isfinite(self.features).all() and np.isfinite(self.weights).all()):
+            raise ValueError("features and weights must be finite")
+        valid = np.arange(most)[None, :] < self.shots[:, None]
+        if not (self.weights[valid] > 0).all():
+            raise ValueError("weights must be above 0")
+
+
+@dataclass(frozen=True)
+class BankFile:
+    """What a bank's file holds.
+
+    Attributes:
+        data: its bytes.
+        classes: by rising category id.
+        references: of each class.
+        negatives: likewise, where there are any.
+        encoder: what made the features: name, image_size, checkpoint digest.
+        reference_digest: SHA-256 over the references and their images; of a joined bank over those
+            of its sources.
+        sources: the history of a joined bank, in order; empty for a bank built in one go.
+    """
+
+    data: bytes = field(repr=False)
+    classes: tuple[ClassLabel, ...]
+    references: StoredMeans
+    negatives: StoredMeans | None
+    encoder: Mapping[str, Any]
+    reference_digest: str
+    sources: tuple[Source, ...]
+
+    @classmethod
+    def from_bytes(cls, data: bytes, source: str) -> BankFile:
+        """Read and check a bank.
+
+        Raises:
+            InputError: `source` is not a memory bank, damaged, or holds impossible values.
+        """
+        try:
+            metadata = json.loads(_metadata(data)[METADATA_KEY])
+            if metadata["format_version"] not in (FORMAT_VERSION, EXTENDED_VERSION):
+                raise ValueError(
+                    f"format {metadata['format_version']}, not {FORMAT_VERSION} or "
+                    f"{EXTENDED_VERSION}"
+                )
+            tensors = safetensors.numpy.load(data)
+            read = cls(
+                data,
+                tuple(ClassLabel(int(i), str(name)) for i, name in metadata["classes"]),
+                _means(tensors, ""),
+                _means(tensors, "negative_") if "negative_shots" in tensors else None,
+                dict(metadata["encoder"]),
+                str(metadata["reference_digest"]),
+                tuple(_source(item) for item in metadata.get("sources", ())),
+            )
+            check_bank(read.classes, read.references, read.negatives)
+        except (KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
+            raise InputError(f"{source}: not a usable memory bank ({error})") from None
+        return read
+
+    def history(self) -> tuple[Source, ...]:
+        """The banks it was joined of; one that was built in one go is its own."""
+        if self.sources:
+            return self.sources
+        names = (label.name for label in self.classes)
+        shots = tuple(zip(names, self.references.shots.tolist(), strict=True))
+        return (Source(bank_digest(self.data), self.reference_digest, shots),)
+
+    def check_encoder(self, encoder: Mapping[str, Any], source: str) -> None:
+        """Refuse a bank that another encoder made: its features mean nothing to this one.
+
+        Raises:
+            InputError: with the differences.
+        """
+        differences = [
+            f"{key} is {self.encoder.get(key)!r} in the bank and {encoder.get(key)!r} in this run"
+            for key in sorted(self.encoder.keys() | encoder.keys())
+            if self.encoder.get(key) != encoder.get(key)
+        ]
+        if differences:
+            raise InputError(
+                f"{source}: was made by another encoder: {'; '.join(differences)}. "
+                "Build the bank again with this encoder"
+            )
+
+
+def bank_digest(data: bytes) -> str:
+    """SHA-256 of a bank file, in hex."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def check_bank(
+    classes: tuple[ClassLabel, ...], references: StoredMeans, negatives: StoredMeans | None
+) -> None:
+    """Check that classes and means are those of one bank.
+
+    Raises:
+        ValueError: what is wrong.
+    """
+    ids = [label.category_id for label in classes]
+    if not ids or ids != sorted(set(ids)) or ids[0] < 1 or ids[-1] > MAX_CATEGORY_ID:
+        raise ValueError("classes must be sorted by category id, one row each, at least one")
+    dim = references.features.shape[-1] if references.features.ndim else 0
+    references.check(len(ids), dim, least=1)
+    if negatives is not None:
+        negatives.check(len(ids), dim, least=0)
+
+
+def _metadata(data: bytes) -> dict[str, str]:
+    """The string metadata in a safetensors header (safetensors reads it from files only)."""
+    length = int.from_bytes(data[:8], "little")
+    if not 2 <= length <= len(data) - 8:
+        raise ValueError("the header is damaged")
+    header = json.loads(data[8 : 8 + length])
+    return dict(header["__metadata__"])
+
+
+def _means(tensors: Mapping[str, npt.NDArray[Any]], prefix: str) -> StoredMeans:
+    return StoredMeans(
+        tensors[f"{prefix}features"].astype(np.float32),
+        tensors[f"{prefix}weights"].astype(np.float32),
+        tensors[f"{prefix}shots"].astype(np.int64),
+    )
+
+
+def _source(item: Mapping[str, Any]) -> Source:
+    shots = tuple((str(name), int(count)) for name, count in item["shots"])
+    return Source(str(item["bank"]), str(item["references"]), shots)
