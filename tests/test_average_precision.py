@@ -224,3 +224,11 @@ def test_lvis_takes_300_detections():
     assert ours(lvis(), found)["bbox"]["AR300"] == pytest.approx(0.5)
     plain = ours(truth_of(LVIS_OBJECTS, 1), found)
     assert plain["bbox"]["AR100"] == 0.0
+
+
+def test_lvis_counts_300_detections_of_an_image_whatever_their_class():
+    late = [(1, 1, BOX, 0.1)]
+    for others, recall in ((299, 0.5), (300, 0.0)):
+        # class 4 was not looked for: its detections are not judged, but take up places
+        found = results_of([(1, 4, SMALL, 0.9)] * others + late)
+        assert ours(lvis(), found)["bbox"]["AR300"] == pytest.approx(recall)

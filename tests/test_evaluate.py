@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 
@@ -80,10 +82,57 @@ def test_a_false_alarm_counts_only_above_the_best_score():
     assert alarms["best_f1"] == pytest.approx(0.8)
 
 
+def test_false_alarms_of_a_class_are_in_images_without_it():
+    """Nut is in the first image, bolt in the second; the third has neither."""
+    metrics = evaluate(TRUTH, [*PERFECT, _result(11, 1, (1, 1, 9, 9), 0.85)], NAMES, CLASSES)
+    assert metrics["false_alarms"]["score"] == 0.8
+    own = {name: figures["false_alarms"] for name, figures in metrics["per_class"].items()}
+    assert own["nut"] == {"images": 2, "with_false_alarm": 1, "share": 0.5}
+    assert own["bolt"] == {"images": 2, "with_false_alarm": 0, "share": 0.0}
+    assert metrics["false_alarms"]["class_share"] == 0.25
+    assert metrics["false_alarms"]["share"] == 0.0  # of the image without any object
+
+
+def test_a_wrong_place_in_an_image_with_the_class_is_no_false_alarm():
+    found = [*PERFECT, _result(10, 1, (40, 40, 9, 9), 0.85)]
+    own = evaluate(TRUTH, found, NAMES, CLASSES)["per_class"]["nut"]["false_alarms"]
+    assert own["with_false_alarm"] == 0
+
+
+def test_a_crowd_region_holds_its_class():
+    truth = copy.deepcopy(TRUTH)
+    truth["annotations"].append({**truth["annotations"][0], "id": 9, "image_id": 3, "iscrowd": 1})
+    found = [*PERFECT, _result(12, 1, (40, 40, 9, 9), 0.85)]
+    own = evaluate(truth, found, NAMES, CLASSES)["per_class"]["nut"]["false_alarms"]
+    assert own == {"images": 1, "with_false_alarm": 0, "share": 0.0}
+
+
+def test_a_class_in_every_image_has_no_share():
+    boxes = [(5, 5, 20, 20), (30, 10, 20, 30), (10, 10, 20, 20)]
+    truth = _truth([(image, 5, box) for image, box in enumerate(boxes, start=1)])
+    found = [_result(9 + image, 1, box, 0.9) for image, box in enumerate(boxes, start=1)]
+    metrics = evaluate(truth, found, NAMES, [CLASSES[0]])
+    own = metrics["per_class"]["nut"]["false_alarms"]
+    assert own == {"images": 0, "with_false_alarm": 0, "share": None}
+    assert metrics["false_alarms"]["share"] is None
+    assert metrics["false_alarms"]["class_share"] is None
+
+
+def test_lvis_has_false_alarms_only_where_a_class_was_looked_for():
+    truth = copy.deepcopy(TRUTH)
+    for image, absent in zip(truth["images"], ([], [5], []), strict=True):
+        image |= {"neg_category_ids": absent, "not_exhaustive_category_ids": []}
+    found = [*PERFECT, _result(11, 1, (1, 1, 9, 9), 0.85), _result(12, 1, (1, 1, 9, 9), 0.85)]
+    own = evaluate(truth, found, NAMES, CLASSES)["per_class"]["nut"]["false_alarms"]
+    assert own == {"images": 1, "with_false_alarm": 1, "share": 1.0}
+
+
 def test_no_detection_at_all():
     metrics = evaluate(TRUTH, [], NAMES, CLASSES)
     assert metrics["segm"]["AP"] == 0.0
     assert metrics["false_alarms"]["score"] is None
+    assert metrics["false_alarms"]["class_share"] is None
+    assert "false_alarms" not in metrics["per_class"]["nut"]
 
 
 def test_boxes_are_judged_as_boxes_and_masks_as_masks():

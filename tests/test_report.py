@@ -221,11 +221,12 @@ class TestPage:
     def test_curves_and_confusion_are_shown(self, run: Run) -> None:
         metrics = {
             "bbox": {"AP": 0.1},
+            "per_class": {"<b>disc</b>": {"bbox": {"AP50": 0.515}}},
             "curves": {"<b>disc</b>": [1.0, 0.5, 0.0]},
             "confusion": {
                 "score": 0.5,
-                "labels": ["<i>", "nothing"],
-                "matrix": [[3, 1], [4321, 0]],
+                "labels": ["<i>", "neither here nor there", "nothing"],
+                "matrix": [[3, 0, 1], [0, 0, 0], [4321, 0, 0]],
             },
         }
         run.report(metrics=metrics, ground_truth=truth_of_example())
@@ -233,8 +234,36 @@ class TestPage:
         assert page.count("polyline") == 1
         for text in ('points="0,0.0 50,50.0 100,100.0"', "&lt;b&gt;disc", "&lt;i&gt;", "4,321"):
             assert text in run.html
+        assert "<span>0.515</span>" in run.html  # the AP at the curve's IoU
+        assert page.count("td", "right") == 1
+        assert page.count("td", "wrong") == 2
+        assert "neither here nor there" not in run.html
         assert "<b>disc" not in run.html
         assert "Mask AP" not in run.html.split("Scores</h2>")[0].split("Classes</h2>")[0]
+
+    def test_figures_by_size_class_and_frequency(self, run: Run) -> None:
+        boxes = {"AP": 0.1, "AR300": 0.301, "ARs": 0.302, "ARm": None, "ARl": 0.304}
+        alarms = {"score": 0.5, "class_share": 0.126, "images_without_objects": 0, "share": None}
+        metrics = {
+            "bbox": boxes,
+            "by_frequency": {"bbox": {"rare": 0.201, "common": None, "frequent": 0.203}},
+            "false_alarms": alarms,
+            "per_class": {
+                "<u>low": {"bbox": {"AP": 0.401, "APs": None}, "false_alarms": {"share": 0.25}},
+                "none": {"bbox": {"AP": None}, "false_alarms": {"share": None}},
+                "high": {"bbox": {"AP": 0.402, "APs": 0.5}},
+            },
+        }
+        run.report(metrics=metrics, ground_truth=truth_of_example())
+        html = run.html
+        for text in ("AR300", "0.301", "ARs", "0.302", "0.304"):
+            assert text in html
+        assert "AP by frequency. Boxes: rare 0.201, common –, frequent 0.203." in html
+        assert "found in 12.6% of the images without it" in html
+        table = html.split('data-testid="by-class"')[1].split("</details>")[0]
+        assert table.index("high") < table.index("&lt;u&gt;low") < table.index("none")
+        assert "0.250" in table
+        assert "<u>" not in html
 
     def test_missing_pictures_are_said(self, run: Run, tmp_path: Path) -> None:
         (tmp_path / "1.png").unlink()

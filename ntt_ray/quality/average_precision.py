@@ -4,8 +4,8 @@ It takes a checked selection of ground truth and detections with the same ids, a
 out of the two tables both libraries make: precision and recall by IoU, class, size and number of
 detections. Fractions between 0 and 1; None where there is no ground truth to stand on. Ground truth
 that says for each image which classes were looked for (LVIS) is judged as LVIS does: detections of
-other classes do not count, wrong ones of classes annotated in part neither, and 300 detections may
-be made instead of 100.
+other classes do not count, wrong ones of classes annotated in part neither, and instead of 100 per
+class the best 300 of all classes in an image count.
 """
 
 from __future__ import annotations
@@ -56,7 +56,11 @@ class Selection:
         there: dict[int, set[int]] = {i: set(ids) for i, ids in looked_for.items()}
         for annotation in truth["annotations"]:
             there.setdefault(annotation["image_id"], set()).add(annotation["category_id"])
-        judged = [d for d in detections if d["category_id"] in there.get(d["image_id"], ())]
+        judged = [
+            d
+            for d in _best_of_each_image(detections, LVIS_DETECTIONS)
+            if d["category_id"] in there.get(d["image_id"], ())
+        ]
         return cls(truth, judged, federated=True)
 
 
@@ -207,6 +211,17 @@ def _detected(coco: Any, detections: Sequence[Mapping[str, Any]], kind: Kind, ma
     # loadRes takes the area from the box as soon as there is one, also for masks
     dropped = "segmentation" if kind == "bbox" else "bbox"
     return _quiet(coco.loadRes, [{k: v for k, v in d.items() if k != dropped} for d in detections])
+
+
+def _best_of_each_image(
+    detections: Sequence[Mapping[str, Any]], limit: int
+) -> list[Mapping[str, Any]]:
+    """The detections with the highest scores in each image, of all classes together."""
+    by_image: dict[int, list[Mapping[str, Any]]] = {}
+    for detection in detections:
+        by_image.setdefault(detection["image_id"], []).append(detection)
+    ranked = (sorted(own, key=lambda d: -d["score"])[:limit] for own in by_image.values())
+    return [detection for own in ranked for detection in own]
 
 
 def _is_lvis(image: Mapping[str, Any]) -> bool:

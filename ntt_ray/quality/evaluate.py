@@ -11,12 +11,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from ntt_ray.errors import InputError
 from ntt_ray.outputs.coco import RESULTS_FILE
-from ntt_ray.quality.average_precision import Evaluator, Kind, Matched, Selection, matched, tables
+from ntt_ray.quality.average_precision import Evaluator, Kind, Selection, matched, tables
 from ntt_ray.quality.confusion import confusion
+from ntt_ray.quality.false_alarms import class_false_alarms, false_alarms
 from ntt_ray.quality.ground_truth import check_ground_truth, check_results, with_checked_masks
 from ntt_ray.quality.semantic import semantic_figures
 from ntt_ray.records import ClassLabel
@@ -44,9 +43,10 @@ def evaluate(
 
     Returns:
         The content of ``metrics.json``: ``bbox`` and ``segm`` with AP, AP50, AP75, APs, APm, APl,
-        AR1, AR10, AR100, ARs, ARm, ARl; the same ``per_class`` by name; ``by_frequency`` where the
-        ground truth has classes that are rare, common or frequent; ``curves`` of precision at IoU
-        0.5; ``false_alarms``; ``confusion``; and how much was compared.
+        AR1, AR10, AR100, ARs, ARm, ARl; the same ``per_class`` by name, with its own
+        ``false_alarms``; ``by_frequency`` where the ground truth has classes that are rare, common
+        or frequent; ``curves`` of precision at IoU 0.5; ``false_alarms``; ``confusion``; and how
+        much was compared.
 
     Raises:
         InputError: not COCO files, damaged ones, or no image or class in common.
@@ -70,10 +70,12 @@ def evaluate(
             metrics.setdefault("by_frequency", {})[kind] = by_group
     shown = _most_frequent(selection.truth, names)
     metrics["curves"] = {names[i]: curve for i in shown if (curve := found.curve(i)) is not None}
-    metrics["false_alarms"] = _false_alarms(matched(selection, kinds[-1]), selection)
+    metrics["false_alarms"] = false_alarms(matched(selection, kinds[-1]), selection)
     score = metrics["false_alarms"]["score"]
     if score is not None:
         metrics["confusion"] = confusion(selection, kinds[-1], names, score)
+        for category_id, alarms in class_false_alarms(selection, score).items():
+            metrics["per_class"][names[category_id]]["false_alarms"] = alarms
     return metrics
 
 
@@ -179,31 +181,3 @@ def _frequencies(truth: Mapping[str, Any]) -> dict[str, list[int]]:
         if word := words.get(str(category.get("frequency"))):
             groups[word].append(category["id"])
     return groups if any(groups.values()) else {}
-
-
-def _false_alarms(found: Matched, selection: Selection) -> dict[str, Any]:
-    """Images without any object that get a detection at the score with the best F1.
-
-    The score is the one that maximises F1 over all classes together.
-    """
-    with_objects = {annotation["image_id"] for annotation in selection.truth["annotations"]}
-    empty = {image["id"] for image in selection.truth["images"]} - with_objects
-    if found.objects == 0 or not len(found.scores):
-        return {"score": None, "best_f1": None, "images_without_objects": len(empty), "share": None}
-    order = np.argsort(-found.scores, kind="stable")
-    hits = np.cumsum(found.right[order])
-    f1 = 2 * hits / (np.arange(1, len(order) + 1) + found.objects)
-    # a threshold takes all detections of equal score with it
-    last_of_score = np.append(np.diff(found.scores[order]) != 0, True)
-    best = int(np.argmax(np.where(last_of_score, f1, -1)))
-    threshold = float(found.scores[order][best])
-    alarmed = {d["image_id"] for d in selection.detections if d["score"] >= threshold} & empty
-    return {
-        "score": threshold,
-        "best_f1": float(f1[best]),
-        "precision": float(hits[best] / (best + 1)),
-        "recall": float(hits[best] / found.objects),
-        "images_without_objects": len(empty),
-        "images_with_false_alarm": len(alarmed),
-        "share": len(alarmed) / len(empty) if empty else None,
-    }
