@@ -19,9 +19,11 @@ def mask(text):
     return encode_mask(np.array([[c == "#" for c in row] for row in text.split()]))
 
 
-def figures(objects, found, min_score=0.5):
+def figures(objects, found, min_score=0.5, crowds=()):
     truth = [
-        {"image_id": 1, "category_id": c, "segmentation": mask(m), "iscrowd": 0} for c, m in objects
+        {"image_id": 1, "category_id": c, "segmentation": mask(m), "iscrowd": crowd}
+        for items, crowd in ((objects, 0), (crowds, 1))
+        for c, m in items
     ]
     detections = [
         {"image_id": 1, "category_id": c, "segmentation": mask(m), "score": s} for c, m, s in found
@@ -62,6 +64,17 @@ def test_a_class_taken_for_another_is_wrong_in_both_but_foreground():
     found = figures([(5, "##.. ##..")], [(9, "##.. ##..", 0.9)])
     assert found["mIoU"] == 0.0
     assert found["FBIoU"] == 1.0
+
+
+def test_crowd_regions_are_neither_right_nor_wrong():
+    objects, crowds = [(5, "##.. ....")], [(5, ".### ....")]
+    for detected in ("##.. ....", "###. ....", "#### ...."):
+        found = figures(objects, [(5, detected, 0.9)], crowds=crowds)
+        assert found["mIoU"] == 1.0, detected
+        assert found["FBIoU"] == 1.0
+    missed = figures(objects, [(5, "#... ....", 0.9)], crowds=crowds)
+    assert missed["mIoU"] == 0.5  # an object on a crowd region is to be found
+    assert figures([], [(5, "#... ....", 0.9)], crowds=[(9, "#... ....")])["mIoU"] is None
 
 
 def test_a_mask_of_another_size():

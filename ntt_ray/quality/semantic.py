@@ -1,7 +1,8 @@
 """Class mIoU and FB-IoU: instances painted into one class map per image, as COCO-20i is judged.
 
-Ground truth is painted largest first, detections by rising score, so the best one is on top. Each
-image is counted into one confusion of pixels and forgotten.
+Ground truth is painted largest first, detections by rising score, so the best one is on top. Pixels
+of a crowd region are neither right nor wrong, unless an object lies on them. Each image is counted
+into one confusion of pixels and forgotten.
 """
 
 from __future__ import annotations
@@ -50,8 +51,13 @@ def semantic_figures(
         size_hw = (image["height"], image["width"])
         objects = sorted(truths[image["id"]], key=lambda a: -rle_area(a["segmentation"]))
         found = sorted(founds[image["id"]], key=lambda d: d["score"])
-        truth = _painted(objects, rank, size_hw, image["file_name"])
-        pixels += _confusion(truth, _painted(found, rank, size_hw, image["file_name"]), len(pixels))
+        crowds = [a for a in objects if a["iscrowd"]]
+        things = [a for a in objects if not a["iscrowd"]]
+        truth, ours, crowd = (
+            _painted(items, rank, size_hw, image["file_name"]) for items in (things, found, crowds)
+        )
+        judged = (crowd == 0) | (truth > 0)
+        pixels += _confusion(truth[judged], ours[judged], len(pixels))
     ious = _ious(pixels)
     both = np.array(
         [[pixels[0, 0], pixels[0, 1:].sum()], [pixels[1:, 0].sum(), pixels[1:, 1:].sum()]]
@@ -84,7 +90,7 @@ def _painted(
 
 def _confusion(truth: ClassMap, found: ClassMap, classes: int) -> npt.NDArray[np.int64]:
     """Pixels by true class and found class."""
-    joint = np.bincount((truth * classes + found).ravel(), minlength=classes * classes)
+    joint = np.bincount(truth * classes + found, minlength=classes * classes)
     return joint.reshape(classes, classes)
 
 
