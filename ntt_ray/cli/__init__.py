@@ -1,10 +1,22 @@
 """Arguments to config to one call; an exception to one message and an exit status."""
 
-from ntt_ray.cli import bank, calibrate, plan, references, reproduce, run, status, verify, weights
+from ntt_ray.cli import (
+    average,
+    bank,
+    calibrate,
+    plan,
+    references,
+    reproduce,
+    run,
+    status,
+    verify,
+    weights,
+)
 from ntt_ray.cli.app import app, main
 
 __all__ = [
     "app",
+    "average",
     "bank",
     "calibrate",
     "main",

@@ -1,0 +1,105 @@
+"""``ntt-ray average``: the figures of several runs as mean and standard deviation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from ntt_ray import storage
+from ntt_ray.cli.app import Overrides, app, console, say, start_logging
+from ntt_ray.config import build_config
+from ntt_ray.errors import InputError
+
+FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "AR300")
+KINDS = {"segm": "masks", "bbox": "boxes"}
+ALARMS = {
+    "share": "false alarms, images without objects",
+    "class_share": "false alarms, images without the class",
+}
+CLASSES_SHOWN = 40
+COMPARED = ("images", "instances")  # what was judged: the same for runs that differ in a seed
+
+
+@app.command()
+def average(
+    outputs: Annotated[
+        list[str], typer.Argument(metavar="OUTPUT...", help="The prefixes of two runs or more.")
+    ],
+    json_path: Annotated[
+        str | None, typer.Option("--json", metavar="FILE", help="Write every figure there.")
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Average the metrics.json of runs that differ in their seed: mean and standard deviation.
+
+    Example: ntt-ray average runs/seed-1/ runs/seed-2/ runs/seed-3/
+    """
+    start_logging(verbose=False)
+    if len(outputs) < 2 or len(set(outputs)) < len(outputs):
+        raise InputError("name the outputs of two runs or more, each once")
+    settings = build_config(
+        {"images": "any", "bank": "any", "output": "any"}, overrides or (), "ntt-ray average:"
+    )
+    from ntt_ray.quality.several import summary_of
+    from ntt_ray.storage import Storage
+
+    store = Storage(settings.storage_options)
+    found = [_metrics(storage.absolute(output), store) for output in outputs]
+    for key in COMPARED:
+        if len({metrics.get(key) for metrics in found}) > 1:
+            values = ", ".join(str(metrics.get(key)) for metrics in found)
+            say(f"these runs were not judged on the same ground truth: {key} {values}", "yellow")
+    summary = summary_of(found)
+    _print_table(summary, len(found))
+    if json_path is not None:
+        text = json.dumps({"outputs": outputs, "metrics": summary}, indent=1, sort_keys=True)
+        store.publish_bytes(storage.absolute(json_path), f"{text}\n".encode())
+        say(f"wrote {storage.redact(json_path)}")
+
+
+def _metrics(output: str, store: storage.Storage) -> Mapping[str, Any]:
+    from ntt_ray.references.dataset import read_json
+
+    uri = storage.join(output, "metrics.json")
+    if not store.exists(uri):
+        raise InputError(
+            f"{storage.redact(uri)}: no such file; run `ntt-ray evaluate` on that run first"
+        )
+    metrics = read_json(uri, store)
+    if not isinstance(metrics, dict) or not isinstance(metrics.get("per_class"), dict):
+        raise InputError(f"{storage.redact(uri)}: not the metrics of a run; evaluate it again")
+    return metrics
+
+
+def _print_table(summary: Mapping[str, Any], runs: int) -> None:
+    table = Table(title=f"{runs} runs, mean ± standard deviation, in per cent")
+    kinds = [kind for kind in KINDS if summary.get(kind)]
+    table.add_column("")
+    for kind in kinds:
+        table.add_column(KINDS[kind], justify="right")
+    for name in FIGURES:
+        if any(name in summary[kind] for kind in kinds):
+            table.add_row(name, *(_shown(summary[kind].get(name)) for kind in kinds))
+    names = sorted(summary["per_class"])
+    for name in names[:CLASSES_SHOWN]:
+        own = summary["per_class"][name]
+        table.add_row(escape(f"AP of {name}"), *(_shown(own.get(k, {}).get("AP")) for k in kinds))
+    console.print(table)
+    if len(names) > CLASSES_SHOWN:
+        say(f"and {len(names) - CLASSES_SHOWN} more classes: --json FILE holds them")
+    for key, words in ALARMS.items():
+        say(f"{words}: {_shown(summary.get('false_alarms', {}).get(key))}")
+
+
+def _shown(figure: Mapping[str, Any] | None) -> str:
+    """A figure in per cent; says so where only one run has it."""
+    if figure is None or figure.get("mean") is None:
+        return "-"
+    deviation = figure["deviation"]
+    spread = "one run" if deviation is None else f"{100 * deviation:.1f}"
+    return f"{100 * figure['mean']:.1f} ± {spread}"
