@@ -56,6 +56,12 @@ class InputError(NttRayError):
     exit_status = 2
 
 
+class DataSetError(ProblemListError):
+    """A benchmark's data folder lacks files; each is named with the place to get it from."""
+
+    exit_status = 2
+
+
 class MissingPackageError(InputError):
     """A kind of store whose package is not installed: nothing in it can be read here."""
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from miniatures import COCO_IDS, write_cd_fsod, write_coco, write_lvis, write_voc
-from ntt_ray.errors import ConfigError, InputError, ReferencesError
+from ntt_ray.errors import ConfigError, DataSetError, InputError, ReferencesError
 from ntt_ray.protocols.catalogue import PROTOCOLS, find_parts, find_protocol
 from ntt_ray.protocols.cd_fsod import DATA_SETS
 from ntt_ray.protocols.coco import NOVEL_IDS
 from ntt_ray.protocols.coco_files import tidied
-from ntt_ray.protocols.runner import Steps, Wanted, measure
+from ntt_ray.protocols.runner import Steps, Wanted, measure, prepare
 from ntt_ray.protocols.voc import NOVEL, voc_coco
 from ntt_ray.references.choice import choose_annotations
 from ntt_ray.references.dataset import check_images, load_references
@@ -54,8 +54,8 @@ def run(name, data, output, *, parts=(), shots=(1,), seeds=(33,), overrides=()):
     protocol, recorder = find_protocol(name), Recorder()
     chosen = find_parts(protocol, list(parts))
     wanted = Wanted(str(data), str(output), chosen, shots, seeds, tuple(overrides))
-    measured = list(measure(protocol, wanted, Steps(recorder.run, recorder.masks)))
-    return measured, recorder
+    steps = Steps(recorder.run, recorder.masks)
+    return list(measure(protocol, prepare(protocol, wanted), steps)), recorder
 
 
 def shots_of(references):
@@ -88,10 +88,21 @@ def test_coco_20i(tmp_path):
 def test_folds_are_every_fourth_class_and_share_none(tmp_path):
     write_coco(tmp_path)
     parts = find_protocol("coco-20i").parts
-    folds = [part.read(str(tmp_path), Storage(), 1).classes for part in parts]
+    data = parts[0].read(str(tmp_path), Storage(), 1)
+    folds = [part.classes(data) for part in parts]
     assert [len(fold) for fold in folds] == [20] * 4
     assert [fold[0] for fold in folds] == [f"coco class {i}" for i in (1, 2, 3, 4)]
     assert len({name for fold in folds for name in fold}) == 80
+
+
+def test_class_maps_are_painted_from_the_score_of_the_authors_evaluation(tmp_path):
+    write_coco(tmp_path / "coco", COCO_IDS[0::4])
+    for overrides, score in (((), 0.5), (("merge.min_score=0.3",), 0.3)):
+        output = tmp_path / f"out-{score}"
+        _, recorder = run(
+            "coco-20i", tmp_path / "coco", output, parts=["fold 0"], overrides=overrides
+        )
+        assert recorder.configs[0][0].merge.min_score == score
 
 
 @pytest.mark.parametrize("split", NOVEL)
@@ -106,7 +117,26 @@ def test_voc(tmp_path, split):
     }  # fmt: skip
     truth = json.loads(Path(config.ground_truth).read_text())
     assert any(a["iscrowd"] for a in truth["annotations"])  # difficult
+    assert min(a["bbox"][2] for a in truth["annotations"]) > 10  # no part of an object
     assert not any("segmentation" in a for a in truth["annotations"])
+
+
+def test_difficult_objects_are_no_references(tmp_path):
+    write_voc(tmp_path / "voc")
+    found = list((tmp_path / "voc").glob("VOCdevkit/*/Annotations/*.xml"))
+    for path in found:
+        if "<name>cow</name>" in path.read_text():
+            text = path.read_text().replace("<difficult>0", "<difficult>1")
+            path.write_text(text)
+    with pytest.raises(ReferencesError, match=r"class 'cow' .* has 0 valid references"):
+        run("voc", tmp_path / "voc", tmp_path / "out", parts=["split 1"])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_devkit_may_be_the_data_folder_itself(tmp_path):
+    write_voc(tmp_path / "voc")
+    _, recorder = run("voc", tmp_path / "voc" / "VOCdevkit", tmp_path / "out", parts=["split 1"])
+    assert recorder.configs[0][0].image_root == str(tmp_path / "voc" / "VOCdevkit")
 
 
 def test_voc_boxes_count_from_1(tmp_path):
@@ -158,6 +188,38 @@ def test_lvis(tmp_path):
     assert all(image["neg_category_ids"] == [10] for image in truth["images"])
 
 
+def test_lvis_minival_is_the_same_from_each_of_its_files(tmp_path):
+    truths = []
+    for minival in ("masks", "boxes", "none"):
+        write_lvis(tmp_path / minival, minival=minival)
+        _, recorder = run(
+            "lvis-minival", tmp_path / minival, tmp_path / f"{minival}-out", shots=(2,)
+        )
+        truths.append(json.loads(Path(recorder.configs[0][0].ground_truth).read_text()))
+    assert all(a["segmentation"] for a in truths[0]["annotations"])
+    assert {i["file_name"].split("/")[0] for i in truths[0]["images"]} == {"val2017"}
+    for truth in truths[1:]:
+        for block in ("images", "annotations", "categories"):
+            assert truth[block] == truths[0][block]
+
+
+def test_lvis_masks_come_from_the_same_objects(tmp_path):
+    write_lvis(tmp_path / "lvis", minival="boxes")
+    path = tmp_path / "lvis" / "annotations" / "lvis_v1_val.json"
+    content = json.loads(path.read_text())
+    content["annotations"][-1]["category_id"] = 10 + 20 * (
+        content["annotations"][-1]["category_id"] == 10
+    )
+    path.write_text(json.dumps(content))
+    with pytest.raises(
+        InputError, match=r"boxes only, masks are in lvis_v1_val: annotation \d+ of"
+    ):
+        run("lvis-minival", tmp_path / "lvis", tmp_path / "out", shots=(2,))
+    path.unlink()
+    with pytest.raises(InputError, match=r"lvis_v1_val.json: no such file; get it from https://dl"):
+        run("lvis-minival", tmp_path / "lvis", tmp_path / "out", shots=(2,))
+
+
 def test_lvis_classes_without_a_valid_object_take_what_there_is(tmp_path):
     write_lvis(tmp_path / "lvis")
     path = tmp_path / "lvis" / "annotations" / "lvis_v1_train.json"
@@ -192,14 +254,89 @@ def test_masks_are_made_once(tmp_path):
     arguments = ("cd-fsod", tmp_path / "cd", tmp_path / "out")
     assert run(*arguments, parts=["DeepFish"])[1].masked == 1
     assert run(*arguments, parts=["DeepFish"])[1].masked == 0
-    other = ["models.proposer.name=sam2_demo"]
+    for other in (
+        ["models.proposer.name=sam2_demo"],
+        ["models.proposer.name=sam2_demo", "models.proposer.checkpoint=other.pt"],
+        ["models.proposer.name=sam2_demo", "method.min_predicted_iou=0.9"],
+    ):
+        assert run(*arguments, parts=["DeepFish"], overrides=other)[1].masked == 1
+        assert run(*arguments, parts=["DeepFish"], overrides=other)[1].masked == 0
+    path = tmp_path / "cd" / "FISH" / "annotations" / "1_shot.json"
+    content = json.loads(path.read_text())
+    content["annotations"][0]["bbox"][2] -= 1
+    path.write_text(json.dumps(content))
     assert run(*arguments, parts=["DeepFish"], overrides=other)[1].masked == 1
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
-def test_missing_files_are_named_with_the_page_that_shows_the_layout(tmp_path, name):
-    with pytest.raises(InputError, match=r"no such file; docs/protocols.md shows the layout"):
-        run(name, tmp_path, tmp_path / "out")
+def test_all_missing_files_are_named_with_where_to_get_them(tmp_path, name):
+    protocol = find_protocol(name)
+    with pytest.raises(DataSetError, match=r"docs/protocols.md shows the layout") as caught:
+        run(name, tmp_path, tmp_path / "out", shots=protocol.shots)
+    needed = {n for p in protocol.parts for shots in protocol.shots for n in p.needed(shots)}
+    assert len(caught.value.problems) == len(needed)
+    for problem in caught.value.problems:
+        assert ": no such file; get it from " in problem
+        assert "http" in problem
+    assert ("--part" in str(caught.value)) == (name == "cd-fsod")  # others share their files
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_part_without_its_files_is_named_before_another_is_run(tmp_path):
+    write_cd_fsod(tmp_path / "cd", "DeepFish")
+    with pytest.raises(DataSetError) as caught:
+        run("cd-fsod", tmp_path / "cd", tmp_path / "out", parts=["DeepFish", "UODD"], shots=(1, 5))
+    named = [problem.split(": ")[0] for problem in caught.value.problems]
+    folder = tmp_path / "cd"
+    assert named == [
+        f"{folder}/FISH/annotations/5_shot.json",
+        f"{folder}/UODD/annotations/1_shot.json",
+        f"{folder}/UODD/annotations/test.json",
+        f"{folder}/UODD/annotations/5_shot.json",
+    ]
+
+
+@pytest.mark.parametrize("gone", ["val2017/000000000003.jpg", "train2017/000000000001.jpg"])
+def test_images_that_were_not_unpacked_are_named(tmp_path, gone):
+    write_coco(tmp_path / "coco")
+    (tmp_path / "coco" / gone).unlink()
+    with pytest.raises(DataSetError, match=rf"{gone}: no such file; get it from http.*val2017.zip"):
+        run("coco-novel", tmp_path / "coco", tmp_path / "out")
+
+
+def test_looking_only_writes_nothing(tmp_path):
+    write_coco(tmp_path / "coco")
+    protocol = find_protocol("coco-novel")
+    wanted = Wanted(str(tmp_path / "coco"), str(tmp_path / "out"), protocol.parts, (1,), (33, 34))
+    planned = prepare(protocol, wanted, write=False)
+    assert [(p.part, p.shots, p.seed, p.images) for p in planned] == [
+        ("novel", 1, 33, 3), ("novel", 1, 34, 3),
+    ]  # fmt: skip
+    assert not (tmp_path / "out").exists()
+
+
+DAMAGED = {
+    "no COCO file": ([], "not a COCO file with images, annotations, categories"),
+    "a class without a name": (
+        {"images": [], "annotations": [], "categories": [{"id": 1}]}, "category 1: has no name",
+    ),
+    "an annotation of no image": (
+        {"images": [], "annotations": [{"id": 1, "image_id": 2}], "categories": []},
+        "annotation 1: image 2 or category None is not in its file",
+    ),
+    "two images of one id": (
+        {"images": [{"id": 1}, {"id": 1}], "annotations": [], "categories": []},
+        "images: each needs an id of its own",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("content", "message"), DAMAGED.values(), ids=DAMAGED.keys())
+def test_damaged_files_are_named(tmp_path, content, message):
+    write_cd_fsod(tmp_path / "cd", "DeepFish")
+    (tmp_path / "cd" / "FISH" / "annotations" / "test.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=rf"FISH/annotations/test.json: {message}"):
+        run("cd-fsod", tmp_path / "cd", tmp_path / "out", parts=["DeepFish"])
 
 
 WRONG_USES = {

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from string import ascii_lowercase
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from ntt_ray import storage
-from ntt_ray.cli.app import Overrides, Verbose, app, console, say, start_logging
+from ntt_ray.cli.app import DryRun, Overrides, Verbose, app, console, say, start_logging
 from ntt_ray.cli.run import run_steps
 from ntt_ray.config import Config
 from ntt_ray.errors import InputError
@@ -17,6 +19,7 @@ from ntt_ray.errors import InputError
 if TYPE_CHECKING:
     from ntt_ray.protocols.comparison import Row
     from ntt_ray.protocols.declaration import Protocol
+    from ntt_ray.protocols.runner import Measured
 
 
 @app.command()
@@ -43,6 +46,7 @@ def reproduce(
         str | None, typer.Option("--output", metavar="DIR", help="Default: runs/NAME.")
     ] = None,
     overrides: Overrides = None,
+    dry_run: DryRun = False,
     verbose: Verbose = False,
 ) -> None:
     """Run one of the paper's benchmarks and compare: OUTPUT/comparison.json.
@@ -52,7 +56,8 @@ def reproduce(
     start_logging(verbose)
     from ntt_ray.protocols.catalogue import find_parts, find_protocol
     from ntt_ray.protocols.comparison import FILE, compare, comparison_json
-    from ntt_ray.protocols.runner import Steps, Wanted, check_overrides, measure
+    from ntt_ray.protocols.runner import Steps, Wanted, check_overrides, measure, prepare
+    from ntt_ray.quality.several import summary_of
     from ntt_ray.storage import Storage
 
     protocol = find_protocol(name)
@@ -65,12 +70,20 @@ def reproduce(
         tuple(overrides or ()),
     )
     settings = check_overrides(protocol, wanted.overrides)
-    measured = list(measure(protocol, wanted, Steps(_run, _masks)))
+    planned = prepare(protocol, wanted, write=not dry_run)
+    if dry_run:
+        for item in planned:
+            say(f"{item.part}: {item.shots} shots, seed {item.seed}; {item.images} images")
+        say(f"{len(planned)} runs; nothing was started (--dry-run)")
+        raise typer.Exit
     uri, chosen = storage.join(wanted.output, FILE), settings.resolved()
-    Storage(settings.storage_options).publish_bytes(
-        uri, comparison_json(protocol, measured, {k: chosen[k] for k in ("models", "method")})
-    )
-    _print_table(protocol, compare(protocol, measured))
+    used = {key: chosen[key] for key in ("models", "method", "merge", "evaluator")}
+    store = Storage(settings.storage_options)
+    measured: list[Measured] = []
+    for run in measure(protocol, planned, Steps(_run, _masks)):
+        measured.append(run)  # what is known is there, however the next run ends
+        store.publish_bytes(uri, comparison_json(protocol, measured, used, summary_of))
+    print_table(protocol, compare(protocol, measured))
     say(f"wrote {storage.redact(uri)}")
 
 
@@ -102,27 +115,38 @@ def _numbers(option: str, text: str | None, least: int) -> tuple[int, ...]:
     return found
 
 
-def _print_table(protocol: Protocol, rows: Sequence[Row]) -> None:
-    table = Table(title=protocol.title)
-    for title in ("part", "shots", "figure", "ours", "published", "difference", "note"):
-        table.add_column(title, justify="left" if title in ("part", "figure", "note") else "right")
+def print_table(protocol: Protocol, rows: Sequence[Row]) -> None:
+    """The figures side by side, in 80 columns; what is to be known of them below, by letters."""
+    table = Table(title=f"{protocol.title}, in per cent", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for title in ("part", "shots", "figure", "ours", "published", "difference"):
+        table.add_column(title, justify="left" if title in ("part", "figure") else "right")
+    notes = dict.fromkeys(row.note for row in rows if row.note)
+    letters = dict(zip(notes, ascii_lowercase))
     for row in rows:
-        ours = "-" if row.ours is None else f"{100 * row.ours:.1f}"
-        ours += "" if row.deviation is None else f" ± {100 * row.deviation:.1f}"
+        ours = _points(row.ours)
+        ours += "" if row.deviation is None else f" ± {_points(row.deviation)}"
         table.add_row(
             row.part,
             "all" if row.shots is None else str(row.shots),
             row.figure,
             ours,
-            "-" if row.published is None else f"{100 * row.published:.1f}",
+            f"{_points(row.published)} {letters.get(row.note, '')}".rstrip(),
             _difference(row),
-            row.note,
         )
     console.print(table)
+    for note, letter in letters.items():
+        console.print(f" {letter}: {note}", highlight=False)
+
+
+def _points(value: float | None) -> str:
+    """A fraction in per cent; ``-`` where there is none."""
+    return "-" if value is None else f"{100 * value:.1f}"
 
 
 def _difference(row: Row) -> str:
     """Ours less the published figure, in points; nothing where they are not the same thing."""
     if not row.comparable or row.ours is None or row.published is None:
         return ""
-    return f"{100 * (row.ours - row.published):+.1f}"
+    judged = "" if row.within is None else " in" if row.within else " beyond"
+    band = f"{judged} ± {_points(row.tolerance)}" if judged else ""
+    return f"{100 * (row.ours - row.published):+.1f}{band}"

@@ -12,6 +12,7 @@ from typing import Any
 from ntt_ray import storage
 from ntt_ray.errors import InputError
 from ntt_ray.masks import is_finite_number
+from ntt_ray.protocols.declaration import Needed
 from ntt_ray.references.dataset import read_json
 from ntt_ray.storage import Storage
 
@@ -19,24 +20,41 @@ KEYS = ("images", "annotations", "categories")
 MIN_SIDE_PX = 1.0
 
 
-def read_coco(data: str, names: Sequence[str], store: Storage) -> dict[str, Any]:
-    """Read the first of some files that is there.
+def find_needed(data: str, needed: Needed, store: Storage) -> str | None:
+    """Where a needed file lies in the data folder; None where it is missing."""
+    places = (storage.join(data, place) for place in needed.places)
+    return next((place for place in places if store.exists(place)), None)
+
+
+def missing_line(data: str, needed: Needed) -> str:
+    """What is missing and where to get it, for people."""
+    where = storage.redact(storage.join(data, needed.places[0]))
+    return f"{where}: no such file; get it from {needed.source}"
+
+
+def load_coco(
+    data: str,
+    needed: Needed,
+    store: Storage,
+    *,
+    boxes_only: bool = False,
+    names_from_urls: bool = False,
+) -> dict[str, Any]:
+    """Read a COCO file of the data folder and make it fit, see `tidied`.
 
     Args:
         data: the data folder.
-        names: below it, the preferred one first.
+        needed: the file.
         store: access to files.
+        boxes_only: see `tidied`.
+        names_from_urls: file names are the last folder and file of ``coco_url``, as for LVIS.
 
     Raises:
-        InputError: none is there, or it is no COCO file.
+        InputError: it is missing, no COCO file, or has something in it that makes no sense.
     """
-    places = [storage.join(data, name) for name in names]
-    uri = next((place for place in places if store.exists(place)), None)
+    uri = find_needed(data, needed, store)
     if uri is None:
-        raise InputError(
-            f"{storage.redact(places[0])}: no such file; docs/protocols.md shows the layout that "
-            "--data must have"
-        )
+        raise InputError(missing_line(data, needed))
     coco = read_json(uri, store)
     blocks = [coco.get(key) for key in KEYS] if isinstance(coco, dict) else []
     if not blocks or not all(
@@ -44,7 +62,12 @@ def read_coco(data: str, names: Sequence[str], store: Storage) -> dict[str, Any]
         for block in blocks
     ):
         raise InputError(f"{storage.redact(uri)}: not a COCO file with {', '.join(KEYS)}")
-    return dict(coco)
+    try:
+        if names_from_urls:
+            coco = {**coco, "images": [_named_by_url(image) for image in coco["images"]]}
+        return tidied(coco, boxes_only=boxes_only)
+    except InputError as error:
+        raise InputError(f"{storage.redact(uri)}: {error}") from None
 
 
 def tidied(coco: Mapping[str, Any], *, boxes_only: bool = False) -> dict[str, Any]:
@@ -57,8 +80,13 @@ def tidied(coco: Mapping[str, Any], *, boxes_only: bool = False) -> dict[str, An
         InputError: an annotation of an image or class that is not in the file.
     """
     images, categories = _ids(coco["images"], "images"), _ids(coco["categories"], "categories")
-    sizes = {i["id"]: (i.get("width"), i.get("height")) for i in coco["images"]}
+    for category in coco["categories"]:
+        if not isinstance(category.get("name"), str):
+            raise InputError(f"category {category['id']!r}: has no name")
     own = _ids(coco["annotations"], "annotations")
+    sizes = {i["id"]: (i.get("width"), i.get("height")) for i in coco["images"]}
+    unchanged = not boxes_only and all(old == new for ids in (images, categories, own)
+                                       for old, new in ids.items())  # fmt: skip
     annotations = []
     for annotation in coco["annotations"]:
         image, category = annotation.get("image_id"), annotation.get("category_id")
@@ -67,6 +95,9 @@ def tidied(coco: Mapping[str, Any], *, boxes_only: bool = False) -> dict[str, An
                 f"annotation {annotation['id']!r}: image {image!r} or category {category!r} is not "
                 "in its file"
             )
+        if unchanged:  # the large files are: no second copy of a million objects
+            annotations.append(annotation)
+            continue
         found = {**annotation, "id": own[annotation["id"]]}
         found |= {"image_id": images[image], "category_id": categories[category]}
         if boxes_only:
@@ -85,15 +116,11 @@ def tidied(coco: Mapping[str, Any], *, boxes_only: bool = False) -> dict[str, An
     }
 
 
-def with_names_from_urls(coco: Mapping[str, Any]) -> dict[str, Any]:
-    """LVIS names images by ``coco_url``: folder and file of it become the file name."""
-    images = []
-    for image in coco["images"]:
-        url = image.get("coco_url")
-        if not isinstance(url, str) or url.count("/") < 2:
-            raise InputError(f"image {image.get('id')!r}: its coco_url names no folder and file")
-        images.append({**image, "file_name": "/".join(url.split("/")[-2:])})
-    return {**coco, "images": images}
+def _named_by_url(image: Mapping[str, Any]) -> dict[str, Any]:
+    url = image.get("coco_url")
+    if not isinstance(url, str) or url.count("/") < 2:
+        raise InputError(f"image {image.get('id')!r}: its coco_url names no folder and file")
+    return {**image, "file_name": "/".join(url.split("/")[-2:])}
 
 
 def of_classes(coco: Mapping[str, Any], category_ids: Iterable[int]) -> tuple[str, ...]:

@@ -1,10 +1,14 @@
-"""Our figures beside the published ones: means over seeds and parts, as rows and as a file."""
+"""Our figures beside the published ones: means over seeds and parts, as rows and as a file.
+
+A published figure is either of one draw of references or a mean over many; ours is set beside the
+one of its kind where both are known.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from statistics import fmean, stdev
 from typing import Any
 
@@ -12,7 +16,7 @@ from ntt_ray.protocols.declaration import Protocol, Published
 from ntt_ray.protocols.runner import Measured
 
 FILE = "comparison.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MEAN = "mean"
 
 
@@ -28,8 +32,10 @@ class Row:
         deviation: sample standard deviation over seeds; None for fewer than two.
         seeds: runs behind it.
         published: the paper's; None where we know of none.
-        note: about the published figure.
+        note: about the published figure, and what ours lacks to be the same.
         comparable: ours is a mean over the same parts and shots.
+        tolerance: how near counts as the same, see `Published`.
+        within: whether ours is; None where it is not comparable, or a mean over fewer draws.
     """
 
     part: str
@@ -41,6 +47,8 @@ class Row:
     published: float | None
     note: str = ""
     comparable: bool = False
+    tolerance: float | None = None
+    within: bool | None = None
 
 
 def compare(protocol: Protocol, measured: Sequence[Measured]) -> list[Row]:
@@ -66,16 +74,34 @@ def compare(protocol: Protocol, measured: Sequence[Measured]) -> list[Row]:
 
 
 def comparison_json(
-    protocol: Protocol, measured: Sequence[Measured], settings: Mapping[str, Any]
+    protocol: Protocol,
+    measured: Sequence[Measured],
+    settings: Mapping[str, Any],
+    summary_of: Callable[[Sequence[Mapping[str, Any]]], Mapping[str, Any]],
 ) -> bytes:
-    """The content of ``comparison.json``: the table, every run behind it, and its settings."""
+    """The content of ``comparison.json``: the table, every run behind it, and its settings.
+
+    Args:
+        protocol: the benchmark.
+        measured: its runs.
+        settings: what they have in common.
+        summary_of: makes one of the metrics of several runs, for the ``summaries`` of each part and
+            number of shots.
+    """
     content: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "protocol": protocol.name,
         "title": protocol.title,
         "settings": dict(settings),
         "rows": [asdict(row) for row in compare(protocol, measured)],
-        "runs": [{**asdict(m), "figures": dict(m.figures)} for m in measured],
+        "runs": [
+            {"part": m.part, "shots": m.shots, "seed": m.seed, "figures": dict(m.figures)}
+            for m in measured
+        ],
+        "summaries": [
+            {"part": part, "shots": shots, "metrics": summary_of([m.metrics for m in own])}
+            for (part, shots), own in _runs_of_each(measured).items()
+        ],
     }
     return (json.dumps(content, indent=1) + "\n").encode("utf-8")
 
@@ -91,22 +117,43 @@ def _rows(
     rows = []
     for figure in protocol.figures:
         values = _by_seed(measured, figure.name)
-        known = _published(protocol, figure.name, shots) if with_published else None
-        lacks = [] if known is None else _lacks(protocol, measured, known)
-        rows.append(
-            Row(
-                part=part,
-                shots=shots,
-                figure=figure.name,
-                ours=fmean(values) if values else None,
-                deviation=stdev(values) if len(values) > 1 else None,
-                seeds=len(values),
-                published=None if known is None else known.value,
-                note="" if known is None else "; ".join(filter(None, [known.note, *lacks])),
-                comparable=known is not None and bool(values) and not lacks,
-            )
+        known = _published(protocol, figure.name, shots, len(values)) if with_published else None
+        row = Row(
+            part=part,
+            shots=shots,
+            figure=figure.name,
+            ours=fmean(values) if values else None,
+            deviation=stdev(values) if len(values) > 1 else None,
+            seeds=len(values),
+            published=None,
         )
+        rows.append(row if known is None else _beside(row, known, protocol, measured))
     return rows
+
+
+def _beside(row: Row, known: Published, protocol: Protocol, measured: Sequence[Measured]) -> Row:
+    lacks = _lacks(protocol, measured, known)
+    comparable = row.ours is not None and not lacks
+    within: bool | None = None
+    if comparable and row.ours is not None and row.seeds >= known.seeds:
+        within = abs(row.ours - known.value) <= known.tolerance
+    draws = f"mean of {known.seeds} draws" if known.seeds > 1 else ""
+    fewer = f"ours: {row.seeds} of {known.seeds} draws" if row.seeds < known.seeds else ""
+    return replace(
+        row,
+        published=known.value,
+        note="; ".join(filter(None, [draws, known.note, *lacks, fewer])),
+        comparable=comparable,
+        tolerance=known.tolerance,
+        within=within,
+    )
+
+
+def _runs_of_each(measured: Sequence[Measured]) -> dict[tuple[str, int], list[Measured]]:
+    found: dict[tuple[str, int], list[Measured]] = {}
+    for item in measured:
+        found.setdefault((item.part, item.shots), []).append(item)
+    return found
 
 
 def _by_seed(measured: Sequence[Measured], figure: str) -> list[float]:
@@ -118,9 +165,11 @@ def _by_seed(measured: Sequence[Measured], figure: str) -> list[float]:
     return [fmean(found) for found in values.values()]
 
 
-def _published(protocol: Protocol, figure: str, shots: int | None) -> Published | None:
-    found = (p for p in protocol.published if (p.figure, p.shots) == (figure, shots))
-    return next(found, None)
+def _published(protocol: Protocol, figure: str, shots: int | None, seeds: int) -> Published | None:
+    """Of one draw beside one seed of ours, a mean over many beside several."""
+    found = [p for p in protocol.published if (p.figure, p.shots) == (figure, shots)]
+    found.sort(key=lambda p: p.seeds, reverse=seeds > 1)
+    return found[0] if found else None
 
 
 def _lacks(protocol: Protocol, measured: Sequence[Measured], known: Published) -> list[str]:

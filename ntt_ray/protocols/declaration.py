@@ -16,15 +16,27 @@ SEED = 33  # the paper's
 
 
 @dataclass(frozen=True)
-class PartData:
-    """A part's data, read from its original layout.
+class Needed:
+    """A file that must be in the data folder.
+
+    Attributes:
+        places: where it may lie below the folder, the preferred one first.
+        source: where to get it, for people.
+    """
+
+    places: tuple[str, ...]
+    source: str
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """What a part reads from its original layout.
 
     Attributes:
         training: COCO file that references are drawn from.
         training_root: folder of its images.
         test: COCO file with the images to label and their truth.
         test_root: folder of its images.
-        classes: names of the classes that take part.
         given: the training file holds just the shots, nothing is drawn.
     """
 
@@ -32,21 +44,24 @@ class PartData:
     training_root: str
     test: Mapping[str, Any]
     test_root: str
-    classes: tuple[str, ...]
     given: bool = False
 
 
 @dataclass(frozen=True)
 class Part:
-    """One split, fold or data set.
+    """One split, fold or data set. Parts that read the same files share `read`.
 
     Attributes:
         name: as it is chosen and shown.
+        needed: the files that are read, for a number of shots.
         read: from the data folder, with a store and the number of shots; raises `InputError`.
+        classes: names of the classes that take part; raises `InputError`.
     """
 
     name: str
-    read: Callable[[str, Storage, int], PartData]
+    needed: Callable[[int], tuple[Needed, ...]]
+    read: Callable[[str, Storage, int], DataSet]
+    classes: Callable[[DataSet], tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -72,12 +87,17 @@ class Published:
         figure: its name.
         value: a fraction.
         shots: None for the mean over all shots.
+        tolerance: a figure of ours so near to it counts as the same, see docs/protocols.md; ours
+            to choose, nobody publishes it.
+        seeds: draws behind it; a figure of one draw and a mean over many may stand side by side.
         note: what else is known of it.
     """
 
     figure: str
     value: float
     shots: int | None
+    tolerance: float
+    seeds: int = 1
     note: str = ""
 
 
@@ -88,6 +108,7 @@ class Protocol:
     Attributes:
         name: of the command.
         title: for people.
+        images_from: where to get the images, for people.
         parts: what it consists of; published figures are means over all of them.
         shots: references per class that were published.
         figures: what is compared; the first one is what the benchmark is known by.
@@ -100,6 +121,7 @@ class Protocol:
 
     name: str
     title: str
+    images_from: str
     parts: tuple[Part, ...]
     shots: tuple[int, ...]
     figures: tuple[Figure, ...]

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from itertools import cycle, islice
 from typing import Any
 
-from ntt_ray.protocols.declaration import PartData
+from ntt_ray.protocols.declaration import DataSet
 from ntt_ray.references.choice import Choice, choose_annotations
 from ntt_ray.references.dataset import MIN_MASK_AREA_PX
 from ntt_ray.references.sampling import sample_annotations, sample_plainly
@@ -21,12 +21,13 @@ logger = logging.getLogger(__name__)
 
 
 def drawn_references(
-    data: PartData, shots: int, seed: int, *, fill_short: bool = False
+    data: DataSet, classes: Sequence[str], shots: int, seed: int, *, fill_short: bool = False
 ) -> dict[str, Any]:
     """A COCO file with just the references of a part.
 
     Args:
-        data: of the part.
+        data: what the part reads.
+        classes: names of the part's classes.
         shots: references per class.
         seed: of the draw.
         fill_short: see the module.
@@ -36,17 +37,19 @@ def drawn_references(
     """
     info = {"description": f"{shots} references per class", "shots": shots, "seed": seed}
     if data.given:
-        choice = choose_annotations(data.training, classes=data.classes)
+        choice = choose_annotations(data.training, classes=classes)
         info = {"description": f"{shots} references per class, as published", "shots": shots}
         return subset_coco(data.training, choice, choice.annotations, info)
     if fill_short:
-        return _filled(data, shots, seed, info)
-    choice = choose_annotations(data.training, classes=data.classes, shots=shots, seed=seed)
+        return _filled(data, classes, shots, seed, info)
+    choice = choose_annotations(data.training, classes=classes, shots=shots, seed=seed)
     return subset_coco(data.training, choice, choice.annotations, info)
 
 
-def _filled(data: PartData, shots: int, seed: int, info: Mapping[str, Any]) -> dict[str, Any]:
-    choice = choose_annotations(data.training, classes=data.classes)  # every sound annotation
+def _filled(
+    data: DataSet, names: Sequence[str], shots: int, seed: int, info: Mapping[str, Any]
+) -> dict[str, Any]:
+    choice = choose_annotations(data.training, classes=names)  # every sound annotation
     ids = [label.category_id for label in choice.classes]
     everything = [a for a in data.training["annotations"] if a["category_id"] in set(ids)]
     sizes = {i: (image["height"], image["width"]) for i, image in choice.images.items()}

@@ -15,8 +15,8 @@ from xml.etree import ElementTree
 
 from ntt_ray import storage
 from ntt_ray.errors import InputError
-from ntt_ray.protocols.coco_files import tidied
-from ntt_ray.protocols.declaration import BOX_AP50, Part, PartData, Protocol, Published
+from ntt_ray.protocols.coco_files import find_needed, tidied
+from ntt_ray.protocols.declaration import BOX_AP50, DataSet, Needed, Part, Protocol, Published
 from ntt_ray.storage import Storage
 
 CLASSES = (
@@ -30,6 +30,14 @@ NOVEL = {
     "split 3": ("boat", "cat", "motorbike", "sheep", "sofa"),
 }
 READ_THREADS = 8
+DEVKITS = ("VOCdevkit/", "")
+_SITE = "http://host.robots.ox.ac.uk/pascal/VOC"
+TRAINING, TEST = (("2007", "trainval"), ("2012", "trainval")), (("2007", "test"),)
+ARCHIVES = {  # year and image set -> where they are published
+    ("2007", "trainval"): f"{_SITE}/voc2007/VOCtrainval_06-Nov-2007.tar",
+    ("2012", "trainval"): f"{_SITE}/voc2012/VOCtrainval_11-May-2012.tar",
+    ("2007", "test"): f"{_SITE}/voc2007/VOCtest_06-Nov-2007.tar",
+}
 
 
 def voc_coco(devkit: str, sets: tuple[tuple[str, str], ...], store: Storage) -> dict[str, Any]:
@@ -74,8 +82,8 @@ def _read_text(uri: str, store: Storage) -> str:
         return store.read_bytes(uri).decode("utf-8")
     except FileNotFoundError:
         raise InputError(
-            f"{storage.redact(uri)}: no such file; docs/protocols.md shows the layout that --data "
-            "must have"
+            f"{storage.redact(uri)}: no such file, though an image set names it; unpack the "
+            "archives of VOC 2007 and 2012 again"
         ) from None
     except UnicodeDecodeError as error:
         raise InputError(f"{storage.redact(uri)}: not UTF-8 ({error})") from None
@@ -122,22 +130,37 @@ def _number(element: ElementTree.Element, path: str, name: str) -> float:
         raise InputError(f"{name}: its {path} is {text!r}, not a number") from None
 
 
-def _read(data: str, store: Storage, _shots: int, *, novel: tuple[str, ...]) -> PartData:
-    devkit = storage.join(data, "VOCdevkit")
-    if not store.exists(storage.join(devkit, "VOC2007/ImageSets/Main/test.txt")):
-        devkit = data
-    training = voc_coco(devkit, (("2007", "trainval"), ("2012", "trainval")), store)
-    test = voc_coco(devkit, (("2007", "test"),), store)
+def _needed(_shots: int) -> tuple[Needed, ...]:
+    return tuple(
+        Needed(
+            tuple(f"{devkit}VOC{year}/ImageSets/Main/{image_set}.txt" for devkit in DEVKITS),
+            ARCHIVES[year, image_set],
+        )
+        for year, image_set in (*TRAINING, *TEST)
+    )
+
+
+def _read(data: str, store: Storage, _shots: int) -> DataSet:
+    listed = find_needed(data, _needed(0)[-1], store) or ""
+    devkit = listed.rpartition("/VOC2007/")[0] or data
+    training, test = (voc_coco(devkit, sets, store) for sets in (TRAINING, TEST))
     cut = partial(tidied, boxes_only=True)
-    return PartData(cut(training), devkit, cut(test), devkit, novel)
+    return DataSet(cut(training), devkit, cut(test), devkit)
+
+
+def _classes(_data: DataSet, *, novel: tuple[str, ...]) -> tuple[str, ...]:
+    return novel
 
 
 VOC = Protocol(
     name="voc",
     title="Pascal VOC few-shot, three splits",
-    parts=tuple(Part(name, partial(_read, novel=novel)) for name, novel in NOVEL.items()),
+    images_from=" and ".join(ARCHIVES.values()),
+    parts=tuple(
+        Part(name, _needed, _read, partial(_classes, novel=novel)) for name, novel in NOVEL.items()
+    ),
     shots=(1, 2, 3, 5, 10),
     figures=(BOX_AP50,),
-    published=(Published("nAP50 box", 0.712, None, "mean over splits and shots"),),
+    published=(Published("nAP50 box", 0.712, None, 0.02, note="mean over splits and shots"),),
     references="boxes",
 )
