@@ -1,0 +1,360 @@
+"""What the options of `method` do to the quality and the speed of labels, on drawn scenes.
+
+    python -m benchmarks.quality --json quality.json            # five seeds; about an hour
+    python -m benchmarks.quality --json quality.json --seeds 7  # one; seeds in the file are kept
+
+Four kinds of scenes, all of families that the demo weights were not trained on, 5 references each:
+
+* demo: the images of `ntt-ray demo`, with all 8 classes;
+* looks: the same images, where each class is two of the families, as if it had two looks;
+* strangers: the same images, where half of the families are no class; references lie among objects
+  of other families, and every object of the class is annotated in their images;
+* large: images three times as wide and high as those of the demo, with objects that have as many
+  pixels as the demo's smaller ones, so that the models see them at a third of their size.
+
+Of each seed every option is compared with the paper's path on the same images, in the same process
+and in turn, image by image; where an option changes nothing but the matching, the models see the
+image once for all of them, and their seconds count for each. Prints for each kind of scenes means
+and standard deviations over the seeds, and the same of the differences from the paper's path.
+
+False alarms are counted at the score with the best F1 over all classes: the share of the images
+without a class in which it is found (the mean of the classes), and of those without any object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.measure import machine, write_json
+from benchmarks.quality_scenes import (
+    Background,
+    Means,
+    Scenes,
+    busy_examples,
+    class_labels,
+    demo_examples,
+    demo_scenes,
+    large_scenes,
+    means_of,
+)
+from ntt_ray.demo.families import NOVEL_FAMILIES
+from ntt_ray.images import resize_square
+from ntt_ray.labeler import Labeler, to_input
+from ntt_ray.models.dinov2 import Dinov2Encoder
+from ntt_ray.models.published import BUNDLED, bundled_file
+from ntt_ray.models.sam2 import Sam2Proposer
+from ntt_ray.quality.evaluate import evaluate
+from ntt_ray.records import (
+    ClassLabel,
+    Detection,
+    DiffusionSettings,
+    MatchSettings,
+    PromptSettings,
+    PromptWork,
+    PrototypeSettings,
+    TileSettings,
+)
+from ntt_ray.tiling import TiledLabeler, make_labeler
+
+SEEDS = (7, 21, 31, 41, 51)
+MIN_SMALL_OBJECTS = 10  # of each seed: with fewer their AP says nothing
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way to label: settings, and whether backgrounds of the references count as negatives."""
+
+    settings: MatchSettings = field(default_factory=MatchSettings)
+    background: Background | None = None
+
+    @property
+    def matching_only(self) -> bool:
+        """Whether the models do what they do in the paper's path."""
+        return self.settings.prompts is None and self.settings.tiles is None
+
+
+PLAIN = "the paper's"
+PROMPTS = PromptSettings()
+MATCHING = {
+    PLAIN: Variant(),
+    "diffusion": Variant(MatchSettings(diffusion=DiffusionSettings())),
+    "prototypes, best of 3": Variant(MatchSettings(prototypes=PrototypeSettings())),
+    "prototypes, soft-max of 3": Variant(
+        MatchSettings(prototypes=PrototypeSettings(temperature=0.1))
+    ),
+}
+BACKGROUNDS = {
+    "background of the crops": Variant(background="crops"),
+    "background of the images": Variant(background="images"),
+}
+ASKED_LESS = {
+    "prompts from 0.3": Variant(MatchSettings(prompts=PROMPTS)),
+    "prompts from 0.5": Variant(MatchSettings(prompts=PromptSettings(0.5))),
+}
+VARIANTS: Mapping[str, Mapping[str, Variant]] = {
+    "demo": {
+        **MATCHING,
+        **BACKGROUNDS,
+        **ASKED_LESS,
+        "tiles": Variant(MatchSettings(tiles=TileSettings())),
+    },
+    "looks": MATCHING,
+    "strangers": {**MATCHING, **BACKGROUNDS, **ASKED_LESS},
+    "large": {
+        PLAIN: Variant(),
+        "prompts from 0.3": ASKED_LESS["prompts from 0.3"],
+        "tiles": Variant(MatchSettings(tiles=TileSettings())),
+        "tiles, prompts from 0.3": Variant(MatchSettings(tiles=TileSettings(), prompts=PROMPTS)),
+        "tiles of 480, prompts from 0.3": Variant(
+            MatchSettings(tiles=TileSettings(480), prompts=PROMPTS)
+        ),
+    },
+}
+COLUMNS = {
+    "mask AP": "mask_ap",
+    "AP50": "mask_ap50",
+    "AP small": "mask_ap_small",
+    "box AP": "box_ap",
+    "best F1": "best_f1",
+    "false alarms": "false_alarms",
+    "in empty images": "alarmed_images",
+    "speed": "speed",
+    "points asked": "points_asked",
+    "views skipped": "views_skipped",
+}
+COMPARED = ("mask AP", "AP50", "AP small", "box AP", "best F1", "false alarms", "in empty images")
+Figures = dict[str, float | None]
+Found = dict[str, Any]  # of a kind of scenes: its sizes, and the figures of each variant
+
+
+class Measured:
+    """Results, seconds and saved work of one variant."""
+
+    def __init__(self, name: str, variant: Variant, labeler: Labeler | TiledLabeler) -> None:
+        self.name, self.variant, self.labeler = name, variant, labeler
+        self.results: list[dict[str, Any]] = []
+        self.seconds = 0.0
+
+    def add(self, image_id: int, detections: Sequence[Detection], seconds: float) -> None:
+        """What was found in an image."""
+        self.seconds += seconds
+        self.results += [
+            {
+                "image_id": image_id,
+                "category_id": d.category_id,
+                "score": d.score,
+                "bbox": list(d.bbox_xywh),
+                "segmentation": d.rle,
+            }
+            for d in detections
+        ]
+
+    def figures(
+        self, scenes: Scenes, classes: Sequence[ClassLabel], plain_seconds: float
+    ) -> Figures:
+        """All of `COLUMNS`."""
+        names = {image["id"]: image["file_name"] for image in scenes.truth["images"]}
+        metrics = evaluate(scenes.truth, self.results, names, classes)
+        work: PromptWork = self.labeler.take_work()
+        alarms = metrics["false_alarms"]
+        return {
+            "mask_ap": metrics["segm"]["AP"],
+            "mask_ap50": metrics["segm"]["AP50"],
+            "mask_ap_small": metrics["segm"]["APs"],
+            "box_ap": metrics["bbox"]["AP"],
+            "best_f1": alarms["best_f1"],
+            "false_alarms": false_alarms(scenes.truth, self.results, alarms["score"]),
+            "alarmed_images": alarms["share"],
+            "speed": plain_seconds / self.seconds,
+            "points_asked": work.points_asked / work.points if work.points else None,
+            "views_skipped": work.views_skipped / work.views if work.views else None,
+        }
+
+
+def main() -> None:
+    arguments = _parser().parse_args()
+    torch.set_num_threads(1)  # as in a run on CPUs
+    sizes = {"images": arguments.images, "large_images": arguments.large_images}
+    kept: dict[str, Any] = sizes | {"seeds": {}}
+    if arguments.json and arguments.json.exists():
+        kept = json.loads(arguments.json.read_text())
+        if sizes != {key: kept[key] for key in sizes}:
+            raise SystemExit(f"{arguments.json}: holds seeds of other numbers of images")
+    found = kept["seeds"]
+    for seed in arguments.seeds:
+        if str(seed) not in found:
+            found[str(seed)] = measure(seed, **sizes)
+            if arguments.json:
+                about = {"benchmark": "quality", "machine": machine(torch.device("cpu"))}
+                write_json(arguments.json, about | sizes | {"seeds": found})
+    print("\n".join(tables([found[str(seed)] for seed in arguments.seeds])))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    parser.add_argument("--images", type=int, default=64)
+    parser.add_argument("--large-images", type=int, default=8)
+    parser.add_argument("--json", type=Path, default=None)
+    return parser
+
+
+@torch.inference_mode()
+def measure(seed: int, images: int, large_images: int) -> dict[str, Found]:
+    """Figures of every variant by kind of scenes, for one seed."""
+    encoder = Dinov2Encoder.load(
+        bundled_file(BUNDLED["dinov2_demo"]), name="dinov2_demo", image_size=280
+    )
+    proposer = Sam2Proposer.load(
+        bundled_file(BUNDLED["sam2_demo"]), name="sam2_demo", image_size=320, points_per_side=16
+    )
+    side = proposer.image_size
+    order = np.random.default_rng([seed, 11]).permutation(len(NOVEL_FAMILIES)).tolist()
+    half = len(order) // 2
+    every = [[k] for k in range(len(order))]
+    looks = [[order[n], order[n + half]] for n in range(half)]
+    known = [[k] for k in sorted(order[:half])]
+    with tempfile.TemporaryDirectory() as folder:
+        clear = means_of(demo_examples(Path(folder) / "references", seed), encoder, side)
+        demo = demo_scenes(Path(folder) / "scenes", seed, images)
+    busy = means_of(busy_examples(seed), encoder, side)
+    large = large_scenes(seed, large_images)
+
+    def compared(kind: str, means: Means, groups: Sequence[Sequence[int]], scenes: Scenes) -> Found:
+        measured = [
+            Measured(
+                name,
+                variant,
+                make_labeler(
+                    encoder, proposer, means.bank(groups, variant.background), variant.settings
+                ),
+            )
+            for name, variant in VARIANTS[kind].items()
+        ]
+        return compare(measured, scenes, class_labels(groups))
+
+    return {
+        "demo": compared("demo", clear, every, demo),
+        "looks": compared("looks", clear, looks, demo.grouped(looks)),
+        "strangers": compared("strangers", busy, known, demo.grouped(known)),
+        "large": compared("large", clear, every, large),
+    }
+
+
+def compare(measured: Sequence[Measured], scenes: Scenes, classes: Sequence[ClassLabel]) -> Found:
+    """Label every image in every way, in turn; the paper's path comes first."""
+    first = measured[0].labeler
+    assert isinstance(first, Labeler), measured[0].name
+    for own in measured:
+        own.labeler.label([scenes.pictures[0][:320, :320]])  # what is computed once is no labelling
+        own.labeler.take_work()
+    for image, picture in zip(scenes.truth["images"], scenes.pictures, strict=True):
+        started = time.perf_counter()
+        inputs = to_input([resize_square(picture, first.proposer.image_size)])
+        features = first.encoder.encode(inputs)
+        (proposals,) = first.propose(inputs, features, [0])
+        models_s = time.perf_counter() - started
+        for own in measured:
+            started = time.perf_counter()
+            if own.variant.matching_only:
+                assert isinstance(own.labeler, Labeler)
+                best = own.labeler.best(features[0], proposals, picture.shape[:2])
+                detections = best.detections(own.labeler.category_ids)
+                seconds = models_s + time.perf_counter() - started
+            else:
+                (detections,) = own.labeler.label([picture])
+                seconds = time.perf_counter() - started
+            own.add(image["id"], detections, seconds)
+    plain_seconds = measured[0].seconds
+    figures = {own.name: own.figures(scenes, classes, plain_seconds) for own in measured}
+    return {"sizes": scenes.sizes(), "variants": figures}
+
+
+def false_alarms(
+    truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], score: float | None
+) -> float | None:
+    """Share of the images without a class in which it is found; the mean of all classes."""
+    if score is None:
+        return None
+    images = {image["id"] for image in truth["images"]}
+    shares = []
+    for category_id in (category["id"] for category in truth["categories"]):
+        present = {a["image_id"] for a in truth["annotations"] if a["category_id"] == category_id}
+        found = {
+            r["image_id"]
+            for r in results
+            if r["category_id"] == category_id and r["score"] >= score
+        }
+        if absent := images - present:
+            shares.append(len(found & absent) / len(absent))
+    return statistics.mean(shares) if shares else None
+
+
+def tables(seeds: Sequence[Mapping[str, Found]]) -> Iterator[str]:
+    """Markdown tables of each kind of scenes: figures, and differences from the paper's path."""
+    for kind, first in seeds[0].items():
+        found = [own[kind] for own in seeds]
+        sizes = [f"{min(column)} to {max(column)} {name.replace('_', ' ')}"
+                 for name in first["sizes"]
+                 if (column := [own["sizes"][name] for own in found])]  # fmt: skip
+        yield f"\n{kind}: {len(seeds)} seeds, each with {', '.join(sizes)}\n"
+        small = min(own["sizes"]["small_objects"] for own in found)
+        hidden = () if small >= MIN_SMALL_OBJECTS else ("AP small",)
+        columns = {title: key for title, key in COLUMNS.items() if title not in hidden}
+        rows = {
+            name: [[own["variants"][name][key] for own in found] for key in columns.values()]
+            for name in first["variants"]
+        }
+        yield from _table(list(columns), rows, "")
+        plain = rows.pop(PLAIN)
+        compared = [n for n, title in enumerate(columns) if title in COMPARED]
+        differences = {
+            name: [_differences(row[n], plain[n]) for n in compared] for name, row in rows.items()
+        }
+        yield ""
+        titles = [list(columns)[n] for n in compared]
+        yield from _table(titles, differences, "+", corner="difference")
+
+
+def _differences(
+    values: Sequence[float | None], plain: Sequence[float | None]
+) -> list[float | None]:
+    return [None if a is None or b is None else a - b for a, b in zip(values, plain, strict=True)]
+
+
+def _table(
+    titles: Sequence[str],
+    rows: Mapping[str, Sequence[Sequence[float | None]]],
+    sign: str,
+    corner: str = "",
+) -> Iterator[str]:
+    texts = {name: [_summary(values, sign) for values in row] for name, row in rows.items()}
+    shown = [n for n in range(len(titles)) if any(row[n] for row in texts.values())]
+    yield f"| {corner} | {' | '.join(titles[n] for n in shown)} |"
+    yield "|---" * (len(shown) + 1) + "|"
+    for name, row in texts.items():
+        yield f"| {name} | {' | '.join(row[n] for n in shown)} |"
+
+
+def _summary(values: Sequence[float | None], sign: str) -> str:
+    """Mean and standard deviation; nothing where there is no figure."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return ""
+    spread = f" ± {statistics.stdev(known):.3f}" if len(known) > 1 else ""
+    return f"{statistics.mean(known):{sign}.3f}{spread}"
+
+
+if __name__ == "__main__":
+    main()
