@@ -38,7 +38,7 @@ import torch
 
 from benchmarks.measure import machine, write_json
 from benchmarks.quality_scenes import (
-    Background,
+    Form,
     Means,
     Scenes,
     busy_examples,
@@ -76,7 +76,7 @@ class Variant:
     """A way to label: settings, and whether backgrounds of the references count as negatives."""
 
     settings: MatchSettings = field(default_factory=MatchSettings)
-    background: Background | None = None
+    background: Form | None = None
 
     @property
     def matching_only(self) -> bool:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from ntt_ray.bank import crop_features, masked_mean
+from ntt_ray.bank import Background, background_means, crop_features, masked_mean
 from ntt_ray.demo.families import FAMILIES, NOVEL_FAMILIES
 from ntt_ray.demo.scenes import (
     SIZES_WH,
@@ -28,7 +28,6 @@ from ntt_ray.demo.scenes import (
     write_scenes,
 )
 from ntt_ray.images import RgbImage, decode_image, resize_square
-from ntt_ray.labeler import to_input
 from ntt_ray.masks import decode_rle, encode_mask, rle_area, rle_bbox_xywh
 from ntt_ray.matching.clustering import cluster_directions
 from ntt_ray.matching.memory import MemoryBank
@@ -46,7 +45,7 @@ LARGE = Layout(objects=(6, 14), diameters=(0.12 / LARGER, 0.5 / LARGER), kinds=4
 BUSY = Layout(objects=(3, 6), diameters=(0.22, 0.45), kinds=3)
 
 Truth = dict[str, Any]
-Background = Literal["crops", "images"]
+Form = Literal["crops", "images"]  # what lies around a reference: in its crop, or in its image
 Rows = list[list[tuple[torch.Tensor, float]]]  # mean and weight of a family's references
 
 
@@ -103,11 +102,9 @@ class Means:
     """Rows of a bank for each family, and those of the background in two forms."""
 
     inside: Rows
-    outside: dict[Background, Rows]
+    outside: dict[Form, Rows]
 
-    def bank(
-        self, groups: Sequence[Sequence[int]], background: Background | None = None
-    ) -> MemoryBank:
+    def bank(self, groups: Sequence[Sequence[int]], background: Form | None = None) -> MemoryBank:
         """A bank whose classes are groups of families; a background goes where negatives go."""
 
         def joined(rows: Rows) -> Rows:
@@ -144,8 +141,10 @@ def means_of(examples: Iterable[Example], encoder: Encoder, side: int) -> Means:
         features, soft = crop_features(example.crop, encoder)
         inside[example.family].append(masked_mean(example.crop, features, soft))
         crops[example.family] += _clustered(features, soft)
-        whole = encoder.encode(to_input([resize_square(example.image_rgb, side)]))[0]
-        images[example.family] += _clustered(whole, torch.from_numpy(example.taken).float())
+        background = Background(
+            example.family, resize_square(example.image_rgb, side), example.taken
+        )
+        images[example.family] += background_means(background, encoder, BACKGROUNDS)
     return Means(inside, {"crops": crops, "images": images})
 
 

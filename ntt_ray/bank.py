@@ -6,23 +6,45 @@ The encoder comes by protocol. It does not know Ray, config or where the bank is
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ntt_ray.errors import ReferencesError
+from ntt_ray.images import RgbImage, resize_square
+from ntt_ray.matching.clustering import cluster_directions
 from ntt_ray.matching.memory import MemoryBank
 from ntt_ray.matching.pooling import mask_at_patches, weighted_mean
 from ntt_ray.models.protocols import Encoder
 from ntt_ray.records import ReferenceSet
+from ntt_ray.references.background import Surroundings
 from ntt_ray.references.crops import ReferenceCrop, cut_reference
-from ntt_ray.references.dataset import read_image
+from ntt_ray.references.dataset import decode_sized, read_image
 from ntt_ray.storage import Storage
 
 logger = logging.getLogger(__name__)
+BACKGROUND_SEED = 33  # of the clusters of a background
+
+
+@dataclass(frozen=True)
+class Background:
+    """An image of a class's references.
+
+    Attributes:
+        category_id: the class.
+        square_rgb: uint8 ``(S, S, 3)``, the image at the size that images to label are brought to.
+        taken: bool ``(h, w)``, where the class is, at the image's own size.
+    """
+
+    category_id: int
+    square_rgb: RgbImage
+    taken: npt.NDArray[np.bool_]
 
 
 def load_crops(
@@ -34,6 +56,15 @@ def load_crops(
             yield cut_reference(reference, read_image(reference, store), context_ratio)
 
 
+def load_backgrounds(
+    surroundings: Sequence[Surroundings], store: Storage, side: int
+) -> Iterator[Background]:
+    """Read the images around references, one at a time."""
+    for item in surroundings:
+        image_rgb = decode_sized(store.read_bytes(item.image.uri), item.size_hw)
+        yield Background(item.category_id, resize_square(image_rgb, side), item.taken())
+
+
 def build_bank(
     references: ReferenceSet,
     crops: Iterable[ReferenceCrop],
@@ -42,6 +73,8 @@ def build_bank(
     encoder_record: Mapping[str, Any],
     reference_digest: str,
     negative_crops: Iterable[ReferenceCrop] = (),
+    backgrounds: Iterable[Background] = (),
+    per_background: int = 2,
     on_features: Callable[[int, Tensor], None] | None = None,
 ) -> MemoryBank:
     """Average each reference's features under its mask.
@@ -53,6 +86,8 @@ def build_bank(
         encoder_record: what identifies the encoder, kept in the bank.
         reference_digest: what identifies the references, kept in the bank.
         negative_crops: of what looks like one of the classes and is not (METHOD 47).
+        backgrounds: what lies around references; they come before the other negatives.
+        per_background: rows of each of them, see `background_means`.
         on_features: called with each reference's annotation id and patch features ``(h, w, dim)``.
 
     Raises:
@@ -65,6 +100,9 @@ def build_bank(
         means[crop.reference.category_id].append(masked_mean(crop, features, soft_mask))
         if on_features is not None:
             on_features(crop.reference.annotation_id, features)
+    for background in backgrounds:
+        rows = background_means(background, encoder, per_background)
+        negatives[background.category_id] += rows
     for crop in negative_crops:
         negatives[crop.reference.category_id].append(reference_mean(crop, encoder))
     return MemoryBank.from_means(
@@ -83,6 +121,34 @@ def reference_mean(crop: ReferenceCrop, encoder: Encoder) -> tuple[Tensor, float
         ReferencesError: its mask covers no part of any patch.
     """
     return masked_mean(crop, *crop_features(crop, encoder))
+
+
+def background_means(
+    background: Background, encoder: Encoder, count: int
+) -> list[tuple[Tensor, float]]:
+    """Mean features of what an image shows beside a class, by kind.
+
+    The patches that the class nowhere touches are clustered by direction.
+
+    Args:
+        background: the image.
+        encoder: makes patch features.
+        count: of clusters.
+
+    Returns:
+        `count` pairs of mean ``(dim,)`` and number of patches; where there are fewer clusters the
+        last means are zero, which resembles nothing, with a weight of 1.
+    """
+    image = torch.from_numpy(background.square_rgb.copy()).permute(2, 0, 1)[None].float() / 255
+    features = encoder.encode(image)[0].cpu()
+    taken = torch.from_numpy(background.taken)[None, None].float()
+    patches = features[F.adaptive_max_pool2d(taken, features.shape[:2])[0, 0] == 0]
+    rows = []
+    if len(patches):
+        owner = cluster_directions(patches, count, BACKGROUND_SEED)
+        parts = [patches[owner == cluster] for cluster in range(int(owner.max()) + 1)]
+        rows = [(part.mean(dim=0), float(len(part))) for part in parts]
+    return rows + [(features.new_zeros(features.shape[-1]), 1.0)] * (count - len(rows))
 
 
 def crop_features(crop: ReferenceCrop, encoder: Encoder) -> tuple[Tensor, Tensor]:

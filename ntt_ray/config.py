@@ -67,10 +67,17 @@ class NegativesConfig(_Block):
         }
 
 
+class BackgroundConfig(_Block):
+    """What lies around the references becomes negatives; see `references.background`."""
+
+    per_image: Annotated[int, Field(ge=1, le=100)] = 2
+
+
 class ReferencesConfig(NegativesConfig):
     """Where classes come from; `extends` is a ready bank that these references are added to."""
 
     negatives: NegativesConfig | None = None
+    background: BackgroundConfig | None = None
     extends: str | None = None
 
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from fakes import FakeEncoder
-from ntt_ray.bank import build_bank, crop_tensors, reference_mean
+from ntt_ray.bank import Background, build_bank, crop_tensors, reference_mean
 from ntt_ray.errors import ReferencesError
 from ntt_ray.masks import encode_mask
 from ntt_ray.records import ClassLabel, ImageEntry, Reference, ReferenceSet
@@ -64,3 +64,29 @@ def test_classes_may_differ_in_shots_and_building_again_gives_the_same_bytes():
     assert banks[0].shots.tolist() == [1, 2]
     assert banks[0].to_bytes() == banks[1].to_bytes()
     assert banks[0].prototypes().argmax(dim=1).tolist() == [1, 0]
+
+
+def test_backgrounds_come_before_other_negatives():
+    mask = np.zeros((32, 32), dtype=bool)
+    mask[:, 16:] = True
+    green, red = _crop(mask, 1, 2, (0, 255, 0)), _crop(mask, 2, 4)
+    references = ReferenceSet(
+        (ClassLabel(2, "green"), ClassLabel(4, "red")), (green.reference, red.reference)
+    )
+    background = Background(4, np.full((32, 32, 3), 51, dtype=np.uint8), mask)
+    bank = build_bank(
+        references,
+        [green, red],
+        FakeEncoder(),
+        encoder_record={},
+        reference_digest="",
+        negative_crops=[green, _crop(mask, 3, 4, (0, 0, 255))],
+        backgrounds=[background],
+        per_background=2,
+    )
+    assert bank.negatives is not None
+    assert bank.negatives.shots.tolist() == [1, 3]
+    assert bank.negatives.weights[1].tolist() == [8.0, 1.0, 8.0]
+    torch.testing.assert_close(bank.negatives.features[1, 0], torch.tensor([0.2, 0.2, 0.2, 0.1]))
+    assert not bank.negatives.features[1, 1].any()
+    assert bank.negatives.features[1, 2, 2] > 0.9

@@ -120,6 +120,20 @@ def test_a_run_with_negatives_and_a_bank_to_extend(golden_config, golden_referen
         steps.make_plan(build_config(own))
 
 
+def test_what_lies_around_references_is_part_of_what_a_bank_is_made_of(golden_config, tmp_path):
+    plain, _, _ = _build(golden_config, tmp_path / "a")
+    assert plain.negatives is None
+    banks = []
+    for n in (1, 2):
+        bank, report, _ = _build(golden_config, tmp_path / str(n), background={"per_image": n})
+        assert torch.equal(bank.features, plain.features)
+        assert bank.negatives.shots.tolist() == [2 * n] * 3  # two images a class
+        assert bank.negatives.features.any(dim=2).all()
+        assert len(report["negatives"]) == 6 * n
+        banks.append(bank)
+    assert len({bank.reference_digest for bank in (plain, *banks)}) == 3
+
+
 def test_the_command_names_what_stands_out(golden_config, tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(golden_config))

@@ -248,6 +248,28 @@ def test_negatives_in_an_image_do_not_help_to_label_it():
     assert bank_without(bank, REFERENCES, {"/x/1.png", "/x/3.png"}, negatives).negatives is None
 
 
+def test_what_lies_around_a_reference_does_not_help_to_label_its_image():
+    """Of each class: what an older bank had, two rows for each image, then other negatives."""
+    rows = [[(torch.tensor([1.0, 0.0]), 1.0)] * 3, [(torch.tensor([0.0, 1.0]), 1.0)]]
+    values = [[9.0, 1.0, 1.5, 2.0, 2.5, 8.0], [2.0, 2.5]]
+    against = [[(torch.tensor([value, 1.0]), 1.0) for value in own] for own in values]
+    bank = MemoryBank.from_means(
+        [BIRD, FISH], rows, encoder={}, reference_digest="d", negatives=against
+    )
+    negatives = ReferenceSet((BIRD,), (_reference(7, 1, 1),))
+
+    def left(*uris):
+        kept = bank_without(bank, REFERENCES, uris, negatives, 2)
+        return {
+            label.name: kept.negatives.features[k, :count, 0].tolist()
+            for k, (label, count) in enumerate(zip(kept.classes, kept.negatives.shots.tolist()))
+        }
+
+    assert left("/x/1.png") == {"bird": [9.0, 2.0, 2.5], "fish": [2.0, 2.5]}
+    assert left("/x/2.png") == {"bird": [9.0, 1.0, 1.5, 8.0]}
+    assert left("/x/3.png") == dict(zip(("bird", "fish"), values))
+
+
 def test_images_of_the_same_bytes_are_one_picture(tmp_path):
     def reference(number, category_id, image_id, name, data):
         entry = ImageEntry(image_id, name, str(tmp_path / name))
@@ -294,7 +316,8 @@ def test_the_command(golden_config, tmp_path):
     path, output = tmp_path / "config.yaml", Path(golden_config["output"])
     path.write_text(yaml.safe_dump(golden_config))
     with console.capture() as capture:
-        app(["calibrate", str(path), "--precision", "0.9"], standalone_mode=False)
+        options = ["--precision", "0.9", "--set", "references.background={}"]
+        app(["calibrate", str(path), *options], standalone_mode=False)
     said = capture.get()
     assert "too few references to tell for 3 of 3 classes" in said
     assert "calibration.html" in said

@@ -149,7 +149,7 @@ def test_the_job_end_to_end(golden_config):
 
 def test_options_of_the_method_run_to_the_end(golden_config, caplog):
     options = ("diffusion={}", "prototypes={}", "prompts={}", "tiles={side: 64}")
-    overrides = [f"method.{option}" for option in options]
+    overrides = ["references.background={}", *(f"method.{option}" for option in options)]
     units, counts = run_all(golden_config, *overrides)
     assert (counts.images, counts.failed) == (4, 0)
     assert counts.detections > 0

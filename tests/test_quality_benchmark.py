@@ -109,8 +109,10 @@ def test_backgrounds_are_what_no_mask_touches():
     covered = replace(example, taken=np.ones_like(mask))
     means = means_of([example, covered], FakeEncoder(), 32)
     for form, rows in means.outside.items():
-        assert [weight for _, weight in rows[0]] == [4.0] * (2 if form == "crops" else 1)
-        assert all(torch.equal(mean, torch.tensor([0, 0, 1, 0.1])) for mean, _ in rows[0])
+        weights = [4.0, 4.0] if form == "crops" else [4.0, 1.0, 1.0, 1.0]
+        assert [weight for _, weight in rows[0]] == weights
+        for mean, weight in rows[0]:
+            assert torch.equal(mean, torch.tensor([0, 0, 1, 0.1]) * (weight == 4))
     with_background, without = (means.bank([[0]], form) for form in ("images", None))
     assert with_background.negatives is not None
     assert without.negatives is None

@@ -26,6 +26,11 @@ from ntt_ray.pipeline.record import BANK_FILE
 from ntt_ray.quality.bank_figures import BankFacts
 from ntt_ray.quality.bank_report import BankExamples, write_bank_report
 from ntt_ray.records import ClassLabel, ReferenceSet
+from ntt_ray.references.background import (
+    Surroundings,
+    surroundings_digest,
+    surroundings_of,
+)
 from ntt_ray.references.dataset import check_images, load_references, read_json
 from ntt_ray.references.negatives import negatives_of, used_classes
 from ntt_ray.storage import Storage
@@ -45,12 +50,14 @@ class BankInputs:
         negatives: under the ids of the references, or None.
         digest: of both and of their images.
         base: the bank that they are added to, or None.
+        surroundings: of the references, where these become negatives.
     """
 
     references: ReferenceSet
     negatives: ReferenceSet | None
     digest: str
     base: BankFile | None
+    surroundings: tuple[Surroundings, ...] = ()
 
     def in_bank(self) -> ReferenceSet:
         """The references under the category ids of the bank that they make."""
@@ -86,12 +93,18 @@ def checked_inputs(config: Config, store: Storage) -> BankInputs:
         negatives = negatives_of(_load_negatives(block.negatives, store), references.classes)
         both = f"{digest}\n{check_images(negatives, store, ratio)}"
         digest = hashlib.sha256(both.encode()).hexdigest()
+    surroundings: tuple[Surroundings, ...] = ()
+    if block.background is not None:
+        surroundings = surroundings_of(read_json(block.annotations, store), references)
+        how = [block.background.per_image, config.models.proposer.image_size]
+        both = f"{digest}\n{surroundings_digest(surroundings)}\n{how}"
+        digest = hashlib.sha256(both.encode()).hexdigest()
     base = None
     if block.extends is not None:
         if block.extends == storage.join(config.output, BANK_FILE):
             raise InputError("references.extends: is this run's own bank; choose another output")
         base = read_bank(block.extends, store, "references.extends")
-    return BankInputs(references, negatives, digest, base)
+    return BankInputs(references, negatives, digest, base, surroundings)
 
 
 def _load_negatives(block: NegativesConfig, store: Storage) -> ReferenceSet:
@@ -151,12 +164,13 @@ def build(
         len(inputs.references.references),
         len(inputs.references.classes),
     )
-    ratio, base = config.method.context_ratio, inputs.base
+    ratio, side = config.method.context_ratio, config.models.proposer.image_size
+    base, background = inputs.base, config.references and config.references.background
 
     def build_here() -> tuple[bytes, dict[int, Picture]]:
         import torch
 
-        from ntt_ray.bank import build_bank, load_crops
+        from ntt_ray.bank import build_bank, load_backgrounds, load_crops
         from ntt_ray.matching.colours import PatchColours
         from ntt_ray.matching.memory import MemoryBank
 
@@ -171,6 +185,8 @@ def build(
             encoder_record=record,
             reference_digest=inputs.digest,
             negative_crops=() if negatives is None else load_crops(negatives, store, ratio),
+            backgrounds=load_backgrounds(inputs.surroundings, store, side),
+            per_background=background.per_image if background else 0,
             on_features=colours.add,
         )
         if base is not None:

@@ -53,6 +53,7 @@ from ntt_ray.records import (
     Reference,
     ReferenceSet,
 )
+from ntt_ray.references.background import images_of
 from ntt_ray.references.dataset import picture_digests, read_json
 from ntt_ray.storage import Storage
 from ntt_ray.tiling import make_labeler
@@ -167,6 +168,7 @@ def bank_without(
     references: ReferenceSet,
     uris: Collection[str],
     negatives: ReferenceSet | None = None,
+    per_background: int = 0,
 ) -> MemoryBank:
     """The bank less some images' references; a class without any other reference is left out.
 
@@ -175,6 +177,7 @@ def bank_without(
         references: under the bank's category ids.
         uris: of the images.
         negatives: the same of the bank's negatives.
+        per_background: negatives before these that each image of a class's references gave.
     """
     positive = PaddedMeans(bank.features, bank.weights, bank.shots)
     positive = positive.without(_rows_of(references, uris, bank.classes, bank.shots.tolist()))
@@ -184,8 +187,12 @@ def bank_without(
             "calibrate: all references lie in one image; without it there is nothing to compare"
         )
     against = bank.negatives
-    if against is not None and negatives is not None:
-        against = against.without(_rows_of(negatives, uris, bank.classes, against.shots.tolist()))
+    if against is not None:
+        shots = against.shots.tolist()
+        rows = _background_rows(references, negatives, uris, bank.classes, shots, per_background)
+        for k, dropped in _rows_of(negatives, uris, bank.classes, shots).items():
+            rows[k] |= dropped
+        against = against.without(rows)
     if against is not None:
         against = against.select(left) if against.shots[left].any() else None
     return MemoryBank(
@@ -198,14 +205,14 @@ def bank_without(
 
 
 def _rows_of(
-    references: ReferenceSet,
+    references: ReferenceSet | None,
     uris: Collection[str],
     classes: Sequence[ClassLabel],
     shots: Sequence[int],
 ) -> dict[int, set[int]]:
     """By class index the positions in a bank of what lies in some images."""
     by_class: dict[int, list[Reference]] = defaultdict(list)
-    for reference in references.references:
+    for reference in () if references is None else references.references:
         by_class[reference.category_id].append(reference)
     rows = {}
     for k, label in enumerate(classes):
@@ -213,6 +220,29 @@ def _rows_of(
         before = shots[k] - len(own)
         if dropped := {before + n for n, r in enumerate(own) if r.image.uri in uris}:
             rows[k] = dropped
+    return rows
+
+
+def _background_rows(
+    references: ReferenceSet,
+    negatives: ReferenceSet | None,
+    uris: Collection[str],
+    classes: Sequence[ClassLabel],
+    shots: Sequence[int],
+    per_background: int,
+) -> dict[int, set[int]]:
+    """The same of what lies around references; they come before the other negatives."""
+    rows: dict[int, set[int]] = {}
+    for k, label in enumerate(classes):
+        own = images_of(references, label.category_id)
+        after = 0 if negatives is None else len(negatives.of_class(label.category_id))
+        before = shots[k] - after - per_background * len(own)
+        rows[k] = {
+            before + per_background * n + row
+            for n, entry in enumerate(own)
+            for row in range(per_background)
+            if entry.uri in uris
+        }
     return rows
 
 
@@ -226,6 +256,7 @@ class _Task:
     bank: bytes
     references: ReferenceSet
     negatives: ReferenceSet | None
+    per_background: int
     store: Storage
 
     def label(self, pictures: Sequence[Picture]) -> list[_Labelled]:
@@ -240,7 +271,9 @@ class _Task:
         rows = []
         for picture in pictures:
             image_rgb = decode_image(self.store.read_bytes(picture.entry.uri))
-            others = bank_without(bank, self.references, picture.uris, self.negatives)
+            others = bank_without(
+                bank, self.references, picture.uris, self.negatives, self.per_background
+            )
             labeler = make_labeler(encoder, proposer, others, self.settings)
             (found,) = labeler.label([image_rgb])
             height, width = image_rgb.shape[:2]
@@ -254,6 +287,7 @@ def _labelled(
 ) -> Iterator[_Labelled]:
     """Labels of the pictures in any order, each with the classes that its bank had."""
     method, negatives = config.method, run.inputs.negatives
+    background = config.references and config.references.background
     ids = {label.name: label.category_id for label in run.inputs.classes()}
     task = _Task(
         run.models.uncompiled(),
@@ -262,6 +296,7 @@ def _labelled(
         run.bank,
         run.inputs.in_bank(),
         None if negatives is None else negatives.renumbered(ids),
+        background.per_image if background else 0,
         store,
     )
     waiting = _started(task, pictures, run.resources)

@@ -222,7 +222,8 @@ def _negatives(report: Mapping[str, Any], pictures: Mapping[int, BankPicture]) -
     rest = more_line(len(report["negatives"]), len(pictures), "in bank.json")
     return (
         '<section class="card"><h2>Negative references</h2><p class="note">What looks like a class '
-        "and is not: masks nearer to one of these than to the class lose similarity to it. Below: "
+        "and is not: masks nearer to one of these than to the class lose similarity to it. Those "
+        "without a picture are what lies around references, or came with another bank. Below: "
         f'similarity to the class.</p><div class="cards">{cards}</div>{rest}</section>'
     )
 

@@ -69,7 +69,7 @@ def write_bank_report(
     page = render_bank_page(
         report,
         {i: _picture(known[i], examples, store) for i in _shown(report)},
-        {i: _picture(known_negatives[i], examples, store) for i in _first_negatives(report)},
+        {i: _picture(known_negatives[i], examples, store) for i in _first(known_negatives)},
     )
     text = json.dumps(report, indent=1, sort_keys=True) + "\n"
     store.publish_bytes(storage.join(output, JSON_FILE), text.encode("ascii"))
@@ -102,8 +102,10 @@ def _shown(report: Mapping[str, Any]) -> list[int]:
     return sorted(i for own in chosen.values() for i in own)
 
 
-def _first_negatives(report: Mapping[str, Any]) -> list[int]:
-    return list(range(len(report["negatives"])))[:SHOWN_NEGATIVES]
+def _first(negatives: Sequence[Reference | None]) -> list[int]:
+    """Negatives on the page: those whose picture is known first, up to the limit."""
+    order = sorted(range(len(negatives)), key=lambda i: negatives[i] is None)
+    return sorted(order[:SHOWN_NEGATIVES])
 
 
 def _picture(

@@ -1,0 +1,102 @@
+"""What lies around the references in their images, to become negatives of their classes.
+
+Where every object of a class is annotated in the images of its references, the rest of these images
+is not of the class. Objects that nobody annotated would count as not of it, too: measured, an
+annotation of one object among several costs more than the background gains (docs/quality.md).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ntt_ray.errors import InputError, ReferencesError
+from ntt_ray.masks import Rle, decode_rle, segmentation_to_rle
+from ntt_ray.records import ImageEntry, ReferenceSet
+from ntt_ray.references.choice import TITLE
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """An image of a class's references, and everything of the class in it.
+
+    Attributes:
+        category_id: the class.
+        image: the image.
+        size_hw: its height and width according to the reference file.
+        rles: of all that is annotated as the class there, references or not, crowds too.
+    """
+
+    category_id: int
+    image: ImageEntry
+    size_hw: tuple[int, int]
+    rles: tuple[Rle, ...]
+
+    def taken(self) -> npt.NDArray[np.bool_]:
+        """Where the class is: ``(h, w)``."""
+        found = np.zeros(self.size_hw, dtype=np.bool_)
+        for rle in self.rles:
+            found |= decode_rle(rle)
+        return found
+
+
+def images_of(references: ReferenceSet, category_id: int) -> list[ImageEntry]:
+    """The images of a class's references, in the order of the references, each once."""
+    return list(dict.fromkeys(r.image for r in references.of_class(category_id)))
+
+
+def surroundings_of(coco: Any, references: ReferenceSet) -> tuple[Surroundings, ...]:
+    """What lies around references, class by class and in the order of `images_of`.
+
+    Args:
+        coco: the file that the references were chosen from, which was checked on the way.
+        references: those chosen, under the ids of that file.
+
+    Raises:
+        ReferencesError: with every annotation of their classes in their images whose mask is none.
+    """
+    wanted = {
+        (r.category_id, r.image.image_id): (r.image, r.size_hw) for r in references.references
+    }
+    ids = {label.category_id for label in references.classes}
+    found: dict[tuple[int, int], list[Rle]] = {key: [] for key in wanted}
+    problems = []
+    for annotation in coco["annotations"]:
+        if annotation["category_id"] not in ids:
+            continue  # of another class nothing was checked, and nothing matters
+        key = (annotation["category_id"], annotation["image_id"])
+        if key in wanted:
+            try:
+                found[key].append(_mask(annotation, *wanted[key][1]))
+            except (InputError, ValueError) as error:
+                problems.append(f"annotation {annotation['id']}: {error}")
+    if problems:
+        raise ReferencesError(TITLE, problems)
+    keys = [
+        (label.category_id, entry.image_id)
+        for label in references.classes
+        for entry in images_of(references, label.category_id)
+    ]
+    return tuple(Surroundings(key[0], *wanted[key], tuple(found[key])) for key in keys)
+
+
+def surroundings_digest(surroundings: Sequence[Surroundings]) -> str:
+    """SHA-256 over what is annotated, in hex; the images are those of the references."""
+    text = json.dumps([[s.category_id, s.image.image_id, s.rles] for s in surroundings])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _mask(annotation: Mapping[str, Any], height: int, width: int) -> Rle:
+    """The mask of an annotation, or its box where it has none."""
+    segmentation = annotation.get("segmentation")
+    if not segmentation:
+        x, y, box_width, box_height = annotation["bbox"]
+        right, bottom = x + box_width, y + box_height
+        segmentation = [[x, y, right, y, right, bottom, x, bottom]]
+    return segmentation_to_rle(segmentation, height, width)
