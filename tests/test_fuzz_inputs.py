@@ -17,11 +17,13 @@ from ntt_ray.errors import InputError, NttRayError
 from ntt_ray.matching.memory import MemoryBank
 from ntt_ray.outputs.shards import iter_labels, labels_to_table, read_shard, table_to_bytes
 from ntt_ray.pipeline import manifest as manifest_file
+from ntt_ray.pipeline.image_list import list_images
 from ntt_ray.pipeline.outcome import merge
 from ntt_ray.pipeline.verify import verify
 from ntt_ray.quality.findings import Findings
 from ntt_ray.records import ImageEntry
 from ntt_ray.storage import Storage
+from test_manifest import manifest_table
 from test_shards import make_labels
 from verify_run import CLASSES, Run
 
@@ -53,12 +55,12 @@ def listed(name: str, data: bytes) -> bytes | None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / name
         path.write_bytes(data)
-        entries = tried(lambda: manifest_file.list_images(str(path), None, Storage()), InputError)
-        if entries is None:
+        images = tried(lambda: list_images(str(path), None, Storage()), InputError)
+        if images is None:
             return None
-        made = manifest_file.manifest_bytes(entries, 2)
-    assert sum(manifest_file.unit_sizes(made)) == len(entries)
-    assert set(manifest_file.file_names(made)) == {entry.image_id for entry in entries}
+        made = manifest_file.manifest_bytes(images, 2)
+    assert sum(manifest_file.unit_sizes(made)) == len(images)
+    assert set(manifest_file.file_names(made)) == set(images["image_id"].to_pylist())
     return made
 
 
@@ -127,7 +129,7 @@ def test_columns_of_parquet(columns):
 
 
 ENTRIES = [ImageEntry(number, f"{number}.jpg", f"/x/{number}.jpg") for number in range(1, 6)]
-MANIFEST = manifest_file.manifest_bytes(ENTRIES, 2)
+MANIFEST = manifest_file.manifest_bytes(manifest_table(ENTRIES), 2)
 SHARD = table_to_bytes(labels_to_table([make_labels(1), make_labels(2, ())]), {"labels_hash": "h"})
 
 

@@ -1,165 +1,87 @@
-import csv
-import json
-import os
+import io
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from fsspec.implementations.memory import MemoryFile
 
 from ntt_ray.errors import InputError
 from ntt_ray.pipeline import manifest
 from ntt_ray.records import ImageEntry
 from ntt_ray.storage import Storage
 
-
-@pytest.fixture
-def folder(tmp_path):
-    root = tmp_path / "photos"
-    for name in ("b/2.JPG", "a/1.jpg", "c.png", "notes.txt", ".cache/x.jpg"):
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(b"")
-    return root
+ENTRIES = [ImageEntry(i, f"{i}.jpg", f"/x/{i}.jpg") for i in range(1, 8)]
 
 
-def _names(entries):
-    return [(e.image_id, e.file_name) for e in entries]
+def manifest_table(entries=ENTRIES):
+    """Entries as the table that a manifest is made of."""
+    rows = [{"image_id": e.image_id, "file_name": e.file_name, "uri": e.uri} for e in entries]
+    return pa.Table.from_pylist(rows, schema=manifest.SCHEMA)
 
 
-def test_a_prefix(folder):
-    entries = manifest.list_images(str(folder), None, Storage())
-    assert _names(entries) == [(1, "a/1.jpg"), (2, "b/2.JPG"), (3, "c.png")]
-    assert entries[0].uri == str(folder / "a/1.jpg")
+def _units(folder, data):
+    """All units of a manifest, read one by one, each twice."""
+    Storage().publish_bytes(str(folder / manifest.FILE), data)
+    digest, count = manifest.manifest_digest(data), len(manifest.unit_sizes(data))
+    units = [manifest.read_unit(str(folder), unit, digest, Storage()) for unit in range(count)]
+    assert manifest.read_unit(str(folder), count - 1, digest, Storage()) == units[-1]
+    return units
 
 
-@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
-def test_a_table(folder, suffix):
-    uris = ["a/1.jpg", str(folder / "b/2.JPG"), "s3://bucket/x/3.jpg"]
-    path = folder / f"list.{suffix}"
-    if suffix == "csv":
-        path.write_text("uri\n" + "\n".join(uris))
-    elif suffix == "jsonl":
-        path.write_text("\n".join(json.dumps({"uri": uri}) for uri in uris))
-    else:
-        pq.write_table(pa.table({"uri": uris}), path)
-    entries = manifest.list_images(str(path), None, Storage())
-    assert _names(entries) == [(1, "a/1.jpg"), (2, "b/2.JPG"), (3, "bucket/x/3.jpg")]
-    assert entries[2].uri == "s3://bucket/x/3.jpg"
+def _groups(data):
+    footer = pq.read_metadata(io.BytesIO(data))
+    return [footer.row_group(index).num_rows for index in range(footer.num_row_groups)]
 
 
-def test_file_uris_of_a_table_mean_the_file(tmp_path):
-    names = ["a b.png", "100%.png", os.fsdecode(b"\xff.png")]
-    for name in names:
-        (tmp_path / name).write_bytes(os.fsencode(name))
-    listed = manifest.list_images(str(tmp_path), None, Storage())
-    uris = [e.uri for e in listed if e.uri.startswith("file://")]
-    assert len(uris) == 1  # the one that is not UTF-8
-    uris += [f"file://{tmp_path}/a%20b.png", f"file://{tmp_path}/100%25.png"]
-    table = tmp_path / "list.jsonl"
-    table.write_text("".join(json.dumps({"uri": uri}) + "\n" for uri in uris))
-    entries = manifest.list_images(str(table), None, Storage())
-    found = sorted(Storage().read_bytes(entry.uri) for entry in entries)
-    assert found == sorted(os.fsencode(name) for name in names)
-    assert [e.file_name for e in entries][1:] == ["a b.png", "100%.png"]
-
-
-def test_a_coco_file_keeps_its_ids_in_rising_order(folder):
-    images = [{"id": 9, "file_name": "a/1.jpg"}, {"id": 4, "file_name": "c.png"}]
-    (folder / "x.json").write_text(json.dumps({"images": images}))
-    entries = manifest.list_images(str(folder / "x.json"), None, Storage())
-    assert _names(entries) == [(4, "c.png"), (9, "a/1.jpg")]
-    elsewhere = manifest.list_images(str(folder / "x.json"), "s3://bucket/photos", Storage())
-    assert elsewhere[0].uri == "s3://bucket/photos/c.png"
-
-
-def test_a_prefix_with_odd_names(tmp_path):
-    names = ["a..b.png", "back\\slash.png", "\\lead.png", "new\nline.png", "é.png", "e\u0301.png"]
-    for name in [*names, os.fsdecode(b"\xff.png")]:
-        (tmp_path / name).write_bytes(name.encode("utf-8", "surrogateescape"))
-    entries = manifest.list_images(str(tmp_path), None, Storage())
-    assert sorted(e.file_name for e in entries) == sorted([*names, "\\udcff.png"])
-    data = manifest.manifest_bytes(entries, 4)
-    assert manifest.file_names(data) == {e.image_id: e.file_name for e in entries}
-    Storage().publish_bytes(str(tmp_path / "run" / manifest.FILE), data)
-    digest = manifest.manifest_digest(data)
-    again = [
-        entry
-        for unit in range(2)
-        for entry in manifest.read_unit(str(tmp_path / "run"), unit, digest, Storage())
-    ]
-    assert again == entries
-    for entry in again:
-        found = Storage().read_bytes(entry.uri)
-        assert found == (b"\xff.png" if "udcff" in entry.file_name else entry.file_name.encode())
-
-
-def test_keys_of_an_object_store_need_not_look_like_paths():
-    store = Storage()
-    for name in ("//c.png", "http:/x/d.png", "a/../hidden.png"):
-        store._open_fs("memory://")[0].store[f"/odd/{name}"] = MemoryFile(None, name, b"x")
-    try:
-        entries = manifest.list_images("memory://odd", None, store)
-        assert [e.file_name for e in entries] == ["//c.png", "http:/x/d.png"]
-        assert all(e.uri == f"memory://odd/{e.file_name}" for e in entries)
-    finally:
-        store._open_fs("memory://")[0].store.clear()
-
-
-def test_a_table_of_odd_names(tmp_path):
-    names = ["a#1.png", "line\u2028sep.png", "new\nline.png", 'quo"te.png', " x .png", "c,d.png"]
-    lines = "\n".join(json.dumps({"uri": name}, ensure_ascii=False) for name in names)
-    (tmp_path / "x.jsonl").write_text(lines)
-    with (tmp_path / "x.csv").open("w", newline="") as stream:
-        csv.writer(stream).writerows([["uri"], *[[name] for name in names]])
-    pq.write_table(pa.table({"uri": names}), tmp_path / "x.parquet")
-    for suffix in ("csv", "jsonl", "parquet"):
-        entries = manifest.list_images(str(tmp_path / f"x.{suffix}"), None, Storage())
-        assert [e.file_name for e in entries] == names, suffix
-
-
-BAD = {
-    "nothing": ("empty", None, "there is no image"),
-    "no such table": ("none.csv", None, "no such file"),
-    "no column": ("x.csv", "path\na.jpg\n", "no column 'uri'"),
-    "empty uri": ("x.csv", "uri,n\n,1\n", "row 1 .* has no uri"),
-    "out of the root": ("x.csv", "uri\n../../etc/1.jpg\n", "leads out of"),
-    "name out of the root": ("x.csv", "uri,file_name\na.jpg,../b.jpg\n", "leads out of /"),
-    "not unicode": ("x.jsonl", '{"uri": "\\ud800.jpg"}', "not valid Unicode"),
-    "not unicode in coco": (
-        "x.json",
-        '{"images": [{"id": 1, "file_name": "\\ud800.jpg"}]}',
-        "not valid Unicode",
-    ),
-    "repeated": ("x.csv", "uri\na.jpg\na.jpg\n", "file_name values are used more than once"),
-    "not parquet": ("x.parquet", "text", "cannot be read"),
-    "not json": ("x.jsonl", "{", "cannot be read"),
-    "coco without images": ("x.json", "{}", "no list 'images'"),
-    "coco without ids": ("x.json", '{"images": [{"file_name": "a"}]}', "needs a file_name"),
-    "coco id true": ("x.json", '{"images": [{"id": true, "file_name": "a"}]}', "whole-number id"),
-    "coco ids repeated": (
-        "x.json",
-        '{"images": [{"id": 1, "file_name": "a"}, {"id": 1, "file_name": "b"}]}',
-        "image_id values are used more than once",
-    ),
+# images per unit -> row groups where four rows make one, units
+LAYOUTS = {
+    "one image a unit": (1, [4, 3], [1] * 7),
+    "two units a group": (2, [4, 3], [2, 2, 2, 1]),
+    "one unit a group": (3, [3, 3, 1], [3, 3, 1]),
+    "a unit that fills a group": (4, [4, 3], [4, 3]),
+    "a unit above a group": (5, [5, 2], [5, 2]),
+    "one unit": (9, [7], [7]),
 }
 
 
-@pytest.mark.parametrize(("name", "text", "message"), BAD.values(), ids=BAD.keys())
-def test_bad_lists(tmp_path, name, text, message):
-    if text is not None:
-        (tmp_path / name).write_text(text)
-    with pytest.raises(InputError, match=message):
-        manifest.list_images(str(tmp_path / name), None, Storage())
-
-
-def test_units_read_only_their_rows(tmp_path):
-    entries = [ImageEntry(i, f"{i}.jpg", f"/x/{i}.jpg") for i in range(1, 8)]
-    data = manifest.manifest_bytes(entries, 3)
-    assert data == manifest.manifest_bytes(entries, 3)
-    assert manifest.unit_sizes(data) == [3, 3, 1]
-    Storage().publish_bytes(str(tmp_path / manifest.FILE), data)
-    digest = manifest.manifest_digest(data)
-    for _ in range(2):
-        assert manifest.read_unit(str(tmp_path), 1, digest, Storage()) == entries[3:6]
-    assert manifest.read_unit(str(tmp_path), 2, digest, Storage()) == entries[6:]
+@pytest.mark.parametrize(("per_unit", "groups", "sizes"), LAYOUTS.values(), ids=LAYOUTS)
+def test_units_are_found_in_their_row_groups(tmp_path, monkeypatch, per_unit, groups, sizes):
+    monkeypatch.setattr(manifest, "ROWS_PER_GROUP", 4)
+    data = manifest.manifest_bytes(manifest_table(), per_unit)
+    assert data == manifest.manifest_bytes(manifest_table(), per_unit)
+    assert _groups(data) == groups
+    assert manifest.unit_sizes(data) == sizes
+    units = _units(tmp_path, data)
+    assert [len(unit) for unit in units] == sizes
+    assert [entry for unit in units for entry in unit] == ENTRIES
     assert manifest.file_names(data)[7] == "7.jpg"
+
+
+def test_the_footer_stays_small(tmp_path):
+    rows = [ImageEntry(i, f"{i}.jpg", f"/x/{i}.jpg") for i in range(1, 20_001)]
+    data = manifest.manifest_bytes(manifest_table(rows), 1)
+    assert len(_groups(data)) == 3
+    digest = manifest.manifest_digest(data)
+    Storage().publish_bytes(str(tmp_path / manifest.FILE), data)
+    for unit in (0, 8191, 8192, 19_999):
+        assert manifest.read_unit(str(tmp_path), unit, digest, Storage()) == [rows[unit]]
+
+
+def test_older_files_have_a_row_group_for_each_unit(tmp_path):
+    sink = io.BytesIO()
+    with pq.ParquetWriter(sink, manifest.SCHEMA) as writer:
+        for start in (0, 3, 6):
+            writer.write_table(manifest_table(ENTRIES[start : start + 3]))
+    data = sink.getvalue()
+    assert manifest.unit_sizes(data) == [3, 3, 1]
+    assert _units(tmp_path, data) == [ENTRIES[:3], ENTRIES[3:6], ENTRIES[6:]]
+
+
+@pytest.mark.parametrize("said", ["0", "-3", "x", "2"])
+def test_a_contradiction_is_damage(said):
+    sink = io.BytesIO()
+    schema = manifest.SCHEMA.with_metadata({manifest.UNIT_KEY: said})
+    with pq.ParquetWriter(sink, schema) as writer:
+        for start in (0, 3, 6):
+            writer.write_table(manifest_table(ENTRIES[start : start + 3]).cast(schema))
+    with pytest.raises(InputError, match="is damaged"):
+        manifest.unit_sizes(sink.getvalue())

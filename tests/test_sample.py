@@ -10,7 +10,8 @@ from ntt_ray.cli import app
 from ntt_ray.cli.app import console
 from ntt_ray.config import build_config
 from ntt_ray.pipeline import sample as sample_module
-from ntt_ray.pipeline.manifest import list_images
+from ntt_ray.pipeline.image_list import list_images
+from ntt_ray.pipeline.manifest import entries_of
 from ntt_ray.pipeline.placement import Resources
 from ntt_ray.pipeline.sample import Measured, _made_of, _sample_config, estimate_run, settled
 from ntt_ray.pipeline.stages import UnitDone
@@ -140,7 +141,7 @@ def test_changed_references_are_another_sample(golden_config, golden_references,
     coco, own = json.loads(golden_references.read_text()), tmp_path / "refs.json"
     own.write_text(json.dumps(coco))
     config, store = build_config(golden_config, [f"references.annotations={own}"]), Storage()
-    entries = list_images(config.images, config.image_root, store)[:3]
+    entries = entries_of(list_images(config.images, config.image_root, store))[:3]
 
     def output() -> str:
         return _sample_config(config, entries, _made_of(config, store)).output

@@ -18,6 +18,7 @@ from ntt_ray.pipeline.verify import Verdict, verify
 from ntt_ray.quality.findings import Findings, Problem
 from ntt_ray.records import ClassLabel, ImageEntry, ImageLabels
 from ntt_ray.storage import Storage
+from test_manifest import manifest_table
 from test_shards import make_labels
 
 UNIT = 3
@@ -37,7 +38,7 @@ class Run:
         labels[4] = ImageLabels.failed(labels[4].entry, "not an image")
         self.units = [labels[i : i + UNIT] for i in range(0, len(labels), UNIT)]
         entries = [ImageEntry(i.entry.image_id, i.entry.file_name, "/x") for i in labels]
-        manifest = manifest_file.manifest_bytes(entries, UNIT)
+        manifest = manifest_file.manifest_bytes(manifest_table(entries), UNIT)
         self.identity = identity(manifest)
         self.publish(manifest_file.FILE, manifest)
         self.publish(run_record.BANK_FILE, BANK)

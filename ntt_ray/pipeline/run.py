@@ -31,6 +31,7 @@ from ntt_ray.pipeline.bank import (
     reusable_bank,
     task_result,
 )
+from ntt_ray.pipeline.image_list import list_images
 from ntt_ray.pipeline.label import label_units
 from ntt_ray.pipeline.lock import RunLock
 from ntt_ray.pipeline.method import match_settings
@@ -88,8 +89,8 @@ def make_plan(config: Config) -> Plan:
         classes = read_bank(config.bank, store).classes
     data = _existing_manifest(config.output, store)
     if data is None:
-        entries = manifest_file.list_images(config.images, config.image_root, store)
-        data = manifest_file.manifest_bytes(entries, config.job.images_per_unit)
+        images = list_images(config.images, config.image_root, store)
+        data = manifest_file.manifest_bytes(images, config.job.images_per_unit)
     sizes = manifest_file.unit_sizes(data)
     done = len(existing_shards(config.output, store) & set(range(len(sizes))))
     return Plan(sum(sizes), len(sizes), done, tuple(label.name for label in classes))
@@ -186,8 +187,8 @@ def _prepare(
 ) -> Prepared:
     manifest = _existing_manifest(config.output, store)
     if manifest is None:
-        entries = manifest_file.list_images(config.images, config.image_root, store)
-        manifest = manifest_file.manifest_bytes(entries, config.job.images_per_unit)
+        images = list_images(config.images, config.image_root, store)
+        manifest = manifest_file.manifest_bytes(images, config.job.images_per_unit)
     recorded = run_record.read_record(config.output, store)
     connect()
     spec, resources = _models(config, store)

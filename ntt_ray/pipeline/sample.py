@@ -18,9 +18,10 @@ from ntt_ray.config import Config
 from ntt_ray.errors import InputError
 from ntt_ray.matching.bank_file import bank_digest
 from ntt_ray.outputs.shards import existing_shards, shard_uri
-from ntt_ray.pipeline import manifest as manifest_file
 from ntt_ray.pipeline.bank import checked_inputs, read_bank
+from ntt_ray.pipeline.image_list import list_images
 from ntt_ray.pipeline.label import IMAGES_PER_GPU_STEP
+from ntt_ray.pipeline.manifest import entries_of
 from ntt_ray.pipeline.outcome import evaluate_run, merge, report_run
 from ntt_ray.pipeline.resources import connect, decide
 from ntt_ray.pipeline.run import label
@@ -103,12 +104,12 @@ def estimate_run(
         The estimate, and the config of the sample's own run, whose report shows its gallery.
     """
     store = Storage(config.storage_options)
-    entries = manifest_file.list_images(config.images, config.image_root, store)
-    chosen = sorted(random.Random(seed).sample(range(len(entries)), min(images, len(entries))))
-    own = [entries[position] for position in chosen]
+    table = list_images(config.images, config.image_root, store)
+    chosen = sorted(random.Random(seed).sample(range(len(table)), min(images, len(table))))
+    own = entries_of(table.take(chosen))
     sample = _sample_config(config, own, _made_of(config, store))
     measured = _recorded(sample, store) or _measured(sample, own, store, on_unit)
-    return _estimate(config, len(entries), measured), sample
+    return _estimate(config, len(table), measured), sample
 
 
 def _made_of(config: Config, store: Storage) -> list[str]:

@@ -123,11 +123,9 @@ class _Manifest:
         self._file = pq.ParquetFile(stream)
         if not self._file.schema_arrow.equals(manifest_file.SCHEMA):
             raise ValueError("it has other columns than a manifest")
-        footer = self._file.metadata
-        self.sizes = [footer.row_group(i).num_rows for i in range(footer.num_row_groups)]
-        spans = [footer.row_group(i).column(0).statistics for i in range(footer.num_row_groups)]
-        known = all(span is not None and span.has_min_max for span in spans)
-        self._firsts = [span.min for span in spans] if known else []
+        self._units = manifest_file.Units.of(self._file.metadata)
+        self.sizes = self._units.sizes()
+        self._firsts: dict[int, int] = {}  # first image of the units that were asked for
 
     def unit(self, unit: int) -> list[ImageEntry]:
         """The images of a unit.
@@ -136,18 +134,21 @@ class _Manifest:
             InputError: its part of the file is damaged.
         """
         try:
-            table = self._file.read_row_group(unit)
-            table.validate(full=True)
-        except (OSError, pa.ArrowException) as error:
+            return self._units.read(self._file, unit)
+        except (ValueError, OSError, pa.ArrowException) as error:
             raise InputError(f"the images of unit {unit} cannot be read ({error})") from None
-        return [ImageEntry(**row) for row in table.to_pylist()]
 
     def unit_of(self, image_id: int) -> int | None:
         """The unit that holds an image, if one does."""
-        unit = bisect.bisect_right(self._firsts, image_id) - 1
+        unit = bisect.bisect_right(range(len(self.sizes)), image_id, key=self._first) - 1
         if unit < 0:
             return None
         return unit if any(e.image_id == image_id for e in self.unit(unit)) else None
+
+    def _first(self, unit: int) -> int:
+        if unit not in self._firsts:
+            self._firsts[unit] = self.unit(unit)[0].image_id
+        return self._firsts[unit]
 
 
 def _check_record(recorded: Mapping[str, Any], out: Findings) -> None:
