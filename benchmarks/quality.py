@@ -305,10 +305,11 @@ def tables(seeds: Sequence[Mapping[str, Found]]) -> Iterator[str]:
     """Markdown tables of each kind of scenes: figures, and differences from the paper's path."""
     for kind, first in seeds[0].items():
         found = [own[kind] for own in seeds]
-        sizes = [f"{min(column)} to {max(column)} {name.replace('_', ' ')}"
-                 for name in first["sizes"]
-                 if (column := [own["sizes"][name] for own in found])]  # fmt: skip
-        yield f"\n{kind}: {len(seeds)} seeds, each with {', '.join(sizes)}\n"
+        sizes = ", ".join(
+            f"{_range([own['sizes'][name] for own in found])} {name.replace('_', ' ')}"
+            for name in first["sizes"]
+        )
+        yield f"\n{kind}: {len(seeds)} seeds, each with {sizes}\n"
         small = min(own["sizes"]["small_objects"] for own in found)
         hidden = () if small >= MIN_SMALL_OBJECTS else ("AP small",)
         columns = {title: key for title, key in COLUMNS.items() if title not in hidden}
@@ -325,6 +326,11 @@ def tables(seeds: Sequence[Mapping[str, Found]]) -> Iterator[str]:
         yield ""
         titles = [list(columns)[n] for n in compared]
         yield from _table(titles, differences, "+", corner="difference")
+
+
+def _range(values: Sequence[int]) -> str:
+    low, high = min(values), max(values)
+    return f"{low}" if low == high else f"{low} to {high}"
 
 
 def _differences(
