@@ -174,7 +174,7 @@ class Measured:
             "mask_ap_small": metrics["segm"]["APs"],
             "box_ap": metrics["bbox"]["AP"],
             "best_f1": alarms["best_f1"],
-            "false_alarms": false_alarms(scenes.truth, self.results, alarms["score"]),
+            "false_alarms": alarms["class_share"],
             "alarmed_images": alarms["share"],
             "speed": plain_seconds / self.seconds,
             "points_asked": work.points_asked / work.points if work.points else None,
@@ -279,26 +279,6 @@ def compare(measured: Sequence[Measured], scenes: Scenes, classes: Sequence[Clas
     plain_seconds = measured[0].seconds
     figures = {own.name: own.figures(scenes, classes, plain_seconds) for own in measured}
     return {"sizes": scenes.sizes(), "variants": figures}
-
-
-def false_alarms(
-    truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], score: float | None
-) -> float | None:
-    """Share of the images without a class in which it is found; the mean of all classes."""
-    if score is None:
-        return None
-    images = {image["id"] for image in truth["images"]}
-    shares = []
-    for category_id in (category["id"] for category in truth["categories"]):
-        present = {a["image_id"] for a in truth["annotations"] if a["category_id"] == category_id}
-        found = {
-            r["image_id"]
-            for r in results
-            if r["category_id"] == category_id and r["score"] >= score
-        }
-        if absent := images - present:
-            shares.append(len(found & absent) / len(absent))
-    return statistics.mean(shares) if shares else None
 
 
 def tables(seeds: Sequence[Mapping[str, Found]]) -> Iterator[str]:

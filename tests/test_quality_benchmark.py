@@ -3,10 +3,9 @@
 from dataclasses import replace
 
 import numpy as np
-import pytest
 import torch
 
-from benchmarks.quality import MATCHING, PLAIN, Measured, compare, false_alarms, tables
+from benchmarks.quality import MATCHING, PLAIN, Measured, compare, tables
 from benchmarks.quality_scenes import (
     Example,
     Means,
@@ -37,37 +36,6 @@ def test_families_become_classes_and_the_others_none():
         "objects": 3,
         "small_objects": 0,  # 32 x 32 is the first that is not
     }
-
-
-FOUND = [
-    {"image_id": 1, "category_id": 1, "score": 0.9},  # it is there
-    {"image_id": 2, "category_id": 1, "score": 0.8},
-    {"image_id": 2, "category_id": 1, "score": 0.7},  # the same image
-    {"image_id": 3, "category_id": 1, "score": 0.4},
-    {"image_id": 1, "category_id": 2, "score": 0.5},
-]
-
-
-@pytest.mark.parametrize(
-    ("score", "share"),
-    [(None, None), (1.0, 0.0), (0.8, (1 / 2 + 0) / 2), (0.5, (1 / 2 + 1 / 3) / 2), (0.0, 2 / 3)],
-)
-def test_false_alarms(score, share):
-    truth = {
-        "images": [{"id": n} for n in (1, 2, 3)],
-        "categories": [{"id": 1}, {"id": 2}],
-        "annotations": [{"image_id": 1, "category_id": 1}],
-    }
-    assert false_alarms(truth, FOUND, score) == pytest.approx(share)
-
-
-def test_a_class_that_every_image_has_gives_no_false_alarm():
-    truth = {
-        "images": [{"id": 1}],
-        "categories": [{"id": 1}],
-        "annotations": [{"image_id": 1, "category_id": 1}],
-    }
-    assert false_alarms(truth, FOUND[:1], 0.0) is None
 
 
 def _seed(plain, other, small):
