@@ -94,13 +94,15 @@ def test_the_job_end_to_end(golden_config):
     record = json.loads((output / "run.json").read_text())
     assert record["plan"] == {"images": 4, "units": 2}
 
-    # a second start does nothing
+    # a second start does nothing, but for what a stopped one had no time for
+    (output / "labels" / "shard-000001.journal.json").write_text("{}")
     again, _ = run_all(golden_config)
     assert again == []
     assert contents(output) == before
 
     # a deleted shard is made again, with the same bytes
     (output / "labels" / "shard-000001.parquet").unlink()
+    (output / "labels" / "shard-000000.journal.json").write_text("{}")
     with pytest.raises(RunIncompleteError, match=r"1 of 2 shards are missing: 1\."):
         outcome.merge(build_config(golden_config))
     partial, counts = outcome.merge(build_config(golden_config), partial=True)

@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from ntt_ray.pipeline.journal import UnitJournal, journal_uri
+from ntt_ray.outputs.shards import shard_uri
+from ntt_ray.pipeline.journal import UnitJournal, delete_finished, journal_uri
 from ntt_ray.storage import Storage
 
 
@@ -70,3 +71,14 @@ def test_suspects_are_taken_up_alone(tmp_path):
 def test_a_damaged_note_says_nothing(tmp_path):
     Storage().publish_bytes(journal_uri(str(tmp_path), 7), b"{")
     assert _work(tmp_path, set()) == []
+
+
+def test_notes_beside_a_shard_are_deleted(tmp_path):
+    delete_finished(str(tmp_path), Storage())  # nothing there yet
+    for unit in (1, 2):
+        Storage().publish_bytes(journal_uri(str(tmp_path), unit), b"{}")
+    Storage().publish_bytes(shard_uri(str(tmp_path), 1), b"its process ended here")
+    delete_finished(str(tmp_path), Storage())
+    assert not Storage().exists(journal_uri(str(tmp_path), 1))
+    assert Storage().exists(journal_uri(str(tmp_path), 2))
+    assert Storage().exists(shard_uri(str(tmp_path), 1))

@@ -18,6 +18,7 @@ from ntt_ray.outputs.shards import FOLDER, shard_name
 from ntt_ray.storage import Storage
 
 MAX_DEATHS = 2
+SUFFIX = ".journal.json"
 
 
 class UnitJournal:
@@ -60,8 +61,16 @@ class UnitJournal:
 
 def journal_uri(output: str, shard_id: int) -> str:
     """Where the notes on a unit lie; deleted once its shard is there."""
-    name = shard_name(shard_id).removesuffix(".parquet") + ".journal.json"
+    name = shard_name(shard_id).removesuffix(".parquet") + SUFFIX
     return storage.join(output, FOLDER, name)
+
+
+def delete_finished(output: str, store: Storage) -> None:
+    """Delete notes beside a shard: their process ended after it published the one."""
+    names = set(store.list_files(storage.join(output, FOLDER)))
+    for name in sorted(name for name in names if name.endswith(SUFFIX)):
+        if name.removesuffix(SUFFIX) + ".parquet" in names:
+            store.delete(storage.join(output, FOLDER, name))
 
 
 def _groups(positions: Sequence[int], step: int, suspects: set[int]) -> Iterator[list[int]]:

@@ -32,6 +32,7 @@ from ntt_ray.pipeline.bank import (
     task_result,
 )
 from ntt_ray.pipeline.image_list import list_images
+from ntt_ray.pipeline.journal import delete_finished
 from ntt_ray.pipeline.label import label_units
 from ntt_ray.pipeline.lock import RunLock
 from ntt_ray.pipeline.method import match_settings
@@ -156,6 +157,7 @@ def label(config: Config, on_unit: Callable[[UnitDone, int, int], None]) -> None
         done = total - sum(prepared.images_by_unit[unit] for unit in prepared.todo)
         if not prepared.todo:
             logger.info("all %d units are done already", len(prepared.images_by_unit))
+            delete_finished(config.output, store)
             return
         largest = max(prepared.images_by_unit)
         chain = label_units(prepared.job, prepared.todo, prepared.bank, prepared.resources, largest)
@@ -170,6 +172,7 @@ def label(config: Config, on_unit: Callable[[UnitDone, int, int], None]) -> None
                 metrics.unit(unit.write_s)
                 metrics.progress(done, total)
                 on_unit(unit, done, total)
+        delete_finished(config.output, store)
         missing = sorted(set(prepared.todo) - existing_shards(config.output, store))
         if missing:
             raise RunIncompleteError(
