@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from ntt_ray import storage
 from ntt_ray.cli.app import (
     ConfigPath,
     DryRun,
@@ -143,7 +144,7 @@ def _merge(settings: Config, *, partial: bool) -> MergeCounts:
     with MergeReporter() as reporter:
         names, counts = merge_run(settings, partial=partial, on_progress=reporter.items)
     for name in names:
-        logger.info("wrote %s/%s", settings.output, name)
+        logger.info("wrote %s", storage.join(settings.output, name))
     return counts
 
 
@@ -151,7 +152,7 @@ def _report(settings: Config, images_per_s: float | None = None) -> None:
     from ntt_ray.pipeline.outcome import report_run
 
     report_run(settings, images_per_s)
-    logger.info("wrote %s/report.html", settings.output)
+    logger.info("wrote %s", storage.join(settings.output, "report.html"))
 
 
 def _evaluate(settings: Config) -> dict[str, Any]:
@@ -206,7 +207,7 @@ def _print_demo(
         table.add_row(*row)
     console.print(table)
     say(f"files:   {settings.output}")
-    say(f"look at: {settings.output}/report.html")
+    say(f"look at: {storage.join(settings.output, 'report.html')}")
     say(
         "The demo weights know drawn objects only. For photographs: configs/photos.yaml, with the "
         "published models."

@@ -8,6 +8,7 @@ import re
 import signal
 import threading
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -29,11 +30,12 @@ _LOCAL_SYSTEM = {
 _RAY_ADVICE = re.compile(r"\nFailed to [^\n]* after \d+/\d+ attempts .*", re.DOTALL)
 
 
-def connect(object_store_bytes: int | None = None) -> None:
+def connect(object_store_bytes: int | None = None, cpus: int | None = None) -> None:
     """Join the cluster that ``RAY_ADDRESS`` names, or start Ray on this machine; quietly.
 
     Args:
         object_store_bytes: shared memory of a Ray that is started here; None: Ray's own choice.
+        cpus: that a Ray started here shall count; None: those of the machine.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if not ray.is_initialized():
@@ -46,6 +48,7 @@ def connect(object_store_bytes: int | None = None) -> None:
             logging_level=logging.ERROR,
             include_dashboard=False if here else None,
             object_store_memory=object_store_bytes if here else None,
+            num_cpus=cpus if here else None,
             _system_config=_LOCAL_SYSTEM if here else None,
         )
         # Ray's own handler drains the node for up to half a minute before anything else ends
@@ -84,9 +87,14 @@ def _node(resources: Mapping[str, float]) -> Node:
 
 def this_log() -> str:
     """Where the log of this worker is, in words, for an error that a person will read."""
-    worker = ray.get_runtime_context().get_worker_id()
+    context = ray.get_runtime_context()
+    path = Path(ray._private.worker.global_worker.get_err_file_path())
+    name = f"worker-{context.get_worker_id()}*.err"
     address = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
-    return f"its traceback: ray logs cluster 'worker-{worker}*.err' --node-ip {address}"
+    return (
+        f"its traceback: {path} on {address}; while the cluster is up: "
+        f"ray logs cluster '{name}' --node-ip {address} --address {context.gcs_address}"
+    )
 
 
 def our_error(error: BaseException) -> BaseException:
