@@ -9,6 +9,8 @@ from argparse import Namespace
 from pathlib import Path
 
 import pytest
+import ray
+from ray.data import DataContext
 
 from conftest import GOLDEN
 from ntt_ray.cli.progress import Reporter
@@ -208,6 +210,21 @@ def test_a_run_that_stands_still_ends(golden_config, monkeypatch):
         run_all(golden_config)
     monkeypatch.undo()
     assert run_all(golden_config)[1].images == 4
+
+
+def test_a_driver_remembers_nothing_of_a_block(monkeypatch):
+    operators = []
+
+    class Seen(label._ForgetBlocks):
+        def after_execution_succeeds(self, executor):
+            operators.extend(executor._topology)
+
+    context = DataContext.get_current()
+    monkeypatch.setattr(context, "custom_execution_callback_classes", [Seen])
+    rows = ray.data.from_items(list(range(20)), override_num_blocks=20)
+    assert len(rows.map_batches(lambda batch: batch, batch_size=1).take_all()) == 20
+    remembered = [len(o._output_blocks_stats) for o in operators if "Map" in o.name]
+    assert remembered == [0]
 
 
 def test_a_ready_bank(golden_config, tmp_path):

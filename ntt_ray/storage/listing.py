@@ -1,6 +1,6 @@
 """Names of the objects below a prefix, a page at a time, so that a listing can be followed.
 
-S3 is asked page by page, also in one flat prefix of millions, and a local disk folder by folder.
+S3 is asked page by page (`s3_listing`), and a local disk folder by folder.
 Other stores are asked for everything at once: fsspec offers no pages there. A page that failed is
 asked for again; none is left out.
 """
@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from fsspec.implementations.local import LocalFileSystem
+
+from ntt_ray.storage.s3_listing import s3_pages
 
 T = TypeVar("T")
 Retried = Callable[[Callable[[], T]], T]
@@ -35,7 +37,7 @@ def pages(fs: Any, path: str, retried: Retried[Any], hidden: bool = False) -> It
     if isinstance(fs, LocalFileSystem):
         return _local_folders(path, hidden)
     if hasattr(fs, "call_s3"):
-        return _s3_pages(fs, path, retried)
+        return s3_pages(fs, path, retried)
     return _at_once(fs, path, retried)
 
 
@@ -65,19 +67,6 @@ def _leads_back(root: str, start: str, name: str) -> bool:
     parts = start.split("/")
     way = [os.path.join(root, *parts[:depth]) for depth in range(len(parts) + 1)]
     return os.path.realpath(link) in {os.path.realpath(folder) for folder in way}
-
-
-def _s3_pages(fs: Any, path: str, retried: Retried[Any]) -> Iterator[list[str]]:
-    bucket, _, key = path.partition("/")
-    prefix = key.rstrip("/") + "/" if key else ""
-    request = {"Bucket": bucket, "Prefix": prefix}
-    while True:
-        page = retried(lambda: fs.call_s3("list_objects_v2", **request))
-        keys = [item["Key"] for item in page.get("Contents", ())]
-        yield [key.removeprefix(prefix) for key in keys if not key.endswith("/")]
-        if not page.get("IsTruncated"):
-            return
-        request["ContinuationToken"] = page["NextContinuationToken"]
 
 
 def _at_once(fs: Any, path: str, retried: Retried[Any]) -> Iterator[list[str]]:
