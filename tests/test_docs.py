@@ -1,4 +1,4 @@
-"""The README stays true: its tree names every file, its commands exist, nothing private leaks."""
+"""The documents stay true: the tree names every file, its commands exist, nothing private leaks."""
 
 import re
 import subprocess
@@ -12,6 +12,7 @@ from ntt_ray.config import build_config
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+TREE = (ROOT / "docs" / "layout.md").read_text(encoding="utf-8")
 
 
 def _tracked() -> list[str]:
@@ -22,17 +23,17 @@ def _tracked() -> list[str]:
 
 
 def test_the_tree_names_every_module():
-    tree = README.split("```text")[1].split("```")[0]
+    tree = TREE.split("```text")[1].split("```")[0]
     for path in _tracked():
         if path.startswith("ntt_ray/") and path.endswith(".py") and "__init__" not in path:
-            assert Path(path).name in tree, f"{path} is not in the README's tree"
+            assert Path(path).name in tree, f"{path} is not in docs/layout.md"
 
 
 def test_the_tree_names_nothing_that_is_not_there():
-    tree = README.split("```text")[1].split("```")[0]
+    tree = TREE.split("```text")[1].split("```")[0]
     names = {Path(path).name for path in _tracked()}
     for name in re.findall(r"[\w.-]+\.(?:py|yaml|html|md)", tree):
-        assert name in names, f"the README's tree names {name}"
+        assert name in names, f"docs/layout.md names {name}"
 
 
 def test_every_command_is_in_the_readme():
