@@ -3,7 +3,7 @@
 import threading
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.listing import SlowBucket
@@ -27,6 +27,7 @@ def _listed(bucket: SlowBucket) -> list[str]:
 NAMES = st.lists(st.sampled_from(["a", "b", "B", "é", "\U0001f600", ".x", "0", "~"]), min_size=1)
 
 
+@settings(deadline=None)
 @given(
     st.sets(NAMES.map("/".join), max_size=60),
     st.integers(1, 5),
