@@ -76,6 +76,7 @@ def test_a_config_without_published_files_needs_nothing(tmp_path):
     done = _run("push", "--to", str(tmp_path / "mirror"), _config(tmp_path, **demo))
     assert done.exit_code == 0
     assert "nothing to do" in done.stderr
+    assert "use it with" not in done.stderr
     assert not (tmp_path / "mirror").exists()
 
 

@@ -82,7 +82,8 @@ def push(
     for published in files:
         done = push_file(published, storage.absolute(prefix), store)
         say(f"{published.file_name}: {done}")
-    say(f"use it with models.mirror: {storage.redact(prefix)}")
+    if files:
+        say(f"use it with models.mirror: {storage.redact(prefix)}")
 
 
 def _chosen(
