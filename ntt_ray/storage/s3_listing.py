@@ -68,7 +68,7 @@ def _keys(ask: Ask, prefix: str) -> Iterator[list[str]]:
         if rest is None:
             return
         left = rest
-        in_order &= [last, *keys] == sorted([last, *keys])  # S3's directory buckets have none
+        in_order &= [last, *keys] == sorted([last, *keys])  # S3's directory buckets keep none
         last = keys[-1] if keys else last
     pool = ThreadPoolExecutor(AT_ONCE)
     try:
