@@ -27,6 +27,7 @@ from typing import ClassVar
 from s3_store import own_process
 
 TELL = "/__what_happened__"
+TELL_MOST = "/__most_at_once__"
 DROPPED = {"connection", "keep-alive", "transfer-encoding", "content-length", "date", "server"}
 ERROR = "<?xml version='1.0'?><Error><Code>{code}</Code><Message>{text}</Message></Error>"
 FAULTS = {
@@ -71,7 +72,14 @@ class Proxy:
 
     def happened(self) -> dict[str, int]:
         """How many requests came, ``requests``, and how many of them met which fault."""
-        with urllib.request.urlopen(self.endpoint + TELL, timeout=10) as answer:
+        return self._told(TELL)
+
+    def most_at_once(self) -> int:
+        """How many requests were being delayed at the same moment, at most."""
+        return self._told(TELL_MOST)["most"]
+
+    def _told(self, path: str) -> dict[str, int]:
+        with urllib.request.urlopen(self.endpoint + path, timeout=10) as answer:
             return json.load(answer)
 
 
@@ -89,14 +97,18 @@ class _Handler(BaseHTTPRequestHandler):
     upstream: tuple[str, int]
     counts: ClassVar[Counter[str]] = Counter()
     seen: ClassVar[Counter[str]] = Counter()
+    at_once: ClassVar[Counter[str]] = Counter()
     lock = threading.Lock()
 
     def _pass(self) -> None:
+        if self.path == TELL_MOST:
+            self._answer(200, [], json.dumps({"most": self.at_once["most"]}).encode())
+            return
         if self.path == TELL:
             self._answer(200, [], json.dumps(self.counts).encode())
             return
         fault = self._fault()
-        time.sleep(self.hostility.delay_s)
+        self._delay()
         if fault is None or fault == "short":
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             status, headers, data = self._ask(body)
@@ -109,6 +121,14 @@ class _Handler(BaseHTTPRequestHandler):
         getattr(self, f"_{fault}")()
 
     do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _pass  # noqa: N815 the library's names
+
+    def _delay(self) -> None:
+        with self.lock:
+            self.at_once["now"] += 1
+            self.at_once["most"] = max(self.at_once["most"], self.at_once["now"])
+        time.sleep(self.hostility.delay_s)
+        with self.lock:
+            self.at_once["now"] -= 1
 
     def _fault(self) -> str | None:
         name, how = f"{self.command} {self.path}", self.hostility
