@@ -68,11 +68,15 @@ def golden_config(golden_references: Path, tmp_path: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+def undisturbed(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Undisturbed:
     """The run that runs with faults are compared with."""
     from faults.drivers import Undisturbed
 
-    return Undisturbed(tmp_path_factory.mktemp("faults"))
+    own = tmp_path_factory.getbasetemp()
+    # the folder of all processes of this test session, where there are several
+    return Undisturbed((own.parent if hasattr(request.config, "workerinput") else own) / "faults")
 
 
 @pytest.fixture(scope="session")
