@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import torch
 
 from ntt_ray.models.protocols import Proposals
@@ -22,16 +24,18 @@ class FakeEncoder:
 
 
 class FakeProposer:
-    """Gives the proposals it was made with, for every image."""
+    """Gives the proposals it was made with, for every image, in the seconds it was told."""
 
     image_size = 32
     points_per_step = 64
     device = torch.device("cpu")
 
-    def __init__(self, proposals: Proposals) -> None:
+    def __init__(self, proposals: Proposals, image_s: float = 0.0) -> None:
         self._proposals = proposals
+        self._image_s = image_s
 
     def propose(self, images, min_predicted_iou, wanted=None) -> list[Proposals]:
+        time.sleep(self._image_s * len(images))
         keep = self._proposals.predicted_iou > min_predicted_iou
         return [self._proposals.select(keep) for _ in (images if wanted is None else wanted)]
 

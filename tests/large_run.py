@@ -15,33 +15,10 @@ import sys
 import time
 from pathlib import Path
 
-import torch
-
-from fakes import FakeEncoder, FakeProposer, make_proposals
+from fake_models import use_fakes
 from ntt_ray.config import load_config
 from ntt_ray.pipeline import outcome
 from ntt_ray.pipeline import run as steps
-from ntt_ray.pipeline.models import ModelSpec
-from ntt_ray.pipeline.resources import decide
-
-
-class FakeSpec(ModelSpec):
-    """Loads the fakes in whatever process labels."""
-
-    def load_encoder(self) -> FakeEncoder:
-        return FakeEncoder()
-
-    def load_proposer(self, points_per_side: int) -> FakeProposer:
-        masks = torch.zeros(2, 32, 32, dtype=torch.bool)
-        masks[0, 4:20, 4:20] = masks[1, 12:28, 16:30] = True
-        return FakeProposer(make_proposals(masks, [0.9, 0.8]))
-
-    def checked_digests(self) -> dict[str, str]:
-        return {"encoder": "fake", "proposer": "fake"}
-
-
-def _fake_models(config, store):
-    return FakeSpec(config.models, store=store), decide(config.job, "cpu")
 
 
 def _memory_mib() -> float:
@@ -49,9 +26,15 @@ def _memory_mib() -> float:
     return pages * resource.getpagesize() / 2**20
 
 
+def _peak_mib() -> float:
+    # not getrusage: there a process begins with the peak of the one that started it
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
 def main(path: str) -> None:
     logging.basicConfig(level=logging.INFO)
-    steps._models = _fake_models
+    use_fakes()
     config = load_config(path)
     started = time.perf_counter()
     memory = [0.0]  # MiB after each unit, so that what grows with the run is seen
@@ -66,7 +49,7 @@ def main(path: str) -> None:
         "units": len(memory) - 1,
         "first_unit_mib": memory[1],
         "last_unit_mib": memory[-1],
-        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_mib": _peak_mib(),
     }
     print(json.dumps(told), flush=True)
 

@@ -21,6 +21,7 @@ from filelock import FileLock
 from conftest import GOLDEN, GOLDEN_MODELS
 
 IMAGES = 24
+IMAGE_S = 0.15  # to label an image: long enough to meet a run in the middle of it
 MARK = "NTT_RAY_FAULT_TEST"  # in the environment of a driver and of every process it starts
 DEADLINE_S = 150
 FILES = ("annotations.json", "results.json", "bank.safetensors", "manifest.parquet")
@@ -41,7 +42,7 @@ class Driver:
         self.started = time.monotonic()
         with self._said.open("w") as said:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "ntt_ray", "run", str(config)],
+                [sys.executable, "tests/fake_models.py", str(IMAGE_S), "run", str(config)],
                 cwd=Path(__file__).parents[2],
                 env={**os.environ, "RAY_ADDRESS": "", MARK: self.mark, **environment},
                 stderr=said,
@@ -144,7 +145,6 @@ class Undisturbed:
                 "shots": 1,
             },
             "models": GOLDEN_MODELS,
-            "method": {"points_per_side": 16, "max_detections": 10},
             "job": {"images_per_unit": 1, "actors": 1},
             "merge": {"min_score": 0.0},
             **changes,

@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.faults, pytest.mark
 ROOT = Path(__file__).parents[2]
 FOLDERS, IMAGES_PER_FOLDER, BAD_PER_FOLDER = 10, 1000, 30
 IMAGES, BAD = FOLDERS * IMAGES_PER_FOLDER, FOLDERS * BAD_PER_FOLDER
-# 9 were measured: see docs/reliability.md
+# 12 were measured: see docs/reliability.md
 MAX_GROWTH_MIB = 40
 
 

@@ -1,0 +1,57 @@
+"""How to load the fakes, for runs that are about processes and storage; without torch itself.
+
+Also the command ``ntt-ray`` with them, whose labelling takes as long as asked without computing:
+
+    python tests/fake_models.py SECONDS_PER_IMAGE run CONFIG
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ntt_ray.pipeline import run as steps
+from ntt_ray.pipeline.models import ModelSpec
+from ntt_ray.pipeline.resources import decide
+
+if TYPE_CHECKING:
+    from fakes import FakeEncoder, FakeProposer
+
+
+@dataclass(frozen=True)
+class FakeSpec(ModelSpec):
+    """Loads the fakes in whatever process labels."""
+
+    image_s: float = 0.0
+
+    def load_encoder(self) -> FakeEncoder:
+        from fakes import FakeEncoder
+
+        return FakeEncoder()
+
+    def load_proposer(self, points_per_side: int) -> FakeProposer:
+        import torch
+
+        from fakes import FakeProposer, make_proposals
+
+        masks = torch.zeros(2, 32, 32, dtype=torch.bool)
+        masks[0, 4:20, 4:20] = masks[1, 12:28, 16:30] = True
+        return FakeProposer(make_proposals(masks, [0.9, 0.8]), self.image_s)
+
+
+def use_fakes(image_s: float = 0.0) -> None:
+    """Let the runs of this process label with them, in `image_s` seconds an image and 2 ms."""
+
+    def fake_models(config, store):
+        return FakeSpec(config.models, store=store, image_s=image_s), decide(config.job, "cpu")
+
+    steps._models = fake_models
+
+
+if __name__ == "__main__":
+    from fake_models import use_fakes as use_importable_fakes
+    from ntt_ray.cli import main
+
+    use_importable_fakes(float(sys.argv.pop(1)))
+    main()
