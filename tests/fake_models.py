@@ -41,7 +41,7 @@ class FakeSpec(ModelSpec):
 
 
 def use_fakes(image_s: float = 0.0) -> None:
-    """Let the runs of this process label with them, in `image_s` seconds an image and 2 ms."""
+    """Let the runs of this process label with them; an image takes `image_s` seconds longer."""
 
     def fake_models(config, store):
         return FakeSpec(config.models, store=store, image_s=image_s), decide(config.job, "cpu")
@@ -50,6 +50,7 @@ def use_fakes(image_s: float = 0.0) -> None:
 
 
 if __name__ == "__main__":
+    # under its own name, by which the workers find the class; here it is in `__main__`
     from fake_models import use_fakes as use_importable_fakes
     from ntt_ray.cli import main
 

@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.faults, pytest.mark
 # Where a driver is killed: at a milestone, and a random number of seconds up to this many after it.
 MOMENTS = {
     "importing": 2.0,
-    "locked": 6.0,  # Ray starts, the checkpoints are read, the bank is built
+    "locked": 6.0,  # Ray starts, the checkpoints are digested, the bank is built
     "recorded": 5.0,  # the actors start
     "labelling": 0.5,
     "merging": 0.3,
