@@ -18,14 +18,14 @@ from pathlib import Path
 import torch
 
 from benchmarks.measure import machine, write_json
+from ntt_ray.bank.memory import MemoryBank
 from ntt_ray.config import Config, load_config
 from ntt_ray.demo.example import draw_example
 from ntt_ray.images import decode_image
-from ntt_ray.labeler import Labeler
-from ntt_ray.matching.memory import MemoryBank
-from ntt_ray.pipeline.models import ModelSpec
-from ntt_ray.pipeline.run import build_run_bank, label
-from ntt_ray.pipeline.stages import UnitDone
+from ntt_ray.method.labeler import Labeler
+from ntt_ray.models.spec import ModelSpec
+from ntt_ray.run.job import UnitDone
+from ntt_ray.run.prepare import build_run_bank, label
 
 
 def main() -> None:

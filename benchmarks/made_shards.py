@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 
 from ntt_ray.masks import Rle, encode_part, rle_area, rle_bbox_xywh
-from ntt_ray.outputs.shards import ANNOTATION, SCHEMA, shard_uri, table_to_bytes
 from ntt_ray.records import ClassLabel
+from ntt_ray.run.shard import ANNOTATION, SCHEMA, shard_uri, table_to_bytes
 from ntt_ray.storage import Storage
 
 SIZE_HW = (480, 640)

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.measure import machine, peak_memory, timed, write_json
-from ntt_ray.labeler import Candidates, Labeler
-from ntt_ray.matching.memory import MemoryBank
-from ntt_ray.models.protocols import Proposals
+from ntt_ray.bank.memory import MemoryBank
+from ntt_ray.method.labeler import Candidates, Labeler
+from ntt_ray.models.interfaces import Proposals
 from ntt_ray.records import ClassLabel
 
 LOW_RESOLUTION = 256

@@ -30,11 +30,11 @@ from pycocotools.coco import COCO
 
 from benchmarks.made_shards import CLASSES, write_shards
 from benchmarks.measure import machine, write_json
-from ntt_ray.outputs.instances import iter_kept
-from ntt_ray.outputs.merge import MergeCounts, merge_shards
-from ntt_ray.outputs.shards import existing_shards
-from ntt_ray.outputs.thresholds import Thresholds
-from ntt_ray.pipeline.merge import map_on_ray
+from ntt_ray.merge.instances import iter_kept
+from ntt_ray.merge.passes import MergeCounts, merge_shards
+from ntt_ray.merge.thresholds import Thresholds
+from ntt_ray.run.cluster.tasks import map_on_ray
+from ntt_ray.run.shard import existing_shards
 from ntt_ray.storage import Storage
 
 PER_IMAGE, IMAGES_PER_SHARD = 10, 256
@@ -138,8 +138,8 @@ def started_ray() -> Iterator[None]:
     """Ray as a merge starts it, with so many CPUs."""
     import ray
 
-    from ntt_ray.pipeline.merge import STORE_BYTES
-    from ntt_ray.pipeline.resources import connect
+    from ntt_ray.run.cluster.connect import connect
+    from ntt_ray.run.cluster.tasks import STORE_BYTES
 
     connect(object_store_bytes=STORE_BYTES)
     yield

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
 from ntt_ray.images import RgbImage, resize_square
-from ntt_ray.labeler import to_input
 from ntt_ray.masks import Rle, encode_mask
-from ntt_ray.models.protocols import Encoder, normalize_imagenet
-from ntt_ray.models.sam2 import point_grid
+from ntt_ray.method.labeler import to_input
+from ntt_ray.models.interfaces import Encoder, normalize_imagenet
+from ntt_ray.models.sam2.proposer import point_grid
 from ntt_ray.records import MatchSettings
 
 POINTS_PER_STEP = 256

@@ -49,12 +49,13 @@ from benchmarks.quality_scenes import (
     means_of,
 )
 from ntt_ray.demo.families import NOVEL_FAMILIES
+from ntt_ray.evaluate.evaluation import evaluate
 from ntt_ray.images import resize_square
-from ntt_ray.labeler import Labeler, to_input
+from ntt_ray.method.labeler import Labeler, to_input
+from ntt_ray.method.tiling import TiledLabeler, make_labeler
 from ntt_ray.models.dinov2 import Dinov2Encoder
 from ntt_ray.models.published import BUNDLED, bundled_file
-from ntt_ray.models.sam2 import Sam2Proposer
-from ntt_ray.quality.evaluate import evaluate
+from ntt_ray.models.sam2.proposer import Sam2Proposer
 from ntt_ray.records import (
     ClassLabel,
     Detection,
@@ -65,7 +66,6 @@ from ntt_ray.records import (
     PrototypeSettings,
     TileSettings,
 )
-from ntt_ray.tiling import TiledLabeler, make_labeler
 
 SEEDS = (7, 21, 31, 41, 51)
 MIN_SMALL_OBJECTS = 10  # of each seed: with fewer their AP says nothing

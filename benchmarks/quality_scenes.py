@@ -17,7 +17,9 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from ntt_ray.bank import Background, background_means, crop_features, masked_mean
+from ntt_ray.bank.build import Background, background_means, crop_features, masked_mean
+from ntt_ray.bank.clustering import cluster_directions
+from ntt_ray.bank.memory import MemoryBank
 from ntt_ray.demo.families import FAMILIES, NOVEL_FAMILIES
 from ntt_ray.demo.scenes import (
     SIZES_WH,
@@ -29,9 +31,7 @@ from ntt_ray.demo.scenes import (
 )
 from ntt_ray.images import RgbImage, decode_image, resize_square
 from ntt_ray.masks import decode_rle, encode_mask, rle_area, rle_bbox_xywh
-from ntt_ray.matching.clustering import cluster_directions
-from ntt_ray.matching.memory import MemoryBank
-from ntt_ray.models.protocols import Encoder
+from ntt_ray.models.interfaces import Encoder
 from ntt_ray.records import ClassLabel, ImageEntry, Reference
 from ntt_ray.references.crops import ReferenceCrop, cut_reference
 from ntt_ray.references.dataset import load_references, read_image

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ntt_ray.models.dinov2 import build_vit
 from ntt_ray.models.published import PUBLISHED
-from ntt_ray.models.sam2 import build_sam2
+from ntt_ray.models.sam2.proposer import build_sam2
 
 
 def official_dinov2(name: str, seed: int = 0) -> dict[str, Tensor]:

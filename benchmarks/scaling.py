@@ -31,9 +31,9 @@ from PIL import Image
 
 from benchmarks.sleeping import SleepingSpec
 from ntt_ray.config import Config, build_config
-from ntt_ray.pipeline import run as steps
-from ntt_ray.pipeline.resources import connect, decide
-from ntt_ray.pipeline.stages import UnitDone
+from ntt_ray.run import prepare as steps
+from ntt_ray.run.cluster.connect import connect, decide
+from ntt_ray.run.job import UnitDone
 
 IMAGE = "image.png"
 IMAGE_S = 0.05
@@ -89,7 +89,7 @@ def _machine() -> dict[str, Any]:
 def _write_inputs(folder: Path) -> None:
     import torch
 
-    from ntt_ray.matching.memory import MemoryBank
+    from ntt_ray.bank.memory import MemoryBank
     from ntt_ray.records import ClassLabel
 
     image = folder / IMAGE

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ntt_ray.pipeline.models import ModelSpec
+from ntt_ray.models.spec import ModelSpec
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ntt_ray.models.protocols import Proposals
+from ntt_ray.models.interfaces import Proposals
 
 SIDE = 64  # of the images that SAM2 would see, in pixels
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from ntt_ray import storage
 from ntt_ray.errors import ConfigError
-from ntt_ray.plain_data import MAX_BYTES, MAX_DEPTH, parse_yaml, plain_problems
+from ntt_ray.yaml_input import MAX_BYTES, MAX_DEPTH, parse_yaml, plain_problems
 
 Profile = Literal[
     "coco", "coco-results", "coco-polygon", "yolo-seg", "labelstudio", "parquet", "semantic-png"

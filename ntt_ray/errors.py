@@ -6,6 +6,7 @@ raised is a bug of ours and keeps its traceback.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 
@@ -96,3 +97,19 @@ class RunIncompleteError(NttRayError):
 
 class StorageError(NttRayError):
     """The store did not answer, or refused, after all retries."""
+
+
+REASON_LIMIT = 300  # characters
+# parts of an error that differ from image to image: URIs and paths, quoted text, numbers
+_VARYING = (
+    (re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://\S+|(?<!\S)/\S+"), "…"),
+    (re.compile(r"b?'(?:[^'\\]|\\.)*'|b?\"(?:[^\"\\]|\\.)*\""), "…"),
+    (re.compile(r"\d+(?:\.\d+)?"), "N"),
+)
+
+
+def reason_of(error: str) -> str:
+    """An error text without what differs from image to image, so that equal reasons are one."""
+    for pattern, replacement in _VARYING:
+        error = pattern.sub(replacement, error)
+    return error[:REASON_LIMIT].strip() or "no reason given"

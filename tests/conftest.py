@@ -14,26 +14,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 
-from s3_store import s3  # noqa: F401 a fixture
+from tests.support.golden import GOLDEN, GOLDEN_MODELS
+from tests.support.s3_store import s3  # noqa: F401 a fixture
 
 if TYPE_CHECKING:
-    from faults.drivers import Undisturbed
-
-GOLDEN = Path(__file__).parent / "golden" / "a"
-GOLDEN_MODELS: dict[str, Any] = {
-    "encoder": {
-        "name": "dino_nano",
-        "checkpoint": str(GOLDEN / "weights" / "dino_nano.pth"),
-        "image_size": 112,
-        "architecture": {"embed_dim": 64, "depth": 2, "num_heads": 4},
-    },
-    "proposer": {
-        "name": "sam2_nano",
-        "checkpoint": str(GOLDEN / "weights" / "sam2_nano.pt"),
-        "image_size": 256,
-        "config": str(GOLDEN / "weights" / "sam2_nano.yaml"),
-    },
-}
+    from tests.faults.drivers import Undisturbed
 
 
 @pytest.fixture(scope="session")
@@ -72,7 +57,7 @@ def undisturbed(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Undisturbed:
     """The run that runs with faults are compared with."""
-    from faults.drivers import Undisturbed
+    from tests.faults.drivers import Undisturbed
 
     own = tmp_path_factory.getbasetemp()
     # the folder of all processes of this test session, where there are several
@@ -84,7 +69,7 @@ def ray_cluster() -> Iterator[None]:
     """Ray on this machine, shared by all tests that run the job."""
     import ray
 
-    from ntt_ray.pipeline.resources import connect
+    from ntt_ray.run.cluster.connect import connect
 
     connect()
     yield

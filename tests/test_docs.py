@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from ntt_ray.config import build_config
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 TREE = (ROOT / "docs" / "layout.md").read_text(encoding="utf-8")
 

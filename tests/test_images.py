@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import raw_files
 from ntt_ray.errors import ImageError
 from ntt_ray.images import PixelBudget, decode_image, decode_square, resize_square
 from ntt_ray.records import DecodeSettings
+from tests.support import raw_files
 
 
 def _encoded(mode: str, file_format: str, size=(7, 5), **options) -> bytes:

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from ntt_ray.errors import InputError
-from ntt_ray.outputs.merge import merge_shards
-from ntt_ray.outputs.shards import labels_to_table, shard_uri, table_to_bytes
-from ntt_ray.outputs.thresholds import Thresholds
-from ntt_ray.pipeline.journal import journal_uri
+from ntt_ray.merge.passes import merge_shards
+from ntt_ray.merge.thresholds import Thresholds
 from ntt_ray.records import ClassLabel, ImageEntry, ImageLabels
+from ntt_ray.run.journal import journal_uri
+from ntt_ray.run.shard import labels_to_table, shard_uri, table_to_bytes
 from ntt_ray.storage import Storage, join
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 SOURCES = sorted(
     path
     for folder in ("ntt_ray", "jobs", "benchmarks", "demo")

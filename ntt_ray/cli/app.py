@@ -103,7 +103,7 @@ def start_logging(verbose: bool) -> None:
 
 
 def _print_plan(settings: Config) -> None:
-    from ntt_ray.pipeline.run import make_plan
+    from ntt_ray.run.prepare import make_plan
 
     plan = make_plan(settings)
     say(

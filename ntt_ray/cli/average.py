@@ -45,7 +45,7 @@ def average(
     settings = build_config(
         {"images": "any", "bank": "any", "output": "any"}, overrides or (), "ntt-ray average:"
     )
-    from ntt_ray.quality.several import summary_of
+    from ntt_ray.evaluate.summary import summary_of
     from ntt_ray.storage import Storage
 
     store = Storage(settings.storage_options)

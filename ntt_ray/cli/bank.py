@@ -19,7 +19,7 @@ from ntt_ray.cli.app import (
 )
 
 if TYPE_CHECKING:
-    from ntt_ray.matching.bank_file import BankFile
+    from ntt_ray.bank.file import BankFile
 
 MAX_LINES = 20
 
@@ -44,7 +44,7 @@ def bank(
     """
     extension = [override("references.extends", extend)] if extend is not None else []
     settings = start(config, [*(overrides or ()), *extension], dry_run, verbose)
-    from ntt_ray.pipeline.run import build_run_bank
+    from ntt_ray.run.prepare import build_run_bank
 
     built, report = build_run_bank(settings)
     _say_classes(built)
@@ -67,7 +67,7 @@ def join(
     Example: ntt-ray join-banks birds.safetensors fish.safetensors --output both.safetensors
     """
     start_logging(verbose)
-    from ntt_ray.pipeline.bank import join_files
+    from ntt_ray.bank.job import join_files
 
     joined, changes = join_files(banks, output)
     for change in changes:

@@ -22,7 +22,7 @@ from ntt_ray.cli.app import (
 from ntt_ray.cli.progress import counter
 
 if TYPE_CHECKING:
-    from ntt_ray.quality.calibrate import ClassCalibration
+    from ntt_ray.calibrate.thresholds import ClassCalibration
 
 
 MAX_NAMED = 8
@@ -52,9 +52,9 @@ def calibrate(
     Example: ntt-ray calibrate birds.yaml --precision 0.9
     """
     settings = start(config, overrides, dry_run, verbose)
-    from ntt_ray.pipeline.calibrate import calibrate_run
-    from ntt_ray.quality.calibrate import FILE, MIN_IMAGES
-    from ntt_ray.quality.calibration_page import FILE as PAGE
+    from ntt_ray.calibrate.job import calibrate_run
+    from ntt_ray.calibrate.page import FILE as PAGE
+    from ntt_ray.calibrate.thresholds import FILE, MIN_IMAGES
 
     with counter("calibrating", "reference images") as progress:
         task = progress.add_task("calibrate", total=None)

@@ -12,7 +12,7 @@ from ntt_ray.cli.app import ConfigPath, DryRun, Overrides, Verbose, app, console
 from ntt_ray.cli.progress import Reporter
 
 if TYPE_CHECKING:
-    from ntt_ray.pipeline.sample import Estimate
+    from ntt_ray.plan.estimate import Estimate
 
 
 @app.command()
@@ -38,7 +38,7 @@ def plan(
     Example: ntt-ray plan birds.yaml --sample 50 --price 3.90
     """
     settings = start(config, overrides, dry_run, verbose)
-    from ntt_ray.pipeline.sample import estimate_run
+    from ntt_ray.plan.estimate import estimate_run
 
     with Reporter() as reporter:
         found, own = estimate_run(settings, sample, seed, reporter.unit)

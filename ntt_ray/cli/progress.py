@@ -19,7 +19,7 @@ from rich.progress import (
 from ntt_ray.cli.app import console
 
 if TYPE_CHECKING:
-    from ntt_ray.pipeline.stages import Pace, UnitDone
+    from ntt_ray.run.job import Pace, UnitDone
 
 logger = logging.getLogger("ntt_ray")
 LINE_EVERY_S = 10.0
@@ -66,7 +66,7 @@ class Reporter:
     def unit(self, unit: UnitDone, done: int, total: int) -> None:
         """Report a finished unit."""
         if self._pace is None:
-            from ntt_ray.pipeline.stages import Pace
+            from ntt_ray.run.job import Pace
 
             self._pace = Pace()
         self.images_per_s = rate = self._pace.unit(unit)

@@ -78,7 +78,7 @@ def sample(
     """
     start_logging(verbose)
     from ntt_ray.references.dataset import read_json_and_digest
-    from ntt_ray.references.selection import sampled_coco
+    from ntt_ray.references.subset import sampled_coco
 
     store, source = Storage(), storage.absolute(annotations)
     _refuse_own_input(output, source)
@@ -130,7 +130,7 @@ def from_boxes(
     settings = load_config(config, given)
     if settings.references is not None:
         _refuse_own_input(output, settings.references.annotations)
-    from ntt_ray.pipeline.box_masks import make_masks
+    from ntt_ray.references.from_boxes import make_masks
 
     coco, page, sources = make_masks(settings)
     store = Storage(settings.storage_options)
@@ -164,10 +164,10 @@ def convert(
     Example: ntt-ray references convert exported/ --from labelme --output refs.json
     """
     start_logging(verbose)
-    from ntt_ray.references.cvat import read_cvat
-    from ntt_ray.references.drawn import drawn_coco
-    from ntt_ray.references.folders import read_folders
-    from ntt_ray.references.labelme import read_labelme
+    from ntt_ray.references.importers.cvat import read_cvat
+    from ntt_ray.references.importers.folders import read_folders
+    from ntt_ray.references.importers.labelme import read_labelme
+    from ntt_ray.references.importers.shapes import drawn_coco
 
     read = {"folder": read_folders, "labelme": read_labelme, "cvat": read_cvat}[source.value]
     store, folder = Storage(), storage.absolute(path)
@@ -193,7 +193,7 @@ def _refuse_own_input(output: str, source: str) -> None:
 
 
 def _write_page(output: str, coco: Mapping[str, Any], image_root: str, store: Storage) -> None:
-    from ntt_ray.quality.reference_page import draw_file
+    from ntt_ray.references.page import draw_file
 
     _publish_page(output, draw_file(coco, image_root, store), store)
 
@@ -205,7 +205,7 @@ def _publish_page(output: str, page: str, store: Storage) -> None:
 
 
 def _write(output: str, coco: Mapping[str, Any], store: Storage) -> None:
-    from ntt_ray.references.selection import coco_bytes
+    from ntt_ray.references.subset import coco_bytes
 
     store.publish_bytes(storage.absolute(output), coco_bytes(coco))
     counts = Counter(annotation["category_id"] for annotation in coco["annotations"])

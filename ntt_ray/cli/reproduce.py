@@ -17,9 +17,9 @@ from ntt_ray.config import Config
 from ntt_ray.errors import InputError
 
 if TYPE_CHECKING:
-    from ntt_ray.protocols.comparison import Row
-    from ntt_ray.protocols.declaration import Protocol
-    from ntt_ray.protocols.runner import Measured
+    from ntt_ray.reproduce.comparison import Row
+    from ntt_ray.reproduce.declaration import Protocol
+    from ntt_ray.reproduce.runner import Measured
 
 
 @app.command()
@@ -54,10 +54,10 @@ def reproduce(
     Example: ntt-ray reproduce coco-novel --data /data/coco --shots 10,30 --seeds 33,34
     """
     start_logging(verbose)
-    from ntt_ray.protocols.catalogue import find_parts, find_protocol
-    from ntt_ray.protocols.comparison import FILE, compare, comparison_json
-    from ntt_ray.protocols.runner import Steps, Wanted, check_overrides, measure, prepare
-    from ntt_ray.quality.several import summary_of
+    from ntt_ray.evaluate.summary import summary_of
+    from ntt_ray.reproduce.catalogue import find_parts, find_protocol
+    from ntt_ray.reproduce.comparison import FILE, compare, comparison_json
+    from ntt_ray.reproduce.runner import Steps, Wanted, check_overrides, measure, prepare
     from ntt_ray.storage import Storage
 
     protocol = find_protocol(name)
@@ -89,7 +89,8 @@ def reproduce(
 
 def _run(settings: Config, class_maps: bool) -> Mapping[str, Any]:
     """One run to its end; an incomplete one raises, so that no figure stands for it."""
-    from ntt_ray.pipeline.outcome import check_complete, class_maps_of_run
+    from ntt_ray.evaluate.job import class_maps_of_run
+    from ntt_ray.merge.job import check_complete
 
     counts, metrics, _ = run_steps(settings)
     check_complete(settings, counts)
@@ -98,7 +99,7 @@ def _run(settings: Config, class_maps: bool) -> Mapping[str, Any]:
 
 
 def _masks(settings: Config) -> tuple[dict[str, Any], str]:
-    from ntt_ray.pipeline.box_masks import make_masks
+    from ntt_ray.references.from_boxes import make_masks
 
     return make_masks(settings)[:2]
 

@@ -26,7 +26,7 @@ from ntt_ray.cli.progress import MergeReporter, Reporter
 from ntt_ray.config import Config, load_config
 
 if TYPE_CHECKING:
-    from ntt_ray.outputs.merge import MergeCounts
+    from ntt_ray.merge.passes import MergeCounts
 
 logger = logging.getLogger("ntt_ray")
 FIGURES_SAID = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")  # the others: metrics.json
@@ -76,7 +76,7 @@ def label(
     """Label every image that has no row yet; builds the bank if it is not there."""
     settings = start(config, overrides, dry_run, verbose)
     _label(settings)
-    from ntt_ray.pipeline.status import check_labelled
+    from ntt_ray.run.status import check_labelled
     from ntt_ray.storage import Storage
 
     store = Storage(settings.storage_options)
@@ -131,7 +131,7 @@ def run_steps(settings: Config) -> tuple[MergeCounts, dict[str, Any] | None, flo
 
 def _label(settings: Config) -> float | None:
     """Label, and say how many images per second went through, if any did."""
-    from ntt_ray.pipeline.run import label as label_run
+    from ntt_ray.run.prepare import label as label_run
 
     with Reporter() as reporter:
         label_run(settings, reporter.unit)
@@ -139,7 +139,7 @@ def _label(settings: Config) -> float | None:
 
 
 def _merge(settings: Config, *, partial: bool) -> MergeCounts:
-    from ntt_ray.pipeline.outcome import merge as merge_run
+    from ntt_ray.merge.job import merge as merge_run
 
     with MergeReporter() as reporter:
         names, counts = merge_run(settings, partial=partial, on_progress=reporter.items)
@@ -149,14 +149,14 @@ def _merge(settings: Config, *, partial: bool) -> MergeCounts:
 
 
 def _report(settings: Config, images_per_s: float | None = None) -> None:
-    from ntt_ray.pipeline.outcome import report_run
+    from ntt_ray.report.job import report_run
 
     report_run(settings, images_per_s)
     logger.info("wrote %s", storage.join(settings.output, "report.html"))
 
 
 def _evaluate(settings: Config) -> dict[str, Any]:
-    from ntt_ray.pipeline.outcome import evaluate_run
+    from ntt_ray.evaluate.job import evaluate_run
 
     metrics = evaluate_run(settings)
     for kind, word in (("segm", "masks"), ("bbox", "boxes")):
@@ -168,7 +168,7 @@ def _evaluate(settings: Config) -> dict[str, Any]:
 
 
 def _finish(settings: Config, counts: MergeCounts) -> None:
-    from ntt_ray.pipeline.outcome import check_complete
+    from ntt_ray.merge.job import check_complete
 
     calibrated = "" if settings.merge.calibration is None else ", or their class's threshold"
     say(

@@ -14,8 +14,8 @@ from ntt_ray.config import build_config
 from ntt_ray.errors import RunIncompleteError
 
 if TYPE_CHECKING:
-    from ntt_ray.pipeline.lock import Holder
-    from ntt_ray.pipeline.status import Status
+    from ntt_ray.run.lock import Holder
+    from ntt_ray.run.status import Status
 
 REASONS_SHOWN = 10
 Output = Annotated[str, typer.Argument(metavar="OUTPUT", help="The prefix of the run.")]
@@ -42,7 +42,7 @@ def status(
     settings = build_config(
         {"images": "any", "bank": "any", "output": output}, overrides or (), "ntt-ray status:"
     )
-    from ntt_ray.pipeline.status import read_status
+    from ntt_ray.run.status import read_status
     from ntt_ray.storage import Storage
 
     found = read_status(settings.output, Storage(settings.storage_options), footers=not quick)

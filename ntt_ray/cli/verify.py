@@ -16,8 +16,8 @@ from ntt_ray.config import load_config
 from ntt_ray.errors import InputError, RunIncompleteError
 
 if TYPE_CHECKING:
-    from ntt_ray.pipeline.verify import Verdict
-    from ntt_ray.quality.findings import Problem
+    from ntt_ray.verify.problems import Problem
+    from ntt_ray.verify.verify import Verdict
 
 NOTES_SHOWN = 20
 JsonPath = Annotated[
@@ -36,8 +36,8 @@ def verify(
     """Check that an output is whole: manifest, bank, shards and merged files agree."""
     start_logging(verbose)
     settings = load_config(config, overrides or ())
-    from ntt_ray.pipeline.verify import verify as verify_run
-    from ntt_ray.quality.findings import Findings
+    from ntt_ray.verify.problems import Findings
+    from ntt_ray.verify.verify import verify as verify_run
 
     with ExitStack() as stack:
         listing = None if json_path is None else stack.enter_context(_opened(json_path))

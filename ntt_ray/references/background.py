@@ -19,7 +19,7 @@ import numpy.typing as npt
 from ntt_ray.errors import InputError, ReferencesError
 from ntt_ray.masks import Rle, decode_rle, segmentation_to_rle
 from ntt_ray.records import ImageEntry, ReferenceSet
-from ntt_ray.references.choice import TITLE
+from ntt_ray.references.validate import TITLE
 
 
 @dataclass(frozen=True)

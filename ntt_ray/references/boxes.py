@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ntt_ray.images import RgbImage, resize_square
 from ntt_ray.masks import BoolMask, Rle, encode_mask, rle_area
-from ntt_ray.models.protocols import BoxCandidates, BoxPrompter
+from ntt_ray.models.interfaces import BoxCandidates, BoxPrompter
 
 AGREES_BOX_IOU = 0.8  # SAM2's answer to the box is taken without asking further
 MIN_BOX_IOU = 0.5  # below it a mask is of something else

@@ -1,6 +1,6 @@
 """The part of a reference image that defines its class: the object with some context around it.
 
-Geometry and slicing only; resizing and features come later, in `ntt_ray.bank`.
+Geometry and slicing only; resizing and features come later, in `ntt_ray.bank.build`.
 """
 
 from __future__ import annotations

@@ -16,12 +16,12 @@ from ntt_ray import storage
 from ntt_ray.errors import ImageError, InputError, NttRayError, ReferencesError
 from ntt_ray.images import RgbImage, decode_image
 from ntt_ray.masks import rle_area, rle_bbox_xywh, segmentation_to_rle
-from ntt_ray.plain_data import is_unicode
 from ntt_ray.records import ImageEntry, Reference, ReferenceSet
-from ntt_ray.references.choice import TITLE, checked_choice
 from ntt_ray.references.crops import cut_reference
-from ntt_ray.references.sampling import Profile
+from ntt_ray.references.sample import Profile
+from ntt_ray.references.validate import TITLE, checked_choice
 from ntt_ray.storage import Storage
+from ntt_ray.yaml_input import is_unicode
 
 MIN_MASK_AREA_PX = 16
 OUTSIDE_TOLERANCE_PX = 1.0  # published COCO boxes stick out by rounding

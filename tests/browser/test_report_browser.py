@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from report_run import CLASSES, example_run, references_of_example, truth_of_example
+from tests.support.report_run import CLASSES, example_run, references_of_example, truth_of_example
 
 CHROMIUM = next(
     (found for name in ("chromium", "chromium-browser") if (found := shutil.which(name))), None

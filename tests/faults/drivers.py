@@ -18,7 +18,8 @@ from pathlib import Path
 import yaml
 from filelock import FileLock
 
-from conftest import GOLDEN, GOLDEN_MODELS
+from tests.support.golden import GOLDEN, GOLDEN_MODELS
+from tests.support.paths import ROOT
 
 IMAGES = 24
 IMAGE_S = 0.15  # to label an image: long enough to meet a run in the middle of it
@@ -42,8 +43,15 @@ class Driver:
         self.started = time.monotonic()
         with self._said.open("w") as said:
             self._process = subprocess.Popen(
-                [sys.executable, "tests/fake_models.py", str(IMAGE_S), "run", str(config)],
-                cwd=Path(__file__).parents[2],
+                [
+                    sys.executable,
+                    "-m",
+                    "tests.support.fake_models",
+                    str(IMAGE_S),
+                    "run",
+                    str(config),
+                ],
+                cwd=ROOT,
                 env={**os.environ, "RAY_ADDRESS": "", MARK: self.mark, **environment},
                 stderr=said,
                 stdin=subprocess.DEVNULL,

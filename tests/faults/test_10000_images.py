@@ -18,16 +18,16 @@ import pytest
 import yaml
 from PIL import Image
 
-from conftest import GOLDEN, GOLDEN_MODELS
 from ntt_ray.config import build_config
 from ntt_ray.errors import ImageError, RunIncompleteError
 from ntt_ray.images import decode_image
-from ntt_ray.outputs.merge import MergeCounts
-from ntt_ray.outputs.shards import existing_shards, iter_labels, read_shard
-from ntt_ray.pipeline.outcome import check_complete
+from ntt_ray.merge.job import check_complete
+from ntt_ray.merge.passes import MergeCounts
+from ntt_ray.run.shard import existing_shards, iter_labels, read_shard
+from tests.support.golden import GOLDEN, GOLDEN_MODELS
+from tests.support.paths import ROOT
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(600)]
-ROOT = Path(__file__).parents[2]
 FOLDERS, IMAGES_PER_FOLDER, BAD_PER_FOLDER = 10, 1000, 30
 IMAGES, BAD = FOLDERS * IMAGES_PER_FOLDER, FOLDERS * BAD_PER_FOLDER
 # 12 were measured: see docs/reliability.md
@@ -75,9 +75,9 @@ def _run(data: dict, folder: Path) -> dict[str, float]:
     config = folder / "config.yaml"
     config.write_text(yaml.safe_dump(data))
     done = subprocess.run(
-        [sys.executable, "tests/large_run.py", str(config)],
+        [sys.executable, "-m", "tests.support.large_run", str(config)],
         cwd=ROOT,
-        env={**os.environ, "RAY_ADDRESS": "", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
+        env={**os.environ, "RAY_ADDRESS": "", "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=500,

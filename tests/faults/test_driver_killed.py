@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from faults.drivers import IMAGES, Driver
+from tests.faults.drivers import IMAGES, Driver
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(600)]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from faults.drivers import IMAGES, Driver
+from tests.faults.drivers import IMAGES, Driver
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(600)]
 DISK_BYTES = 100 << 20

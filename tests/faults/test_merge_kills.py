@@ -12,9 +12,9 @@ import pytest
 import yaml
 
 from benchmarks.made_shards import CLASSES, write_shards
-from ntt_ray.pipeline import record
+from ntt_ray.run import record
 from ntt_ray.storage import Storage
-from verify_run import identity
+from tests.support.verify_run import identity
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(400)]
 IMAGES, IMAGES_PER_SHARD = 2500, 50
@@ -23,10 +23,10 @@ KILLS = 4
 DRIVER = """
 import sys
 from ntt_ray.config import load_config
-from ntt_ray.outputs import fragments
-from ntt_ray.pipeline import outcome
-fragments.FRAGMENT_BYTES, outcome.IMAGES_HERE = 30_000, 0
-outcome.merge(load_config(sys.argv[1]), on_progress=lambda *told: print(*told, flush=True))
+from ntt_ray.merge import fragments
+from ntt_ray.merge import job as merge_job
+fragments.FRAGMENT_BYTES, merge_job.IMAGES_HERE = 30_000, 0
+merge_job.merge(load_config(sys.argv[1]), on_progress=lambda *told: print(*told, flush=True))
 """
 
 

@@ -11,13 +11,13 @@ import re
 
 import pytest
 
-from conftest import GOLDEN, GOLDEN_MODELS
-from hostile_proxy import Hostility, Proxy, hostile_proxy
 from ntt_ray.config import build_config
 from ntt_ray.errors import RunIncompleteError, StorageError
-from ntt_ray.outputs.shards import existing_shards, iter_labels, read_shard
-from ntt_ray.pipeline import outcome
-from ntt_ray.pipeline import run as steps
+from ntt_ray.merge import job as merge_job
+from ntt_ray.run import prepare as steps
+from ntt_ray.run.shard import existing_shards, iter_labels, read_shard
+from tests.support.golden import GOLDEN, GOLDEN_MODELS
+from tests.support.hostile_proxy import Hostility, Proxy, hostile_proxy
 
 pytestmark = [
     pytest.mark.ray,
@@ -71,8 +71,8 @@ def run(data):
     """Label, merge and ask for the exit status, as ``ntt-ray run`` does."""
     config = build_config(data)
     steps.label(config, lambda *_: None)
-    _, counts = outcome.merge(config)
-    outcome.check_complete(config, counts)
+    _, counts = merge_job.merge(config)
+    merge_job.check_complete(config, counts)
     return counts
 
 

@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from conftest import GOLDEN, GOLDEN_MODELS
+from tests.support.golden import GOLDEN, GOLDEN_MODELS
+from tests.support.paths import ROOT
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(300)]
-ROOT = Path(__file__).parents[2]
 ENVIRONMENT_SECRET = "environment-secret-5Hq8"
 OPTION_TOKEN = "option-token-9Kz1"
 SIGNATURE = "f00dfeed4c0ffee"

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from faults.drivers import Driver, note
+from tests.faults.drivers import Driver, note
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(600)]
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from ray.cluster_utils import Cluster
 
-from conftest import GOLDEN
-from faults.drivers import IMAGES, Driver, note
-from ntt_ray.outputs.shards import iter_labels, read_shard
+from ntt_ray.run.shard import iter_labels, read_shard
 from ntt_ray.storage import Storage
+from tests.faults.drivers import IMAGES, Driver, note
+from tests.support.golden import GOLDEN
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(600)]
 

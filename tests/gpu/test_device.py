@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import GOLDEN
-from ntt_ray.labeler import Labeler
+from ntt_ray.bank.memory import MemoryBank
 from ntt_ray.masks import decode_rle, runs_to_rle
-from ntt_ray.matching.memory import MemoryBank
-from ntt_ray.matching.merging import (
+from ntt_ray.method.labeler import Labeler
+from ntt_ray.method.merging import (
     full_size_rles,
     rle_shares,
     strip_areas,
@@ -17,8 +16,9 @@ from ntt_ray.matching.merging import (
 )
 from ntt_ray.models.compilation import CompileOptions
 from ntt_ray.models.dinov2 import Dinov2Encoder, VitDimensions
-from ntt_ray.models.sam2 import Sam2Proposer
+from ntt_ray.models.sam2.proposer import Sam2Proposer
 from ntt_ray.records import ClassLabel, MatchSettings
+from tests.support.golden import GOLDEN
 
 pytestmark = [
     pytest.mark.gpu,

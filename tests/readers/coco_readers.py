@@ -13,7 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from labelled import Found, Instance, Run
+
+from tests.readers.labelled import Found, Instance, Run
 
 
 def pycocotools_coco(run: Run, name: str) -> Found:

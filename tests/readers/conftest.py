@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 
 import pytest
-from labelled import Run, write
+
+from tests.readers.labelled import Run, write
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

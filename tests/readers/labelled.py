@@ -14,12 +14,12 @@ import numpy.typing as npt
 from PIL import Image
 
 from ntt_ray.masks import decode_rle
-from ntt_ray.outputs.merge import WRITERS
-from ntt_ray.outputs.outlines import trace_outlines
-from ntt_ray.outputs.shards import labels_to_table, shard_uri, table_to_bytes
+from ntt_ray.merge.outlines import trace_outlines
+from ntt_ray.merge.passes import WRITERS
 from ntt_ray.records import ImageEntry, ImageLabels
-from odd_masks import SIZE_HW as ODD_SIZE_HW
-from profile_run import CLASSES, SCORES, STORE, detection, labelled_images, merged
+from ntt_ray.run.shard import labels_to_table, shard_uri, table_to_bytes
+from tests.support.odd_masks import SIZE_HW as ODD_SIZE_HW
+from tests.support.profile_run import CLASSES, SCORES, STORE, detection, labelled_images, merged
 
 NAMES = {label.category_id: label.name for label in CLASSES}
 MIN_SCORE = 0.4

@@ -9,11 +9,10 @@ import importlib.metadata
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import coco_readers
 import numpy as np
-import other_readers
-import yolo_readers
-from labelled import KINDS, Found, Instance, Run, kind_of
+
+from tests.readers import coco_readers, other_readers, yolo_readers
+from tests.readers.labelled import KINDS, Found, Instance, Run, kind_of
 
 ENOUGH_IOU = 0.99  # of masks that the format can hold
 HEADER = (
@@ -28,7 +27,7 @@ class Case:
 
     Attributes:
         package: that is tried, as its registry calls it.
-        profile: of `ntt_ray.outputs.merge`.
+        profile: of `ntt_ray.merge.passes`.
         file: of the merge, or a folder of it.
         read: gives what the reader finds.
         scores: whether it keeps them.

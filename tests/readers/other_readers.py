@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 
-from labelled import Found, Instance, Run
 from pycocotools import mask as coco_mask
+
+from tests.readers.labelled import Found, Instance, Run
 
 
 def label_studio(run: Run, name: str) -> Found:

@@ -7,11 +7,10 @@ import re
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 
-from matrix import CASES
+from tests.readers.matrix import CASES
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 PINS = dict(
     line.split("==")
     for line in (ROOT / "constraints-readers.txt").read_text().splitlines()

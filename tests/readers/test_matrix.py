@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
-from coco_readers import average_precisions
-from labelled import NAMES, Run
-from matrix import CASES, ENOUGH_IOU, HEADER, Case, compared, row
 from PIL import Image
 
-PAGE = Path(__file__).parents[2] / "docs" / "outputs.md"
+from tests.readers.coco_readers import average_precisions
+from tests.readers.labelled import NAMES, Run
+from tests.readers.matrix import CASES, ENOUGH_IOU, HEADER, Case, compared, row
+from tests.support.paths import ROOT
+
+PAGE = ROOT / "docs" / "outputs.md"
 MEASURED: dict[str, str] = {}
 
 

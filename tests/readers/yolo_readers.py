@@ -6,8 +6,9 @@ import shutil
 from pathlib import Path
 
 import yaml
-from coco_readers import supervision_found
-from labelled import NAMES, Found, Instance, Run
+
+from tests.readers.coco_readers import supervision_found
+from tests.readers.labelled import NAMES, Found, Instance, Run
 
 
 def ultralytics_labels(run: Run, name: str) -> Found:

@@ -1,0 +1,188 @@
+"""References to a memory bank: crop, encode, average (METHOD 3 to 13).
+
+The encoder comes by protocol. It does not know Ray, config or where the bank is kept.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ntt_ray.bank.clustering import cluster_directions
+from ntt_ray.bank.masked_mean import mask_at_patches, weighted_mean
+from ntt_ray.bank.memory import MemoryBank
+from ntt_ray.errors import ReferencesError
+from ntt_ray.images import RgbImage, resize_square
+from ntt_ray.models.interfaces import Encoder
+from ntt_ray.records import ReferenceSet
+from ntt_ray.references.background import Surroundings
+from ntt_ray.references.crops import ReferenceCrop, cut_reference
+from ntt_ray.references.dataset import decode_sized, read_image
+from ntt_ray.storage import Storage
+
+logger = logging.getLogger(__name__)
+BACKGROUND_SEED = 33  # of the clusters of a background
+
+
+@dataclass(frozen=True)
+class Background:
+    """An image of a class's references.
+
+    Attributes:
+        category_id: the class.
+        square_rgb: uint8 ``(S, S, 3)``, the image at the size that images to label are brought to.
+        taken: bool ``(h, w)``, where the class is, at the image's own size.
+    """
+
+    category_id: int
+    square_rgb: RgbImage
+    taken: npt.NDArray[np.bool_]
+
+
+def load_crops(
+    references: ReferenceSet, store: Storage, context_ratio: float
+) -> Iterator[ReferenceCrop]:
+    """Cut all references, class by class, one image in memory at a time."""
+    for label in references.classes:
+        for reference in references.of_class(label.category_id):
+            yield cut_reference(reference, read_image(reference, store), context_ratio)
+
+
+def load_backgrounds(
+    surroundings: Sequence[Surroundings], store: Storage, side: int
+) -> Iterator[Background]:
+    """Read the images around references, one at a time."""
+    for item in surroundings:
+        image_rgb = decode_sized(store.read_bytes(item.image.uri), item.size_hw)
+        yield Background(item.category_id, resize_square(image_rgb, side), item.taken())
+
+
+def build_bank(
+    references: ReferenceSet,
+    crops: Iterable[ReferenceCrop],
+    encoder: Encoder,
+    *,
+    encoder_record: Mapping[str, Any],
+    reference_digest: str,
+    negative_crops: Iterable[ReferenceCrop] = (),
+    backgrounds: Iterable[Background] = (),
+    per_background: int = 2,
+    on_features: Callable[[int, Tensor], None] | None = None,
+) -> MemoryBank:
+    """Average each reference's features under its mask.
+
+    Args:
+        references: classes and references.
+        crops: of all references, in any order.
+        encoder: makes patch features.
+        encoder_record: what identifies the encoder, kept in the bank.
+        reference_digest: what identifies the references, kept in the bank.
+        negative_crops: of what looks like one of the classes and is not (METHOD 47).
+        backgrounds: what lies around references; they come before the other negatives.
+        per_background: rows of each of them, see `background_means`.
+        on_features: called with each reference's annotation id and patch features ``(h, w, dim)``.
+
+    Raises:
+        ReferencesError: a mask covers no part of any patch of its crop.
+    """
+    means: dict[int, list[tuple[Tensor, float]]] = {c.category_id: [] for c in references.classes}
+    negatives: dict[int, list[tuple[Tensor, float]]] = {i: [] for i in means}
+    for crop in crops:
+        features, soft_mask = crop_features(crop, encoder)
+        means[crop.reference.category_id].append(masked_mean(crop, features, soft_mask))
+        if on_features is not None:
+            on_features(crop.reference.annotation_id, features)
+    for background in backgrounds:
+        rows = background_means(background, encoder, per_background)
+        negatives[background.category_id] += rows
+    for crop in negative_crops:
+        negatives[crop.reference.category_id].append(reference_mean(crop, encoder))
+    return MemoryBank.from_means(
+        references.classes,
+        [means[label.category_id] for label in references.classes],
+        encoder=encoder_record,
+        reference_digest=reference_digest,
+        negatives=[negatives[label.category_id] for label in references.classes],
+    )
+
+
+def reference_mean(crop: ReferenceCrop, encoder: Encoder) -> tuple[Tensor, float]:
+    """Mean feature of one reference ``(dim,)`` on the CPU, and the sum of its soft mask.
+
+    Raises:
+        ReferencesError: its mask covers no part of any patch.
+    """
+    return masked_mean(crop, *crop_features(crop, encoder))
+
+
+def background_means(
+    background: Background, encoder: Encoder, count: int
+) -> list[tuple[Tensor, float]]:
+    """Mean features of what an image shows beside a class, by kind.
+
+    The patches that the class nowhere touches are clustered by direction.
+
+    Args:
+        background: the image.
+        encoder: makes patch features.
+        count: of clusters.
+
+    Returns:
+        `count` pairs of mean ``(dim,)`` and number of patches; where there are fewer clusters the
+        last means are zero, which resembles nothing, with a weight of 1.
+    """
+    image = torch.from_numpy(background.square_rgb.copy()).permute(2, 0, 1)[None].float() / 255
+    features = encoder.encode(image)[0].cpu()
+    taken = torch.from_numpy(background.taken)[None, None].float()
+    patches = features[F.adaptive_max_pool2d(taken, features.shape[:2])[0, 0] == 0]
+    rows = []
+    if len(patches):
+        owner = cluster_directions(patches, count, BACKGROUND_SEED)
+        parts = [patches[owner == cluster] for cluster in range(int(owner.max()) + 1)]
+        rows = [(part.mean(dim=0), float(len(part))) for part in parts]
+    return rows + [(features.new_zeros(features.shape[-1]), 1.0)] * (count - len(rows))
+
+
+def crop_features(crop: ReferenceCrop, encoder: Encoder) -> tuple[Tensor, Tensor]:
+    """Patch features ``(h, w, dim)`` of a crop, and its soft mask ``(S, S)``."""
+    image, soft_mask = crop_tensors(crop, encoder.image_size)
+    return encoder.encode(image[None])[0], soft_mask
+
+
+def masked_mean(crop: ReferenceCrop, features: Tensor, soft_mask: Tensor) -> tuple[Tensor, float]:
+    """See `reference_mean`, for features that were made already."""
+    grid = (features.shape[0], features.shape[1])
+    weights = mask_at_patches(soft_mask, grid).to(features.device)
+    name = f"annotation {crop.reference.annotation_id} in {crop.reference.image.file_name}"
+    total = float(weights.sum())
+    if total <= 0:
+        problem = f"{name}: its mask is too small to cover any part of its crop's patches"
+        raise ReferencesError("the references cannot be used:", [problem])
+    if total < 1:
+        logger.warning(
+            "%s covers less than one of %d patches: a weak reference", name, weights.numel()
+        )
+    return weighted_mean(features, weights).cpu(), total
+
+
+def crop_tensors(crop: ReferenceCrop, image_size: int) -> tuple[Tensor, Tensor]:
+    """Resize a crop to the encoder's square input (METHOD 3, 7, 8).
+
+    Returns:
+        image ``(3, S, S)`` float32 in about [0, 1], bicubic without antialias, overshoot kept; and
+        soft mask ``(S, S)`` float32 in [0, 1], bilinear without antialias.
+    """
+    side = (image_size, image_size)
+    image = torch.from_numpy(crop.image_rgb.copy()).permute(2, 0, 1)[None].float() / 255
+    mask = torch.from_numpy(crop.mask.copy())[None, None].float()
+    resized = F.interpolate(image, size=side, mode="bicubic", align_corners=False)[0]
+    soft = F.interpolate(mask, size=side, mode="bilinear", align_corners=False)[0, 0]
+    return resized, soft

@@ -1,0 +1,204 @@
+"""The figures of a memory bank's report: the content of ``bank.json``, findings in words included.
+
+It knows what the findings mean and how references are called; it draws and writes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ntt_ray.bank import problems as bank_findings
+from ntt_ray.bank.problems import BankFindings
+from ntt_ray.masks import mask_ious
+from ntt_ray.records import ClassLabel, Reference
+
+FORMAT_VERSION = 1
+SAME_REGION_IOU = 0.5  # of two references in one image: the same object annotated twice
+
+Features = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class BankFacts:
+    """A memory bank as plain data.
+
+    Attributes:
+        digest: of its file.
+        classes: by rising category id.
+        features: for each class the mean features of its references, ``(shots, dim)``.
+        negatives: the same of its negatives, maybe none.
+        encoder: what made them.
+        sources: its history: digest of each bank, of its references, and their number by class.
+    """
+
+    digest: str
+    classes: tuple[ClassLabel, ...]
+    features: tuple[Features, ...]
+    negatives: tuple[Features, ...]
+    encoder: Mapping[str, Any]
+    sources: tuple[tuple[str, str, Mapping[str, int]], ...]
+
+
+def bank_figures(
+    facts: BankFacts,
+    known: Sequence[Reference | None],
+    known_negatives: Sequence[Reference | None],
+) -> dict[str, Any]:
+    """The content of ``bank.json``.
+
+    Args:
+        facts: the bank.
+        known: the reference behind each row of the bank, class by class; None where it came from
+            a bank that this one extends, or all came ready.
+        known_negatives: the same of the negatives.
+    """
+    found = bank_findings.find(facts.features)
+    names = [label.name for label in facts.classes]
+    references = _reference_rows(facts, found, known)
+    return {
+        "format_version": FORMAT_VERSION,
+        "bank": facts.digest,
+        "encoder": dict(facts.encoder),
+        "sources": [
+            {"bank": bank, "references": digest, "shots": dict(shots)}
+            for bank, digest, shots in facts.sources
+        ],
+        "classes": [
+            {
+                "id": label.category_id,
+                "name": label.name,
+                "references": len(own),
+                "negatives": len(negatives),
+            }
+            for label, own, negatives in zip(facts.classes, facts.features, facts.negatives)
+        ],
+        "references": references,
+        "negatives": _negative_rows(facts, known_negatives),
+        "matrix": [[_rounded(value) for value in row] for row in found.matrix.tolist()],
+        "findings": _findings(found, references, names, _same_regions(known)),
+        "limits": {
+            "min_shots": bank_findings.MIN_SHOTS,
+            "unusual": bank_findings.UNUSUAL,
+            "confusable": bank_findings.CONFUSABLE,
+            "duplicate_share": bank_findings.DUPLICATE_SHARE,
+        },
+    }
+
+
+def _reference_rows(
+    facts: BankFacts, found: BankFindings, known: Sequence[Reference | None]
+) -> list[dict[str, Any]]:
+    names = [label.name for label in facts.classes]
+    numbers = [n + 1 for own in facts.features for n in range(len(own))]
+    rows = []
+    for i, k in enumerate(found.class_of.tolist()):
+        nearest = int(found.nearest_class[i])
+        rows.append(
+            {
+                **_identity(names[k], numbers[i], known[i]),
+                "own": _rounded(float(found.own[i])),
+                "nearest": _rounded(float(found.nearest[i])),
+                "nearest_class": names[nearest] if nearest >= 0 else None,
+            }
+        )
+    return rows
+
+
+def _negative_rows(facts: BankFacts, known: Sequence[Reference | None]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for label, own, negatives in zip(facts.classes, facts.features, facts.negatives):
+        mean = own.mean(axis=0, dtype=np.float64)
+        for n, row in enumerate(negatives.astype(np.float64)):
+            cosine = float(row @ mean / max(np.linalg.norm(row) * np.linalg.norm(mean), 1e-12))
+            identity = _identity(label.name, n + 1, known[len(rows)])
+            rows.append({**identity, "own": _rounded(cosine)})
+    return rows
+
+
+def _identity(name: str, number: int, reference: Reference | None) -> dict[str, Any]:
+    return {
+        "class": name,
+        "number": number,
+        "annotation_id": None if reference is None else reference.annotation_id,
+        "file_name": None if reference is None else reference.image.file_name,
+    }
+
+
+def _rounded(value: float) -> float | None:
+    return None if math.isnan(value) else round(value, 6)
+
+
+def _same_regions(known: Sequence[Reference | None]) -> set[tuple[int, int]]:
+    """Pairs of references that lie on the same pixels of the same image."""
+    by_image: dict[str, list[int]] = {}
+    for i, reference in enumerate(known):
+        if reference is not None:
+            by_image.setdefault(reference.image.uri, []).append(i)
+    pairs: set[tuple[int, int]] = set()
+    for members in by_image.values():
+        rles = [r.rle for i in members if (r := known[i]) is not None]
+        ious = mask_ious(rles, rles) if len(members) > 1 else np.zeros((1, 1))
+        pairs |= {
+            (members[a], members[b]) for a, b in np.argwhere(np.triu(ious, 1) >= SAME_REGION_IOU)
+        }
+    return pairs
+
+
+def _findings(
+    found: BankFindings,
+    references: Sequence[Mapping[str, Any]],
+    names: Sequence[str],
+    same_regions: set[tuple[int, int]],
+) -> list[dict[str, Any]]:
+    """Findings in words, the gravest first."""
+    items = [_finding("mislabelled", _mislabelled(references[i]), [i]) for i in found.mislabelled]
+    for a, b in sorted(same_regions | set(found.duplicates)):
+        where = "the same object" if (a, b) in same_regions else "nearly the same features"
+        text = f"{_name(references[a])} and {_name(references[b])}: {where}"
+        if references[a]["class"] != references[b]["class"]:
+            text += ", but two classes"
+        items.append(_finding("duplicate", text, [a, b]))
+    for i in found.weak:
+        usual = found.matrix[found.class_of[i], found.class_of[i]]
+        text = f"{_name(references[i])}: {references[i]['own']:.2f} to the others of its class"
+        items.append(_finding("weak", f"{text}, where {usual:.2f} is usual", [i]))
+    for a, b in found.confusable:
+        text = f"{names[a]} and {names[b]}: their references are hardly nearer to their own class"
+        items.append(_finding("confusable", text, [], [names[a], names[b]]))
+    if found.untold:
+        items.append(_untold([names[k] for k in found.untold]))
+    return items
+
+
+def _untold(names: Sequence[str]) -> dict[str, Any]:
+    shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    text = (
+        f"{shown}: fewer than {bank_findings.MIN_SHOTS} references, so nothing can be told about "
+        "weak or mislabelled ones"
+    )
+    return _finding("untold", text, [], list(names))
+
+
+def _finding(
+    kind: str, text: str, references: list[int], classes: list[str] | None = None
+) -> dict[str, Any]:
+    return {"kind": kind, "text": text, "references": references, "classes": classes or []}
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    if row["file_name"] is None:
+        return f"{row['class']}, reference {row['number']}"
+    return f"{row['class']}, annotation {row['annotation_id']} in {row['file_name']}"
+
+
+def _mislabelled(row: Mapping[str, Any]) -> str:
+    return (
+        f"{_name(row)}: looks like {row['nearest_class']} ({row['nearest']:.2f}), not like the "
+        f"others of its class ({row['own']:.2f})"
+    )

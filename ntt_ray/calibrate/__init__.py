@@ -1,0 +1,1 @@
+"""Score thresholds from the references alone."""

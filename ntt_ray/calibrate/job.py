@@ -1,0 +1,323 @@
+"""Labels the reference images, each with a bank that its own references are left out of.
+
+Images of the same bytes are one picture, whatever their names and ids: it is labelled once, without
+the references of all of them, and what is annotated in any of them is there.
+
+The images are divided among tasks with the resources of a labelling actor. What the labels say of
+score thresholds is `quality.calibrate`'s matter.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ntt_ray import storage
+from ntt_ray.bank.file import bank_digest
+from ntt_ray.bank.job import BankInputs
+from ntt_ray.bank.memory import MemoryBank
+from ntt_ray.bank.padding import PaddedMeans
+from ntt_ray.calibrate.page import FILE as PAGE
+from ntt_ray.calibrate.page import (
+    Judged,
+    draw_judged,
+    render_calibration,
+    worst_first,
+)
+from ntt_ray.calibrate.thresholds import (
+    FILE,
+    ClassCalibration,
+    calibrate,
+    calibration_to_json,
+    judge,
+)
+from ntt_ray.config import Config
+from ntt_ray.errors import InputError, NttRayError
+from ntt_ray.evaluate.matching import GroundTruth
+from ntt_ray.images import RgbImage, decode_image
+from ntt_ray.method.tiling import make_labeler
+from ntt_ray.models.spec import ModelSpec
+from ntt_ray.records import (
+    ClassLabel,
+    ImageEntry,
+    ImageLabels,
+    MatchSettings,
+    Reference,
+    ReferenceSet,
+)
+from ntt_ray.references.background import images_of
+from ntt_ray.references.dataset import picture_digests, read_json
+from ntt_ray.run.cluster.tasks import run_tasks
+from ntt_ray.run.method_settings import match_settings
+from ntt_ray.run.prepare import ReferenceRun, prepare_references
+from ntt_ray.storage import Storage
+
+logger = logging.getLogger(__name__)
+IMAGES_PER_TASK = 16  # a task loads both models first
+
+_Labelled = tuple[ImageLabels, frozenset[int]]  # with the category ids of the bank
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What one or more images of the reference file show.
+
+    Attributes:
+        entry: the image that stands for it.
+        image_ids: of all images of the reference file that show it.
+        uris: of these, and of images of negatives that show it.
+    """
+
+    entry: ImageEntry
+    image_ids: tuple[int, ...]
+    uris: frozenset[str]
+
+
+def calibrate_run(
+    config: Config,
+    *,
+    wanted_precision: float | None = None,
+    complete: bool = False,
+    on_images: Callable[[int, int], None] | None = None,
+) -> list[ClassCalibration]:
+    """Choose score thresholds from the references; write ``calibration.json`` and its page.
+
+    Args:
+        config: the run; needs references.
+        wanted_precision: share of the detections that must be right, instead of the best F1.
+        complete: whether every object of the run's classes is annotated in the reference images.
+        on_images: called with the reference images done so far, and all of them.
+
+    Raises:
+        InputError: the config names a ready bank: there is no reference image to label.
+    """
+    if config.references is None:
+        raise InputError(
+            "calibrate: the config names a ready bank; references are needed, with their images"
+        )
+    store = Storage(config.storage_options)
+    run = prepare_references(config, store)
+    classes = run.inputs.classes()
+    pictures = pictures_of(run.inputs, store)
+    coco = read_json(config.references.annotations, store)
+    truth = GroundTruth(one_image_each(coco, pictures), classes)
+    judged: list[Judged] = []
+    for labels, known in _labelled(config, run, pictures, store):
+        matches = truth.match(labels)
+        if matches is None:
+            raise InputError(
+                f"references: image {labels.entry.file_name} has another size than the file says"
+            )
+        outcomes = judge(labels.detections, matches, complete=complete, classes=known)
+        judged.append(Judged(labels, matches, outcomes))
+        if on_images is not None:
+            on_images(len(judged), len(pictures))
+    judged.sort(key=lambda item: item.labels.entry.image_id)  # tasks end in any order
+    seen = [item.outcomes for item in judged]
+    found = calibrate(seen, classes, wanted_precision=wanted_precision)
+    content = calibration_to_json(
+        found, wanted_precision=wanted_precision, bank=bank_digest(run.bank)
+    )
+    text = json.dumps(content, indent=1, sort_keys=True) + "\n"
+    thresholds = {
+        item.label.category_id: config.merge.min_score if item.threshold is None else item.threshold
+        for item in found
+    }
+    views = [
+        draw_judged(item, _read(item.labels.entry, store), thresholds)
+        for item in worst_first(judged, thresholds)
+    ]
+    page = render_calibration(
+        found, seen, views, wanted_precision=wanted_precision, complete=complete
+    )
+    store.publish_bytes(storage.join(config.output, PAGE), page.encode("utf-8", "replace"))
+    store.publish_bytes(storage.join(config.output, FILE), text.encode())
+    return found
+
+
+def _read(entry: ImageEntry, store: Storage) -> RgbImage | None:
+    try:
+        return decode_image(store.read_bytes(entry.uri))
+    except (NttRayError, FileNotFoundError):
+        return None
+
+
+def one_image_each(coco: Mapping[str, Any], pictures: Sequence[Picture]) -> dict[str, Any]:
+    """What of a COCO file lies in some pictures, each as one image with all its objects."""
+    ids = {i: picture.entry.image_id for picture in pictures for i in picture.image_ids}
+    firsts = set(ids.values())
+    return {
+        "images": [image for image in coco["images"] if image["id"] in firsts],
+        "annotations": [
+            {**annotation, "image_id": ids[annotation["image_id"]]}
+            for annotation in coco["annotations"]
+            if annotation["image_id"] in ids
+        ],
+        "categories": coco["categories"],
+    }
+
+
+def bank_without(
+    bank: MemoryBank,
+    references: ReferenceSet,
+    uris: Collection[str],
+    negatives: ReferenceSet | None = None,
+    per_background: int = 0,
+) -> MemoryBank:
+    """The bank less some images' references; a class without any other reference is left out.
+
+    Args:
+        bank: holds the references last in each class; what it was extended from comes before.
+        references: under the bank's category ids.
+        uris: of the images.
+        negatives: the same of the bank's negatives.
+        per_background: negatives before these that each image of a class's references gave.
+    """
+    positive = PaddedMeans(bank.features, bank.weights, bank.shots)
+    positive = positive.without(_rows_of(references, uris, bank.classes, bank.shots.tolist()))
+    left = [k for k, count in enumerate(positive.shots.tolist()) if count]
+    if not left:
+        raise InputError(
+            "calibrate: all references lie in one image; without it there is nothing to compare"
+        )
+    against = bank.negatives
+    if against is not None:
+        shots = against.shots.tolist()
+        rows = _background_rows(references, negatives, uris, bank.classes, shots, per_background)
+        for k, dropped in _rows_of(negatives, uris, bank.classes, shots).items():
+            rows[k] |= dropped
+        against = against.without(rows)
+    if against is not None:
+        against = against.select(left) if against.shots[left].any() else None
+    return MemoryBank(
+        tuple(bank.classes[k] for k in left),
+        **vars(positive.select(left)),
+        encoder=bank.encoder,
+        reference_digest=bank.reference_digest,
+        negatives=against,
+    )
+
+
+def _rows_of(
+    references: ReferenceSet | None,
+    uris: Collection[str],
+    classes: Sequence[ClassLabel],
+    shots: Sequence[int],
+) -> dict[int, set[int]]:
+    """By class index the positions in a bank of what lies in some images."""
+    by_class: dict[int, list[Reference]] = defaultdict(list)
+    for reference in () if references is None else references.references:
+        by_class[reference.category_id].append(reference)
+    rows = {}
+    for k, label in enumerate(classes):
+        own = by_class[label.category_id]
+        before = shots[k] - len(own)
+        if dropped := {before + n for n, r in enumerate(own) if r.image.uri in uris}:
+            rows[k] = dropped
+    return rows
+
+
+def _background_rows(
+    references: ReferenceSet,
+    negatives: ReferenceSet | None,
+    uris: Collection[str],
+    classes: Sequence[ClassLabel],
+    shots: Sequence[int],
+    per_background: int,
+) -> dict[int, set[int]]:
+    """The same of what lies around references; they come before the other negatives."""
+    rows: dict[int, set[int]] = {}
+    for k, label in enumerate(classes):
+        own = images_of(references, label.category_id)
+        after = 0 if negatives is None else len(negatives.of_class(label.category_id))
+        before = shots[k] - after - per_background * len(own)
+        rows[k] = {
+            before + per_background * n + row
+            for n, entry in enumerate(own)
+            for row in range(per_background)
+            if entry.uri in uris
+        }
+    return rows
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What a task needs to label reference images. Plain values and records only."""
+
+    models: ModelSpec
+    settings: MatchSettings
+    points_per_side: int
+    bank: bytes
+    references: ReferenceSet
+    negatives: ReferenceSet | None
+    per_background: int
+    store: Storage
+
+    def label(self, pictures: Sequence[Picture]) -> list[_Labelled]:
+        """Label pictures one by one, each with the bank of all others."""
+        import torch
+
+        if self.models.device == "cpu":
+            torch.set_num_threads(1)
+        bank = MemoryBank.from_bytes(self.bank, "the bank")
+        encoder = self.models.load_encoder()
+        proposer = self.models.load_proposer(self.points_per_side)
+        rows = []
+        for picture in pictures:
+            image_rgb = decode_image(self.store.read_bytes(picture.entry.uri))
+            others = bank_without(
+                bank, self.references, picture.uris, self.negatives, self.per_background
+            )
+            labeler = make_labeler(encoder, proposer, others, self.settings)
+            (found,) = labeler.label([image_rgb])
+            height, width = image_rgb.shape[:2]
+            known = frozenset(label.category_id for label in others.classes)
+            rows.append((ImageLabels.labelled(picture.entry, (height, width), found), known))
+        return rows
+
+
+def _labelled(
+    config: Config, run: ReferenceRun, pictures: Sequence[Picture], store: Storage
+) -> Iterator[_Labelled]:
+    """Labels of the pictures in any order, each with the classes that its bank had."""
+    method, negatives = config.method, run.inputs.negatives
+    background = config.references and config.references.background
+    ids = {label.name: label.category_id for label in run.inputs.classes()}
+    task = _Task(
+        run.models.uncompiled(),
+        match_settings(method),
+        method.points_per_side,
+        run.bank,
+        run.inputs.in_bank(),
+        None if negatives is None else negatives.renumbered(ids),
+        background.per_image if background else 0,
+        store,
+    )
+    size = max(1, min(IMAGES_PER_TASK, -(-len(pictures) // run.resources.actors)))
+    parts = [list(pictures[start : start + size]) for start in range(0, len(pictures), size)]
+    for labelled in run_tasks(task.label, parts, run.resources.actor_options()):
+        yield from labelled
+
+
+def pictures_of(inputs: BankInputs, store: Storage) -> list[Picture]:
+    """What the images of the references show, by rising image id.
+
+    Images of negatives count too: what is known of a picture must not help to label it.
+    """
+    own = {r.image for r in inputs.references.references}
+    negatives = () if inputs.negatives is None else inputs.negatives.references
+    entries = own | {r.image for r in negatives}
+    digests = picture_digests(entries, store)
+    same: dict[str, list[ImageEntry]] = defaultdict(list)
+    for entry in sorted(entries, key=lambda e: (e.image_id, e.uri)):
+        same[digests.get(entry.uri, entry.uri)].append(entry)
+    pictures = []
+    for found in same.values():
+        if shown := [entry for entry in found if entry in own]:
+            ids = tuple(entry.image_id for entry in shown)
+            pictures.append(Picture(shown[0], ids, frozenset(entry.uri for entry in found)))
+    return sorted(pictures, key=lambda picture: picture.entry.image_id)

@@ -1,0 +1,285 @@
+"""Score thresholds from the references alone: each reference image labelled without its own shots.
+
+Knows what counts as right and as a false alarm when only some objects are annotated, and how a
+threshold is chosen from few samples. Defines ``calibration.json``. It does not know how the
+reference images were labelled.
+
+A reference image often holds more objects than the annotated ones. A detection of a class is
+
+* right, when it matches an annotated object of the class (COCO's greedy matching, mask IoU 0.5);
+* a false alarm, when the image has no annotated object of the class, or when it lies mostly in
+  one that it does not match (a part or a double);
+* left out otherwise: it may be an object nobody annotated. Where all objects are annotated, the
+  caller says so, and it is a false alarm.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ntt_ray.evaluate.matching import Matches
+from ntt_ray.masks import overlap_shares
+from ntt_ray.records import ClassLabel, Detection
+
+FILE = "calibration.json"
+FORMAT_VERSION = 1
+MIN_IMAGES = 3  # of a class with fewer, nothing is said but what all classes say together
+PRIOR_IMAGES = 10.0  # how many images of its own weigh as much as what all classes together say
+# References are clearer than what is to be found, so their scores are higher: among thresholds
+# whose F1 is nearly the best the lowest is taken.
+NEARLY_BEST = 0.97
+_INSIDE = 0.5
+_NORMAL_95 = 1.959964  # of a normal distribution 95 % lie within so many standard deviations
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One detection on a reference image; `right` is None where it cannot be told."""
+
+    category_id: int
+    score: float
+    right: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class ImageOutcomes:
+    """What was found on one reference image, and its objects of each class that could be found."""
+
+    outcomes: tuple[Outcome, ...]
+    objects: Mapping[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class ClassCalibration:
+    """What the references say of one class.
+
+    Attributes:
+        label: the class.
+        images: reference images that have it and could be labelled without their own shots.
+        objects: annotated objects in them.
+        threshold: the chosen score, None where no class has a right detection to go by.
+        kept: detections at or above it that can be judged.
+        right: of these.
+        precision: expected at it, None where nothing was found or nothing can be said.
+        recall: expected at it, None where nothing can be said.
+        enough: whether there were references enough for a threshold of its own.
+    """
+
+    label: ClassLabel
+    images: int
+    objects: int
+    threshold: float | None
+    kept: int
+    right: int
+    precision: float | None
+    recall: float | None
+    enough: bool
+
+    def ranges(self) -> tuple[tuple[float, float] | None, tuple[float, float] | None]:
+        """Where precision and recall may well lie, so few samples considered; see `share_range`."""
+        of_kept = None if self.precision is None else share_range(self.right, self.kept)
+        of_objects = None if self.recall is None else share_range(self.right, self.objects)
+        return of_kept, of_objects
+
+
+def judge(
+    detections: Sequence[Detection],
+    matches: Matches,
+    *,
+    complete: bool = False,
+    classes: Collection[int] | None = None,
+) -> ImageOutcomes:
+    """Tell right from wrong on one reference image, see the module.
+
+    Args:
+        detections: of the image, by falling score.
+        matches: the same detections beside the annotated objects.
+        complete: whether every object of the image is annotated.
+        classes: category ids of the bank it was labelled with, None for all; objects of other
+            classes could not be found and are no misses.
+    """
+    counts: dict[int, int] = {}
+    for found in matches.objects:
+        counts[found.category_id] = counts.get(found.category_id, 0) + 1
+    outcomes = []
+    for detection, right in zip(detections, matches.right, strict=True):
+        if right is False and not complete and detection.category_id in counts:
+            own = [o.rle for o in matches.objects if o.category_id == detection.category_id]
+            right = False if overlap_shares([detection.rle], own).max() >= _INSIDE else None
+        outcomes.append(Outcome(detection.category_id, detection.score, right))
+    objects = {c: n for c, n in counts.items() if classes is None or c in classes}
+    return ImageOutcomes(tuple(outcomes), objects)
+
+
+def calibrate(
+    images: Iterable[ImageOutcomes],
+    classes: Sequence[ClassLabel],
+    *,
+    wanted_precision: float | None = None,
+) -> list[ClassCalibration]:
+    """Choose a threshold for each class.
+
+    The threshold is the lowest of nearly the best F1, or the lowest that has `wanted_precision`.
+    That of a class is drawn to that of all classes together, the more so the fewer its images
+    are; a class with fewer than `MIN_IMAGES` takes the common one. Without any right detection
+    there is none.
+
+    Args:
+        images: reference images, each labelled by a bank without its own shots.
+        classes: of the bank.
+        wanted_precision: share of the detections that must be right, 0 to 1.
+    """
+    seen = list(images)
+    common = _Sample.of(seen, None)
+    shared = common.threshold(wanted_precision)
+    found = []
+    for label in classes:
+        own = _Sample.of(seen, label.category_id)
+        enough = own.images >= MIN_IMAGES
+        alone = own.threshold(wanted_precision) if enough else None
+        threshold = shared if alone is None else _drawn(alone, shared, own.images)
+        threshold = None if threshold is None else _rounded_down(threshold)
+        kept, right = own.counts(threshold)
+        found.append(
+            ClassCalibration(
+                label,
+                own.images,
+                own.objects,
+                threshold,
+                kept,
+                right,
+                right / kept if enough and kept else None,
+                right / own.objects if enough else None,
+                enough,
+            )
+        )
+    return found
+
+
+def share_range(hits: int, count: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share: of 5 hits in 5 it says 0.57 to 1.
+
+    The threshold was chosen on the same samples, so the lower end is the one to trust.
+
+    Args:
+        hits: of `count`.
+        count: above 0.
+    """
+    share, square = hits / count, _NORMAL_95**2
+    middle = share + square / (2 * count)
+    spread = _NORMAL_95 * math.sqrt(share * (1 - share) / count + square / (4 * count**2))
+    low, high = ((middle + sign * spread) / (1 + square / count) for sign in (-1, 1))
+    return max(0.0, low), min(1.0, high)
+
+
+def calibration_to_json(
+    found: Sequence[ClassCalibration], *, wanted_precision: float | None, bank: str
+) -> dict[str, Any]:
+    """The content of ``calibration.json``: ``thresholds`` by class name, and what they stand on."""
+    return {
+        "format_version": FORMAT_VERSION,
+        "bank": bank,
+        "wanted_precision": wanted_precision,
+        "thresholds": {
+            item.label.name: item.threshold for item in found if item.threshold is not None
+        },
+        "classes": {
+            item.label.name: {
+                "images": item.images,
+                "objects": item.objects,
+                "judged_detections": item.kept,
+                "right_detections": item.right,
+                "expected_precision": item.precision,
+                "expected_recall": item.recall,
+                "precision_range": ranges[0],
+                "recall_range": ranges[1],
+                "enough_references": item.enough,
+            }
+            for item in found
+            for ranges in [item.ranges()]
+        },
+    }
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Detections that can be judged, by falling score, of one class or of all.
+
+    Attributes:
+        scores: ``(n,)``.
+        right: ``(n,)`` bool.
+        objects: annotated ones.
+        images: that have such objects.
+    """
+
+    scores: npt.NDArray[np.float64]
+    right: npt.NDArray[np.bool_]
+    objects: int
+    images: int
+
+    @classmethod
+    def of(cls, seen: Sequence[ImageOutcomes], category_id: int | None) -> _Sample:
+        def mine(other: int) -> bool:
+            return category_id is None or category_id == other
+
+        pairs = sorted(
+            (
+                (outcome.score, outcome.right)
+                for image in seen
+                for outcome in image.outcomes
+                if outcome.right is not None and mine(outcome.category_id)
+            ),
+            reverse=True,
+        )
+        objects = [sum(n for c, n in image.objects.items() if mine(c)) for image in seen]
+        return cls(
+            np.asarray([score for score, _ in pairs], dtype=np.float64),
+            np.asarray([right for _, right in pairs], dtype=np.bool_),
+            sum(objects),
+            sum(count > 0 for count in objects),
+        )
+
+    def threshold(self, wanted_precision: float | None) -> float | None:
+        """Half-way between the last detection that is kept and the first that is not.
+
+        None where no detection is right.
+        """
+        if not self.right.any():
+            return None
+        ends = np.append(np.flatnonzero(np.diff(self.scores)), len(self.scores) - 1)
+        hits, kept = np.cumsum(self.right)[ends], ends + 1  # equal scores are kept together
+        if wanted_precision is None:
+            f1 = 2 * hits / (kept + self.objects)
+            worth = np.where(f1 >= NEARLY_BEST * f1.max(), kept, 0)
+        else:
+            # the most detections that are precise enough; where none are, the most precise ones
+            precise = hits / kept
+            enough = precise >= wanted_precision
+            worth = np.where(enough, kept, 0) if enough.any() else precise
+        best = int(ends[np.flatnonzero(worth == worth.max())[-1]])
+        below = self.scores[best + 1] if best + 1 < len(self.scores) else self.scores[best]
+        return float((self.scores[best] + below) / 2)
+
+    def counts(self, threshold: float | None) -> tuple[int, int]:
+        """How many detections are at or above a score, and how many of these are right."""
+        if threshold is None:
+            return 0, 0
+        kept = self.scores >= threshold
+        return int(kept.sum()), int(self.right[kept].sum())
+
+
+def _drawn(alone: float, shared: float | None, images: int) -> float:
+    """A class's own threshold, drawn to that of all classes."""
+    weight = images / (images + PRIOR_IMAGES)
+    return alone if shared is None else weight * alone + (1 - weight) * shared
+
+
+def _rounded_down(score: float) -> float:
+    """Six digits for people; up, the last detection that is to be kept would fall."""
+    return math.floor(score * 1e6) / 1e6

@@ -1,0 +1,77 @@
+"""The evaluation of a merged run against its ground truth."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ntt_ray import storage
+from ntt_ray.config import Config
+from ntt_ray.errors import InputError, RunIncompleteError
+from ntt_ray.evaluate.evaluation import evaluate, evaluate_classes
+from ntt_ray.merge.job import class_choice, units_text
+from ntt_ray.merge.profiles.coco import RESULTS_FILE
+from ntt_ray.merge.record import read_merge_record
+from ntt_ray.records import ClassLabel
+from ntt_ray.references.dataset import read_json
+from ntt_ray.run import manifest as manifest_file
+from ntt_ray.run import record as run_record
+from ntt_ray.storage import Storage
+
+METRICS_FILE = "metrics.json"
+
+
+def evaluate_run(config: Config) -> dict[str, Any]:
+    """Compare ``results.json`` of a merged run with the ground truth; writes ``metrics.json``.
+
+    Raises:
+        InputError: it is not of the last merge of this run.
+        RunIncompleteError: it was merged without some of the shards.
+    """
+    metrics = evaluate(*_judged(config), evaluator=config.evaluator)
+    text = json.dumps(metrics, indent=1, sort_keys=True) + "\n"
+    uri = storage.join(config.output, METRICS_FILE)
+    Storage(config.storage_options).publish_bytes(uri, text.encode())
+    return metrics
+
+
+def class_maps_of_run(config: Config) -> dict[str, Any]:
+    """Class mIoU and FB-IoU of a merged run, of detections with `merge.min_score` or more.
+
+    Raises:
+        InputError, RunIncompleteError: see `evaluate_run`.
+    """
+    return evaluate_classes(*_judged(config), config.merge.min_score)
+
+
+def _judged(config: Config) -> tuple[Any, Any, dict[int, str], tuple[ClassLabel, ...]]:
+    """Ground truth, results, file names and classes of a merged run."""
+    if config.ground_truth is None:
+        raise InputError("ground_truth: is needed to evaluate")
+    store = Storage(config.storage_options)
+    recorded = run_record.recorded_run(config.output, store)
+    _check_results(config, recorded, store)
+    return (
+        read_json(config.ground_truth, store),
+        read_json(storage.join(config.output, RESULTS_FILE), store),
+        manifest_file.file_names(manifest_file.read_manifest(config.output, store)),
+        class_choice(config, recorded).labels,
+    )
+
+
+def _check_results(config: Config, recorded: dict[str, Any], store: Storage) -> None:
+    merge = read_merge_record(config.output, store)
+    if (
+        merge is None
+        or merge.labels_hash != recorded["labels_hash"]
+        or RESULTS_FILE not in merge.files
+    ):
+        where = storage.redact(storage.join(config.output, RESULTS_FILE))
+        raise InputError(
+            f"{where}: is not of the last merge of this run; merge with the profile coco-results"
+        )
+    if missing := merge.missing(recorded["plan"]["units"]):
+        raise RunIncompleteError(
+            f"{RESULTS_FILE} was merged without {len(missing)} shards: {units_text(missing)}. "
+            "Label what is missing, then merge again"
+        )

@@ -1,0 +1,1 @@
+"""Shards to files that other tools load."""

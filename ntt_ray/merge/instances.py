@@ -1,0 +1,152 @@
+"""Rows of a shard as a flat table of instances, the form that output profiles are made from.
+
+Works on whole columns, because a run has more annotations than Python can visit one by one. It
+does not know any output format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ntt_ray.merge.thresholds import Thresholds
+from ntt_ray.records import Detection, ImageLabels
+from ntt_ray.run.shard import iter_batches, iter_labels, open_shard, read_shard
+from ntt_ray.storage import Storage
+
+IntArray = npt.NDArray[np.integer[Any]]
+SCORES = ("annotations.list.element.category_id", "annotations.list.element.score")
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """What pass one knows of a shard; 8 bytes an image.
+
+    Attributes:
+        shard_id: which one.
+        found: detections of each row, of the classes that are kept, int32 ``(rows,)``.
+        kept: those of them that reach their threshold, int32 ``(rows,)``.
+        ok, empty, failed: rows by status.
+        counts_bytes: length of all ``counts`` of the shard, about.
+        names_bytes: length of all file names, about.
+    """
+
+    shard_id: int
+    found: IntArray
+    kept: IntArray
+    ok: int
+    empty: int
+    failed: int
+    counts_bytes: int
+    names_bytes: int
+
+    @property
+    def rows(self) -> int:
+        """Number of images."""
+        return len(self.found)
+
+
+def index_shard(output: str, shard_id: int, store: Storage, thresholds: Thresholds) -> ShardIndex:
+    """Count the instances of a shard; reads its statuses, scores and category ids only.
+
+    Raises:
+        InputError: the shard is missing or damaged.
+    """
+    found, kept, statuses = [], [], {"ok": 0, "empty": 0, "failed": 0}
+    anything = thresholds.any_score()
+    with open_shard(output, shard_id, store) as file:
+        for batch in iter_batches(file, ("status", *SCORES)):
+            lengths, instances = _flattened(batch)
+            if not np.isfinite(instances.field("score").to_numpy()).all():  # it reaches nothing
+                raise ValueError("a score is not a finite number")
+            found.append(_of_each_row(_reached(instances, anything), lengths))
+            kept.append(_of_each_row(_reached(instances, thresholds), lengths))
+            for item in pc.value_counts(batch.column("status")).to_pylist():
+                if item["values"] not in statuses:  # open_shard names the shard
+                    raise ValueError(f"{item['values']!r} is no status")
+                statuses[item["values"]] += item["counts"]
+        sizes = _column_bytes(file.metadata)
+    none = [np.zeros(0, np.int32)]
+    return ShardIndex(
+        shard_id,
+        np.concatenate(found or none),
+        np.concatenate(kept or none),
+        **statuses,
+        counts_bytes=sizes["annotations.list.element.counts"],
+        names_bytes=sizes["file_name"],
+    )
+
+
+def flat_instances(rows: pa.RecordBatch, thresholds: Thresholds | None = None) -> pa.Table:
+    """The instances of some rows of a shard, one row each, in manifest order, then by rank.
+
+    Args:
+        rows: of `shards.SCHEMA`, or some of its columns.
+        thresholds: keep only what reaches them; None keeps all.
+
+    Returns:
+        The columns of `rows` but ``annotations`` and ``error``, repeated for every instance, and
+        the fields of ``annotations``, with the category ids of the merged files.
+    """
+    lengths, instances = _flattened(rows)
+    row = np.repeat(np.arange(len(rows)), lengths)
+    if thresholds is not None:
+        reached = _reached(instances, thresholds)
+        if not reached.all():
+            row, instances = row[reached], instances.filter(pa.array(reached))
+    columns = {
+        name: rows.column(name).take(pa.array(row))
+        for name in rows.schema.names
+        if name not in ("annotations", "error")
+    }
+    columns |= {item.name: instances.field(item.name) for item in instances.type}
+    if thresholds is not None and "category_id" in columns:
+        ids = columns["category_id"].to_numpy()
+        columns["category_id"] = pa.array(thresholds.categories_of(ids))
+    return pa.table(columns)
+
+
+def iter_kept(
+    output: str, shard_id: int, store: Storage, thresholds: Thresholds
+) -> Iterator[tuple[ImageLabels, tuple[Detection, ...]]]:
+    """The rows of a shard in order, each with its kept detections by rank: what a merge writes.
+
+    Plain and slow beside `flat_instances`; for checks.
+    """
+    for labels in iter_labels(read_shard(output, shard_id, store)):
+        kept = [d for d in labels.detections if thresholds.keeps(d)]
+        ids = [thresholds.category_of(d.category_id) for d in kept]
+        yield labels, tuple(replace(d, category_id=c) for d, c in zip(kept, ids, strict=True))
+
+
+def _flattened(rows: pa.RecordBatch) -> tuple[IntArray, pa.StructArray]:
+    annotations = rows.column("annotations")
+    return annotations.value_lengths().to_numpy(), annotations.flatten()
+
+
+def _reached(instances: pa.StructArray, thresholds: Thresholds) -> npt.NDArray[np.bool_]:
+    scores = instances.field("score").to_numpy().astype(np.float64)
+    return np.asarray(scores >= thresholds.of(instances.field("category_id").to_numpy()))
+
+
+def _of_each_row(chosen: npt.NDArray[np.bool_], lengths: IntArray) -> IntArray:
+    """How many instances of each row are chosen."""
+    ends = np.concatenate(([0], np.cumsum(chosen)))
+    borders = np.concatenate(([0], np.cumsum(lengths)))
+    return np.diff(ends[borders]).astype(np.int32)
+
+
+def _column_bytes(metadata: Any) -> dict[str, int]:
+    """Uncompressed size of each column of a Parquet file, by its path."""
+    sizes: dict[str, int] = {metadata.schema.column(i).path: 0 for i in range(metadata.num_columns)}
+    for group in range(metadata.num_row_groups):
+        for column in range(metadata.num_columns):
+            chunk = metadata.row_group(group).column(column)
+            sizes[chunk.path_in_schema] += chunk.total_uncompressed_size
+    return sizes

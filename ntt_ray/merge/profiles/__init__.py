@@ -1,0 +1,1 @@
+"""The formats of merged files; a profile is a function."""

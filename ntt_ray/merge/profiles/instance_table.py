@@ -1,0 +1,112 @@
+"""The profile ``parquet``: a flat table of instances, one row each, for DuckDB, Spark and others.
+
+``instances/part-00001-of-00012.parquet`` and so on, in the order of ``annotations.json`` and with
+its ids. The masks are the compressed RLEs of the shards.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ntt_ray import storage
+from ntt_ray.merge.fragments import KEPT, Fragment
+from ntt_ray.merge.instances import flat_instances
+from ntt_ray.merge.rendering import Merge, Source, Written, iter_rows
+from ntt_ray.records import ClassLabel
+
+FOLDER = "instances"
+_OURS = re.compile(r"part-\d{5,}-of-\d{5,}\.parquet")
+_ANNOTATION = ("category_id", "score", "predicted_iou", "bbox.list.element", "area", "counts")
+_COLUMNS = (
+    *("image_id", "file_name", "uri", "height", "width"),
+    *(f"annotations.list.element.{name}" for name in _ANNOTATION),
+)
+_BOX = ("bbox_x", "bbox_y", "bbox_width", "bbox_height")
+SCHEMA = pa.schema(
+    [
+        pa.field("instance_id", pa.int64()),
+        pa.field("image_id", pa.int64()),
+        pa.field("file_name", pa.string()),
+        pa.field("uri", pa.string()),
+        pa.field("height", pa.int32()),
+        pa.field("width", pa.int32()),
+        pa.field("category_id", pa.int32()),
+        pa.field("category", pa.string()),
+        pa.field("score", pa.float32()),
+        pa.field("predicted_iou", pa.float32()),
+        *(pa.field(name, pa.float32()) for name in _BOX),
+        pa.field("area", pa.int64()),
+        pa.field("counts", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A file of the table."""
+
+    name: str
+    fragment: Fragment
+
+
+def write_table(merge: Merge) -> Written:
+    """Write the parts; of an earlier merge with other parts nothing stays."""
+    fragments = merge.layout.fragments(KEPT, 0, merge.layout.rows, 1) or [Fragment((), 1, 0)]
+    count = len(fragments)
+    parts = [
+        Part(f"{FOLDER}/part-{number:05d}-of-{count:05d}.parquet", fragment)
+        for number, fragment in enumerate(fragments, start=1)
+    ]
+    source, done = merge.source, 0
+    folder = storage.join(source.output, FOLDER)
+    source.store.discard_unfinished(folder, _OURS)
+    total = sum(fragment.items for fragment in fragments)
+    work = partial(publish_part, source=source, classes=merge.classes)
+    with closing(merge.mapper(work, parts)) as results:
+        for items in results:
+            done += items
+            merge.progress(done, total)
+    names = tuple(part.name for part in parts)
+    for left in source.store.list_folder(folder):
+        if _OURS.fullmatch(left) and f"{FOLDER}/{left}" not in names:
+            source.store.delete(storage.join(folder, left))
+    return Written(names)
+
+
+def publish_part(part: Part, source: Source, classes: Sequence[ClassLabel]) -> int:
+    """Publish a part; gives the number of its rows."""
+    tables, next_id = [SCHEMA.empty_table()], part.fragment.first_id
+    for piece in part.fragment.slices:
+        for rows in iter_rows(piece, _COLUMNS, source):
+            tables.append(_table(flat_instances(rows, source.thresholds), next_id, classes))
+            next_id += len(tables[-1])
+    sink = io.BytesIO()
+    pq.write_table(pa.concat_tables(tables), sink, compression="zstd")
+    source.store.publish_bytes(storage.join(source.output, part.name), sink.getvalue())
+    return next_id - part.fragment.first_id
+
+
+def _table(instances: pa.Table, first_id: int, classes: Sequence[ClassLabel]) -> pa.Table:
+    names = {label.category_id: label.name for label in classes}
+    boxes = instances.column("bbox").combine_chunks().flatten().to_numpy().reshape(-1, 4)
+    added = {
+        "instance_id": np.arange(first_id, first_id + len(instances)),
+        "category": [names.get(c) for c in instances.column("category_id").to_pylist()],
+        **{name: np.ascontiguousarray(boxes[:, side]) for side, name in enumerate(_BOX)},
+    }
+    columns = [
+        pa.array(added[field.name], field.type)
+        if field.name in added
+        else instances.column(field.name).cast(field.type)
+        for field in SCHEMA
+    ]
+    return pa.table(columns, schema=SCHEMA)

@@ -1,0 +1,125 @@
+"""The profile ``labelstudio``: tasks with brush masks as predictions, to be corrected by people.
+
+``labelstudio.json`` has a task for each image that could be read, in manifest order, and
+``labelstudio.xml`` the labelling interface that fits. The address of an image is its URI without
+credentials: a bucket that Label Studio reads needs a storage connection there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import groupby
+from typing import Any
+from xml.sax.saxutils import quoteattr
+
+import numpy as np
+import pyarrow as pa
+
+from ntt_ray import storage
+from ntt_ray.merge import mask_parts
+from ntt_ray.merge.fragments import INSTANCE_BYTES, Measure
+from ntt_ray.merge.instances import ShardIndex, flat_instances
+from ntt_ray.merge.json_text import BETWEEN, SCORE_STEP
+from ntt_ray.merge.mask_parts import MaskPart, iter_parts
+from ntt_ray.merge.profiles.brush import brush_rle
+from ntt_ray.merge.profiles.coco import coco_file_names, publish_parts
+from ntt_ray.merge.rendering import Merge, Piece, Section, TextFile, Texts, Written
+from ntt_ray.merge.thresholds import Thresholds
+from ntt_ray.records import ClassLabel
+
+TASKS_FILE, INTERFACE_FILE = "labelstudio.json", "labelstudio.xml"
+_COLUMNS = ("file_name", "uri", *mask_parts.COLUMNS)
+_LONGER = 8  # a brush mask than our RLE, about
+
+
+def _weights(shard: ShardIndex) -> Any:
+    mean = shard.counts_bytes / max(1, int(shard.found.sum()))
+    return (1 + shard.kept) * float(INSTANCE_BYTES + _LONGER * mean)
+
+
+_TASKS = Measure(lambda shard: np.ones_like(shard.found), _weights)
+
+
+def write_label_studio(merge: Merge) -> Written:
+    """Write the tasks, split as ``annotations.json`` is, and the labelling interface."""
+    layout, source = merge.layout, merge.source
+    step = merge.images_per_file or max(1, layout.rows)
+    names = {label.category_id: label.name for label in merge.classes}
+    render = partial(_tasks, names=names, version=_model_version(merge.info))
+    files = []
+    for number, name in enumerate(coco_file_names(layout.rows, merge.images_per_file, TASKS_FILE)):
+        fragments = layout.fragments(_TASKS, number * step, (number + 1) * step, 1)
+        pieces = tuple(Piece(fragment, _COLUMNS, render) for fragment in fragments)
+        files.append(TextFile(name, (Section("[", len(BETWEEN), "]\n", pieces),)))
+    written = publish_parts(merge, files, TASKS_FILE)
+    uri = storage.join(source.output, INTERFACE_FILE)
+    source.store.publish_bytes(uri, interface(merge.classes).encode())
+    return Written((*written.names, INTERFACE_FILE))
+
+
+def interface(classes: Sequence[ClassLabel]) -> str:
+    """The labelling interface, for the settings of a Label Studio project."""
+    labels = [
+        f"    <Label value={quoteattr(label.name)}/>\n"
+        for label in sorted(classes, key=lambda label: label.category_id)
+    ]
+    return (
+        '<View>\n  <Image name="image" value="$image" zoom="true"/>\n'
+        '  <BrushLabels name="label" toName="image">\n'
+        f"{''.join(labels)}  </BrushLabels>\n</View>\n"
+    )
+
+
+def _model_version(info: Mapping[str, Any]) -> str:
+    """Which labels these are: our version, and the start of the run's hash."""
+    return f"ntt-ray {info.get('version', '')} {info.get('labels_hash', '')[:12]}".strip()
+
+
+def _tasks(
+    rows: pa.RecordBatch,
+    thresholds: Thresholds,
+    _first_id: int,
+    *,
+    names: Mapping[int, str],
+    version: str,
+) -> Texts:
+    instances = flat_instances(rows, thresholds)
+    columns = [instances.column(name).to_pylist() for name in ("image_id", "category_id", "score")]
+    found = zip(*columns, iter_parts(instances), strict=True)
+    regions: dict[int, list[dict[str, Any]]] = {
+        image_id: [_region(names[category], score, part) for _, category, score, part in group]
+        for image_id, group in groupby(found, key=lambda item: item[0])
+    }
+    tasks = [
+        BETWEEN + _task(row, regions.get(row["image_id"], []), version)
+        for row in rows.select(["image_id", "file_name", "uri", "height"]).to_pylist()
+        if row["height"] is not None
+    ]
+    return Texts(pa.array(tasks, pa.string()))
+
+
+def _task(row: Mapping[str, Any], regions: Sequence[dict[str, Any]], version: str) -> str:
+    """A task as JSON; the score of its prediction is the mean of its masks' scores."""
+    scores = [region["score"] for region in regions]
+    mean = round(sum(scores) / len(scores), 7) if scores else 0.0
+    numbered = [{"id": f"{row['image_id']}-{rank}", **r} for rank, r in enumerate(regions, 1)]
+    data = {"image": row["uri"], "file_name": row["file_name"], "image_id": row["image_id"]}
+    prediction = {"model_version": version, "score": mean, "result": numbered}
+    task = {"data": data, "predictions": [prediction]}
+    return json.dumps(task, separators=(",", ":"), sort_keys=True)
+
+
+def _region(name: str, score: float, part: MaskPart) -> dict[str, Any]:
+    height, width = part.size_hw
+    return {
+        "type": "brushlabels",
+        "from_name": "label",
+        "to_name": "image",
+        "original_width": width,
+        "original_height": height,
+        "image_rotation": 0,
+        "score": round(score * SCORE_STEP) / SCORE_STEP,
+        "value": {"format": "rle", "rle": brush_rle(part), "brushlabels": [name]},
+    }

@@ -1,0 +1,281 @@
+"""From fragments to published files, whatever the format of the text.
+
+A profile says which files it has, which sections each file has and how rows become texts; here
+fragments are rendered, by whatever runs functions over items, and put one after another into the
+store. No process ever holds more than a few fragments. It does not know Ray or any format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Protocol, TypeVar
+
+import pyarrow as pa
+
+from ntt_ray import storage
+from ntt_ray.errors import InputError
+from ntt_ray.merge.fragments import Fragment, Layout, Slice
+from ntt_ray.merge.thresholds import Thresholds
+from ntt_ray.records import ClassLabel
+from ntt_ray.run.shard import iter_batches, open_shard, shard_name
+from ntt_ray.storage import Storage
+
+T = TypeVar("T")
+R = TypeVar("R")
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """How far the masks that a format holds are from ours.
+
+    Attributes:
+        instances: how many were compared.
+        changed: how many are not the same.
+        lost_iou: the sum of 1 - IoU over all.
+        min_iou: of the worst.
+    """
+
+    instances: int = 0
+    changed: int = 0
+    lost_iou: float = 0.0
+    min_iou: float = 1.0
+
+    def __add__(self, other: Loss) -> Loss:
+        return Loss(
+            self.instances + other.instances,
+            self.changed + other.changed,
+            self.lost_iou + other.lost_iou,
+            min(self.min_iou, other.min_iou),
+        )
+
+    @classmethod
+    def of(cls, ious: Sequence[float]) -> Loss:
+        """The loss of some instances."""
+        lost = sum(1.0 - iou for iou in ious)
+        return cls(len(ious), sum(iou < 1.0 for iou in ious), lost, min(ious, default=1.0))
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What rows became: a text for each item, and the loss where masks had to change."""
+
+    items: pa.StringArray
+    loss: Loss | None = None
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a profile published.
+
+    Attributes:
+        names: of files, relative to the output.
+        folders: of folders with a file for each image, relative to the output, with a slash at
+            the end, and how many files.
+        loss: of masks, where the format cannot hold ours as they are.
+    """
+
+    names: tuple[str, ...]
+    folders: Mapping[str, int] = field(default_factory=dict)
+    loss: Loss | None = None
+
+
+# rows of a shard with the columns asked for, thresholds, id of the first item
+Render = Callable[[pa.RecordBatch, Thresholds, int], Texts]
+
+
+class Mapper(Protocol):
+    """Runs a function over items and gives the results in their order, like `map`."""
+
+    def __call__(self, function: Callable[[T], R], items: Iterable[T]) -> Generator[R]:
+        """Both are picklable; few results may wait for the reader at any time."""
+        ...
+
+
+def map_here(function: Callable[[T], R], items: Iterable[T]) -> Generator[R]:
+    """The `Mapper` that works in this process."""
+    yield from map(function, items)
+
+
+@dataclass(frozen=True)
+class Source:
+    """The shards of a run and which of their instances are kept.
+
+    Attributes:
+        output: the run's prefix.
+        store: access to files.
+        thresholds: which instances are kept.
+        uris: gives the addresses of a shard's images in their order; picklable. None: unknown.
+    """
+
+    output: str
+    store: Storage
+    thresholds: Thresholds
+    uris: Callable[[int], Sequence[str]] | None = None
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A fragment and what is to be made of it; travels to the process that renders it."""
+
+    fragment: Fragment
+    columns: tuple[str, ...]
+    render: Render
+
+
+Rendered = tuple[list[pa.Buffer], Loss | None]  # of a piece
+
+
+@dataclass(frozen=True)
+class Section:
+    """A list in a file.
+
+    Attributes:
+        opening: text before the first item.
+        skip: how many characters of the first item are left out (a separator in front of it).
+        closing: text after the last item.
+        pieces: the items.
+    """
+
+    opening: str
+    skip: int
+    closing: str
+    pieces: tuple[Piece, ...]
+
+
+@dataclass(frozen=True)
+class TextFile:
+    """A file to be written: its name, relative to the output, and its sections."""
+
+    name: str
+    sections: tuple[Section, ...]
+
+
+@dataclass(frozen=True)
+class Merge:
+    """What every profile gets.
+
+    Attributes:
+        source: the shards.
+        layout: their rows, counted.
+        classes: that the files name, also those without a detection.
+        info: provenance, without clocks.
+        images_per_file: split files for people after so many images; None: one file.
+        mapper: runs functions, in this process or in many.
+        progress: called with the items written and the items in all, of one profile.
+    """
+
+    source: Source
+    layout: Layout
+    classes: Sequence[ClassLabel]
+    info: Mapping[str, Any]
+    images_per_file: int | None
+    mapper: Mapper
+    progress: Progress
+
+
+def publish_files(merge: Merge, files: Sequence[TextFile]) -> Written:
+    """Render and publish files, one after the other."""
+    pieces = [piece for file in files for section in file.sections for piece in section.pieces]
+    total, done = sum(piece.fragment.items for piece in pieces), 0
+    losses: list[Loss] = []
+
+    def in_order(rendered: Iterator[Rendered]) -> Iterator[list[memoryview]]:
+        nonlocal done
+        for piece, (buffers, loss) in zip(pieces, rendered, strict=True):
+            done += piece.fragment.items
+            merge.progress(done, total)
+            losses.extend([] if loss is None else [loss])
+            yield [memoryview(buffer) for buffer in buffers]
+
+    source = merge.source
+    with closing(merge.mapper(partial(render_piece, source=source), pieces)) as rendered:
+        texts = in_order(rendered)
+        for file in files:
+            source.store.publish_stream(
+                storage.join(source.output, file.name), _chunks(file, texts)
+            )
+    total_loss = sum(losses, Loss()) if losses else None
+    return Written(tuple(file.name for file in files), loss=total_loss)
+
+
+def render_piece(piece: Piece, source: Source) -> Rendered:
+    """The texts of a fragment, as they lie in memory, and their loss.
+
+    Raises:
+        InputError: a shard is missing or damaged; it is named.
+    """
+    buffers, next_id, loss = [], piece.fragment.first_id, None
+    for part in piece.fragment.slices:
+        with naming_shard(part.shard_id):
+            for rows in iter_rows(part, piece.columns, source):
+                texts = piece.render(rows, source.thresholds, next_id)
+                next_id += len(texts.items)
+                buffers.append(_bytes_of(texts.items))
+                if texts.loss is not None:
+                    loss = texts.loss + (loss or Loss())
+    return buffers, loss
+
+
+def iter_rows(part: Slice, columns: Sequence[str], source: Source) -> Iterator[pa.RecordBatch]:
+    """Rows of a slice with some columns of the shard, and ``uri`` when it is one of them."""
+    position = 0
+    uris = source.uris(part.shard_id) if "uri" in columns and source.uris is not None else None
+    stored = [name for name in columns if name != "uri"]
+    with open_shard(source.output, part.shard_id, source.store) as file:
+        for batch in iter_batches(file, stored):
+            start, stop = max(0, part.start - position), min(len(batch), part.stop - position)
+            if start < stop:
+                rows = batch.slice(start, stop - start)
+                if "uri" in columns:
+                    found = uris[position + start : position + stop] if uris is not None else None
+                    rows = rows.append_column("uri", _addresses(found, rows))
+                yield rows
+            position += len(batch)
+            if position >= part.stop:
+                return
+
+
+@contextmanager
+def naming_shard(shard_id: int) -> Iterator[None]:
+    """An error about rows says of which shard they are."""
+    try:
+        yield
+    except InputError as error:
+        name = shard_name(shard_id)
+        raise error if name in str(error) else InputError(f"{name}: {error}") from None
+
+
+def _addresses(uris: Sequence[str] | None, rows: pa.RecordBatch) -> pa.StringArray:
+    """Addresses for files that people pass on: without credentials; else the file names."""
+    if uris is None:
+        return rows.column("file_name")
+    if len(uris) != len(rows):
+        raise InputError("the manifest has fewer images than the shard")
+    return pa.array([storage.redact(uri) for uri in uris], pa.string())
+
+
+def _bytes_of(texts: pa.StringArray) -> pa.Buffer:
+    """The characters of all texts, which lie one after the other; not copied."""
+    _, offsets, data = texts.buffers()
+    if not len(texts):
+        return pa.py_buffer(b"")
+    ends = memoryview(offsets).cast("i")
+    first, last = ends[texts.offset], ends[texts.offset + len(texts)]
+    return data.slice(first, last - first)
+
+
+def _chunks(file: TextFile, texts: Iterator[list[memoryview]]) -> Iterator[bytes | memoryview]:
+    """The content of a file; takes from `texts` what belongs to it."""
+    for section in file.sections:
+        yield section.opening.encode("ascii")
+        skip = section.skip
+        for _ in section.pieces:
+            for text in next(texts):
+                if len(text):
+                    yield text[skip:]
+                    skip = 0
+        yield section.closing.encode("ascii")

@@ -1,0 +1,309 @@
+"""SAM2's mask decoder for a whole grid of points: the same results as Meta's module, faster.
+
+What an image cannot change is computed once per model (`sam2_folding`), what a point cannot change
+once per image (`sam2_image`); the image tokens of a point are not stored where the point's own
+tokens express them (`sam2_keys`). The predicted IoU comes first; only survivors are upscaled, one
+mask each (METHOD 20 to 25).
+
+`layer_1_tokens`, `transform` and `upscale` are functions of tensors without host synchronisation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ntt_ray.models.compilation import CompileOptions
+from ntt_ray.models.interfaces import Proposals
+from ntt_ray.models.sam2.decoder.fold import (
+    DecoderWeights,
+    Layer,
+    Linear,
+    Norm,
+    TokensToImage,
+    fold_decoder,
+    split_heads,
+)
+from ntt_ray.models.sam2.decoder.image import ImageMaps, Sam2Features, fold_image, image_maps
+from ntt_ray.models.sam2.decoder.keys import DenseKeys, LowRankKeys, head_products
+
+# Elements of the largest intermediates on a CPU. Larger ones leave the cache, smaller ones make the
+# calls the cost; measured on a core with 2 MB of second-level cache.
+CACHED_ELEMENTS = 1 << 20
+
+
+class PromptTokens(NamedTuple):
+    """The prompt tokens of some points after their part of layer 1.
+
+    Attributes:
+        tokens: ``(b, T, C)``, as at the start: their positional encoding.
+        queries: ``(b, T, C)``.
+        key: ``(b, T, H, d)``, scaled, for the image tokens of layer 1.
+        value: ``(b, T, H, d)``.
+    """
+
+    tokens: Tensor
+    queries: Tensor
+    key: Tensor
+    value: Tensor
+
+    def part(self, points: slice | Tensor) -> PromptTokens:
+        """The tokens of a range of points, or of those at some positions."""
+        return PromptTokens(*(tensor[points] for tensor in self))
+
+
+class Decoded(NamedTuple):
+    """What the transformer leaves of a step.
+
+    Attributes:
+        keys: image tokens of each point.
+        iou: ``(b, 4)``, predicted, at least float32.
+        hypernetworks: ``(b, 3, C/8)``, of masks 1 to 3.
+    """
+
+    keys: LowRankKeys | DenseKeys
+    iou: Tensor
+    hypernetworks: Tensor
+
+
+class PointDecoder:
+    """Decodes a fixed grid of points.
+
+    Attributes:
+        points_per_step: points whose image tokens exist at a time. On a CPU few, so that they stay
+            in the cache; on a GPU many.
+        low_rank: the form of the image tokens, see `sam2_keys`.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        points: Tensor,
+        *,
+        dtype: torch.dtype = torch.float32,
+        points_per_step: int | None = None,
+        low_rank: bool | None = None,
+    ) -> None:
+        """Fold the weights, see `fold_decoder`.
+
+        Args:
+            model: a ``SAM2Base`` of any size, before it is cast to a 16-bit type.
+            points: ``(P, 2)`` float32 (x, y) in pixels of the input.
+            dtype: of weights and activations.
+            points_per_step: by default as many as fit the cache on a CPU, 256 on a GPU.
+            low_rank: by default where the channels outnumber the attention weights.
+
+        Raises:
+            WeightsError: a decoder that is built differently from the published ones.
+        """
+        transformer = model.sam_mask_decoder.transformer
+        tokens = 7 + int(model.sam_mask_decoder.pred_obj_scores)
+        if low_rank is None:
+            low_rank = transformer.embedding_dim > tokens * transformer.num_heads
+        self.low_rank = low_rank
+        self._weights = fold_decoder(model, points, dtype)
+        self._image = fold_image(model, dtype, low_rank)
+        n = self._image.maps.bias.shape[-1]
+        if points_per_step is None:
+            cached = max(1, CACHED_ELEMENTS // (tokens * transformer.num_heads * n))
+            points_per_step = cached if points.device.type == "cpu" else 256
+        self.points_per_step = points_per_step
+        self._transform, self._upscale, self._compiled = transform, upscale, False
+
+    def compile(self, options: CompileOptions) -> None:
+        """Compile the two functions that take the time; survivors vary in number, points do not.
+
+        What varies in number is never captured as a CUDA graph: each number would be a new one.
+        """
+        self._compiled = True
+        self._transform = options.compile(transform)
+        self._upscale = torch.compile(upscale, backend=options.backend, dynamic=True)
+
+    @torch.inference_mode()
+    def decode(
+        self, features: Sam2Features, min_predicted_iou: float, points: Tensor | None = None
+    ) -> tuple[Proposals, Tensor]:
+        """Decode the points of the grid for one image.
+
+        Args:
+            features: of one image.
+            min_predicted_iou: masks must be above this, strictly.
+            points: int64 ``(n,)``, which points, rising, at least one; None is every point.
+
+        Returns:
+            The surviving proposals in the order of their points, and the predicted IoU of all
+            four outputs of the points, ``(P, 4)`` or ``(n, 4)`` float32.
+        """
+        asked = None if points is None else self._full_steps(points)
+        logits, ious, indices, every = zip(*self.steps(features, min_predicted_iou, asked))
+        proposals = Proposals(
+            torch.cat(logits).float(), torch.cat(ious).float(), torch.cat(indices)
+        )
+        if points is None or asked is None:
+            return proposals, torch.cat(every).float()
+        proposals = proposals.select(proposals.point_index < len(points))
+        index = points[proposals.point_index]
+        return replace(proposals, point_index=index), torch.cat(every).float()[: len(points)]
+
+    def _full_steps(self, points: Tensor) -> Tensor:
+        """Repeat the last point until steps are full, where what is compiled wants one shape."""
+        missing = -len(points) % self.points_per_step if self._compiled else 0
+        return torch.cat((points, points[-1:].expand(missing)))
+
+    def steps(
+        self, features: Sam2Features, min_predicted_iou: float, points: Tensor | None = None
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """Logits, predicted IoU and position of each step's survivors, and the IoU of all outputs.
+
+        A position is that in `points`, or of the grid.
+        """
+        weights = self._weights
+        maps = image_maps(self._image, weights, features)
+        prompt = layer_1_tokens(weights, maps)
+        if points is not None:
+            prompt = prompt.part(points)
+        for start in range(0, len(prompt.tokens), self.points_per_step):
+            step = slice(start, start + self.points_per_step)
+            keys, iou, hypernetworks = self._transform(weights, maps, prompt.part(step))
+            best_iou, best = iou[:, 1:].max(dim=1)
+            index = torch.nonzero(best_iou > min_predicted_iou).squeeze(1)
+            if len(index) < len(iou):
+                keys = keys.select(index)
+            logits = self._upscale(weights, maps, keys, hypernetworks[index, best[index]])
+            yield logits, best_iou[index], index + start, iou
+
+
+def layer_1_tokens(weights: DecoderWeights, maps: ImageMaps) -> PromptTokens:
+    """Layer 1 up to its image update: one attention of all points' tokens on one image."""
+    layer = weights.layers[0]
+    p, t, heads, d = weights.tokens_query.shape
+    query = weights.tokens_query.view(1, p * t, heads, d).transpose(1, 2)
+    mixed = F.scaled_dot_product_attention(query, maps.key_1, maps.value_1, scale=1.0)
+    mixed = mixed.transpose(1, 2).reshape(p, t, heads * d)
+    queries = _update(layer, weights.queries, F.linear(mixed, *weights.tokens_out))
+    return PromptTokens(weights.tokens, queries, *_keys_and_values(layer, queries, weights.tokens))
+
+
+def transform(weights: DecoderWeights, maps: ImageMaps, prompt: PromptTokens) -> Decoded:
+    """The rest of the transformer and the heads on its tokens, for b points."""
+    tokens = prompt.tokens
+    one, two = weights.layers
+
+    mix = head_products(prompt.key, maps.query_1).softmax(1)
+    u = head_products(prompt.value, one.image.out).flatten(1, 2)
+    keys: LowRankKeys | DenseKeys
+    if maps.shared is None:
+        keys = DenseKeys.first(mix, u, maps.base, one.image_eps)
+    else:
+        keys = LowRankKeys.first(mix, u, prompt.value, maps.shared, one.image_eps)
+
+    queries = _self_attention(weights, prompt.queries, tokens)
+    queries = _update(two, queries, _attend(maps.cross, queries + tokens, keys))
+    key, value = _keys_and_values(two, queries, tokens)
+    mix = keys.scores(key, maps.query_2).softmax(1)
+    u = head_products(value, two.image.out).flatten(1, 2) + two.image.shift
+    keys = keys.second(mix, u, (prompt.value, value), weights.image_scale, two.image_eps)
+
+    queries, tokens = (x.index_select(1, weights.used) for x in (queries, tokens))
+    queries = queries + _attend(maps.last, queries + tokens, keys)
+    queries = _normed(weights.last_norm, queries)
+    return Decoded(keys, _predicted_iou(weights, queries[:, 0]), _hypernetworks(weights, queries))
+
+
+def upscale(
+    weights: DecoderWeights, maps: ImageMaps, keys: LowRankKeys | DenseKeys, hypernetworks: Tensor
+) -> Tensor:
+    """One mask per point, image token by image token; the pixels are put in order at the end.
+
+    Args:
+        weights: of the decoder.
+        maps: of the image.
+        keys: image tokens of n points.
+        hypernetworks: ``(n, C/8)``, of the chosen output.
+
+    Returns:
+        Logits ``(n, 4 h, 4 w)`` for h x w image tokens.
+    """
+    first, norm, second, order = weights.upscaling
+    n, c8 = hypernetworks.shape
+    tokens = len(maps.skip_1)
+    left, right = keys.factors(first)
+    step = tokens
+    if n and left.device.type == "cpu":
+        step = max(1, min(tokens, CACHED_ELEMENTS // (n * 16 * c8)))
+    logits = left.new_empty(n, 16 * tokens, 1)
+    for start in range(0, tokens if n else 0, step):
+        part = slice(start, min(start + step, tokens))
+        x = keys.rest(part, maps.skip_1[part]).baddbmm_(left[:, part], right)
+        x = _normed(norm, x.view(n, -1, 2 * c8))
+        x = torch.ops.aten.gelu_(x) @ second
+        x += maps.skip_0[4 * part.start : 4 * part.stop]
+        x = torch.ops.aten.gelu_(x).view(n, -1, c8)
+        torch.bmm(x, hypernetworks[..., None], out=logits[:, 16 * part.start : 16 * part.stop])
+    side = 4 * int(tokens**0.5)
+    return logits[..., 0].index_select(1, order).view(n, side, side)
+
+
+def _attend(attention: TokensToImage, x: Tensor, keys: LowRankKeys | DenseKeys) -> Tensor:
+    """Attention of prompt tokens ``(b, T, C)`` to the image tokens."""
+    query = _by_heads(attention.query, x, len(attention.value.weight))
+    weights = keys.scores(query, attention.key).softmax(-1)
+    return F.linear(keys.means(weights, attention.value), *attention.out)
+
+
+def _update(layer: Layer, queries: Tensor, attended: Tensor) -> Tensor:
+    """The prompt tokens after a block's attention to the image: residual, norm, MLP, norm."""
+    queries = _normed(layer.cross_norm, queries + attended)
+    first, second = layer.mlp
+    hidden = F.linear(queries, *first).relu_()
+    return _normed(layer.mlp_norm, queries + F.linear(hidden, *second))
+
+
+def _keys_and_values(layer: Layer, queries: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    heads = len(layer.image.out)
+    key = _by_heads(layer.image.key, queries + tokens, heads)
+    return key, _by_heads(layer.image.value, queries, heads)
+
+
+def _self_attention(weights: DecoderWeights, queries: Tensor, tokens: Tensor) -> Tensor:
+    query, key, value, out = weights.self_attention
+    heads = weights.tokens_query.shape[2]
+    x = queries + tokens
+    mixed = F.scaled_dot_product_attention(
+        _by_heads(query, x, heads).transpose(1, 2),
+        _by_heads(key, x, heads).transpose(1, 2),
+        _by_heads(value, queries, heads).transpose(1, 2),
+    )
+    return _normed(weights.self_norm, queries + F.linear(mixed.transpose(1, 2).flatten(2), *out))
+
+
+def _predicted_iou(weights: DecoderWeights, token: Tensor) -> Tensor:
+    *hidden, last = weights.iou_head
+    x = token.to(last.weight.dtype)
+    for layer in hidden:
+        x = F.linear(x, *layer).relu_()
+    x = F.linear(x, *last)
+    return x.sigmoid() if weights.iou_sigmoid else x
+
+
+def _hypernetworks(weights: DecoderWeights, queries: Tensor) -> Tensor:
+    """``(b, 3, C/8)``; ``queries (b, 4, C)`` starts with the token of the predicted IoU."""
+    *hidden, last = weights.hypernetworks
+    x = queries[:, 1:].transpose(0, 1)
+    for layer in hidden:
+        x = torch.baddbmm(layer.bias, x, layer.weight).relu_()
+    return torch.baddbmm(last.bias, x, last.weight).transpose(0, 1)
+
+
+def _by_heads(linear: Linear, x: Tensor, heads: int) -> Tensor:
+    """``(b, T, C)`` to ``(b, T, H, d)``."""
+    return split_heads(F.linear(x, *linear), heads)
+
+
+def _normed(norm: Norm, x: Tensor) -> Tensor:
+    return F.layer_norm(x, x.shape[-1:], *norm)

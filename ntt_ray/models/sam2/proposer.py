@@ -1,0 +1,241 @@
+"""SAM2: images to mask proposals from a grid of points. Meta's ``sam2`` module does the network.
+
+Knows the published configurations, how a SAM2 YAML becomes a model, and which of SAM2's outputs
+the method takes (METHOD 19 to 25). It does not know features, classes or scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from torch import Tensor, nn
+
+from ntt_ray.errors import WeightsError
+from ntt_ray.models.compilation import CompileOptions
+from ntt_ray.models.interfaces import Proposals, normalize_imagenet
+from ntt_ray.models.published import BUNDLED, bundled_file
+from ntt_ray.models.sam2.decoder.image import Sam2Features
+from ntt_ray.models.sam2.decoder.run import PointDecoder
+from ntt_ray.models.weights import load_into, read_state_dict
+
+# A YAML may build the classes of the published SAM2s and nothing else: building one calls it.
+_TARGETS = frozenset(
+    f"sam2.modeling.{name}"
+    for name in (
+        "sam2_base.SAM2Base",
+        "backbones.image_encoder.ImageEncoder",
+        "backbones.image_encoder.FpnNeck",
+        "backbones.hieradet.Hiera",
+        "position_encoding.PositionEmbeddingSine",
+        "memory_attention.MemoryAttention",
+        "memory_attention.MemoryAttentionLayer",
+        "sam.transformer.RoPEAttention",
+        "memory_encoder.MemoryEncoder",
+        "memory_encoder.MaskDownSampler",
+        "memory_encoder.Fuser",
+        "memory_encoder.CXBlock",
+    )
+)
+
+
+class Sam2Proposer:
+    """A loaded SAM2 in evaluation mode with its grid of points.
+
+    Attributes:
+        image_size: side S of the square input in pixels; masks come at S/4.
+        points: ``(P, 2)`` float32 (x, y) in pixels of the input, see `point_grid`.
+        device: where it runs.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        points_per_side: int,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.image_size = int(model.image_size)  # type: ignore[arg-type]
+        self.device, self._dtype = device, dtype
+        model = model.to(device).eval().requires_grad_(False)
+        self.points = point_grid(self.image_size, points_per_side).to(device)
+        # folds the decoder's weights, in full precision: before the model is cast
+        self._decoder = PointDecoder(model, self.points, dtype=dtype)
+        self._model: Any = model.to(dtype)
+
+    @property
+    def points_per_step(self) -> int:
+        """Points decoded at once; smaller takes less memory."""
+        return self._decoder.points_per_step
+
+    @points_per_step.setter
+    def points_per_step(self, points: int) -> None:
+        self._decoder.points_per_step = points
+
+    def compile(self, options: CompileOptions) -> None:
+        """Compile the image encoder and the point decoder; the first images then take minutes."""
+        encoder = self._model.image_encoder
+        encoder.forward = options.compile(encoder.forward)
+        self._decoder.compile(options)
+
+    @classmethod
+    def load(
+        cls,
+        checkpoint: Path,
+        *,
+        name: str,
+        image_size: int,
+        points_per_side: int,
+        config: Path | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> Sam2Proposer:
+        """Build the model and load an official ``.pt`` or a safetensors file of the same keys.
+
+        Args:
+            checkpoint: local file.
+            name: ``sam2_hiera_{t,s,b+,l}`` or ``sam2.1_hiera_...``; with `config` any name.
+            image_size: side of the square input in pixels.
+            points_per_side: the grid has ``points_per_side ** 2`` points.
+            config: a SAM2 YAML, when it is not one of the published ones.
+            device: where to run.
+            dtype: precision of weights and activations.
+
+        Raises:
+            WeightsError: the YAML is not a SAM2's, or keys or shapes do not fit.
+        """
+        model = build_sam2(name, image_size, config)
+        load_into(model, read_state_dict(checkpoint), checkpoint)
+        return cls(model, points_per_side=points_per_side, device=torch.device(device), dtype=dtype)
+
+    @torch.inference_mode()
+    def encode_images(self, images: Tensor) -> Sam2Features:
+        """Run the image encoder (METHOD 19).
+
+        Args:
+            images: ``(B, 3, S, S)`` float32 in about [0, 1].
+        """
+        return image_features(self._model, images.to(self.device), self._dtype)
+
+    def predict(
+        self, features: Sam2Features, min_predicted_iou: float, points: Tensor | None = None
+    ) -> tuple[Proposals, Tensor]:
+        """Decode the points of the grid for one image (METHOD 20 to 25).
+
+        Of outputs 1 to 3 the one with the highest predicted IoU is taken, output 0 never.
+
+        Args:
+            features: of one image.
+            min_predicted_iou: masks must be above this, strictly.
+            points: int64 ``(n,)``, which points, rising, at least one; None is every point.
+
+        Returns:
+            The surviving proposals in the order of their points, and the predicted IoU of all
+            four outputs of the points, ``(P, 4)`` or ``(n, 4)`` float32.
+        """
+        return self._decoder.decode(features, min_predicted_iou, points)
+
+    def propose(
+        self,
+        images: Tensor,
+        min_predicted_iou: float,
+        wanted: Sequence[int] | None = None,
+        points: Tensor | None = None,
+    ) -> list[Proposals]:
+        """Proposals of each wanted image; see `encode_images` and `predict`."""
+        positions = range(len(images)) if wanted is None else wanted
+        if points is not None and len(points) == 0:
+            return [Proposals.none(self.image_size // 4, self.device) for _ in positions]
+        features = self.encode_images(images)
+        return [self.predict(features.image(i), min_predicted_iou, points)[0] for i in positions]
+
+
+def image_features(model: Any, images: Tensor, dtype: torch.dtype) -> Sam2Features:
+    """Run a model's image encoder.
+
+    Args:
+        model: a ``SAM2Base``.
+        images: ``(B, 3, S, S)`` float32 in about [0, 1], on the model's device.
+        dtype: the model's.
+    """
+    side = int(model.image_size)
+    if tuple(images.shape[-2:]) != (side, side):
+        raise ValueError(f"SAM2 takes {side} x {side} images, not {tuple(images.shape)}")
+    levels = model.forward_image(normalize_imagenet(images).to(dtype))["backbone_fpn"]
+    return Sam2Features(embedding=levels[2], high_res_0=levels[0], high_res_1=levels[1])
+
+
+def point_grid(image_size: int, points_per_side: int) -> Tensor:
+    """The grid of prompts (METHOD 20): x slow, y fast, 0.5 to image_size - 0.5.
+
+    SAM2's prompt encoder adds another half pixel, so the last point lies on the image's edge.
+
+    Returns:
+        ``(points_per_side ** 2, 2)`` float32, (x, y) in pixels.
+    """
+    ticks = torch.linspace(0, image_size - 1, points_per_side)
+    x, y = torch.meshgrid(ticks, ticks, indexing="ij")
+    return torch.stack((x, y), dim=-1).reshape(-1, 2) + 0.5
+
+
+def build_sam2(name: str, image_size: int, config: Path | None = None) -> nn.Module:
+    """The SAM2 of a published name or of a YAML; random weights.
+
+    Raises:
+        WeightsError: the YAML cannot be read, is not a SAM2's, or names a class outside SAM2.
+    """
+    from hydra.errors import HydraException
+    from hydra.utils import instantiate
+
+    tree = _read_yaml(name, config)
+    tree.model.image_size = image_size
+    source = config or name
+    _check_targets(OmegaConf.to_container(tree.model), source)
+    try:
+        model = instantiate(tree.model, _recursive_=True)
+    except (HydraException, OmegaConfBaseException, TypeError, ValueError) as error:
+        raise WeightsError(f"{source}: SAM2 cannot be built from it ({error})") from None
+    if not isinstance(model, nn.Module):
+        raise WeightsError(f"{source}: builds a {type(model).__name__}, not a SAM2")
+    return model
+
+
+def _read_yaml(name: str, config: Path | None) -> DictConfig:
+    if config is None and name in BUNDLED:
+        text = bundled_file(f"{name}.yaml").read_text(encoding="utf-8")
+    elif config is None:
+        family = name.split("_", 1)[0]
+        published = resources.files("sam2").joinpath("configs", family, f"{name}.yaml")
+        text = published.read_text(encoding="utf-8")
+    else:
+        try:
+            text = config.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise WeightsError(f"{config}: cannot be read ({error})") from None
+    try:
+        tree = OmegaConf.create(text)
+        OmegaConf.resolve(tree)
+    except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
+        raise WeightsError(f"{config or name}: not a SAM2 YAML ({error})") from None
+    if not isinstance(tree, DictConfig) or not isinstance(tree.get("model"), DictConfig):
+        raise WeightsError(f"{config or name}: not a SAM2 YAML, it has no 'model'")
+    return tree
+
+
+def _check_targets(node: Any, source: object) -> None:
+    if isinstance(node, dict):
+        target = node.get("_target_")
+        if target is not None and target not in _TARGETS:
+            raise WeightsError(f"{source}: _target_ {target!r} is not one of SAM2's classes")
+        for value in node.values():
+            _check_targets(value, source)
+    elif isinstance(node, list):
+        for value in node:
+            _check_targets(value, source)

@@ -1,0 +1,154 @@
+"""From settings to loaded models, on whatever process needs them. Plain values only, so that a
+`ModelSpec` travels to every worker.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ntt_ray.config import ModelsConfig
+from ntt_ray.storage import Storage
+
+if TYPE_CHECKING:
+    import torch
+
+    from ntt_ray.models.compilation import CompileOptions
+    from ntt_ray.models.sam2.boxes import Sam2BoxPrompter
+    from ntt_ray.models.sam2.proposer import Sam2Proposer
+    from ntt_ray.models.vit import VitDimensions, VitEncoder
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """How to load both models: the `models` settings with device and precision decided.
+
+    Attributes:
+        settings: the checked settings.
+        device: ``cpu`` or ``cuda``.
+        precision: ``fp32`` or ``bf16``.
+        store: access to remote checkpoints.
+    """
+
+    settings: ModelsConfig
+    device: str = "cpu"
+    precision: str = "fp32"
+    store: Storage = field(default_factory=Storage)
+
+    def uncompiled(self) -> ModelSpec:
+        """The same without compiling: not worth it for a few images."""
+        return replace(self, settings=self.settings.model_copy(update={"compile": False}))
+
+    def encoder_checkpoint(self) -> Path:
+        """The encoder's checkpoint on this node."""
+        return self._checkpoint("encoder")
+
+    def proposer_checkpoint(self) -> Path:
+        """The proposer's checkpoint on this node."""
+        return self._checkpoint("proposer")
+
+    def _checkpoint(self, which: str) -> Path:
+        from ntt_ray.models.cache import local_checkpoint
+
+        block = getattr(self.settings, which)
+        return local_checkpoint(
+            block.name, block.checkpoint, mirror=self.settings.mirror, store=self.store
+        )
+
+    def _dimensions(self) -> VitDimensions | None:
+        from ntt_ray.models.vit import VitDimensions
+
+        architecture = self.settings.encoder.architecture
+        return VitDimensions(**architecture.model_dump()) if architecture else None
+
+    def _proposer_config(self) -> Path | None:
+        from ntt_ray.models.cache import local_checkpoint
+
+        config = self.settings.proposer.config
+        return local_checkpoint("", config, mirror=None, store=self.store) if config else None
+
+    def _dtype(self) -> torch.dtype:
+        import torch
+
+        return torch.bfloat16 if self.precision == "bf16" else torch.float32
+
+    def _compile_options(self) -> CompileOptions:
+        from ntt_ray.models.compilation import CompileOptions
+
+        return CompileOptions(cuda_graphs=self.settings.compile == "cuda-graphs")
+
+    def load_encoder(self) -> VitEncoder:
+        """The encoder, ready to run."""
+        from ntt_ray.models.dinov2 import Dinov2Encoder
+        from ntt_ray.models.dinov3 import Dinov3Encoder
+
+        load = Dinov3Encoder.load if self.settings.encoder.is_dinov3 else Dinov2Encoder.load
+        encoder: VitEncoder = load(
+            self.encoder_checkpoint(),
+            name=self.settings.encoder.name,
+            image_size=self.settings.encoder.image_size,
+            dimensions=self._dimensions(),
+            device=self.device,
+            dtype=self._dtype(),
+        )
+        if self.settings.compile:
+            encoder.compile(self._compile_options())
+        return encoder
+
+    def load_proposer(self, points_per_side: int) -> Sam2Proposer:
+        """The proposer, ready to run."""
+        from ntt_ray.models.sam2.proposer import Sam2Proposer
+
+        proposer = Sam2Proposer.load(
+            self.proposer_checkpoint(),
+            name=self.settings.proposer.name,
+            image_size=self.settings.proposer.image_size,
+            points_per_side=points_per_side,
+            config=self._proposer_config(),
+            device=self.device,
+            dtype=self._dtype(),
+        )
+        if self.settings.compile:
+            proposer.compile(self._compile_options())
+        return proposer
+
+    def load_box_prompter(self) -> Sam2BoxPrompter:
+        """The proposer's model, ready to be asked with boxes; always in float32."""
+        from ntt_ray.models.sam2.boxes import Sam2BoxPrompter
+
+        return Sam2BoxPrompter.load(
+            self.proposer_checkpoint(),
+            name=self.settings.proposer.name,
+            image_size=self.settings.proposer.image_size,
+            config=self._proposer_config(),
+            device=self.device,
+        )
+
+    def checked_digests(self) -> dict[str, str]:
+        """SHA-256 of both checkpoints, after both were found to fit their models (on the CPU).
+
+        And of the proposer's own YAML, where there is one: ``proposer_config``.
+
+        Raises:
+            WeightsError: a checkpoint is missing, damaged or does not fit.
+        """
+        from ntt_ray.models.published import file_digest
+
+        on_cpu = replace(self.uncompiled(), device="cpu", precision="fp32")
+        on_cpu.load_encoder()
+        on_cpu.load_proposer(points_per_side=1)
+        files = {
+            "encoder": self.encoder_checkpoint(),
+            "proposer": self.proposer_checkpoint(),
+            "proposer_config": self._proposer_config(),
+        }
+        return {name: file_digest(path) for name, path in files.items() if path is not None}
+
+    def encoder_record(self, digest: str) -> dict[str, Any]:
+        """What identifies the encoder in a memory bank."""
+        encoder = self.settings.encoder
+        record = {"name": encoder.name, "image_size": encoder.image_size, "checkpoint": digest}
+        if encoder.architecture is not None:  # the number of heads is not in a checkpoint
+            record["architecture"] = encoder.architecture.model_dump()
+        return record

@@ -1,0 +1,1 @@
+"""What a run will take and cost, from a labelled sample of it."""

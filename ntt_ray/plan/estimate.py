@@ -1,0 +1,232 @@
+"""Labelling a seeded sample first: what the whole run will look like, take and cost.
+
+The sample is a run of its own below ``OUTPUT/plan/``, with its shards, COCO files and report; its
+figures are kept there in ``plan.json``, so that asking twice labels once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+from ntt_ray import storage
+from ntt_ray.bank.file import bank_digest
+from ntt_ray.bank.job import checked_inputs, read_bank
+from ntt_ray.config import Config
+from ntt_ray.errors import InputError
+from ntt_ray.evaluate.job import evaluate_run
+from ntt_ray.merge.job import merge
+from ntt_ray.records import ImageEntry
+from ntt_ray.report.job import report_run
+from ntt_ray.run.actor import IMAGES_PER_GPU_STEP
+from ntt_ray.run.cluster.connect import connect, decide
+from ntt_ray.run.job import UnitDone
+from ntt_ray.run.manifest import entries_of
+from ntt_ray.run.prepare import label
+from ntt_ray.run.shard import existing_shards, shard_uri
+from ntt_ray.sources.image_list import list_images
+from ntt_ray.storage import Storage
+
+logger = logging.getLogger(__name__)
+
+FOLDER, FILE, IMAGES_FILE = "plan", "plan.json", "sample.jsonl"
+UNITS = 16  # the sample is divided, so that several actors are measured after they warmed up
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What labelling the sample took.
+
+    Attributes:
+        images: in the sample.
+        failed: of them.
+        detections: in all of them.
+        timed: how many of them were timed, see `settled`.
+        actor_s: seconds of labelling those, of all actors together, start-up not counted.
+        read_bytes: sizes of the image files that could be asked for their size.
+        sized: how many these were.
+        written_bytes: of shards and merged files.
+    """
+
+    images: int
+    failed: int
+    detections: int
+    timed: int
+    actor_s: float
+    read_bytes: int
+    sized: int
+    written_bytes: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The whole run, as far as the sample tells.
+
+    Attributes:
+        images: of the run.
+        units: its shards.
+        sample: what was measured.
+        device: ``cuda`` or ``cpu``.
+        actors: that the cluster has room for now.
+        images_per_s: of all of them together.
+        hours: until the last image, start-up not counted.
+        device_hours: GPU-hours, or core-hours where there is no GPU.
+        read_bytes: of all images.
+        written_bytes: of all shards and merged files.
+    """
+
+    images: int
+    units: int
+    sample: Measured
+    device: str
+    actors: int
+    images_per_s: float
+    hours: float
+    device_hours: float
+    read_bytes: int
+    written_bytes: int
+
+
+def estimate_run(
+    config: Config, images: int, seed: int, on_unit: Callable[[UnitDone, int, int], None]
+) -> tuple[Estimate, Config]:
+    """Label a sample of a run's images and say what all of them will take.
+
+    Args:
+        config: the whole run; nothing of it is started.
+        images: how many to label.
+        seed: of the choice; the same seed chooses the same images.
+        on_unit: called for each finished unit of the sample, as `pipeline.run.label` does.
+
+    Returns:
+        The estimate, and the config of the sample's own run, whose report shows its gallery.
+    """
+    store = Storage(config.storage_options)
+    table = list_images(config.images, config.image_root, store)
+    chosen = sorted(random.Random(seed).sample(range(len(table)), min(images, len(table))))
+    own = entries_of(table.take(chosen))
+    sample = _sample_config(config, own, _made_of(config, store))
+    measured = _recorded(sample, store) or _measured(sample, own, store, on_unit)
+    return _estimate(config, len(table), measured), sample
+
+
+def _made_of(config: Config, store: Storage) -> list[str]:
+    """Digests of what the bank will be made of: files may change under the same name."""
+    if config.bank is not None:
+        return [bank_digest(read_bank(config.bank, store).data)]
+    inputs = checked_inputs(config, store)
+    base = () if inputs.base is None else inputs.base.history()
+    return [*(source.bank for source in base), inputs.digest]
+
+
+def _sample_config(config: Config, entries: Sequence[ImageEntry], made_of: Sequence[str]) -> Config:
+    images = [(entry.file_name, entry.uri) for entry in entries]
+    text = json.dumps([config.resolved(), images, list(made_of)], sort_keys=True)
+    name = hashlib.sha256(text.encode()).hexdigest()[:12]
+    output = storage.join(config.output, FOLDER, name)
+    steps = -(-len(images) // (UNITS * IMAGES_PER_GPU_STEP))  # half a step costs a whole one
+    size = min(config.job.images_per_unit, steps * IMAGES_PER_GPU_STEP)
+    return config.model_copy(
+        update={
+            "images": storage.join(output, IMAGES_FILE),
+            "image_root": None,
+            "output": output,
+            "job": config.job.model_copy(update={"images_per_unit": size}),
+        }
+    )
+
+
+def _measured(
+    sample: Config,
+    entries: Sequence[ImageEntry],
+    store: Storage,
+    on_unit: Callable[[UnitDone, int, int], None],
+) -> Measured:
+    rows = [json.dumps({"uri": e.uri, "file_name": e.file_name}) + "\n" for e in entries]
+    store.publish_bytes(sample.images, "".join(rows).encode())
+    done: list[UnitDone] = []
+
+    def note(unit: UnitDone, images_done: int, images: int) -> None:
+        done.append(unit)
+        on_unit(unit, images_done, images)
+
+    label(sample, note)
+    if not done:
+        raise InputError(
+            f"{storage.redact(sample.output)}: the sample was labelled before, but its figures "
+            "were not kept; remove that prefix or choose another --seed"
+        )
+    names, counts = merge(sample)
+    if sample.ground_truth is not None:
+        evaluate_run(sample)
+    report_run(sample)
+    shards = [shard_uri(sample.output, i) for i in existing_shards(sample.output, store)]
+    files = [*shards, *(storage.join(sample.output, name) for name in names)]
+    sizes = [size for e in entries if (size := _size(e.uri, store)) is not None]
+    timed = settled(done, decide(sample.job, sample.models.device).actors)
+    measured = Measured(
+        images=counts.images,
+        failed=counts.failed,
+        detections=counts.detections,
+        timed=sum(unit.images for unit in timed),
+        actor_s=sum(unit.label_s for unit in timed),
+        read_bytes=sum(sizes),
+        sized=len(sizes),
+        written_bytes=sum(store.size(uri) for uri in files),
+    )
+    text = json.dumps(asdict(measured), indent=1, sort_keys=True) + "\n"
+    store.publish_bytes(storage.join(sample.output, FILE), text.encode())
+    return measured
+
+
+def settled(done: Sequence[UnitDone], actors: int) -> Sequence[UnitDone]:
+    """The units whose time tells how fast the whole run will be.
+
+    The first unit of an actor warms up caches and kernels, so the first ones are left out where at
+    least as many are left.
+
+    Args:
+        done: by this start; of a sample that was interrupted before, only a part.
+        actors: that labelled them.
+    """
+    ordered = sorted(done, key=lambda unit: (unit.begun_at, unit.shard_id))
+    return ordered[actors:] if len(ordered) >= 2 * actors else ordered
+
+
+def _size(uri: str, store: Storage) -> int | None:
+    try:
+        return store.size(uri)
+    except FileNotFoundError:
+        return None
+
+
+def _recorded(sample: Config, store: Storage) -> Measured | None:
+    try:
+        return Measured(**json.loads(store.read_bytes(storage.join(sample.output, FILE))))
+    except FileNotFoundError:
+        return None
+
+
+def _estimate(config: Config, images: int, measured: Measured) -> Estimate:
+    connect()  # where the sample was labelled by an earlier start
+    resources = decide(config.job, config.models.device)
+    actor_s = measured.actor_s / measured.timed * images
+    units = -(-images // config.job.images_per_unit)
+    actors = min(resources.actors, units)
+    per_actor = resources.gpus_per_actor if resources.device == "cuda" else 1.0
+    return Estimate(
+        images=images,
+        units=units,
+        sample=measured,
+        device=resources.device,
+        actors=actors,
+        images_per_s=images * actors / actor_s,
+        hours=actor_s / actors / 3600,
+        device_hours=actor_s * per_actor / 3600,
+        read_bytes=round(measured.read_bytes / max(1, measured.sized) * images),
+        written_bytes=round(measured.written_bytes / measured.images * images),
+    )

@@ -1,0 +1,208 @@
+"""References with boxes to references with masks: one Ray task, a COCO file and a page of pictures.
+
+The rule that makes a mask of a box is in `references.boxes`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ntt_ray import storage
+from ntt_ray.config import Config
+from ntt_ray.errors import InputError, NttRayError, ReferencesError
+from ntt_ray.images import RgbImage
+from ntt_ray.masks import Rle, rle_area, segmentation_to_rle
+from ntt_ray.models.spec import ModelSpec
+from ntt_ray.records import ImageEntry
+from ntt_ray.references.dataset import checked_box, decode_sized, image_entry, read_json
+from ntt_ray.references.page import ReferenceView, draw_reference, render_references
+from ntt_ray.references.subset import subset_coco
+from ntt_ray.references.validate import TITLE, Choice, choose_annotations
+from ntt_ray.run.cluster.connect import connect, decide
+from ntt_ray.run.cluster.tasks import run_task
+from ntt_ray.storage import Storage
+
+if TYPE_CHECKING:
+    from ntt_ray.models.interfaces import BoxPrompter
+    from ntt_ray.references.boxes import BoxMask
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class MaskedReference:
+    """A reference that has a mask now: its annotation and its picture."""
+
+    annotation: Mapping[str, Any]
+    view: ReferenceView
+
+
+@dataclass(frozen=True)
+class BoxWork:
+    """The references of one image; `rles` are the masks that were given, None where a box is all.
+
+    Attributes:
+        entry: the image.
+        size_hw: its height and width according to the file.
+        annotations: as they stand in the file.
+        boxes_xywh: theirs, checked.
+        rles: theirs.
+    """
+
+    entry: ImageEntry
+    size_hw: tuple[int, int]
+    annotations: tuple[Mapping[str, Any], ...]
+    boxes_xywh: tuple[tuple[float, float, float, float], ...]
+    rles: tuple[Rle | None, ...]
+
+
+def make_masks(config: Config) -> tuple[dict[str, Any], str, Counter[str]]:
+    """Make masks of the boxes of a config's references.
+
+    Returns:
+        The COCO file of the chosen references, a page with a picture of each, and how many masks
+        are from where, by the keys of `reference_page.SOURCES`.
+
+    Raises:
+        ReferencesError: boxes or images that cannot be used, all of them named.
+    """
+    block = config.references
+    if block is None:
+        raise InputError("references: the config has none; give them with --annotations")
+    store = Storage(config.storage_options)
+    coco = read_json(block.annotations, store)
+    choice = choose_annotations(coco, **block.choice())
+    work = _work(choice, block.image_root or block.annotations.rsplit("/", 1)[0])
+    boxes = sum(rle is None for item in work for rle in item.rles)
+    logger.info("making masks of %d boxes in %d images", boxes, len(work))
+    masked = _masked(config, work, store)
+    annotations = [masked[a["id"]].annotation for a in choice.annotations]
+    info = {
+        "description": "references whose masks were made of boxes by ntt-ray references from-boxes",
+        "proposer": config.models.proposer.name,
+        "min_predicted_iou": config.method.min_predicted_iou,
+    }
+    views = [masked[a["id"]].view for a in choice.annotations]
+    page = render_references(views, [(label.category_id, label.name) for label in choice.classes])
+    made = subset_coco(coco, choice, annotations, info)
+    return made, page, Counter(view.source for view in views)
+
+
+def _work(choice: Choice, image_root: str) -> list[BoxWork]:
+    by_image: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
+    for annotation in choice.annotations:
+        by_image[annotation["image_id"]].append(annotation)
+    problems: list[str] = []
+    work = []
+    for image_id, own in sorted(by_image.items()):
+        image = choice.images[image_id]
+        size_hw = (image["height"], image["width"])
+        boxes, rles = [], []
+        for annotation in own:
+            try:
+                boxes.append(checked_box(annotation, image))
+                rles.append(_given_mask(annotation, size_hw))
+            except ValueError as error:
+                problems.append(f"annotation {annotation['id']}: {error}")
+        try:
+            entry = image_entry(image, image_root)
+            work.append(BoxWork(entry, size_hw, tuple(own), tuple(boxes), tuple(rles)))
+        except (ValueError, InputError) as error:
+            problems.append(str(error))
+    if problems:
+        raise ReferencesError(TITLE, problems)
+    return work
+
+
+def _given_mask(annotation: Mapping[str, Any], size_hw: tuple[int, int]) -> Rle | None:
+    """The mask that is there; None where there is none, or one without a pixel."""
+    given = annotation.get("segmentation")
+    rle = segmentation_to_rle(given, *size_hw) if given else None
+    return rle if rle is not None and rle_area(rle) else None
+
+
+def _masked(config: Config, work: Sequence[BoxWork], store: Storage) -> dict[int, MaskedReference]:
+    connect()
+    resources = decide(config.job, config.models.device)
+    plain = config.models.model_copy(update={"compile": False})  # not worth it for a few boxes
+    spec = ModelSpec(plain, resources.device, "fp32", store)
+    masked = run_task(
+        mask_all,
+        spec,
+        list(work),
+        config.method.min_predicted_iou,
+        options=resources.actor_options(),
+    )
+    for reference_id, reference in masked.items():
+        if reference.view.source == "box":
+            logger.warning(
+                "annotation %d in %s keeps its box as mask: %s",
+                reference_id,
+                reference.view.file_name,
+                reference.view.note,
+            )
+    return masked
+
+
+def mask_all(
+    spec: ModelSpec, work: Sequence[BoxWork], min_predicted_iou: float
+) -> dict[int, MaskedReference]:
+    """The Ray task: all images, one at a time, by annotation id."""
+    import torch
+
+    if spec.device == "cpu":
+        torch.set_num_threads(1)
+    prompter = spec.load_box_prompter()
+    problems: list[str] = []
+    masked: dict[int, MaskedReference] = {}
+    for item in work:
+        try:
+            masked.update(_mask_image(item, prompter, min_predicted_iou, spec.store))
+        except FileNotFoundError:
+            problems.append(
+                f"image {item.entry.file_name}: there is no file {storage.redact(item.entry.uri)}"
+            )
+        except NttRayError as error:
+            problems.append(f"image {item.entry.file_name}: {error}")
+    if problems:
+        raise ReferencesError(TITLE, problems)
+    return masked
+
+
+def _mask_image(
+    item: BoxWork, prompter: BoxPrompter, min_predicted_iou: float, store: Storage
+) -> dict[int, MaskedReference]:
+    from ntt_ray.references.boxes import BoxMask, masks_from_boxes
+
+    image_rgb = decode_sized(store.read_bytes(item.entry.uri), item.size_hw)
+    bare = [box for box, rle in zip(item.boxes_xywh, item.rles, strict=True) if rle is None]
+    made = iter(masks_from_boxes(image_rgb, bare, prompter, min_predicted_iou) if bare else ())
+    masks = [next(made) if rle is None else BoxMask.given(rle) for rle in item.rles]
+    return {
+        annotation["id"]: _masked_reference(annotation, image_rgb, item.entry.file_name, box, mask)
+        for annotation, box, mask in zip(item.annotations, item.boxes_xywh, masks, strict=True)
+    }
+
+
+def _masked_reference(
+    annotation: Mapping[str, Any],
+    image_rgb: RgbImage,
+    file_name: str,
+    bbox_xywh: tuple[float, float, float, float],
+    mask: BoxMask,
+) -> MaskedReference:
+    view = draw_reference(
+        image_rgb,
+        bbox_xywh,
+        mask.rle,
+        annotation_id=annotation["id"],
+        category_id=annotation["category_id"],
+        file_name=file_name,
+        source="doubtful" if mask.doubtful else mask.source,
+        note=mask.note(),
+    )
+    return MaskedReference(mask.annotation(annotation), view)

@@ -1,0 +1,177 @@
+"""Which images a report shows: best, worst, borderline, and some with nothing found.
+
+Keeps a bounded number of candidates while the shards stream by. Ties go to the smaller image id, so
+the same run shows the same images.
+"""
+
+from __future__ import annotations
+
+import heapq
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from ntt_ray.evaluate.matching import Matches
+from ntt_ray.records import ImageLabels
+
+BORDER_WIDTH = 0.1  # a score this far from the threshold is not borderline
+EMPTY_SHOWN = 2
+GROUPS = ("best", "worst", "borderline", "empty")
+_SPARE = 3  # candidates kept per image shown: an image may be in several lists
+_ENOUGH_OBJECTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An image that may be shown, with what was found in it and the unit it belongs to."""
+
+    shard_id: int
+    labels: ImageLabels
+    matches: Matches | None
+
+
+class GalleryPicker:
+    """Ranks images as they come.
+
+    Attributes:
+        threshold: detections of at least this score count as predictions.
+        max_images: images in the gallery.
+    """
+
+    def __init__(self, threshold: float, max_images: int) -> None:
+        self.threshold = threshold
+        self.max_images = max_images
+        self._lists = {
+            group: _Ranked(EMPTY_SHOWN if group == "empty" else max_images * _SPARE)
+            for group in GROUPS
+        }
+
+    def add(self, candidate: Candidate) -> None:
+        """Consider an image."""
+        if candidate.labels.status == "failed":
+            return
+        ranks = {
+            "best": rank_best(candidate, self.threshold),
+            "worst": rank_worst(candidate, self.threshold),
+            "borderline": rank_borderline(candidate, self.threshold),
+            "empty": rank_empty(candidate),
+        }
+        for group, rank in ranks.items():
+            if rank is not None:
+                self._lists[group].add(rank, candidate)
+
+    def chosen(self) -> dict[str, list[Candidate]]:
+        """The images to show by group, none of them twice."""
+        chosen: dict[str, list[Candidate]] = {group: [] for group in GROUPS}
+        chosen["empty"] = list(self._lists["empty"])[: max(0, self.max_images)]
+        left = self.max_images - len(chosen["empty"])
+        seen: set[int] = set()
+        sources = {
+            "best": iter(self._varied(self._lists["best"])),
+            "worst": iter(self._lists["worst"]),
+            "borderline": iter(self._lists["borderline"]),
+        }
+        # the three take turns; one that runs out leaves its places to the others
+        while sources and left > 0:
+            for group in list(sources):
+                candidate = _next_unseen(sources[group], seen)
+                if candidate is None:
+                    del sources[group]
+                elif left > 0:
+                    chosen[group].append(candidate)
+                    seen.add(candidate.labels.entry.image_id)
+                    left -= 1
+        return chosen
+
+    def _varied(self, ranked: Iterable[Candidate]) -> list[Candidate]:
+        """Reorder so that every class comes up early: first images with a class not seen yet."""
+        waiting, seen, ordered = list(ranked), set[int](), list[Candidate]()
+        while waiting:
+            classes = [
+                {d.category_id for d in c.labels.detections if d.score >= self.threshold}
+                for c in waiting
+            ]
+            number = next((i for i, ids in enumerate(classes) if ids - seen), 0)
+            seen |= classes[number]
+            ordered.append(waiting.pop(number))
+        return ordered
+
+
+def rank_best(candidate: Candidate, threshold: float) -> float | None:
+    """High where everything is right (or sure) and there is more than one object to see.
+
+    With ground truth it is the image's panoptic quality, the sum of the IoUs of the matches over
+    matches + half of the mistakes; without, the mean score. Both shrunk for few objects.
+    """
+    scores = _kept(candidate, threshold)
+    if candidate.matches is None:
+        return _shrunk(sum(scores) / len(scores), len(scores)) if scores else None
+    right, wrong, missed = count_matches(candidate.matches, len(scores))
+    if not right:
+        return None
+    matches = candidate.matches
+    found = [i is not None and i < len(scores) for i in matches.matched_by]
+    overlap = sum(iou for iou, taken in zip(matches.ious, found) if taken)
+    return _shrunk(overlap / (right + (wrong + missed) / 2), right)
+
+
+def rank_worst(candidate: Candidate, threshold: float) -> float | None:
+    """High where most is wrong or missed, or, without ground truth, where all scores are low."""
+    scores = _kept(candidate, threshold)
+    if candidate.matches is None:
+        return -max(scores) if scores else None
+    right, wrong, missed = count_matches(candidate.matches, len(scores))
+    mistakes = wrong + missed
+    return mistakes / (right + mistakes + 1) if mistakes else None
+
+
+def rank_borderline(candidate: Candidate, threshold: float) -> float | None:
+    """High where a score is close to the threshold, on either side of it."""
+    gaps = [abs(d.score - threshold) for d in candidate.labels.detections]
+    return -min(gaps) if gaps and min(gaps) <= BORDER_WIDTH else None
+
+
+def rank_empty(candidate: Candidate) -> float | None:
+    """A fixed shuffle of the images in which nothing was found (and nothing was to be found)."""
+    to_find = candidate.matches is not None and candidate.matches.objects
+    if candidate.labels.detections or to_find:
+        return None
+    return float(zlib.crc32(candidate.labels.entry.file_name.encode()))
+
+
+def count_matches(matches: Matches, kept: int) -> tuple[int, int, int]:
+    """Right, wrong and missed when the first `kept` detections are taken."""
+    right = sum(value is True for value in matches.right[:kept])
+    wrong = sum(value is False for value in matches.right[:kept])
+    return right, wrong, len(matches.objects) - right
+
+
+class _Ranked:
+    """The candidates with the highest ranks; iterates from the highest."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._heap: list[tuple[float, int, Candidate]] = []
+
+    def add(self, rank: float, candidate: Candidate) -> None:
+        item = (rank, -candidate.labels.entry.image_id, candidate)
+        if len(self._heap) < self._limit:
+            heapq.heappush(self._heap, item)
+        elif self._heap and item[:2] > self._heap[0][:2]:
+            heapq.heapreplace(self._heap, item)
+
+    def __iter__(self) -> Iterator[Candidate]:
+        return iter([item[2] for item in sorted(self._heap, key=lambda i: i[:2], reverse=True)])
+
+
+def _kept(candidate: Candidate, threshold: float) -> list[float]:
+    return [d.score for d in candidate.labels.detections if d.score >= threshold]
+
+
+def _shrunk(value: float, count: int) -> float:
+    seen = min(count, _ENOUGH_OBJECTS)
+    return value * seen / (seen + 1)
+
+
+def _next_unseen(source: Iterator[Candidate], seen: set[int]) -> Candidate | None:
+    return next((c for c in source if c.labels.entry.image_id not in seen), None)

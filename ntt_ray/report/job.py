@@ -1,0 +1,60 @@
+"""The report of a run, from its record, shards, references and ground truth."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ntt_ray import storage
+from ntt_ray.config import Config
+from ntt_ray.evaluate.job import METRICS_FILE
+from ntt_ray.merge.record import read_merge_record
+from ntt_ray.references.dataset import load_references, read_json
+from ntt_ray.report.report import write_report
+from ntt_ray.run import manifest as manifest_file
+from ntt_ray.run import record as run_record
+from ntt_ray.run.shard import existing_shards
+from ntt_ray.storage import Storage
+
+
+def report_run(config: Config, images_per_s: float | None = None) -> dict[str, Any]:
+    """Write ``report.html`` and ``report.json`` of a run, whole or not.
+
+    Args:
+        config: the run.
+        images_per_s: of the labelling that has just ended, when there was one.
+    """
+    store = Storage(config.storage_options)
+    recorded = run_record.recorded_run(config.output, store)
+    digest = recorded["identity"]["manifest"]
+    block = config.references
+    references = None
+    if block is not None:
+        references = load_references(block.annotations, block.image_root, store, **block.choice())
+        if block.extends is not None:  # the extended bank may have given other ids
+            classes = run_record.record_classes(recorded)
+            references = references.renumbered({c.name: c.category_id for c in classes})
+    truth = read_json(config.ground_truth, store) if config.ground_truth is not None else None
+    metrics_uri = storage.join(config.output, METRICS_FILE)
+    with_metrics = truth is not None and store.exists(metrics_uri)
+    merged = read_merge_record(config.output, store)
+    return write_report(
+        config.output,
+        store,
+        record=recorded,
+        shard_ids=sorted(existing_shards(config.output, store)),
+        read_unit=lambda unit: manifest_file.read_unit(config.output, unit, digest, store),
+        min_score=config.merge.min_score,
+        references=references,
+        ground_truth=truth if _has_masks(truth) else None,
+        metrics=read_json(metrics_uri, store) if with_metrics else None,
+        images_per_s=images_per_s,
+        losses=merged.losses if merged and merged.labels_hash == recorded["labels_hash"] else None,
+    )
+
+
+def _has_masks(truth: Any) -> bool:
+    """Boxes cannot be drawn beside masks: ground truth of boxes gives figures, no pictures."""
+    annotations = truth.get("annotations") if isinstance(truth, dict) else None
+    if not isinstance(annotations, list) or not annotations:
+        return truth is not None
+    return any(isinstance(a, dict) and a.get("segmentation") for a in annotations)

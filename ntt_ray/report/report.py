@@ -1,0 +1,223 @@
+"""The report of a run: ``report.html``, one file that needs no network, and ``report.json``.
+
+Reads the shards once, in constant memory, and a few images; the figures of both files are the same.
+No clock in them: the same run gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ntt_ray import storage
+from ntt_ray.errors import ImageError, NttRayError
+from ntt_ray.evaluate.matching import GroundTruth
+from ntt_ray.images import decode_image
+from ntt_ray.merge.rendering import Loss
+from ntt_ray.pages.overlays import ClassReferences, ReferencePicture, Shot
+from ntt_ray.pages.pictures import Thumbnail, blank, mask_to_path, thumbnail
+from ntt_ray.records import ClassLabel, DecodeSettings, ImageEntry, Reference, ReferenceSet
+from ntt_ray.references.crops import cut_reference
+from ntt_ray.references.dataset import read_image
+from ntt_ray.report.gallery import Candidate, GalleryPicker, count_matches
+from ntt_ray.report.page import render_page
+from ntt_ray.report.statistics import RunFigures, figures_to_json
+from ntt_ray.run.shard import iter_labels, read_shard
+from ntt_ray.storage import Storage
+
+HTML_FILE, JSON_FILE = "report.html", "report.json"
+FORMAT_VERSION = 1
+PICTURE_SIDE = 480
+PICTURE_BYTES = 64_000
+CROP_SIDE = 144
+CROP_BYTES = 7_000
+REFERENCE_CLASSES = 24
+CROPS_PER_CLASS = 6
+
+
+def write_report(
+    output: str,
+    store: Storage,
+    *,
+    record: Mapping[str, Any],
+    shard_ids: Sequence[int],
+    read_unit: Callable[[int], Sequence[ImageEntry]],
+    min_score: float,
+    references: ReferenceSet | None = None,
+    ground_truth: Any = None,
+    metrics: Mapping[str, Any] | None = None,
+    images_per_s: float | None = None,
+    losses: Mapping[str, Loss] | None = None,
+    max_images: int = 24,
+) -> dict[str, Any]:
+    """Write ``report.html`` and ``report.json`` of a run.
+
+    Args:
+        output: the run's prefix.
+        store: access to files.
+        record: the run record, the content of ``run.json``.
+        shard_ids: the shards there are, in order.
+        read_unit: the manifest entries of a unit by its shard id; called for shown images only.
+        min_score: threshold of ``annotations.json``.
+        references: shown as crops; None where the bank came ready.
+        ground_truth: a parsed COCO instances file; shown beside the predictions.
+        metrics: the content of ``metrics.json``. Its score of best F1 is where the slider starts
+            and what counts as a prediction; without it that is `min_score`.
+        images_per_s: speed of the labelling, when it was measured.
+        losses: of the masks of merged profiles that cannot hold ours as they are, by profile.
+        max_images: images in the gallery; about 60 kB each.
+
+    Returns:
+        The content of ``report.json``.
+
+    Raises:
+        InputError: a shard is missing or damaged, or has classes that are not in the record.
+    """
+    classes = [ClassLabel(item["id"], item["name"]) for item in record["classes"]]
+    best_f1 = ((metrics or {}).get("false_alarms") or {}).get("score")
+    threshold = min_score if best_f1 is None else float(best_f1)
+    truth = None if ground_truth is None else GroundTruth(ground_truth, classes)
+    figures = RunFigures.of_classes(classes, min_score)
+    picker = GalleryPicker(threshold, max_images)
+    for shard_id in shard_ids:
+        for labels in iter_labels(read_shard(output, shard_id, store)):
+            matches = None if truth is None else truth.match(labels)
+            figures.add(labels, matches)
+            picker.add(Candidate(shard_id, labels, matches))
+    chosen = picker.chosen()
+    report = {
+        "format_version": FORMAT_VERSION,
+        **figures_to_json(figures, classes, _reference_counts(references)),
+        "threshold": threshold,
+        "shards": {"planned": record["plan"]["units"], "read": len(shard_ids)},
+        "metrics": None if metrics is None else dict(metrics),
+        "images_per_s": images_per_s,
+        "losses": {name: _loss(loss) for name, loss in sorted((losses or {}).items())},
+        **_provenance(record),
+        "gallery": [_shown(group, c, threshold) for group, found in chosen.items() for c in found],
+    }
+    decode = DecodeSettings(
+        **record["identity"].get("decode", {})
+    )  # pixels must lie under their masks
+    page = render_page(
+        report,
+        references=_reference_pictures(references, report, store),
+        shots={
+            group: [_shot(c, read_unit, store, decode) for c in found]
+            for group, found in chosen.items()
+        },
+    )
+    text = json.dumps(report, indent=1, sort_keys=True) + "\n"
+    store.publish_bytes(storage.join(output, JSON_FILE), text.encode("ascii"))
+    store.publish_bytes(storage.join(output, HTML_FILE), page.encode("utf-8", "replace"))
+    return report
+
+
+def _loss(loss: Loss) -> dict[str, Any]:
+    mean = 1.0 - loss.lost_iou / max(1, loss.instances)
+    counts = {"instances": loss.instances, "changed": loss.changed}
+    return {**counts, "mean_iou": round(mean, 9), "min_iou": round(loss.min_iou, 9)}
+
+
+def _provenance(record: Mapping[str, Any]) -> dict[str, Any]:
+    identity = record["identity"]
+    models: dict[str, Any] = {}
+    execution: dict[str, Any] = {}
+    for key, value in identity["models"].items():
+        (models if isinstance(value, Mapping) else execution)[key] = value
+    return {
+        "source": identity["images"],
+        "bank": identity["bank"],
+        "models": models,
+        "execution": execution,
+        "decode": dict(identity.get("decode", {})),
+        "method": dict(identity["method"]),
+        "labels_hash": record["labels_hash"],
+        "versions": dict(record["versions"]),
+        "git_revision": record.get("git_revision"),
+    }
+
+
+def _shown(group: str, candidate: Candidate, threshold: float) -> dict[str, Any]:
+    """An image of the gallery as data; right, wrong and missed at the threshold."""
+    labels, matches = candidate.labels, candidate.matches
+    kept = sum(d.score >= threshold for d in labels.detections)
+    judged = None
+    if matches is not None:
+        judged = dict(zip(("right", "wrong", "missed"), count_matches(matches, kept)))
+    return {
+        "group": group,
+        "image_id": labels.entry.image_id,
+        "file_name": labels.entry.file_name,
+        "detections": [
+            {"category_id": d.category_id, "score": round(d.score, 9)} for d in labels.detections
+        ],
+        "objects": None if matches is None else len(matches.objects),
+        "at_threshold": judged,
+    }
+
+
+def _shot(
+    candidate: Candidate,
+    read_unit: Callable[[int], Sequence[ImageEntry]],
+    store: Storage,
+    decode: DecodeSettings,
+) -> Shot:
+    labels = candidate.labels
+    assert labels.height is not None
+    assert labels.width is not None
+    size_hw = (labels.height, labels.width)
+    uris = {entry.image_id: entry.uri for entry in read_unit(candidate.shard_id)}
+    try:
+        image_rgb = decode_image(store.read_bytes(uris[labels.entry.image_id]), decode)
+        if image_rgb.shape[:2] != size_hw:
+            raise ImageError("the image has another size than when it was labelled")
+    except FileNotFoundError:
+        return Shot(candidate, blank(size_hw, PICTURE_SIDE), "The image is not there any more.")
+    except NttRayError as error:
+        return Shot(candidate, blank(size_hw, PICTURE_SIDE), f"No picture: {error}")
+    return Shot(candidate, thumbnail(image_rgb, PICTURE_SIDE, PICTURE_BYTES), "")
+
+
+def _reference_counts(references: ReferenceSet | None) -> dict[int, int] | None:
+    if references is None:
+        return None
+    counts = {label.category_id: 0 for label in references.classes}
+    for reference in references.references:
+        counts[reference.category_id] += 1
+    return counts
+
+
+def _reference_pictures(
+    references: ReferenceSet | None, report: Mapping[str, Any], store: Storage
+) -> list[ClassReferences]:
+    """Crops of the classes with the most labels, by rising id."""
+    if references is None:
+        return []
+    kept = {row["id"]: row["kept"] for row in report["classes"]}
+    known = [label for label in references.classes if label.category_id in kept]
+    ranked = sorted(known, key=lambda label: (-kept[label.category_id], label.category_id))
+    shown = sorted(ranked[:REFERENCE_CLASSES], key=lambda label: label.category_id)
+    ratio = float(report["method"].get("context_ratio", 0))
+    groups = []
+    for label in shown:
+        own = references.of_class(label.category_id)
+        crops = tuple(
+            reference_picture(reference, ratio, store) for reference in own[:CROPS_PER_CLASS]
+        )
+        groups.append(ClassReferences(label, len(own), crops))
+    return groups
+
+
+def reference_picture(
+    reference: Reference, context_ratio: float, store: Storage
+) -> ReferencePicture:
+    """The crop of a reference; an empty place where its image cannot be read any more."""
+    name = reference.image.file_name
+    try:
+        crop = cut_reference(reference, read_image(reference, store), context_ratio)
+    except (NttRayError, FileNotFoundError, ValueError):
+        return ReferencePicture(name, Thumbnail(CROP_SIDE, CROP_SIDE, 1.0, ""), "")
+    picture = thumbnail(crop.image_rgb, CROP_SIDE, CROP_BYTES)
+    return ReferencePicture(name, picture, mask_to_path(crop.mask, picture.scale))

@@ -1,0 +1,150 @@
+"""The figures of a run, counted in one pass over its shards in constant memory.
+
+Counts, score histograms and failures by reason; the content of ``report.json`` is made of them. It
+knows neither pictures nor pages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ntt_ray.errors import InputError, reason_of
+from ntt_ray.evaluate.matching import Matches
+from ntt_ray.records import ClassLabel, Detection, ImageLabels
+
+SCORE_BINS = 50
+CLASS_BINS = 20
+EXAMPLES_PER_REASON = 5
+MAX_REASONS = 50
+_TEXT_LIMIT = 300
+_OTHER = "other reasons"
+
+
+@dataclass
+class ClassFigures:
+    """What was found of one class; `kept` are detections of at least the merge threshold."""
+
+    images: int = 0
+    detections: int = 0
+    kept: int = 0
+    histogram: list[int] = field(default_factory=lambda: [0] * CLASS_BINS)
+
+
+@dataclass
+class Failure:
+    """Images that failed for one reason, with a few examples and one full error text."""
+
+    images: int = 0
+    error: str = ""
+    examples: list[str] = field(default_factory=list)
+
+
+@dataclass
+class RunFigures:
+    """Counts of a run; `right` and `wrong` only count images with ground truth."""
+
+    classes: dict[int, ClassFigures]
+    min_score: float
+    images: dict[str, int] = field(
+        default_factory=lambda: {"total": 0, "ok": 0, "empty": 0, "failed": 0}
+    )
+    detections: int = 0
+    kept: int = 0
+    histogram: list[int] = field(default_factory=lambda: [0] * SCORE_BINS)
+    right: list[int] = field(default_factory=lambda: [0] * SCORE_BINS)
+    wrong: list[int] = field(default_factory=lambda: [0] * SCORE_BINS)
+    failures: dict[str, Failure] = field(default_factory=dict)
+
+    @classmethod
+    def of_classes(cls, classes: Sequence[ClassLabel], min_score: float) -> RunFigures:
+        """No image counted yet; detections of other classes would be an error."""
+        return cls({label.category_id: ClassFigures() for label in classes}, min_score)
+
+    def add(self, labels: ImageLabels, matches: Matches | None) -> None:
+        """Count one image."""
+        self.images["total"] += 1
+        self.images[labels.status] += 1
+        if labels.error is not None:
+            self._add_failure(labels.entry.file_name, labels.error)
+        ids = {d.category_id for d in labels.detections}
+        if not ids <= self.classes.keys():
+            name, unknown = labels.entry.file_name, sorted(ids - self.classes.keys())
+            raise InputError(f"{name}: the run has no class with the id {unknown[0]}")
+        for category_id in ids:
+            self.classes[category_id].images += 1
+        for position, detection in enumerate(labels.detections):
+            self._add_detection(detection, None if matches is None else matches.right[position])
+
+    def failures_by_count(self) -> list[tuple[str, Failure]]:
+        """Reasons and their images, the most frequent first."""
+        return sorted(self.failures.items(), key=lambda item: (-item[1].images, item[0]))
+
+    def _add_detection(self, detection: Detection, right: bool | None) -> None:
+        kept = detection.score >= self.min_score
+        found = self.classes[detection.category_id]
+        found.detections += 1
+        found.kept += kept
+        found.histogram[bin_of(detection.score, CLASS_BINS)] += 1
+        self.detections += 1
+        self.kept += kept
+        self.histogram[bin_of(detection.score, SCORE_BINS)] += 1
+        if right is not None:
+            (self.right if right else self.wrong)[bin_of(detection.score, SCORE_BINS)] += 1
+
+    def _add_failure(self, file_name: str, error: str) -> None:
+        reason = reason_of(error)
+        if reason not in self.failures and len(self.failures) >= MAX_REASONS:
+            reason = _OTHER
+        failure = self.failures.setdefault(reason, Failure(error=error[:_TEXT_LIMIT]))
+        failure.images += 1
+        if len(failure.examples) < EXAMPLES_PER_REASON:
+            failure.examples.append(file_name)
+
+
+def bin_of(score: float, bins: int) -> int:
+    """Histogram bin of a score from 0 to 1; 1 itself goes into the last one."""
+    return min(max(int(score * bins), 0), bins - 1)
+
+
+def figures_to_json(
+    figures: RunFigures, classes: Sequence[ClassLabel], references: Mapping[int, int] | None
+) -> dict[str, Any]:
+    """The figures as plain data.
+
+    Args:
+        figures: of the whole run.
+        classes: by rising category id.
+        references: their number by category id, where they are known.
+    """
+    rows = []
+    for label in classes:
+        found = figures.classes[label.category_id]
+        rows.append(
+            {
+                "id": label.category_id,
+                "name": label.name,
+                "references": None if references is None else references.get(label.category_id, 0),
+                "images": found.images,
+                "detections": found.detections,
+                "kept": found.kept,
+                "histogram": list(found.histogram),
+            }
+        )
+    return {
+        "images": dict(figures.images),
+        "detections": {"total": figures.detections, "kept": figures.kept},
+        "min_score": figures.min_score,
+        "score_histogram": {
+            "bin_width": 1 / SCORE_BINS,
+            "all": list(figures.histogram),
+            "right": list(figures.right),
+            "wrong": list(figures.wrong),
+        },
+        "classes": rows,
+        "failures": [
+            {"reason": reason, "images": f.images, "error": f.error, "examples": list(f.examples)}
+            for reason, f in figures.failures_by_count()
+        ],
+    }

@@ -1,0 +1,46 @@
+"""All benchmarks by name."""
+
+from __future__ import annotations
+
+import difflib
+from types import MappingProxyType
+
+from ntt_ray.errors import InputError
+from ntt_ray.reproduce.cd_fsod import CD_FSOD
+from ntt_ray.reproduce.coco import COCO_20I, COCO_NOVEL
+from ntt_ray.reproduce.declaration import Part, Protocol
+from ntt_ray.reproduce.lvis import LVIS_MINIVAL
+from ntt_ray.reproduce.voc import VOC
+
+PROTOCOLS = MappingProxyType(
+    {p.name: p for p in (COCO_NOVEL, VOC, LVIS_MINIVAL, COCO_20I, CD_FSOD)}
+)
+
+
+def find_protocol(name: str) -> Protocol:
+    """The benchmark of that name.
+
+    Raises:
+        InputError: there is none.
+    """
+    if name not in PROTOCOLS:
+        raise InputError(f"unknown protocol {name!r}; {_hint(name, list(PROTOCOLS))}")
+    return PROTOCOLS[name]
+
+
+def find_parts(protocol: Protocol, names: list[str]) -> tuple[Part, ...]:
+    """The parts of those names, all of them for none.
+
+    Raises:
+        InputError: a name is unknown.
+    """
+    known = {part.name: part for part in protocol.parts}
+    for name in names:
+        if name not in known:
+            raise InputError(f"{protocol.name} has no part {name!r}; {_hint(name, list(known))}")
+    return tuple(known[name] for name in names) or protocol.parts
+
+
+def _hint(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"

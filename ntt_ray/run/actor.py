@@ -1,0 +1,114 @@
+"""The process that labels: both models and the bank, one unit at a time."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import ray
+
+from ntt_ray import storage
+from ntt_ray.errors import LabelError, NttRayError
+from ntt_ray.records import FetchedImage, ImageLabels, PromptWork
+from ntt_ray.run.cluster.connect import this_log
+from ntt_ray.run.cluster.metrics import ActorMetrics
+from ntt_ray.run.fetch import fetched_image
+from ntt_ray.run.job import LABELLED, LabelJob
+from ntt_ray.run.shard import labels_to_row
+
+if TYPE_CHECKING:
+    from ntt_ray.run.unit import UnitLabeler
+
+logger = logging.getLogger(__name__)
+
+IMAGES_PER_GPU_STEP = 4  # through the encoders at once
+
+
+class LabelActor:
+    """A process with both models and the bank; labels one unit at a time."""
+
+    def __init__(self, job: LabelJob, bank_ref: list[ray.ObjectRef[bytes]]) -> None:
+        self._job = job
+        self._metrics = ActorMetrics(storage.redact(job.output))
+        self._loading_error: NttRayError | None = None
+        try:
+            self._units = self._load(ray.get(bank_ref[0]))
+        except NttRayError as error:
+            # raised here, Ray would pass it on as text only; the first unit raises it instead
+            self._loading_error = error
+
+    def _load(self, bank: bytes) -> UnitLabeler:
+        # here, not above: the driver names this class, and would load what only actors need
+        import torch
+
+        from ntt_ray.bank.memory import MemoryBank
+        from ntt_ray.method.tiling import make_labeler
+        from ntt_ray.run.unit import UnitLabeler
+
+        job, on_cpu = self._job, self._job.models.device == "cpu"
+        if on_cpu:
+            torch.set_num_threads(1)  # results must not depend on the machine's cores
+        else:
+            torch.backends.cudnn.allow_tf32 = False  # fp32 means float32, in convolutions too
+        encoder = job.models.load_encoder()
+        memory = MemoryBank.from_bytes(bank, "the broadcast bank")
+        memory.check_width(encoder.feature_dim)
+        proposer = job.models.load_proposer(job.points_per_side)
+        labeler = make_labeler(encoder, proposer, memory, job.settings)
+        units = UnitLabeler(
+            labeler,
+            job.output,
+            job.run_token,
+            job.store,
+            images_per_step=1 if on_cpu else IMAGES_PER_GPU_STEP,
+            decode_threads=job.decode_threads,
+            decode=job.decode,
+        )
+        if job.models.settings.compile:
+            units.warm_up()
+        return units
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Label the units of a batch (Ray Data's calling convention)."""
+        if self._loading_error is not None:
+            raise self._loading_error
+        rows = []
+        for row in batch.to_pylist():
+            started, begun_at = time.perf_counter(), time.time()
+            images = [fetched_image(image) for image in row["images"]]
+            labels = self._label(row["shard_id"], images)
+            label_s = time.perf_counter() - started
+            work = self._units.take_work()
+            self._measure(labels, row["fetch_s"], label_s, work)
+            rows.append(
+                {
+                    "shard_id": row["shard_id"],
+                    "fetch_s": row["fetch_s"],
+                    "begun_at": begun_at,
+                    "label_s": label_s,
+                    **asdict(work),
+                    "rows": [labels_to_row(item) for item in labels],
+                }
+            )
+        return pa.Table.from_pylist(rows, schema=LABELLED)
+
+    def _label(self, shard_id: int, images: Sequence[FetchedImage]) -> list[ImageLabels]:
+        try:
+            return self._units.label(shard_id, images)
+        except LabelError as error:
+            logger.exception("unit %d", shard_id)  # goes into this worker's log
+            raise LabelError(f"{error}; {this_log()}") from error
+
+    def _measure(
+        self, labels: Sequence[ImageLabels], fetch_s: float, label_s: float, work: PromptWork
+    ) -> None:
+        self._metrics.unit(labels, fetch_s, label_s)
+        self._metrics.prompts(work)
+        if self._job.models.device != "cpu":
+            from torch import cuda
+
+            self._metrics.gpu_memory(cuda.memory_reserved(), cuda.max_memory_reserved())

@@ -1,0 +1,113 @@
+"""The Ray Data chain: plan -> fetch -> label -> write, one row per work unit.
+
+A row is retried whole, and its shard is published in one step, so a unit is done or it is not.
+Nothing here computes; the method is in `ntt_ray.method.labeler`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import ray
+from ray.data import ActorPoolStrategy, DataContext, Dataset
+from ray.data._internal.execution.execution_callback import ExecutionCallback
+from ray.data.exceptions import ExecutionTimeoutError
+
+from ntt_ray.errors import RunIncompleteError
+from ntt_ray.run.actor import LabelActor
+from ntt_ray.run.cluster.connect import our_error
+from ntt_ray.run.cluster.placement import TASK_CPUS, Resources
+from ntt_ray.run.fetch import fetch_units
+from ntt_ray.run.job import LabelJob, UnitDone
+from ntt_ray.run.write import write_units
+
+STALL_S = 1800.0  # without anything moving, after which a run ends
+SLOWEST_IMAGE_S = {"cpu": 300.0, "cuda": 15.0}  # a unit of many slow images is no stall
+UNITS_IN_FLIGHT = 2  # per actor: the next unit is fetched while this one is labelled
+
+
+def label_units(
+    job: LabelJob,
+    shard_ids: Sequence[int],
+    bank: bytes,
+    resources: Resources,
+    images_per_unit: int,
+) -> Iterator[UnitDone]:
+    """Label units and publish their shards; yields each as it is done, in any order.
+
+    Raises:
+        RunIncompleteError: for longer than the slowest unit would take, nothing moved.
+        LabelError: the method failed on an image; it and the unit are named.
+        StorageError: a shard could not be written after all retries.
+    """
+    bank_ref = ray.put(bank)  # once; every actor of a node reads the same copy
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    # for a statistic nobody reads, Ray would walk each worker's page tables every second
+    context.memory_usage_poll_interval_s = None
+    context.custom_execution_callback_classes = [_ForgetBlocks]
+    # wrapped, our errors would reach the driver as text: their causes do not travel
+    context.raise_original_map_exception = True
+    stall_s = max(STALL_S, SLOWEST_IMAGE_S[resources.device] * images_per_unit)
+    context.execution_no_progress_timeout_s = stall_s
+    units: Dataset = ray.data.from_items(
+        [{"shard_id": shard_id} for shard_id in shard_ids], override_num_blocks=len(shard_ids)
+    )
+    # Ray fuses neighbours that reserve the same; fetching must overlap labelling instead, so its
+    # tasks reserve another share of a CPU than the actors.
+    fetched = units.map_batches(
+        partial(fetch_units, job=job),
+        batch_size=1,
+        batch_format="pyarrow",
+        num_cpus=TASK_CPUS,
+    )
+    labelled = fetched.map_batches(
+        LabelActor,
+        fn_constructor_args=(job, [bank_ref]),  # in a list: Ray Data does not resolve it
+        batch_size=1,
+        batch_format="pyarrow",
+        compute=ActorPoolStrategy(
+            **resources.pool(len(shard_ids)),
+            max_tasks_in_flight_per_actor=UNITS_IN_FLIGHT,
+        ),
+        **resources.actor_options(),
+    )
+    written = labelled.map_batches(
+        partial(write_units, job=job),
+        batch_size=1,
+        batch_format="pyarrow",
+        num_cpus=TASK_CPUS,
+    )
+    try:
+        # not its rows: for them Ray would send the statistics of all units to an actor every few
+        # seconds, which took a third of two cores with 100,000 units
+        for bundle in written.iter_internal_ref_bundles():
+            for block in bundle.blocks:
+                yield from (UnitDone(**row) for row in ray.get(block.ref).to_pylist())
+    except ExecutionTimeoutError as error:
+        raise RunIncompleteError(
+            f"nothing moved for {stall_s:.0f} s: workers find no room, or die as they start (a "
+            "full disk, a broken GPU; Ray's logs say more). Start the same command again"
+        ) from error
+    except Exception as error:  # Ray wraps what our code raised in several layers
+        raise our_error(error) from error
+
+
+class _Forgetful(list[Any]):
+    """A list that stays empty."""
+
+    def extend(self, _: Iterable[Any]) -> None:
+        """Take nothing in."""
+
+
+class _ForgetBlocks(ExecutionCallback):
+    """Lets Ray Data forget the statistics of each block: 3 kB of the driver's memory for a unit."""
+
+    def before_execution_starts(self, executor: Any) -> None:
+        """Replace the lists that would grow, where this version of Ray has them."""
+        for operator in executor._topology or ():
+            if hasattr(operator, "_output_blocks_stats"):
+                operator._output_blocks_stats = _Forgetful()

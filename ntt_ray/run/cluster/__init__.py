@@ -1,0 +1,1 @@
+"""Ray itself: joining a cluster, what it has room for, tasks, metrics."""

@@ -1,0 +1,110 @@
+"""Ray itself: starting or joining a cluster, what it has, what its errors hide."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import signal
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from ntt_ray.config import JobConfig
+from ntt_ray.errors import NttRayError
+from ntt_ray.run.cluster.placement import Layout, Node, Resources, fit
+
+logger = logging.getLogger(__name__)
+
+# A machine with as many actors as cores has no room for idle workers in Ray's eyes: it would end
+# them after a second, and start a process anew for every unit that is fetched or written.
+# Nobody reads the metrics of a Ray that lives as long as one command.
+_LOCAL_SYSTEM = {
+    "idle_worker_killing_time_threshold_ms": 120_000,
+    "enable_metrics_collection": False,
+}
+# Ray Data appends how to make it try again, which it shall not
+_RAY_ADVICE = re.compile(r"\nFailed to [^\n]* after \d+/\d+ attempts .*", re.DOTALL)
+
+
+def connect(object_store_bytes: int | None = None, cpus: int | None = None) -> None:
+    """Join the cluster that ``RAY_ADDRESS`` names, or start Ray on this machine; quietly.
+
+    Args:
+        object_store_bytes: shared memory of a Ray that is started here; None: Ray's own choice.
+        cpus: that a Ray started here shall count; None: those of the machine.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if not ray.is_initialized():
+        here = not os.environ.get("RAY_ADDRESS")
+        on_sigterm = signal.getsignal(signal.SIGTERM)
+        ray.init(
+            # without an address, Ray would join whatever `ray start` has left on this machine
+            address="local" if here else None,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            include_dashboard=False if here else None,
+            object_store_memory=object_store_bytes if here else None,
+            num_cpus=cpus if here else None,
+            _system_config=_LOCAL_SYSTEM if here else None,
+        )
+        # Ray's own handler drains the node for up to half a minute before anything else ends
+        if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)
+    # the traceback of what a worker raised; the error itself is ours to say
+    said = logging.ERROR if logger.isEnabledFor(logging.DEBUG) else logging.CRITICAL
+    logging.getLogger("ray.data").setLevel(said)
+
+
+def decide(job: JobConfig, device: str) -> Resources:
+    """Fit the settings to the cluster that this process has joined, see `placement.fit`."""
+    return fit(job, device, layout())
+
+
+def layout() -> Layout:
+    """The nodes of the cluster that this process has joined."""
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    alive = [node["Resources"] for node in nodes if node["Alive"]]
+    # what Ray Data itself asks; an autoscaler of the first version does not say
+    config = ray._private.state.state.get_cluster_config()
+    groups = config.node_group_configs if config else ()
+    addable = [
+        dict(group.resources)
+        for group in groups
+        if group.max_count == -1 or group.max_count > group.min_count
+    ]
+    return Layout(tuple(map(_node, alive)), tuple(map(_node, addable)))
+
+
+def _node(resources: Mapping[str, float]) -> Node:
+    prefix = "accelerator_type:"
+    kinds = [name.removeprefix(prefix) for name in resources if name.startswith(prefix)]
+    return Node(resources.get("CPU", 0.0), resources.get("GPU", 0.0), min(kinds) if kinds else None)
+
+
+def this_log() -> str:
+    """Where the log of this worker is, in words, for an error that a person will read."""
+    context = ray.get_runtime_context()
+    path = Path(ray._private.worker.global_worker.get_err_file_path())
+    name = f"worker-{context.get_worker_id()}*.err"
+    address = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+    return (
+        f"its traceback: {path} on {address}; while the cluster is up: "
+        f"ray logs cluster '{name}' --node-ip {address} --address {context.gcs_address}"
+    )
+
+
+def our_error(error: BaseException) -> BaseException:
+    """The error of this package inside what Ray raises, or the outermost one."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, NttRayError) and not isinstance(seen, ray.exceptions.RayError):
+            if seen.args and isinstance(seen.args[0], str):
+                seen.args = (_RAY_ADVICE.sub("", seen.args[0]), *seen.args[1:])
+            return seen
+        cause = getattr(seen, "cause", None)
+        seen = cause if isinstance(cause, BaseException) else seen.__cause__ or seen.__context__
+    return error

@@ -1,0 +1,137 @@
+"""What a run tells Prometheus, through the metrics of Ray: every name, tag and unit is here.
+
+Ray exports ``ray_<name>`` on the metrics port of each node, counters with ``_total`` behind it, and
+adds the node and the worker as tags. Counts of actors hold what was done: units that were done
+again after a death count twice; what a run holds is in its shards. configs/cluster/grafana.json
+shows them all.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from ray.util import metrics
+
+from ntt_ray.errors import reason_of
+from ntt_ray.records import ImageLabels, PromptWork
+
+IMAGES = "ntt_ray_images"
+FAILURES = "ntt_ray_failures"
+DETECTIONS = "ntt_ray_detections"
+POINTS = "ntt_ray_points"
+UNIT_SECONDS = "ntt_ray_unit_seconds"
+GPU_MEMORY = "ntt_ray_gpu_memory_bytes"
+UNITS = "ntt_ray_units"
+IMAGES_DONE = "ntt_ray_images_done"
+IMAGES_PLANNED = "ntt_ray_images_planned"
+
+SECONDS = [0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0]  # borders of the histogram
+REASON_CHARACTERS = 80
+REASONS = 30  # more, and the rest is counted as one: each is a series of its own in Prometheus
+
+
+class ActorMetrics:
+    """What a labelling actor tells of its units.
+
+    Args:
+        run: tag of every metric, the output of the run without secrets.
+    """
+
+    def __init__(self, run: str) -> None:
+        tags = {"run": _ascii(run)}
+        self._images = metrics.Counter(
+            IMAGES, "Images labelled, by status (ok, empty, failed)", ("run", "status")
+        ).set_default_tags(tags)
+        self._failures = metrics.Counter(
+            FAILURES, "Images that failed, by reason", ("run", "reason")
+        ).set_default_tags(tags)
+        self._detections = metrics.Counter(DETECTIONS, "Objects found", ("run",)).set_default_tags(
+            tags
+        )
+        self._points = metrics.Counter(
+            POINTS, "Points of SAM2's grids, asked or saved (method.prompts)", ("run", "outcome")
+        ).set_default_tags(tags)
+        self._seconds = _unit_seconds(tags)
+        self._memory = metrics.Gauge(
+            GPU_MEMORY, "GPU memory of an actor, now and at most", ("run", "kind")
+        ).set_default_tags(tags)
+        self._reasons: set[str] = set()
+
+    def unit(self, labels: Sequence[ImageLabels], fetch_s: float, label_s: float) -> None:
+        """Count a labelled unit."""
+        for status, count in Counter(item.status for item in labels).items():
+            self._images.inc(count, {"status": status})
+        errors = [item.error for item in labels if item.error is not None]
+        for reason, count in Counter(map(self._reason, errors)).items():
+            self._failures.inc(count, {"reason": reason})
+        if detections := sum(len(item.detections) for item in labels):
+            self._detections.inc(detections)
+        self._seconds.observe(fetch_s, {"part": "fetch"})
+        self._seconds.observe(label_s, {"part": "label"})
+
+    def prompts(self, work: PromptWork) -> None:
+        """Count the points that were asked, and those that were not worth it."""
+        for outcome, points in (
+            ("asked", work.points_asked),
+            ("saved", work.points - work.points_asked),
+        ):
+            if points:
+                self._points.inc(points, {"outcome": outcome})
+
+    def gpu_memory(self, reserved_bytes: int, peak_bytes: int) -> None:
+        """Tell how much memory the models and their steps take."""
+        self._memory.set(reserved_bytes, {"kind": "reserved"})
+        self._memory.set(peak_bytes, {"kind": "peak"})
+
+    def _reason(self, error: str) -> str:
+        reason = _ascii(reason_of(error))[:REASON_CHARACTERS]
+        if reason not in self._reasons and len(self._reasons) >= REASONS:
+            return "other reasons"
+        self._reasons.add(reason)
+        return reason
+
+
+class DriverMetrics:
+    """What the driver tells of the whole run.
+
+    Args:
+        run: tag of every metric, the output of the run without secrets.
+    """
+
+    def __init__(self, run: str) -> None:
+        tags = {"run": _ascii(run)}
+        self._units = metrics.Counter(UNITS, "Units written", ("run",)).set_default_tags(tags)
+        self._seconds = _unit_seconds(tags)
+        self._done = metrics.Gauge(
+            IMAGES_DONE, "Images that have their row", ("run",)
+        ).set_default_tags(tags)
+        self._planned = metrics.Gauge(
+            IMAGES_PLANNED, "Images of the run", ("run",)
+        ).set_default_tags(tags)
+
+    def progress(self, done: int, planned: int) -> None:
+        """Tell how far the run is."""
+        self._done.set(done)
+        self._planned.set(planned)
+
+    def unit(self, write_s: float) -> None:
+        """Count a unit that was written."""
+        self._units.inc()
+        self._seconds.observe(write_s, {"part": "write"})
+
+
+def _ascii(text: str) -> str:
+    """A tag as Ray takes it: any other character would be an error."""
+    return text.replace("…", "...").encode("ascii", "backslashreplace").decode()
+
+
+def _unit_seconds(tags: dict[str, str]) -> metrics.Histogram:
+    histogram = metrics.Histogram(
+        UNIT_SECONDS,
+        "Seconds of a unit, by part (fetch, label, write)",
+        boundaries=SECONDS,
+        tag_keys=("run", "part"),
+    )
+    histogram.set_default_tags(tags)
+    return histogram

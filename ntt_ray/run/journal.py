@@ -1,0 +1,90 @@
+"""Which images a worker had in hand: finds the image that ends its worker process every time.
+
+Ray starts a unit again whenever its worker dies, for ever if one image is to blame. Before a
+worker takes up some images of a unit it notes them beside the shard. When it starts on a unit and
+finds such a note of the same run, the worker before it died over those images: each gets a death.
+Images with one death are taken up one by one; an image with two deaths is not taken up again and
+becomes a failed row. Notes left by another driver (killed, resumed) count for nothing: there the
+worker died of its driver.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+
+from ntt_ray import storage
+from ntt_ray.run.shard import FOLDER, shard_name
+from ntt_ray.storage import Storage
+
+MAX_DEATHS = 2
+SUFFIX = ".journal.json"
+
+
+class UnitJournal:
+    """The notes on one unit.
+
+    Attributes:
+        deaths: workers lost over each image, by its position in the unit.
+    """
+
+    def __init__(self, output: str, shard_id: int, run_token: str, store: Storage) -> None:
+        self._uri = journal_uri(output, shard_id)
+        self._token, self._store = run_token, store
+        self.deaths: dict[int, int] = {}
+
+    def open(self) -> None:
+        """Read what the worker before left, and count its deaths."""
+        try:
+            note = json.loads(self._store.read_bytes(self._uri))
+        except FileNotFoundError:
+            return
+        except ValueError:
+            return  # cannot happen with whole writes; a damaged note says nothing
+        if note.get("run") != self._token:
+            return
+        self.deaths = {int(position): count for position, count in note["deaths"].items()}
+        for position in note["in_work"]:
+            self.deaths[position] = self.deaths.get(position, 0) + 1
+
+    def condemned(self) -> set[int]:
+        """Positions of the images that must not be taken up again."""
+        return {position for position, count in self.deaths.items() if count >= MAX_DEATHS}
+
+    def steps(self, positions: Sequence[int], step: int) -> Iterator[list[int]]:
+        """Split the work into steps of `step` images, suspects alone; each is noted before."""
+        for group in _groups(positions, step, set(self.deaths)):
+            note = {"run": self._token, "deaths": self.deaths, "in_work": group}
+            self._store.publish_bytes(self._uri, json.dumps(note).encode())
+            yield group
+
+
+def journal_uri(output: str, shard_id: int) -> str:
+    """Where the notes on a unit lie; deleted once its shard is there."""
+    name = shard_name(shard_id).removesuffix(".parquet") + SUFFIX
+    return storage.join(output, FOLDER, name)
+
+
+def delete_finished(output: str, store: Storage) -> None:
+    """Delete notes beside a shard: their process ended after it published the one."""
+    names = set(store.list_files(storage.join(output, FOLDER)))
+    for name in sorted(name for name in names if name.endswith(SUFFIX)):
+        if name.removesuffix(SUFFIX) + ".parquet" in names:
+            store.delete(storage.join(output, FOLDER, name))
+
+
+def _groups(positions: Sequence[int], step: int, suspects: set[int]) -> Iterator[list[int]]:
+    group: list[int] = []
+    for position in positions:
+        if position in suspects:
+            if group:
+                yield group
+                group = []
+            yield [position]
+            continue
+        group.append(position)
+        if len(group) == step:
+            yield group
+            group = []
+    if group:
+        yield group

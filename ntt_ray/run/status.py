@@ -1,0 +1,184 @@
+"""How a run is, from what lies in its output: done, to do, pace, failures, is a driver alive.
+
+Reads the run record, the names of the shards, their footers, and the lock; it changes nothing, and
+needs neither the config, nor Ray, nor the models.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from ntt_ray import storage
+from ntt_ray.errors import InputError, RunIncompleteError, reason_of
+from ntt_ray.run import record as run_record
+from ntt_ray.run.lock import Holder, read_holder
+from ntt_ray.run.shard import existing_shards, iter_batches, open_shard, shard_name
+from ntt_ray.storage import Storage
+
+READERS = 32  # footers read at once; two small requests each
+EXAMPLES = 3  # images named for each reason
+
+
+@dataclass
+class Failures:
+    """Images that failed for one reason, some of them by shard and name."""
+
+    images: int = 0
+    examples: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Status:
+    """How a run is.
+
+    Attributes:
+        output: its prefix, without secrets.
+        images: of the run.
+        units: of the run.
+        units_done: whose shard is there.
+        images_done: rows of those shards; None: they were not looked into.
+        failures: by reason, the most frequent first; None: likewise.
+        max_failed_fraction: of `images`, above which the run is not in order.
+        driver: who works on it, or died over it.
+    """
+
+    output: str
+    images: int
+    units: int
+    units_done: int
+    images_done: int | None
+    failures: dict[str, Failures] | None
+    max_failed_fraction: float
+    driver: Holder | None
+
+    @property
+    def failed(self) -> int:
+        """Images that failed, as far as they were looked for."""
+        return sum(found.images for found in (self.failures or {}).values())
+
+    @property
+    def images_per_s(self) -> float | None:
+        """As the living driver says, since it began to label."""
+        if self.driver is None or not self.driver.alive:
+            return None
+        return self.driver.progress.get("images_per_s")
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds until everything is labelled at this pace."""
+        pace = self.images_per_s
+        if pace is None or pace <= 0:
+            return None
+        share = (self.units - self.units_done) / max(1, self.units)
+        rest = share * self.images if self.images_done is None else self.images - self.images_done
+        return rest / pace
+
+    @property
+    def problem(self) -> str | None:
+        """Why the exit status may not be 0."""
+        if self.units_done < self.units:
+            return f"{self.units - self.units_done} of {self.units} units are not done"
+        if self.failed > self.max_failed_fraction * self.images:
+            return (
+                f"{self.failed} of {self.images} images failed, more than "
+                f"job.max_failed_fraction {self.max_failed_fraction:g} allows; the reasons are in "
+                "the column 'error' of the shards"
+            )
+        return None
+
+
+def read_status(output: str, store: Storage, *, footers: bool = True) -> Status:
+    """Look at a run, finished or not.
+
+    Args:
+        output: its prefix.
+        store: access to it.
+        footers: look into the shards too: for failures, and the exact number of images.
+
+    Raises:
+        InputError: there is no run, or a shard is damaged.
+    """
+    recorded = run_record.read_record(output, store)
+    driver = read_holder(output, store)
+    if recorded is None:
+        alive = driver is not None and driver.alive
+        what = "a driver is preparing one" if alive else "label first"
+        raise InputError(f"{storage.redact(output)}: there is no run here yet; {what}")
+    plan, job = recorded["plan"], recorded.get("config", {}).get("job", {})
+    shards = sorted(existing_shards(output, store) & set(range(plan["units"])))
+    rows, failures = _look_into(output, shards, store) if footers else (None, None)
+    return Status(
+        output=storage.redact(output),
+        images=plan["images"],
+        units=plan["units"],
+        units_done=len(shards),
+        images_done=rows,
+        failures=failures,
+        max_failed_fraction=float(job.get("max_failed_fraction", 0.0)),
+        driver=driver,
+    )
+
+
+def check_labelled(output: str, max_failed_fraction: float, store: Storage) -> None:
+    """Whether labelling may end with exit status 0.
+
+    Raises:
+        RunIncompleteError: units are missing, or too many images failed.
+    """
+    found = read_status(output, store)
+    problem = Status(**{**vars(found), "max_failed_fraction": max_failed_fraction}).problem
+    if problem is not None:
+        raise RunIncompleteError(problem)
+
+
+def _look_into(
+    output: str, shards: Sequence[int], store: Storage
+) -> tuple[int, dict[str, Failures]]:
+    with ThreadPoolExecutor(READERS, thread_name_prefix="status") as pool:
+        return _summed(pool.map(partial(_shard, output, store), shards))
+
+
+def _shard(output: str, store: Storage, unit: int) -> tuple[int, list[str], list[str]]:
+    """Rows of a shard, and names and errors of its failed images."""
+    with open_shard(output, unit, store) as file:
+        if not _may_hold_failures(file.metadata):
+            return file.metadata.num_rows, [], []
+        names: list[str] = []
+        errors: list[str] = []
+        for batch in iter_batches(file, ("file_name", "error")):
+            for row in batch.to_pylist():
+                if row["error"] is not None:
+                    names.append(f"{shard_name(unit)}: {row['file_name']}")
+                    errors.append(row["error"])
+        return file.metadata.num_rows, names, errors
+
+
+def _may_hold_failures(footer: Any) -> bool:
+    """Whether the footer leaves room for a row with an error."""
+    groups = [footer.row_group(index) for index in range(footer.num_row_groups)]
+    for group in groups:
+        columns = [group.column(index) for index in range(group.num_columns)]
+        found = next(column for column in columns if column.path_in_schema == "error").statistics
+        if found is None or not found.has_null_count or found.null_count < group.num_rows:
+            return True
+    return False
+
+
+def _summed(
+    shards: Iterable[tuple[int, list[str], list[str]]],
+) -> tuple[int, dict[str, Failures]]:
+    rows, failures = 0, dict[str, Failures]()
+    for count, names, errors in shards:
+        rows += count
+        for name, error in zip(names, errors):
+            found = failures.setdefault(reason_of(error), Failures())
+            found.images += 1
+            if len(found.examples) < EXAMPLES:
+                found.examples.append(name)
+    counts = Counter({reason: found.images for reason, found in failures.items()})
+    return rows, {reason: failures[reason] for reason, _ in counts.most_common()}

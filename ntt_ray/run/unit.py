@@ -1,0 +1,203 @@
+"""Labelling the images of one unit: decode ahead in threads, label in steps, one row per image.
+
+It knows the journal and the labeller; it does not know Ray.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ntt_ray.errors import ImageError, LabelError
+from ntt_ray.images import RgbImage, decode_image, decode_square
+from ntt_ray.method.labeler import Labeler
+from ntt_ray.method.tiling import TiledLabeler
+from ntt_ray.records import DecodeSettings, Detection, FetchedImage, ImageLabels, PromptWork
+from ntt_ray.run.journal import UnitJournal
+from ntt_ray.storage import Storage
+
+logger = logging.getLogger(__name__)
+
+JOURNAL_STEP = 32  # images noted at once before they are taken up
+WHOLE_IMAGES_STEP = 4  # the same where images are kept at their own size
+MIN_POINTS_PER_STEP = 32
+
+
+_Decoded = tuple[RgbImage, tuple[int, int]]  # as the labeller takes it; height and width before
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A step whose masks are found, and whose RLE strings are being made.
+
+    Attributes:
+        failed: reasons, by position in the unit.
+        found: size (height, width) and what will be the detections, by position.
+    """
+
+    failed: Mapping[int, str]
+    found: Mapping[int, tuple[tuple[int, int], Future[tuple[Detection, ...]]]]
+
+
+class UnitLabeler:
+    """Labels units with one labeller.
+
+    Images go through the models in steps of a fixed number of places. A place whose image cannot
+    be decoded is filled with black, so that what one image gets never depends on its neighbours.
+
+    Attributes:
+        images_per_step: places in a step; smaller after the GPU ran out of memory.
+    """
+
+    def __init__(
+        self,
+        labeler: Labeler | TiledLabeler,
+        output: str,
+        run_token: str,
+        store: Storage,
+        *,
+        images_per_step: int = 1,
+        decode_threads: int = 1,
+        decode: DecodeSettings | None = None,
+    ) -> None:
+        self.images_per_step = images_per_step
+        self._labeler = labeler
+        self._settings = decode or DecodeSettings()
+        self._output, self._token, self._store = output, run_token, store
+        self._pool = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
+
+    def label(self, shard_id: int, images: Sequence[FetchedImage]) -> list[ImageLabels]:
+        """Label the images of a unit; every image gives exactly one row, in order.
+
+        Raises:
+            LabelError: the method failed; the unit and the images are named.
+        """
+        journal = UnitJournal(self._output, shard_id, self._token, self._store)
+        journal.open()
+        condemned = journal.condemned()
+        rows = {
+            position: ImageLabels.failed(images[position].entry, "ended the worker process")
+            for position in condemned
+        }
+        todo = [position for position in range(len(images)) if position not in condemned]
+        noted = WHOLE_IMAGES_STEP if self._labeler.takes_whole_images else JOURNAL_STEP
+        for group in journal.steps(todo, noted):
+            rows |= self._label_group(shard_id, images, group)
+        if len(rows) != len(images):
+            raise LabelError(f"unit {shard_id}: {len(rows)} rows for {len(images)} images")
+        return [rows[position] for position in range(len(images))]
+
+    def warm_up(self) -> None:
+        """Label one full step of noise, so that compiling does not count as labelling."""
+        side = self._labeler.proposer.image_size
+        noise = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+        (found,) = self._labeler.begin([noise] * self.images_per_step, [(side, side)])
+        found.result()
+        self.take_work()
+
+    def take_work(self) -> PromptWork:
+        """See `Labeler.take_work`."""
+        return self._labeler.take_work()
+
+    def _label_group(
+        self, shard_id: int, images: Sequence[FetchedImage], group: Sequence[int]
+    ) -> dict[int, ImageLabels]:
+        """Label images that are noted in the journal; the next are decoded meanwhile."""
+        decoded = {
+            position: self._pool.submit(self._decode, images[position]) for position in group
+        }
+        rows: dict[int, ImageLabels] = {}
+        begun: list[_Begun] = []
+        start = 0
+        while start < len(group):
+            places = group[start : start + self.images_per_step]
+            step = {position: _image(decoded[position]) for position in places}
+            try:
+                begun.append(self._begin_step(shard_id, images, step))
+            except torch.OutOfMemoryError as error:
+                self._shrink(shard_id, error)
+                continue
+            if len(begun) > 1:  # its RLE strings were made while this step was computed
+                rows |= self._rows(shard_id, images, begun.pop(0))
+            for position in places:
+                del decoded[position]
+            start += len(places)
+        return rows | self._rows(shard_id, images, begun.pop())
+
+    def _shrink(self, shard_id: int, error: torch.OutOfMemoryError) -> None:
+        """Halve the points, then the images, of a step, and stay there."""
+        proposer = self._labeler.proposer
+        if proposer.points_per_step > MIN_POINTS_PER_STEP:
+            proposer.points_per_step //= 2
+        elif self.images_per_step > 1:
+            self.images_per_step //= 2
+        else:
+            raise LabelError(f"unit {shard_id}: out of GPU memory at the smallest step") from error
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        logger.warning(
+            "out of GPU memory: going on with %d points and %d images per step",
+            proposer.points_per_step,
+            self.images_per_step,
+        )
+
+    def _begin_step(
+        self, shard_id: int, images: Sequence[FetchedImage], step: dict[int, _Decoded | ImageError]
+    ) -> _Begun:
+        failed = {p: str(found) for p, found in step.items() if isinstance(found, ImageError)}
+        good = {p: found for p, found in step.items() if not isinstance(found, ImageError)}
+        if not good:
+            return _Begun(failed, {})
+        inputs = self._inputs(list(step), good)
+        sizes = [good[p][1] if p in good else None for p in step]
+        try:
+            found = dict(zip(step, self._labeler.begin(inputs, sizes), strict=True))
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            raise _named(shard_id, [images[p] for p in good], error) from error
+        return _Begun(failed, {p: (size_hw, found[p]) for p, (_, size_hw) in good.items()})
+
+    def _rows(
+        self, shard_id: int, images: Sequence[FetchedImage], begun: _Begun
+    ) -> dict[int, ImageLabels]:
+        rows = {p: ImageLabels.failed(images[p].entry, why) for p, why in begun.failed.items()}
+        for position, (size_hw, found) in begun.found.items():
+            image = images[position]
+            try:
+                rows[position] = ImageLabels.labelled(image.entry, size_hw, found.result())
+            except Exception as error:
+                raise _named(shard_id, [image], error) from error
+        return rows
+
+    def _inputs(self, places: Sequence[int], good: dict[int, _Decoded]) -> list[RgbImage]:
+        side = self._labeler.proposer.image_size
+        black = np.zeros((side, side, 3), dtype=np.uint8)
+        filled = [good[p][0] if p in good else black for p in places]
+        return filled + [black] * (self.images_per_step - len(filled))
+
+    def _decode(self, image: FetchedImage) -> _Decoded:
+        """The image as the labeller takes it, and its own size."""
+        if image.data is None:
+            raise ImageError(image.error or "not fetched")
+        if self._labeler.takes_whole_images:
+            image_rgb = decode_image(image.data, self._settings)
+            return image_rgb, (image_rgb.shape[0], image_rgb.shape[1])
+        return decode_square(image.data, self._labeler.proposer.image_size, self._settings)
+
+
+def _named(shard_id: int, images: Sequence[FetchedImage], error: Exception) -> LabelError:
+    names = ", ".join(image.entry.file_name for image in images)
+    return LabelError(f"unit {shard_id}, image {names}: {type(error).__name__}: {error}")
+
+
+def _image(future: Future[_Decoded]) -> _Decoded | ImageError:
+    try:
+        return future.result()
+    except ImageError as error:
+        return error

@@ -1,0 +1,205 @@
+"""The images of a run: where they are listed, and what no list may hold.
+
+A list may have a hundred million rows, so it lies in Arrow's columns, and is gone through a batch
+at a time.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ntt_ray import storage
+from ntt_ray.errors import InputError
+from ntt_ray.images import IMAGE_SUFFIXES
+from ntt_ray.references.dataset import read_json
+from ntt_ray.run.manifest import SCHEMA
+from ntt_ray.storage import Storage
+
+BATCH = 65_536
+_TABLE_SUFFIXES = (".parquet", ".csv", ".jsonl")
+_SHOWN = 5
+Row = tuple[int, str, str]  # image id, file name, uri
+
+
+def list_images(images: str, image_root: str | None, store: Storage) -> pa.Table:
+    """List the images of a run: the manifest's columns, sorted by image id.
+
+    Args:
+        images: a prefix (recursive), a table (``.parquet``, ``.csv``, ``.jsonl`` with a column
+            ``uri``, optionally ``file_name``), or a COCO ``.json``.
+        image_root: where relative names of a table or COCO file live; default: its folder.
+        store: access to files.
+
+    Raises:
+        InputError: nothing there, malformed, repeated, or a name that leads out of its root.
+    """
+    lower = images.lower()
+    if lower.endswith(".json"):
+        rows = _from_coco(read_json(images, store), image_root or _folder(images))
+        table = _collected(rows, images).sort_by("image_id")
+    elif lower.endswith(_TABLE_SUFFIXES):
+        table = _collected(_from_table(images, image_root or _folder(images), store), images)
+    else:
+        table = _listed(store.list_files(images, IMAGE_SUFFIXES), images)
+    if not len(table):
+        kinds = ", ".join(IMAGE_SUFFIXES)
+        raise InputError(
+            f"images: there is no image in {storage.redact(images)} (looked for {kinds})"
+        )
+    _check_unique(table, images)
+    return table
+
+
+def _folder(uri: str) -> str:
+    return uri.rsplit("/", 1)[0]
+
+
+def _listed(names: list[str], prefix: str) -> pa.Table:
+    """What a store has listed: whatever a name looks like, it lies below the prefix.
+
+    Args:
+        names: sorted; they are taken out of the list.
+        prefix: where they lie.
+    """
+    root, batches, count = f"{prefix.rstrip('/')}/", [], 0
+    names.reverse()  # a list gives memory back at its end
+    while names:
+        part = names[: -BATCH - 1 : -1]
+        del names[-BATCH:]
+        try:
+            shown = pa.array(part, pa.string())
+            uris = pc.binary_join_element_wise(root, shown, "")
+        except UnicodeEncodeError:
+            shown = pa.array([storage.printable(name) for name in part], pa.string())
+            uris = pa.array([storage.local_uri(root + name) for name in part], pa.string())
+        ids = pa.array(range(count + 1, count + 1 + len(part)), pa.int64())
+        batches.append(pa.record_batch([ids, shown, uris], schema=SCHEMA))
+        count += len(part)
+    return pa.Table.from_batches(batches, schema=SCHEMA)
+
+
+def _collected(rows: Iterator[Row], images: str) -> pa.Table:
+    """Rows of id, file name and uri as a table.
+
+    Raises:
+        InputError: a name that is not valid Unicode.
+    """
+    batches = []
+    while part := list(islice(rows, BATCH)):
+        try:
+            columns = [pa.array(column) for column in zip(*part, strict=True)]
+        except UnicodeEncodeError:
+            raise _not_unicode(part, images) from None
+        batches.append(pa.record_batch(columns, schema=SCHEMA))
+    return pa.Table.from_batches(batches, schema=SCHEMA)
+
+
+def _from_coco(coco: Any, image_root: str) -> Iterator[Row]:
+    images = coco.get("images") if isinstance(coco, dict) else None
+    if not isinstance(images, list):
+        raise InputError("images: the COCO file has no list 'images'")
+    for position, image in enumerate(images):
+        identity = image.get("id") if isinstance(image, dict) else None
+        name = image.get("file_name") if isinstance(image, dict) else None
+        if type(identity) is not int or not 0 <= identity < 2**53 or not isinstance(name, str):
+            raise InputError(
+                f"images: images[{position}] of the COCO file needs a file_name and a "
+                "whole-number id from 0 to 2^53"
+            )
+        yield identity, name, storage.below(image_root, name)
+
+
+def _from_table(table: str, image_root: str, store: Storage) -> Iterator[Row]:
+    shown_root = storage.redact(image_root).rstrip("/") + "/"
+    for number, (uri, name) in enumerate(_table_rows(table, store), start=1):
+        if not isinstance(uri, str) or not uri:
+            raise InputError(f"images: row {number} of {storage.redact(table)} has no uri")
+        if storage.is_uri(uri) or uri.startswith("/"):
+            full = storage.local_uri(storage.absolute(uri))
+            # the file name goes into COCO files: a signed URL's signature must not
+            shown = storage.redact(full)
+            relative = shown.removeprefix(shown_root)
+            default = relative if relative != shown else shown.split("://", 1)[-1].lstrip("/")
+        else:
+            full, default = storage.join(image_root, uri), uri
+        file_name = name if isinstance(name, str) and name else default
+        storage.join(image_root, file_name)  # refuses names that lead out
+        yield number, file_name, full
+
+
+def _table_rows(table: str, store: Storage) -> Iterator[tuple[Any, Any]]:
+    try:
+        data = store.read_bytes(table)
+        reader = _parquet_rows if table.lower().endswith(".parquet") else _text_rows
+        yield from reader(table, data)
+    except FileNotFoundError:
+        raise InputError(f"images: {storage.redact(table)}: no such file") from None
+    except (pa.ArrowException, OSError, ValueError, csv.Error, RecursionError) as error:
+        raise InputError(f"images: {storage.redact(table)}: cannot be read ({error})") from None
+
+
+def _parquet_rows(_: str, data: bytes) -> Iterator[tuple[Any, Any]]:
+    columns = pq.read_table(pa.BufferReader(data))
+    if "uri" not in columns.column_names:
+        raise ValueError("there is no column 'uri'")
+    named = "file_name" in columns.column_names
+    for batch in columns.to_batches(BATCH):
+        names = batch["file_name"].to_pylist() if named else [None] * len(batch)
+        yield from zip(batch["uri"].to_pylist(), names, strict=True)
+
+
+def _text_rows(table: str, data: bytes) -> Iterator[tuple[Any, Any]]:
+    text = data.decode("utf-8-sig")
+    if table.lower().endswith(".csv"):
+        rows: Iterator[Any] = csv.DictReader(io.StringIO(text))
+    else:
+        rows = (json.loads(line) for line in text.split("\n") if line.strip())
+    for row in rows:
+        if not isinstance(row, dict) or "uri" not in row:
+            raise ValueError("there is no column 'uri'")
+        yield row["uri"], row.get("file_name")
+
+
+def _not_unicode(rows: Sequence[Row], images: str) -> InputError:
+    texts = (text for _, *names in rows for text in names if storage.printable(text) != text)
+    return InputError(
+        f"images: {storage.redact(images)}: the name {next(texts)!r} is not valid Unicode"
+    )
+
+
+def _check_unique(table: pa.Table, images: str) -> None:
+    for what in ("image_id", "file_name"):
+        column = table[what]
+        if _rises(column):
+            continue
+        if pa.types.is_string(column.type):
+            column = column.cast(pa.large_string())  # more than 2 GB of names may be told apart
+        if pc.count_distinct(column).as_py() == len(column):
+            continue
+        counts = column.value_counts()
+        repeated = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
+        shown = ", ".join(str(value) for value in repeated[:_SHOWN].to_pylist())
+        raise InputError(
+            f"images: {len(repeated)} {what} values are used more than once in "
+            f"{storage.redact(images)}: {shown}{', ...' if len(repeated) > _SHOWN else ''}"
+        )
+
+
+def _rises(column: pa.ChunkedArray) -> bool:
+    """Whether each value is above the one before, as in a listing; needs no memory."""
+    last = None
+    for chunk in column.chunks:
+        below = pa.concat_arrays([pa.array([last], chunk.type), chunk.slice(0, len(chunk) - 1)])
+        if not pc.all(pc.less(below, chunk)).as_py():  # the first is below nothing: null, skipped
+            return False
+        last = chunk[len(chunk) - 1].as_py()
+    return True

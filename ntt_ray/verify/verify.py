@@ -1,0 +1,272 @@
+"""Whether an output is whole: its run record, manifest, bank, shards and merged files agree.
+
+Reads everything once, unit by unit, and changes nothing; needs neither Ray nor the models. What a
+check is, is in `quality`; here is the order of them.
+"""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ntt_ray import storage
+from ntt_ray.config import Config
+from ntt_ray.errors import InputError
+from ntt_ray.records import ImageEntry
+from ntt_ray.run import manifest as manifest_file
+from ntt_ray.run import record as run_record
+from ntt_ray.run.lock import FILE as LOCK_FILE
+from ntt_ray.run.lock import MERGE_FILE as MERGE_LOCK_FILE
+from ntt_ray.run.shard import FOLDER, read_shard, shard_name
+from ntt_ray.storage import Storage
+from ntt_ray.verify.merged_files import MergedFiles, find_merge
+from ntt_ray.verify.problems import Findings
+from ntt_ray.verify.shard_check import check_images, check_provenance, check_row
+
+READ_AHEAD = 4  # shards fetched before they are looked at
+ROWS_AT_ONCE = 64
+HASH_BYTES = 8 << 20
+
+
+@dataclass
+class Verdict:
+    """What an output holds, and what is wrong with it.
+
+    Attributes:
+        images: of the run.
+        units: of the run.
+        units_done: units whose shard is there.
+        rows: of all shards that could be read.
+        statuses: rows by status.
+        detections: in those rows.
+        merged: whether there are merged files.
+        findings: problems and notes.
+    """
+
+    images: int = 0
+    units: int = 0
+    units_done: int = 0
+    rows: int = 0
+    statuses: dict[str, int] = field(default_factory=dict)
+    detections: int = 0
+    merged: bool = False
+    findings: Findings = field(default_factory=Findings)
+
+    @property
+    def whole(self) -> bool:
+        """Whether everything is there and agrees."""
+        return not self.findings.counts
+
+    def count(self, row: Mapping[str, Any]) -> None:
+        """Take in a row."""
+        self.rows += 1
+        self.statuses[row["status"]] = self.statuses.get(row["status"], 0) + 1
+        self.detections += len(row["annotations"])
+
+
+def verify(
+    config: Config, findings: Findings, on_unit: Callable[[int, int], None] = lambda *_: None
+) -> Verdict:
+    """Check the output of a config, finished or not.
+
+    Args:
+        config: the run; only where it lies and how it would be merged now matter.
+        findings: takes what is found.
+        on_unit: called with the units looked at so far, and the units in all.
+
+    Raises:
+        InputError: there is no run, or its record cannot be read.
+    """
+    store = Storage(config.storage_options)
+    recorded = run_record.read_record(config.output, store)
+    if recorded is None:
+        raise InputError(f"{storage.redact(config.output)}: there is no run here; label first")
+    verdict = Verdict(recorded["plan"]["images"], recorded["plan"]["units"], findings=findings)
+    _check_record(recorded, findings)
+    _check_digest(config, store, run_record.BANK_FILE, recorded["identity"]["bank"], findings)
+    names = store.list_files(config.output, hidden=True)
+    with ExitStack() as stack:
+        manifest = _open_manifest(config, store, recorded, findings, stack)
+        shards = _check_names(names, recorded["plan"]["units"], findings)
+        verdict.units_done = len(shards)
+        merge = find_merge(config, store, recorded, shards, names, findings)
+        verdict.merged = merge is not None
+        merged = MergedFiles(
+            config,
+            store,
+            recorded,
+            merge,
+            manifest.sizes if manifest is not None else None,
+            findings,
+        )
+        for done, (unit, rows) in enumerate(_read_units(config, store, shards, findings), start=1):
+            _check_unit(recorded, manifest, unit, rows, verdict, merged)
+            on_unit(done, len(shards))
+        merged.finish()
+    _say_what_failed(config, verdict)
+    return verdict
+
+
+class _Manifest:
+    """The open manifest: the images of each unit, and the unit of an image."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._file = pq.ParquetFile(stream)
+        if not self._file.schema_arrow.equals(manifest_file.SCHEMA):
+            raise ValueError("it has other columns than a manifest")
+        self._units = manifest_file.Units.of(self._file.metadata)
+        self.sizes = self._units.sizes()
+        self._firsts: dict[int, int] = {}  # first image of the units that were asked for
+
+    def unit(self, unit: int) -> list[ImageEntry]:
+        """The images of a unit.
+
+        Raises:
+            InputError: its part of the file is damaged.
+        """
+        try:
+            return self._units.read(self._file, unit)
+        except (ValueError, OSError, pa.ArrowException) as error:
+            raise InputError(f"the images of unit {unit} cannot be read ({error})") from None
+
+    def unit_of(self, image_id: int) -> int | None:
+        """The unit that holds an image, if one does."""
+        unit = bisect.bisect_right(range(len(self.sizes)), image_id, key=self._first) - 1
+        if unit < 0:
+            return None
+        return unit if any(e.image_id == image_id for e in self.unit(unit)) else None
+
+    def _first(self, unit: int) -> int:
+        if unit not in self._firsts:
+            self._firsts[unit] = self.unit(unit)[0].image_id
+        return self._firsts[unit]
+
+
+def _check_record(recorded: Mapping[str, Any], out: Findings) -> None:
+    if run_record.labels_hash(recorded["identity"]) != recorded["labels_hash"]:
+        text = "its labels_hash is not that of its identity: it was edited"
+        out.problem("run record edited", run_record.FILE, text)
+
+
+def _check_digest(config: Config, store: Storage, name: str, wanted: str, out: Findings) -> None:
+    """Whether a file is the one that the run record speaks of."""
+    digest = hashlib.sha256()
+    try:
+        with store.open_read(storage.join(config.output, name)) as stream:
+            while chunk := stream.read(HASH_BYTES):
+                digest.update(chunk)
+    except FileNotFoundError:
+        out.problem("file missing", name, "it belongs to the run")
+        return
+    if digest.hexdigest() != wanted:
+        text = f"its SHA-256 is {digest.hexdigest()[:12]}, in {run_record.FILE} {wanted[:12]}"
+        out.problem("file edited", name, text)
+
+
+def _open_manifest(
+    config: Config,
+    store: Storage,
+    recorded: Mapping[str, Any],
+    out: Findings,
+    stack: ExitStack,
+) -> _Manifest | None:
+    name, plan = manifest_file.FILE, recorded["plan"]
+    _check_digest(config, store, name, recorded["identity"]["manifest"], out)
+    try:
+        uri = storage.join(config.output, name)
+        manifest = _Manifest(stack.enter_context(store.open_read(uri)))
+    except FileNotFoundError:
+        return None
+    except (ValueError, OSError, pa.ArrowException) as error:
+        out.problem("file damaged", name, str(error))
+        return None
+    found = (len(manifest.sizes), sum(manifest.sizes))
+    if found != (plan["units"], plan["images"]):
+        text = f"{found[0]} units of {found[1]} images, in {run_record.FILE} {plan['units']} of "
+        out.problem("wrong plan", name, f"{text}{plan['images']}")
+    return manifest
+
+
+def _check_names(names: Sequence[str], units: int, out: Findings) -> list[int]:
+    """The units whose shard is there; whatever else lies among the shards is reported."""
+    planned = {f"{FOLDER}/{shard_name(unit)}": unit for unit in range(units)}
+    found = sorted(planned[name] for name in names if name in planned)
+    for unit in sorted(set(range(units)) - set(found)):
+        out.problem("shard missing", shard_name(unit), "not labelled yet, or deleted")
+    for name in names:
+        base = name.rsplit("/", 1)[-1]
+        if name in (LOCK_FILE, MERGE_LOCK_FILE):
+            out.note(f"{name}: a driver is at work here, or ended without a word")
+        elif base.startswith(".") and base.endswith(".tmp"):
+            out.note(f"{name}: left by a write that did not end; may be deleted")
+        elif name.startswith(f"{FOLDER}/") and base.endswith(".journal.json"):
+            out.note(f"{name}: notes on a unit at work, or left by a worker that died")
+        elif name.startswith(f"{FOLDER}/") and name not in planned:
+            out.problem("stray file", name, f"is no shard of a run of {units} units")
+    return found
+
+
+def _read_units(
+    config: Config, store: Storage, shards: Sequence[int], out: Findings
+) -> Iterator[tuple[int, pa.Table | None]]:
+    """The shards in order, a few of them read ahead; None for one that cannot be read."""
+    waiting = deque(shards)
+    reading: deque[tuple[int, Future[pa.Table]]] = deque()
+    with ThreadPoolExecutor(READ_AHEAD, thread_name_prefix="verify") as pool:
+        while waiting or reading:
+            while waiting and len(reading) < READ_AHEAD:
+                unit = waiting.popleft()
+                reading.append((unit, pool.submit(read_shard, config.output, unit, store)))
+            unit, future = reading.popleft()
+            try:
+                table = future.result()
+            except InputError as error:
+                out.problem("shard damaged", shard_name(unit), str(error))
+                table = None
+            yield unit, table
+
+
+def _check_unit(
+    recorded: Mapping[str, Any],
+    manifest: _Manifest | None,
+    unit: int,
+    table: pa.Table | None,
+    verdict: Verdict,
+    merged: MergedFiles,
+) -> None:
+    if table is None:
+        return
+    name, out = shard_name(unit), verdict.findings
+    wanted = run_record.provenance(recorded["identity"])
+    check_provenance(table.schema.metadata, wanted, name, out)
+    if manifest is not None and unit < len(manifest.sizes):
+        images = table.select(["image_id", "file_name"]).to_pylist()
+        try:
+            check_images(images, manifest.unit(unit), manifest.unit_of, name, out)
+        except InputError as error:
+            out.problem("file damaged", manifest_file.FILE, str(error))
+    category_ids = {item["id"] for item in recorded["classes"]}
+    compare = merged.start_unit(unit)
+    for batch in table.to_batches(max_chunksize=ROWS_AT_ONCE):
+        for row in batch.to_pylist():
+            verdict.count(row)
+            check_row(row, category_ids, f"{name}, image {row['image_id']}", out)
+            if compare:
+                merged.row(row)
+
+
+def _say_what_failed(config: Config, verdict: Verdict) -> None:
+    failed, allowed = verdict.statuses.get("failed", 0), config.job.max_failed_fraction
+    if failed:
+        over = failed > allowed * verdict.rows
+        more = f", more than job.max_failed_fraction {allowed:g} allows" if over else ""
+        verdict.findings.note(f"{failed} of {verdict.rows} images failed{more}; they have rows")

@@ -1,0 +1,142 @@
+"""The report of a bank: what it names, and that its page is safe and the same every time."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ntt_ray.bank.metrics import BankFacts
+from ntt_ray.bank.report import BankExamples, write_bank_report
+from ntt_ray.masks import encode_mask
+from ntt_ray.records import ClassLabel, ImageEntry, Reference, ReferenceSet
+from ntt_ray.storage import Storage
+
+HOSTILE = '<script>alert("x")</script> & co'
+CLASSES = (ClassLabel(2, "nut"), ClassLabel(5, HOSTILE), ClassLabel(9, "cog"))
+
+
+def _cloud(k: int, count: int) -> np.ndarray:
+    rng = np.random.default_rng(k)
+    return (np.eye(8)[k] * 2 + 0.2 * rng.normal(size=(count, 8))).astype(np.float32)
+
+
+def _facts(negatives=0) -> BankFacts:
+    """Six nuts of which the last is a hostile one, six hostile ones, one cog."""
+    features = [_cloud(0, 6), _cloud(1, 7), _cloud(2, 1)]
+    features[0][5] = features[1][6]
+    features[1] = features[1][:6]
+    none = np.zeros((0, 1), dtype=np.float32)
+    return BankFacts(
+        digest="d" * 64,
+        classes=CLASSES,
+        features=tuple(features),
+        negatives=(_cloud(0, negatives) if negatives else none, none, none),
+        encoder={"name": "vit", "image_size": 56, "checkpoint": "c" * 64},
+        sources=(("b" * 64, "r" * 64, {"nut": 6, HOSTILE: 6, "cog": 1}),),
+    )
+
+
+def _reference(folder: Path, identity: int, category: int, image: int) -> Reference:
+    path = folder / f"<i>{image}.png"
+    if not path.exists():
+        rng = np.random.default_rng(image)
+        Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(path)
+    mask = np.zeros((40, 50), dtype=bool)
+    mask[10:30, 12:40] = True
+    entry = ImageEntry(image, path.name, str(path))
+    return Reference(
+        identity, category, entry, (40, 50), (12.0, 10.0, 28.0, 20.0), encode_mask(mask)
+    )
+
+
+def _examples(folder: Path, last_nuts=6, negatives=0) -> BankExamples:
+    """References 1 and 2 are the same pixels of one image."""
+    rows = [(i, 2) for i in range(last_nuts)] + [(i + 10, 5) for i in range(6)] + [(30, 9)]
+    references = [_reference(folder, i + 1, category, max(1, i)) for i, category in rows]
+    colours = np.random.default_rng(0).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    wrong = tuple(_reference(folder, 90 + i, 2, 40 + i) for i in range(negatives))
+    return BankExamples(
+        ReferenceSet(CLASSES, tuple(references)),
+        ReferenceSet(CLASSES[:1], wrong) if wrong else None,
+        {r.annotation_id: colours for r in references[1:]},
+        0.2,
+    )
+
+
+def _write(output: Path, facts, examples):
+    report = write_bank_report(str(output), Storage(), facts, examples)
+    assert json.loads((output / "bank.json").read_text()) == report
+    return report, (output / "bank.html").read_text(encoding="utf-8")
+
+
+def test_what_stands_out_is_named(tmp_path):
+    report, page = _write(tmp_path / "run", _facts(), _examples(tmp_path))
+    by_kind = {item["kind"]: item for item in report["findings"]}
+    assert set(by_kind) == {"mislabelled", "duplicate", "untold"}
+    assert by_kind["mislabelled"]["references"] == [5]
+    assert "nut, annotation 6 in <i>5.png: looks like <script>" in by_kind["mislabelled"]["text"]
+    assert by_kind["duplicate"]["references"] == [0, 1]
+    assert by_kind["duplicate"]["text"].endswith("the same object")
+    assert by_kind["untold"]["text"].startswith("cog: fewer than 3 references")
+    assert report["references"][5]["nearest_class"] == HOSTILE
+    assert report["references"][12]["own"] is None
+    assert report["matrix"][2][2] is None
+    assert report["matrix"][0][1] == report["matrix"][1][0]
+    assert page.count('data-testid="reference"') == 13
+    assert page.count("data:image/jpeg") == 13
+    assert page.count("data:image/png") == 12
+
+
+def test_the_page_is_safe_and_the_same_every_time(tmp_path):
+    pages = [_write(tmp_path / name, _facts(2), _examples(tmp_path, negatives=2)) for name in "ab"]
+    assert pages[0] == pages[1]
+    page = pages[0][1]
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+    assert "<i>5.png" not in page
+    assert "default-src 'none'" in page
+    assert "http" not in page.replace("http-equiv", "")
+    assert "$" not in page
+    assert "Negative references" in page
+    assert [row["number"] for row in pages[0][0]["negatives"]] == [1, 2]
+
+
+def test_a_ready_bank_has_figures_and_no_crops(tmp_path):
+    report, page = _write(tmp_path / "run", _facts(), None)
+    assert [i["kind"] for i in report["findings"]] == ["mislabelled", "untold"]
+    assert report["findings"][0]["text"].startswith("nut, reference 6: looks like")
+    assert "data:image" not in page
+    assert 'data-testid="matrix"' in page
+
+
+def test_of_an_extended_bank_the_last_references_are_known(tmp_path):
+    report, page = _write(tmp_path / "run", _facts(), _examples(tmp_path, last_nuts=2))
+    assert [row["annotation_id"] for row in report["references"][:6]] == [None] * 4 + [1, 2]
+    assert page.count("data:image/jpeg") == 9
+
+
+def test_an_image_that_went_away_leaves_an_empty_place(tmp_path):
+    examples = _examples(tmp_path)
+    (tmp_path / "<i>5.png").unlink()
+    _, page = _write(tmp_path / "run", _facts(), examples)
+    assert page.count("data:image/jpeg") == 12
+
+
+@pytest.mark.parametrize("classes", [45])
+def test_many_classes_stay_readable(tmp_path, classes):
+    labels = tuple(ClassLabel(i + 1, f"class {i}") for i in range(classes))
+    rng = np.random.default_rng(0)
+    facts = BankFacts(
+        "d",
+        labels,
+        tuple(rng.normal(size=(15, 64)).astype(np.float32) for _ in labels),
+        tuple(np.zeros((0, 1), dtype=np.float32) for _ in labels),
+        {},
+        (),
+    )
+    report, page = _write(tmp_path / "run", facts, None)
+    assert len(report["matrix"]) == classes
+    assert "and 15 more classes, in bank.json" in page
+    assert page.count('data-testid="reference"') == 30 * 10

@@ -1,0 +1,339 @@
+"""Thresholds from the references: what counts, what is left out, and what few samples can tell."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from ntt_ray.bank.job import BankInputs
+from ntt_ray.bank.memory import MemoryBank
+from ntt_ray.calibrate.job import bank_without, one_image_each, pictures_of
+from ntt_ray.calibrate.thresholds import (
+    MIN_IMAGES,
+    ImageOutcomes,
+    Outcome,
+    calibrate,
+    calibration_to_json,
+    judge,
+    share_range,
+)
+from ntt_ray.cli import app
+from ntt_ray.cli.app import console
+from ntt_ray.errors import InputError
+from ntt_ray.evaluate.matching import TruthObject, match
+from ntt_ray.masks import encode_mask
+from ntt_ray.records import ClassLabel, Detection, ImageEntry, Reference, ReferenceSet
+from ntt_ray.storage import Storage
+
+BIRD, FISH = ClassLabel(1, "bird"), ClassLabel(2, "fish")
+
+
+def _rle(x1, y1, x2, y2):
+    mask = torch.zeros(20, 20, dtype=torch.bool).numpy()
+    mask[y1:y2, x1:x2] = True
+    return encode_mask(mask)
+
+
+def _found(category_id, score, *box) -> Detection:
+    x1, y1, x2, y2 = box
+    rle = _rle(*box)
+    size = (x2 - x1, y2 - y1)
+    return Detection(category_id, score, 0.9, (x1, y1, *size), size[0] * size[1], rle)
+
+
+# a bird is annotated at (0, 0) to (10, 10); what is a detection there?
+JUDGED = {
+    "the annotated object": (_found(1, 0.9, 0, 0, 10, 10), True, True),
+    "a part of it": (_found(1, 0.9, 0, 0, 4, 10), False, False),
+    "the same class elsewhere": (_found(1, 0.9, 12, 12, 18, 18), None, False),
+    "mostly elsewhere": (_found(1, 0.9, 6, 6, 18, 18), None, False),
+    "another class on it": (_found(2, 0.9, 0, 0, 10, 10), False, False),
+    "another class elsewhere": (_found(2, 0.9, 12, 12, 18, 18), False, False),
+}
+
+
+@pytest.mark.parametrize(("found", "right", "if_complete"), JUDGED.values(), ids=JUDGED.keys())
+def test_what_counts(found, right, if_complete):
+    matches = match([found], (TruthObject(1, _rle(0, 0, 10, 10)),))
+    assert judge([found], matches).outcomes == (Outcome(found.category_id, 0.9, right),)
+    assert judge([found], matches, complete=True).outcomes[0].right is if_complete
+    assert judge([found], matches).objects == {1: 1}
+
+
+def test_a_double_is_a_false_alarm():
+    twice = [_found(1, 0.9, 0, 0, 10, 10), _found(1, 0.8, 0, 0, 10, 9)]
+    outcomes = judge(twice, match(twice, (TruthObject(1, _rle(0, 0, 10, 10)),))).outcomes
+    assert [o.right for o in outcomes] == [True, False]
+
+
+def _image(*outcomes: tuple[int, float, bool | None], **objects: int) -> ImageOutcomes:
+    names = {"bird": 1, "fish": 2}
+    return ImageOutcomes(
+        tuple(Outcome(*o) for o in outcomes), {names[name]: n for name, n in objects.items()}
+    )
+
+
+def test_a_threshold_lies_between_right_and_wrong():
+    images = [_image((1, 0.8, True), (2, 0.3, False), bird=1) for _ in range(40)]
+    images += [_image((2, 0.6, True), (1, 0.4, False), fish=1) for _ in range(40)]
+    bird, fish = calibrate(images, [BIRD, FISH])
+    assert 0.4 < bird.threshold <= 0.8
+    assert 0.3 < fish.threshold <= 0.6
+    assert fish.threshold < bird.threshold
+    assert (bird.precision, bird.recall, fish.precision, fish.recall) == (1.0, 1.0, 1.0, 1.0)
+    assert (bird.images, bird.objects, bird.enough) == (40, 40, True)
+
+
+def test_among_nearly_the_best_the_lowest_is_taken_in_the_middle_of_its_gap():
+    # one wrong detection costs a little, an F1 of 0.974, two 0.95
+    images = [_image((1, 0.8, True), bird=1) for _ in range(19)]
+    images += [_image((1, 0.5, False), (1, 0.1, False))]
+    (found,) = calibrate(images, [BIRD])
+    assert found.threshold == pytest.approx((0.5 + 0.1) / 2)
+
+
+def test_few_images_draw_a_class_to_all():
+    images = [_image((1, 0.8, True), (1, 0.4, False), bird=1) for _ in range(90)]
+    images += [_image((2, 0.3, True), (2, 0.1, False), fish=1) for _ in range(5)]
+    bird, fish = calibrate(images, [BIRD, FISH])
+    assert bird.threshold == pytest.approx(0.6)
+    # 5 images of its own (0.2) beside the weight of 10 for what all say (0.6)
+    assert fish.threshold == pytest.approx((5 * 0.2 + 10 * 0.6) / 15, abs=1e-6)
+
+
+RANGES = {
+    "none of one": ((0, 1), (0.0, 0.7935)),
+    "one of one": ((1, 1), (0.2065, 1.0)),
+    "all of five": ((5, 5), (0.5655, 1.0)),
+    "half of ten": ((5, 10), (0.2366, 0.7634)),
+    "as a textbook has it": ((81, 263), (0.2553, 0.3662)),
+}
+
+
+@pytest.mark.parametrize(("share", "expected"), RANGES.values(), ids=RANGES.keys())
+def test_where_a_share_may_lie(share, expected):
+    assert share_range(*share) == pytest.approx(expected, abs=5e-5)
+
+
+def test_few_samples_say_little():
+    few, many = (
+        calibrate([_image((1, 0.8, True), bird=1)] * count, [BIRD])[0].ranges()
+        for count in (5, 500)
+    )
+    assert few[0] == few[1] == pytest.approx((0.5655, 1.0), abs=5e-5)
+    assert many[0][0] > 0.99
+    (found,) = calibrate([_image((1, 0.8, True), bird=1)], [BIRD])
+    assert (found.kept, found.right, found.ranges()) == (1, 1, (None, None))
+
+
+def test_what_cannot_be_told_moves_nothing():
+    images = [_image((1, 0.8, True), bird=1) for _ in range(9)]
+    unclear = [_image((1, 0.8, True), (1, 0.79, None), bird=1) for _ in range(9)]
+    assert calibrate(unclear, [BIRD]) == calibrate(images, [BIRD])
+
+
+def test_a_wanted_precision():
+    images = [_image((1, 0.9, True), bird=1) for _ in range(60)]
+    images += [_image((1, 0.7, n % 2 == 0), bird=1) for n in range(60)]  # 0.75 precise with these
+    strict, loose = (calibrate(images, [BIRD], wanted_precision=wanted)[0] for wanted in (0.9, 0.7))
+    assert strict.precision == 1.0
+    assert strict.recall == 0.5
+    assert loose.precision == 0.75
+    assert loose.recall == 0.75
+
+
+def test_a_precision_that_cannot_be_had_takes_the_most_precise():
+    images = [_image((1, 0.9, n < 8), (1, 0.5, False), bird=1) for n in range(10)]
+    (found,) = calibrate(images, [BIRD], wanted_precision=0.99)
+    assert 0.5 < found.threshold <= 0.9
+    assert found.precision == 0.8
+
+
+def test_too_few_references_take_what_all_classes_say():
+    images = [_image((1, 0.8, True), (1, 0.2, False), bird=1) for _ in range(30)]
+    images += [_image((2, 0.3, True), fish=1) for _ in range(MIN_IMAGES - 1)]
+    bird, fish = calibrate(images, [BIRD, FISH])
+    assert not fish.enough
+    assert (fish.precision, fish.recall) == (None, None)
+    assert fish.threshold == pytest.approx(
+        calibrate(images, [FISH, ClassLabel(3, "newt")])[1].threshold
+    )
+    assert bird.enough
+
+
+def test_nothing_found_at_all():
+    images = [_image((1, 0.7, False), bird=1) for _ in range(5)]
+    found = calibrate(images, [BIRD, FISH])
+    assert [item.threshold for item in found] == [None, None]
+    assert (found[0].precision, found[0].recall) == (None, 0.0)
+    content = calibration_to_json(found, wanted_precision=None, bank="abc")
+    assert content["thresholds"] == {}  # merging takes merge.min_score
+    assert content["classes"]["bird"]["images"] == 5
+
+
+def test_a_threshold_in_digits_keeps_what_it_was_chosen_to_keep():
+    images = [_image((1, 0.8123457, True), bird=1) for _ in range(5)]
+    (found,) = calibrate(images, [BIRD])
+    assert found.threshold == pytest.approx(0.8123457, abs=1e-6)
+    assert (found.precision, found.recall) == (1.0, 1.0)
+
+
+def test_objects_of_a_class_that_the_bank_lacks_are_no_misses():
+    objects = (TruthObject(1, _rle(0, 0, 10, 10)), TruthObject(2, _rle(12, 12, 18, 18)))
+    found = [_found(1, 0.9, 0, 0, 10, 10)]
+    assert judge(found, match(found, objects)).objects == {1: 1, 2: 1}
+    assert judge(found, match(found, objects), classes={1}).objects == {1: 1}
+
+
+def test_the_file_has_a_threshold_for_every_class():
+    images = [_image((1, 0.8, True), bird=1) for _ in range(5)]
+    content = calibration_to_json(
+        calibrate(images, [BIRD, FISH]), wanted_precision=None, bank="abc"
+    )
+    assert set(content["thresholds"]) == {"bird", "fish"}
+    assert content["classes"]["bird"]["enough_references"] is True
+    assert content["classes"]["fish"]["expected_recall"] is None
+    assert content["classes"]["fish"]["recall_range"] is None
+    assert content["classes"]["bird"]["right_detections"] == 5
+
+
+def _reference(number: int, category_id: int, image: int) -> Reference:
+    entry = ImageEntry(image, f"{image}.png", f"/x/{image}.png")
+    return Reference(number, category_id, entry, (20, 20), (0, 0, 10, 10), _rle(0, 0, 10, 10))
+
+
+REFERENCES = ReferenceSet(
+    (BIRD, FISH),
+    (_reference(1, 1, 1), _reference(2, 2, 2), _reference(3, 1, 2), _reference(4, 1, 1)),
+)
+
+
+def _bank(*means: list[float]) -> MemoryBank:
+    rows = [[(torch.tensor([value, 1.0]), value) for value in own] for own in means]
+    return MemoryBank.from_means([BIRD, FISH], rows, encoder={}, reference_digest="d")
+
+
+def test_an_image_is_labelled_without_its_own_references():
+    bank = _bank([1.0, 3.0, 4.0], [2.0])  # by annotation id
+    without_1 = bank_without(bank, REFERENCES, {"/x/1.png"})
+    assert without_1.classes == (BIRD, FISH)
+    assert without_1.features[0, 0].tolist() == [3.0, 1.0]
+    assert without_1.shots.tolist() == [1, 1]
+    without_2 = bank_without(bank, REFERENCES, {"/x/2.png"})
+    assert without_2.classes == (BIRD,)  # the only fish lies there
+    assert without_2.features[0].tolist() == [[1.0, 1.0], [4.0, 1.0]]
+
+
+def test_what_a_bank_was_extended_from_stays():
+    bank = _bank([9.0, 8.0, 1.0, 3.0, 4.0], [2.0])  # two older birds before those of the file
+    without = bank_without(bank, REFERENCES, {"/x/1.png", "/x/2.png"})
+    assert without.classes == (BIRD,)
+    assert without.features[0, :, 0].tolist() == [9.0, 8.0]
+    assert without.weights.tolist() == [[9.0, 8.0]]
+
+
+def test_negatives_in_an_image_do_not_help_to_label_it():
+    rows = [[(torch.tensor([1.0, 0.0]), 1.0)] * 3, [(torch.tensor([0.0, 1.0]), 1.0)]]
+    against = [[(torch.tensor([5.0, 1.0]), 1.0), (torch.tensor([6.0, 1.0]), 1.0)], []]
+    bank = MemoryBank.from_means(
+        [BIRD, FISH], rows, encoder={}, reference_digest="d", negatives=against
+    )
+    negatives = ReferenceSet((BIRD,), (_reference(7, 1, 3), _reference(8, 1, 1)))
+    without = bank_without(bank, REFERENCES, {"/x/1.png"}, negatives)
+    assert without.negatives is not None
+    assert without.negatives.shots.tolist() == [1, 0]
+    assert without.negatives.features[0].tolist() == [[5.0, 1.0]]
+    assert bank_without(bank, REFERENCES, {"/x/1.png", "/x/3.png"}, negatives).negatives is None
+
+
+def test_what_lies_around_a_reference_does_not_help_to_label_its_image():
+    """Of each class: what an older bank had, two rows for each image, then other negatives."""
+    rows = [[(torch.tensor([1.0, 0.0]), 1.0)] * 3, [(torch.tensor([0.0, 1.0]), 1.0)]]
+    values = [[9.0, 1.0, 1.5, 2.0, 2.5, 8.0], [2.0, 2.5]]
+    against = [[(torch.tensor([value, 1.0]), 1.0) for value in own] for own in values]
+    bank = MemoryBank.from_means(
+        [BIRD, FISH], rows, encoder={}, reference_digest="d", negatives=against
+    )
+    negatives = ReferenceSet((BIRD,), (_reference(7, 1, 1),))
+
+    def left(*uris):
+        kept = bank_without(bank, REFERENCES, uris, negatives, 2)
+        return {
+            label.name: kept.negatives.features[k, :count, 0].tolist()
+            for k, (label, count) in enumerate(zip(kept.classes, kept.negatives.shots.tolist()))
+        }
+
+    assert left("/x/1.png") == {"bird": [9.0, 2.0, 2.5], "fish": [2.0, 2.5]}
+    assert left("/x/2.png") == {"bird": [9.0, 1.0, 1.5, 8.0]}
+    assert left("/x/3.png") == dict(zip(("bird", "fish"), values))
+
+
+def test_images_of_the_same_bytes_are_one_picture(tmp_path):
+    def reference(number, category_id, image_id, name, data):
+        entry = ImageEntry(image_id, name, str(tmp_path / name))
+        (tmp_path / name).write_bytes(data)
+        return Reference(number, category_id, entry, (20, 20), (0, 0, 10, 10), _rle(0, 0, 10, 10))
+
+    references = ReferenceSet(
+        (BIRD, FISH),
+        (
+            reference(1, 1, 1, "bird.png", b"both"),
+            reference(2, 2, 2, "fish.png", b"both"),
+            reference(3, 2, 3, "other.png", b"other"),
+        ),
+    )
+    negatives = ReferenceSet((BIRD,), (reference(1, 1, 3, "against.png", b"both"),))
+    both, other = pictures_of(BankInputs(references, negatives, "d", None), Storage())
+    assert (both.entry.image_id, both.image_ids) == (1, (1, 2))
+    names = {"bird.png", "fish.png", "against.png"}
+    assert both.uris == {str(tmp_path / name) for name in names}
+    assert (other.image_ids, other.uris) == ((3,), {str(tmp_path / "other.png")})
+    coco = {
+        "images": [{"id": i, "file_name": f"{i}"} for i in (1, 2, 3, 4)],
+        "annotations": [{"id": 10 + i, "image_id": i} for i in (1, 2, 3, 4)],
+        "categories": [],
+    }
+    joined = one_image_each(coco, (both, other))
+    assert [image["id"] for image in joined["images"]] == [1, 3]
+    assert [(a["id"], a["image_id"]) for a in joined["annotations"]] == [(11, 1), (12, 1), (13, 3)]
+
+
+def test_all_references_in_one_image():
+    references = ReferenceSet((BIRD,), (_reference(1, 1, 1), _reference(2, 1, 1)))
+    bank = MemoryBank.from_means(
+        [BIRD], [[(torch.ones(2), 1.0)] * 2], encoder={}, reference_digest=""
+    )
+    with pytest.raises(InputError, match="all references lie in one image"):
+        bank_without(bank, references, {"/x/1.png"})
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_the_command(golden_config, tmp_path):
+    """Two references a class: their scores are shown, and that they are too few to tell."""
+    path, output = tmp_path / "config.yaml", Path(golden_config["output"])
+    path.write_text(yaml.safe_dump(golden_config))
+    with console.capture() as capture:
+        options = ["--precision", "0.9", "--set", "references.background={}"]
+        app(["calibrate", str(path), *options], standalone_mode=False)
+    said = capture.get()
+    assert "too few references to tell for 3 of 3 classes" in said
+    assert "calibration.html" in said
+    written = json.loads((output / "calibration.json").read_text())
+    assert written["wanted_precision"] == 0.9
+    assert all(not own["enough_references"] for own in written["classes"].values())
+    page = (output / "calibration.html").read_text(encoding="utf-8")
+    images = {r["image_id"] for r in _golden_annotations(golden_config)}
+    assert page.count('data-testid="picture"') == len(images)
+    assert "a precision of 0.9" in page
+    assert "Too few references to tell" in page
+
+    ready = [f"--set=bank={output}/bank.safetensors", "--set=references=null"]
+    with pytest.raises(InputError, match="references are needed"):
+        app(["calibrate", str(path), *ready], standalone_mode=False)
+
+
+def _golden_annotations(config) -> list[dict]:
+    return json.loads(Path(config["references"]["annotations"]).read_text())["annotations"]

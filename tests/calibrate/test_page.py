@@ -1,0 +1,124 @@
+"""The page of a calibration: every image once, mistakes first, and nothing of the data runs."""
+
+import re
+
+import numpy as np
+
+from ntt_ray.calibrate.page import (
+    MAX_PICTURES,
+    Judged,
+    draw_judged,
+    render_calibration,
+    worst_first,
+)
+from ntt_ray.calibrate.thresholds import ImageOutcomes, Outcome, calibrate, judge
+from ntt_ray.evaluate.matching import TruthObject, match
+from ntt_ray.masks import encode_mask
+from ntt_ray.records import ClassLabel, Detection, ImageEntry, ImageLabels
+
+HOSTILE = '"><script>alert(1)</script> 鳥'
+NUT, BOLT = ClassLabel(2, HOSTILE), ClassLabel(2**31 - 1, "bolt")
+IMAGE = np.zeros((40, 60, 3), dtype=np.uint8)
+
+
+def _rle(x1, y1, x2, y2):
+    mask = np.zeros((40, 60), dtype=bool)
+    mask[y1:y2, x1:x2] = True
+    return encode_mask(mask)
+
+
+def _found(category_id, score, *box) -> Detection:
+    x1, y1, x2, y2 = box
+    return Detection(
+        category_id, score, 0.9, (x1, y1, x2 - x1, y2 - y1), (x2 - x1) * (y2 - y1), _rle(*box)
+    )
+
+
+def _judged(number: int, *found: Detection, classes=None) -> Judged:
+    """A nut at (5, 5) to (15, 15) and a bolt at (30, 5) to (40, 15)."""
+    entry = ImageEntry(number, f"{number}{HOSTILE}.png", f"/x/{number}.png")
+    ordered = tuple(sorted(found, key=lambda d: -d.score))
+    objects = (
+        TruthObject(2, _rle(5, 5, 15, 15)),
+        TruthObject(BOLT.category_id, _rle(30, 5, 40, 15)),
+    )
+    matches = match(ordered, objects)
+    labels = ImageLabels.labelled(entry, (40, 60), ordered)
+    return Judged(labels, matches, judge(ordered, matches, classes=classes))
+
+
+GOOD = (_found(2, 0.9, 5, 5, 15, 15), _found(BOLT.category_id, 0.8, 30, 5, 40, 15))
+PART = _found(2, 0.7, 5, 5, 15, 9)
+ELSEWHERE = _found(2, 0.6, 5, 25, 15, 35)
+LOW = _found(2, 0.1, 5, 25, 15, 35)
+LIMITS = {2: 0.5, BOLT.category_id: 0.5}
+
+
+def test_what_is_drawn():
+    view = draw_judged(_judged(1, *GOOD, PART, ELSEWHERE, LOW), IMAGE, LIMITS)
+    assert [category_id for category_id, _ in view.right] == [2, BOLT.category_id]
+    assert [len(found) for found in (view.wrong, view.unclear, view.missed)] == [1, 1, 0]
+    view = draw_judged(_judged(1, GOOD[0]), IMAGE, {**LIMITS, 2: 0.95})
+    assert [len(found) for found in (view.right, view.wrong, view.missed)] == [0, 0, 2]
+
+
+def test_objects_that_could_not_be_found_are_not_missed():
+    judged = _judged(1, GOOD[0], classes={2})
+    assert judged.missed(LIMITS) == []
+    assert draw_judged(judged, IMAGE, LIMITS).missed == ()
+
+
+def test_the_worst_come_first_and_ties_by_id():
+    images = [_judged(3, *GOOD), _judged(2, *GOOD), _judged(9, *GOOD, PART), _judged(8)]
+    order = [judged.labels.entry.image_id for judged in worst_first(images, LIMITS)]
+    assert order == [8, 9, 2, 3]
+    assert len(worst_first([_judged(n, *GOOD) for n in range(1, 99)], LIMITS)) == MAX_PICTURES
+
+
+def _page(images, **options) -> str:
+    seen = [image.outcomes for image in images]
+    found = calibrate(seen, [NUT, BOLT])
+    shown = worst_first(images, LIMITS)
+    views = [draw_judged(image, IMAGE, LIMITS) for image in shown]
+    return render_calibration(
+        found, seen, views, **({"wanted_precision": None, "complete": False} | options)
+    )
+
+
+def test_the_page_is_safe_and_whole():
+    page = _page([_judged(n, *GOOD, PART, ELSEWHERE) for n in range(1, 5)])
+    assert page.count('data-testid="picture"') == 4
+    assert "<script" not in page
+    assert "鳥" in page
+    assert "default-src 'none'" in page
+    assert "$" not in page
+    assert not re.search(r'(src|href)="(?!data:)', page)
+    assert 'data-testid="too-few"' not in page
+    assert "unclear, not counted" in page
+    assert "the best F1" in page
+    # 4 of 4 bolts: Wilson's interval begins at 4 / (4 + 1.96 ** 2)
+    assert "0.51 to 1.00 · 4 of 4" in page
+
+
+def test_the_page_says_what_it_cannot_tell():
+    page = _page([_judged(1, *GOOD)], wanted_precision=0.9, complete=True)
+    assert "Too few references to tell" in page
+    assert "0 of 2" in page
+    assert "a precision of 0.9" in page
+    assert "unclear, not counted" not in page
+
+
+def test_without_anything():
+    page = _page([])
+    assert page.count('data-testid="picture"') == 0
+    nothing = [ImageOutcomes((Outcome(2, 0.5, None),), {})]
+    found = calibrate(nothing, [NUT])
+    page = render_calibration(found, nothing, [], wanted_precision=None, complete=False)
+    assert "merge.min_score" in page
+    assert "and 1 more reference images" in page
+
+
+def test_an_image_that_went_away_leaves_an_empty_place():
+    view = draw_judged(_judged(1, *GOOD), None, LIMITS)
+    assert view.picture.data_uri == ""
+    assert len(view.right) == 2

@@ -1,0 +1,74 @@
+"""The profile parquet: a row for every annotation of annotations.json."""
+
+import json
+
+import pyarrow.parquet as pq
+import pytest
+
+from ntt_ray.merge import fragments
+from ntt_ray.merge.profiles.instance_table import SCHEMA
+from tests.support.odd_masks import MASKS
+from tests.support.profile_run import CLASSES, merged, uris, write_run
+
+
+@pytest.fixture
+def output(tmp_path):
+    write_run(str(tmp_path))
+    return tmp_path
+
+
+def test_rows_are_annotations(output):
+    written = merged(output, "coco", "parquet")["parquet"]
+    assert written.names == ("instances/part-00001-of-00001.parquet",)
+    table = pq.read_table(output / written.names[0])
+    assert table.schema.equals(SCHEMA)
+    coco = json.loads((output / "annotations.json").read_text())
+    files = {image["id"]: image["file_name"] for image in coco["images"]}
+    names = {label.category_id: label.name for label in CLASSES}
+    for row, annotation in zip(table.to_pylist(), coco["annotations"], strict=True):
+        size, counts = annotation["segmentation"]["size"], annotation["segmentation"]["counts"]
+        assert (row["instance_id"], row["image_id"]) == (annotation["id"], annotation["image_id"])
+        assert row["file_name"] == files[row["image_id"]]
+        assert row["category"] == names[annotation["category_id"]]
+        assert (row["category_id"], row["score"]) == (
+            annotation["category_id"],
+            annotation["score"],
+        )
+        box = [row[f"bbox_{side}"] for side in ("x", "y", "width", "height")]
+        assert (box, row["area"]) == (annotation["bbox"], annotation["area"])
+        assert ([row["height"], row["width"]], row["counts"]) == (size, counts)
+    found = dict.fromkeys(table["uri"].to_pylist())
+    assert list(found) == [uri for shard in (0, 1) for uri in uris(shard)][:4]
+
+
+def test_parts_follow_one_another_and_old_ones_go(output, monkeypatch):
+    whole = pq.read_table(output / merged(output, "parquet")["parquet"].names[0])
+    monkeypatch.setattr(fragments, "FRAGMENT_BYTES", 1)
+    names = merged(output, "parquet")["parquet"].names
+    assert len(names) > 1
+    left = {f"instances/{path.name}" for path in (output / "instances").iterdir()}
+    assert left == set(names)
+    assert pq.read_table(output / "instances").equals(whole)
+    assert len(whole) == len(MASKS)
+
+
+def test_without_instances_there_is_a_table_all_the_same(output):
+    (name,) = merged(output, "parquet", min_score=1.0)["parquet"].names
+    assert pq.read_table(output / name).num_rows == 0
+    (name,) = merged(output, "parquet", shard_ids=[])["parquet"].names
+    assert pq.read_schema(output / name).equals(SCHEMA)
+
+
+def test_without_a_manifest_addresses_are_names(output):
+    (name,) = merged(output, "parquet", uris=None)["parquet"].names
+    table = pq.read_table(output / name)
+    assert table["uri"].equals(table["file_name"])
+
+
+def test_credentials_stay_out(output):
+    def signed(shard_id):
+        return [f"{uri}?v=1&X-Amz-Signature=abc" for uri in uris(shard_id)]
+
+    (name,) = merged(output, "parquet", uris=signed)["parquet"].names
+    found = pq.read_table(output / name)["uri"].to_pylist()
+    assert found[0] == "s3://bucket/photos/deep/er/img 1.jpg?v=1"

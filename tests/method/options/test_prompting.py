@@ -1,0 +1,100 @@
+"""Points chosen by what an image shows, and what that saves."""
+
+import numpy as np
+import pytest
+import torch
+
+from ntt_ray.method.labeler import Labeler
+from ntt_ray.method.options.prompting import promising_points
+from ntt_ray.models.sam2.proposer import point_grid
+from ntt_ray.records import MatchSettings, PromptSettings, PromptWork
+from tests.method.test_labeler import BANK
+from tests.support.fakes import FakeEncoder, FakeProposer, make_proposals
+
+
+def _plain(similarity, points, image_size, threshold) -> list[int]:
+    height, width, classes = similarity.shape
+    found = []
+    for n, (x, y) in enumerate(points.tolist()):
+        row = min(height - 1, int(y / image_size * height))
+        column = min(width - 1, int(x / image_size * width))
+        best = -1.0
+        for r in range(max(0, row - 1), min(height, row + 2)):
+            for c in range(max(0, column - 1), min(width, column + 2)):
+                best = max([best, *(float(similarity[r, c, k]) for k in range(classes))])
+        if best >= threshold:
+            found.append(n)
+    return found
+
+
+@pytest.mark.parametrize("grid_hw", [(1, 1), (4, 4), (20, 20), (5, 9)], ids=str)
+@pytest.mark.parametrize("threshold", [0.0, 0.9, 0.99, 2.0])
+def test_equals_the_loops(grid_hw, threshold):
+    random = torch.Generator().manual_seed(1)
+    similarity = torch.rand(*grid_hw, 2, generator=random)
+    points = point_grid(64, 9)
+    found = promising_points(similarity, points, 64, threshold).tolist()
+    assert found == _plain(similarity, points, 64, threshold)
+    if threshold in (0.0, 2.0):
+        assert len(found) == (81 if threshold == 0.0 else 0)
+
+
+class Grid(FakeProposer):
+    """A proposer with one mask for each point of a 4 x 4 grid; notes what it is asked."""
+
+    points = point_grid(32, 4)
+
+    def __init__(self) -> None:
+        masks = torch.zeros(16, 32, 32, dtype=torch.bool)
+        for n, (x, y) in enumerate(self.points.long().tolist()):
+            masks[n, max(0, y - 3) : y + 4, max(0, x - 3) : x + 4] = True
+        super().__init__(make_proposals(masks, [0.9] * 16))
+        self.asked: list[tuple[int, list[int] | None]] = []
+
+    def propose(self, images, min_predicted_iou, wanted=None, points=None):
+        self.asked.append((len(images), None if points is None else points.tolist()))
+        found = super().propose(images, min_predicted_iou, wanted)
+        return found if points is None else [own.select(points) for own in found]
+
+
+def _corner(channel: int | None) -> np.ndarray:
+    """Black but for a corner of one colour, upper left."""
+    image = np.zeros((32, 32, 3), dtype=np.uint8)
+    if channel is not None:
+        image[:8, :8, channel] = 255
+    return image
+
+
+IMAGES = [_corner(0), _corner(None), _corner(2), _corner(1)]
+
+
+def _label(prompts: PromptSettings | None):
+    proposer = Grid()
+    labeler = Labeler(FakeEncoder(), proposer, BANK, MatchSettings(prompts=prompts))
+    return labeler.label(IMAGES), proposer.asked, labeler.take_work(), labeler
+
+
+def test_points_are_asked_where_the_image_resembles_a_class():
+    found, asked, work, labeler = _label(PromptSettings(0.9))
+    near = [0, 1, 4, 5]  # of the coloured patch and of its neighbours
+    assert asked == [(1, near), (1, []), (1, []), (1, near)]
+    assert [bool(own) for own in found] == [True, False, False, True]
+    assert work == PromptWork(views=4, views_skipped=2, points=64, points_asked=8)
+    assert labeler.take_work() == PromptWork()
+
+
+def test_what_is_found_there_is_what_asking_everywhere_finds():
+    everywhere, asked, work, _ = _label(None)
+    assert asked == [(4, None)]
+    assert work == PromptWork()
+    found, *_ = _label(PromptSettings(0.9))
+    clear = [d for d in everywhere[0] if d.score > 0.9]
+    assert [d for d in found[0] if d.score > 0.9] == clear
+    assert clear
+
+
+def test_from_no_similarity_on_all_points_are_asked():
+    found, asked, work, _ = _label(PromptSettings(0.0))
+    assert asked == [(1, list(range(16)))] * 4
+    assert found == _label(None)[0]
+    assert work.points_asked == work.points == 64

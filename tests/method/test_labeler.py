@@ -1,0 +1,165 @@
+import numpy as np
+import pytest
+import torch
+
+from ntt_ray.bank.memory import MemoryBank
+from ntt_ray.images import resize_square
+from ntt_ray.masks import decode_rle
+from ntt_ray.method.labeler import Labeler, to_input
+from ntt_ray.models.interfaces import Proposals
+from ntt_ray.records import ClassLabel, MatchSettings
+from tests import reference
+from tests.support.fakes import FakeEncoder, FakeProposer, make_proposals
+
+CLASSES = (ClassLabel(3, "red"), ClassLabel(8, "green"))
+PROTOTYPES = [
+    [(torch.tensor([1.0, 0.0, 0.0, 0.1]), 1.0)],
+    [(torch.tensor([0.0, 1.0, 0.0, 0.1]), 1.0)],
+]
+BANK = MemoryBank.from_means(CLASSES, PROTOTYPES, encoder={}, reference_digest="")
+
+
+def _image(height=40, width=60) -> np.ndarray:
+    """Red on the left, green on the right."""
+    image = np.zeros((height, width, 3), dtype=np.uint8)
+    image[:, : width // 2, 0] = 255
+    image[:, width // 2 :, 1] = 255
+    return image
+
+
+def _rectangle(x1, y1, x2, y2, size=32) -> torch.Tensor:
+    mask = torch.zeros(size, size, dtype=torch.bool)
+    mask[y1:y2, x1:x2] = True
+    return mask
+
+
+def _label(masks, predicted_iou, image=None, **settings):
+    proposals = make_proposals(torch.stack(masks), predicted_iou) if masks else _no_proposals()
+    labeler = Labeler(FakeEncoder(), FakeProposer(proposals), BANK, MatchSettings(**settings))
+    return labeler.label([_image() if image is None else image])[0]
+
+
+def _no_proposals() -> Proposals:
+    return Proposals(torch.zeros(0, 32, 32), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
+
+
+def test_classes_scores_and_boxes():
+    found = _label([_rectangle(2, 4, 12, 28), _rectangle(20, 4, 30, 28)], [0.9, 0.8])
+    assert sorted(d.category_id for d in found) == [3, 8]
+    assert all(0.9 < d.score <= 1.0 for d in found)
+    assert {round(d.predicted_iou, 6) for d in found} == {0.9, 0.8}
+    for detection in found:
+        mask = decode_rle(detection.rle)
+        assert mask.shape == (40, 60)
+        ys, xs = np.nonzero(mask)
+        x, y, width, height = detection.bbox_xywh
+        assert (x, y) == (xs.min(), ys.min())
+        assert (width, height) == (np.ptp(xs) + 1, np.ptp(ys) + 1)
+        assert detection.area == mask.sum() > 0
+
+
+DEGENERATE = {
+    "no proposal": ([], []),
+    "none above the threshold": ([_rectangle(2, 2, 9, 9)], [0.4]),
+    "only an empty mask": ([torch.zeros(32, 32, dtype=torch.bool)], [0.9]),
+}
+
+
+@pytest.mark.parametrize(("masks", "ious"), DEGENERATE.values(), ids=DEGENERATE.keys())
+def test_nothing_found_is_a_normal_result(masks, ious):
+    assert _label(masks, ious) == ()
+
+
+def test_an_empty_mask_among_others_changes_nothing():
+    masks, ious = [_rectangle(2, 4, 12, 28), _rectangle(20, 4, 30, 28)], [0.9, 0.8]
+    with_empty = _label([torch.zeros(32, 32, dtype=torch.bool), *masks], [0.99, *ious])
+    assert [(d.category_id, d.score, d.rle) for d in with_empty] == [
+        (d.category_id, d.score, d.rle) for d in _label(masks, ious)
+    ]
+
+
+def test_scores_of_zero_fall_out_after_nms():
+    blue = np.zeros((40, 60, 3), dtype=np.uint8)
+    blue[..., 2] = 255
+    negative = MemoryBank.from_means(
+        CLASSES[:1],
+        [[(torch.tensor([-1.0, -1.0, -1.0, -1.0]), 1.0)]],
+        encoder={},
+        reference_digest="",
+    )
+    proposals = make_proposals(torch.stack([_rectangle(2, 2, 20, 20)]), [0.9])
+    assert Labeler(FakeEncoder(), FakeProposer(proposals), negative).label([blue]) == [()]
+
+
+def test_a_part_inside_a_better_whole_decays():
+    whole, part = _rectangle(1, 1, 15, 31), _rectangle(3, 3, 8, 9)
+    found = _label([whole, part], [0.9, 0.8])
+    assert len(found) == 2
+    assert found[0].area > found[1].area
+    assert found[1].score < 0.1
+    # the other way round the part comes first in NMS order and the whole holds only a bit of it
+    found = _label([whole, part], [0.8, 0.9])
+    assert min(d.score for d in found) > 0.8
+
+
+def test_a_mask_that_vanishes_at_the_images_size_is_dropped():
+    speck = torch.zeros(32, 32, dtype=torch.bool)
+    speck[0, 31] = True
+    found = _label([speck, _rectangle(2, 4, 12, 28)], [0.99, 0.9], image=_image(4, 6))
+    assert all(d.area >= 1 for d in found)
+    assert len(found) == 1
+
+
+def test_max_detections():
+    masks = [_rectangle(i * 3, 0, i * 3 + 3, 32) for i in range(10)]
+    found = _label(masks, [0.9 - i / 100 for i in range(10)], max_detections=4)
+    assert len(found) == 4
+    assert [d.score for d in found] == sorted((d.score for d in found), reverse=True)
+
+
+@pytest.mark.parametrize("strips", [False, True], ids=["run lengths", "strips"])
+def test_the_whole_method_equals_the_plain_one(strips):
+    rng = np.random.default_rng(3)
+    logits = torch.nn.functional.interpolate(
+        torch.from_numpy(rng.normal(size=(1, 60, 6, 6)).astype(np.float32)), size=(32, 32)
+    )[0]
+    proposals = Proposals(
+        logits, torch.from_numpy(rng.uniform(0.4, 1, 60).astype(np.float32)), torch.arange(60)
+    )
+    image = rng.integers(0, 256, (45, 70, 3), dtype=np.uint8)
+    labeler = Labeler(FakeEncoder(), FakeProposer(proposals), BANK, MatchSettings(0.0, 1.0, 20))
+    labeler.strips = strips
+    found = labeler.label([image])[0]
+    features = FakeEncoder().encode(to_input([resize_square(image, 32)]))[0]
+    expected = reference.label_image(
+        features,
+        logits,
+        proposals.predicted_iou,
+        proposals.point_index,
+        labeler.prototypes,
+        (45, 70),
+        nms_iou=1.0,  # random masks all have the same box
+        max_detections=20,
+    )
+    assert len(found) == len(expected) == 20
+    for detection, (label, score, mask) in zip(found, expected):
+        assert detection.category_id == CLASSES[label].category_id
+        assert detection.score == pytest.approx(score, abs=1e-4)
+        np.testing.assert_array_equal(decode_rle(detection.rle), mask)
+
+
+def test_a_batch_gives_what_single_images_give():
+    images = [_image(), _image(30, 30), _image(64, 20)]
+    proposals = make_proposals(
+        torch.stack([_rectangle(2, 4, 12, 28), _rectangle(20, 4, 30, 28)]), [0.9, 0.8]
+    )
+    labeler = Labeler(FakeEncoder(), FakeProposer(proposals), BANK)
+    together = labeler.label(images)
+    assert together == [labeler.label([image])[0] for image in images]
+
+
+def test_proposals_check_themselves():
+    with pytest.raises(ValueError, match="one value per mask"):
+        Proposals(torch.zeros(2, 4, 4), torch.zeros(3), torch.zeros(2, dtype=torch.int64))
+    with pytest.raises(ValueError, match="logits"):
+        Proposals(torch.zeros(4, 4), torch.zeros(4), torch.zeros(4, dtype=torch.int64))

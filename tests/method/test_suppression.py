@@ -1,0 +1,69 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ntt_ray.method.suppression import inclusive_boxes, nms_order, ranking, soft_merge_decay
+from tests import reference
+
+
+def test_boxes_include_their_far_corner():
+    masks = torch.zeros(4, 6, 8, dtype=torch.bool)
+    masks[0, 2, 3] = True
+    masks[1, 1:4, 2:7] = True
+    masks[2, 0, 0] = masks[2, 5, 7] = True
+    assert inclusive_boxes(masks).tolist() == [
+        [3, 2, 3, 2],
+        [2, 1, 6, 3],
+        [0, 0, 7, 5],
+        [0, 0, 0, 0],
+    ]
+    for mask, box in zip(masks, inclusive_boxes(masks).tolist()):
+        assert reference.inclusive_box(mask.numpy()) == box
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(0, 40), st.sampled_from([0.0, 0.25, 0.5, 1.0]))
+def test_nms_equals_the_plain_one(seed, count, threshold):
+    rng = np.random.default_rng(seed)
+    corners = rng.integers(0, 12, (count, 2))
+    boxes = np.concatenate([corners, corners + rng.integers(0, 8, (count, 2))], axis=1)
+    scores = rng.integers(0, 5, count) / 4  # many ties
+    labels = rng.integers(0, 3, count)
+    kept = nms_order(
+        torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+        torch.tensor(scores, dtype=torch.float32),
+        torch.tensor(labels),
+        threshold,
+    )
+    expected = reference.nms(boxes.tolist(), scores.tolist(), labels.tolist(), threshold)
+    assert kept.tolist() == expected
+
+
+def test_iou_of_exactly_the_threshold_stays():
+    boxes = torch.tensor([[0.0, 0, 2, 1], [0.0, 0, 1, 1]])
+    kept = nms_order(boxes, torch.tensor([0.9, 0.8]), torch.tensor([0, 0]), 0.5)
+    assert kept.tolist() == [0, 1]
+
+
+def test_similarity_above_one_by_rounding_gives_no_nan():
+    feature = torch.tensor([[1.0000001, 0.0]])
+    decay = soft_merge_decay(torch.ones(1, 1), feature, feature, torch.ones(1, 1) > 0)
+    assert decay.tolist() == [0.0]
+
+
+def test_rivals_that_do_not_count_decay_nothing():
+    feature = torch.tensor([[1.0, 0.0]])
+    decay = soft_merge_decay(torch.ones(1, 1), feature, feature, torch.ones(1, 1) < 0)
+    assert decay.tolist() == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("scores", "points", "expected"),
+    [([], [], []), ([0.1, 0.9, 0.5], [0, 1, 2], [1, 2]), ([0.5, 0.5, 0.5], [9, 2, 4], [1, 2])],
+    ids=["none", "falling", "ties by point"],
+)
+def test_ranking(scores, points, expected):
+    ranked = ranking(torch.tensor(scores), torch.tensor(points, dtype=torch.int64), 2)
+    assert ranked.tolist() == expected

@@ -1,0 +1,76 @@
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from ntt_ray.method.tiles import View, cut_off, views_of
+
+SIZES = [(100, 100), (151, 90), (1000, 1000), (3000, 400), (77, 1234), (640, 641)]
+
+
+@pytest.mark.parametrize("overlap", [0.0, 0.25, 0.75])
+@pytest.mark.parametrize("size_hw", SIZES, ids=str)
+def test_every_scale_covers_the_image_and_neighbours_overlap(size_hw, overlap):
+    height, width = size_hw
+    whole, *tiles = views_of(size_hw, 100, overlap)
+    assert whole == View(0, 0, width, height)
+    assert len(set(tiles)) == len(tiles)
+    for side in sorted({max(v.width, v.height) for v in tiles}):
+        own = [v for v in tiles if max(v.width, v.height) == side]
+        assert {(v.width, v.height) for v in own} == {(min(side, width), min(side, height))}
+        seen = np.zeros(size_hw, dtype=np.int64)
+        for v in own:
+            seen[v.top : v.top + v.height, v.left : v.left + v.width] += 1
+        assert seen.min() >= 1
+        assert seen.sum() == sum(v.width * v.height for v in own)  # none reaches out of the image
+        for starts, length in (
+            (sorted({v.left for v in own}), own[0].width),
+            (sorted({v.top for v in own}), own[0].height),
+        ):
+            for a, b in pairwise(starts):
+                assert 0 < b - a <= length * (1 - overlap) + 1
+
+
+def test_scales_double_until_one_view_holds_the_image():
+    sides = [max(v.width, v.height) for v in views_of((1000, 700), 100, 0.25)]
+    assert set(sides) == {1000, 100, 200, 400}
+    assert [side for side in sides if side < 1000] == sorted(side for side in sides if side < 1000)
+
+
+@pytest.mark.parametrize("size_hw", [(1, 1), (100, 20), (150, 150), (1, 150)], ids=str)
+def test_images_not_much_larger_than_a_tile_are_one_view(size_hw):
+    assert views_of(size_hw, 100, 0.25) == [View(0, 0, size_hw[1], size_hw[0])]
+
+
+def _plain_cut(mask, view, size_hw) -> bool:
+    height, width = mask.shape
+    for y in range(height):
+        for x in range(width):
+            if not mask[y, x]:
+                continue
+            if x == 0 and view.left > 0:
+                return True
+            if y == 0 and view.top > 0:
+                return True
+            if x == width - 1 and view.left + view.width < size_hw[1]:
+                return True
+            if y == height - 1 and view.top + view.height < size_hw[0]:
+                return True
+    return False
+
+
+@pytest.mark.parametrize(
+    "view",
+    [View(0, 0, 50, 60), View(0, 0, 20, 20), View(30, 40, 20, 20), View(10, 0, 20, 60)],
+    ids=str,
+)
+def test_masks_at_a_border_where_the_image_goes_on_are_cut_off(view):
+    random = torch.Generator().manual_seed(3)
+    masks = torch.rand(60, 8, 8, generator=random) > 0.96
+    found = cut_off(masks, view, (60, 50)).tolist()
+    assert found == [_plain_cut(mask, view, (60, 50)) for mask in masks.numpy()]
+    assert cut_off(torch.zeros(0, 8, 8, dtype=torch.bool), view, (60, 50)).shape == (0,)
+    if view.width < 50:
+        assert True in found
+        assert False in found

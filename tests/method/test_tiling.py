@@ -1,0 +1,208 @@
+"""Labels of large images by their tiles, against the same in loops over views, masks and pairs."""
+
+import numpy as np
+import pytest
+import torch
+
+from ntt_ray.images import resize_square
+from ntt_ray.masks import decode_rle
+from ntt_ray.method.labeler import Labeler, to_input
+from ntt_ray.method.tiles import views_of
+from ntt_ray.method.tiling import TiledLabeler, make_labeler
+from ntt_ray.models.interfaces import Proposals
+from ntt_ray.records import (
+    DiffusionSettings,
+    MatchSettings,
+    PromptSettings,
+    PrototypeSettings,
+    TileSettings,
+)
+from tests import reference
+from tests.method.test_labeler import BANK, CLASSES
+from tests.support.fakes import FakeEncoder, FakeProposer
+
+SIDE = 32  # of the fake models' input, and so of the smallest tiles
+
+
+class Colours(FakeProposer):
+    """Finds what is red and what is green, at the input's size."""
+
+    points = torch.tensor([[4.0, 4.0], [20.0, 20.0]])
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+
+    def propose(self, images, min_predicted_iou, wanted=None, points=None):
+        self.batches.append(len(images))
+        positions = range(len(images)) if wanted is None else wanted
+        found = []
+        for position in positions:
+            logits = torch.stack([images[position, channel] - 0.5 for channel in (0, 1)])
+            own = Proposals(logits * 20, torch.tensor([0.9, 0.8]), torch.arange(2))
+            found.append(own)
+        return found
+
+
+class Noise(FakeProposer):
+    """Twelve random masks for each input; the same input gets the same ones."""
+
+    def __init__(self) -> None:
+        pass
+
+    def propose(self, images, min_predicted_iou, wanted=None, points=None):
+        positions = range(len(images)) if wanted is None else wanted
+        return [_noise(images[position]) for position in positions]
+
+
+def _noise(image: torch.Tensor) -> Proposals:
+    seed = int(image.double().sum() * 1000)
+    random = torch.Generator().manual_seed(seed)
+    rough = torch.randn(12, 1, 5, 5, generator=random)
+    rough[3:, :, [0, -1]] = rough[3:, :, :, [0, -1]] = -1.0  # these do not reach a border
+    logits = torch.nn.functional.interpolate(rough, size=(SIDE, SIDE), mode="bilinear")[:, 0]
+    iou = torch.rand(12, generator=random) * 0.6 + 0.4
+    return Proposals(logits.contiguous(), iou, torch.arange(12))
+
+
+def _tiled(proposer, **settings) -> TiledLabeler:
+    tiles = settings.pop("tiles", TileSettings())
+    labeler = make_labeler(FakeEncoder(), proposer, BANK, MatchSettings(tiles=tiles, **settings))
+    assert isinstance(labeler, TiledLabeler)
+    return labeler
+
+
+def _canvas(height=96, width=128) -> np.ndarray:
+    return np.zeros((height, width, 3), dtype=np.uint8)
+
+
+def test_an_object_across_the_borders_of_tiles_comes_out_once_and_whole():
+    image = _canvas()
+    # (24, 24) and (48, 24) are borders of the smallest tiles
+    image[20:30, 43:55, 0] = 255
+    found = _tiled(Colours()).label([image])[0]
+    red = [d for d in found if d.category_id == CLASSES[0].category_id and d.score > 0.5]
+    assert len(red) == 1
+    x, y, width, height = red[0].bbox_xywh
+    for value, expected in zip((x, y, x + width, y + height), (43, 20, 55, 30)):
+        assert value == pytest.approx(expected, abs=2)
+    assert decode_rle(red[0].rle).shape == image.shape[:2]
+
+
+def test_small_objects_are_found_that_the_whole_image_does_not_show():
+    image = _canvas(192, 192)
+    for x in (10, 60, 100, 150):
+        image[x : x + 5, x : x + 5, 1] = 255
+    plain = Labeler(FakeEncoder(), Colours(), BANK).label([image])[0]
+    tiled = _tiled(Colours()).label([image])[0]
+    corners = {tuple(round(v / 10) for v in d.bbox_xywh[:2]) for d in tiled if d.area < 60}
+    assert corners == {(1, 1), (6, 6), (10, 10), (15, 15)}
+    assert not [d for d in plain if d.area < 60]
+
+
+@pytest.mark.parametrize("strips", [False, True], ids=["run lengths", "strips"])
+@pytest.mark.parametrize("overlap", [0.25, 0.5])
+@pytest.mark.parametrize("size_hw", [(70, 96), (49, 30), (64, 200)], ids=str)
+def test_equals_the_loops(size_hw, overlap, strips):
+    image = np.random.default_rng(1).integers(0, 256, (*size_hw, 3), dtype=np.uint8)
+    labeler = _tiled(Noise(), tiles=TileSettings(overlap=overlap), max_detections=25)
+    labeler.labeler.strips = strips
+    found = labeler.label([image])[0]
+    expected = _plain(image, overlap, 25)
+    assert len(found) == len(expected) > 3
+    for detection, (label, score, mask) in zip(found, expected):
+        assert detection.category_id == CLASSES[label].category_id
+        assert detection.score == pytest.approx(score, abs=1e-4)
+        np.testing.assert_array_equal(decode_rle(detection.rle), mask)
+
+
+def _plain(image: np.ndarray, overlap: float, wanted: int) -> list:
+    """View by view, then mask by mask; settings are the paper's."""
+    size_hw, items = image.shape[:2], []
+    prototypes = BANK.prototypes()
+    for view in views_of(size_hw, SIDE, overlap):
+        part = image[view.top : view.top + view.height, view.left : view.left + view.width]
+        inputs = to_input([resize_square(part, SIDE)])
+        features, proposals = FakeEncoder().encode(inputs)[0], _noise(inputs[0])
+        own = []
+        for k in range(len(proposals)):
+            mask = (proposals.logits[k] > 0).numpy()
+            borders = [
+                view.left > 0 and mask[:, 0].any(),
+                view.left + view.width < size_hw[1] and mask[:, -1].any(),
+                view.top > 0 and mask[0].any(),
+                view.top + view.height < size_hw[0] and mask[-1].any(),
+            ]
+            if not mask.any() or any(borders):
+                continue
+            feature = reference.pooled_feature(features, torch.from_numpy(mask))
+            similarity = [max(0.0, float(feature @ p)) for p in prototypes]
+            label = int(np.argmax(similarity))
+            box = reference.inclusive_box(mask)
+            iou = float(proposals.predicted_iou[k])
+            own.append((k, label, similarity[label], feature, iou, box))
+        kept = reference.nms([o[5] for o in own], [o[4] for o in own], [o[1] for o in own], 0.5)
+        for n in kept:
+            k, label, score, feature, iou, _ = own[n]
+            small = reference.full_size_mask(proposals.logits[k], view.size_hw)
+            if score <= 0 or not small.any():
+                continue
+            mask = np.zeros(size_hw, dtype=bool)
+            mask[view.top : view.top + view.height, view.left : view.left + view.width] = small
+            items.append((label, score, feature, iou, mask))
+    boxes = [reference.inclusive_box(item[4]) for item in items]
+    order = reference.nms(boxes, [i[3] for i in items], [i[0] for i in items], 0.5)
+    items = [items[n] for n in order[: 8 * wanted]]
+    factors = reference.soft_merge(
+        [i[4] for i in items], [i[2] for i in items], [i[0] for i in items]
+    )
+    found = [(i[0], i[1] * factor, i[4]) for i, factor in zip(items, factors)]
+    return sorted(found, key=lambda item: -item[1])[:wanted]
+
+
+def test_an_image_of_one_view_gets_the_labels_that_it_gets_without_tiles():
+    image = _canvas(40, 48)
+    image[5:20, 5:20, 0] = image[10:30, 30:44, 1] = 255
+    plain = Labeler(FakeEncoder(), Colours(), BANK).label([image])
+    assert _tiled(Colours()).label([image]) == plain
+    assert plain[0]
+
+
+@pytest.mark.parametrize("strips", [False, True], ids=["run lengths", "strips"])
+def test_nothing_found_is_a_normal_result(strips):
+    labeler = _tiled(Colours())
+    labeler.labeler.strips = strips
+    assert labeler.label([_canvas()]) == [()]
+
+
+@pytest.mark.parametrize("count", [1, 3, 4])
+def test_as_many_views_as_places_go_through_the_models(count):
+    """And what an image gets does not depend on the others."""
+    image = _canvas()
+    image[20:30, 40:60, 0] = 255
+    labeler = _tiled(Colours())
+    filler = _canvas(8, 8)
+    (found,) = labeler.begin([image] + [filler] * (count - 1), [image.shape[:2]])
+    assert set(labeler.proposer.batches) == {count}
+    assert found.result() == _tiled(Colours()).label([image])[0]
+    assert labeler.begin([image, filler], [None])[0].result() == ()
+
+
+def test_other_options_hold_for_every_view():
+    image = _canvas()
+    image[20:30, 40:52, 0] = 255
+    options = {
+        "prompts": PromptSettings(0.5),
+        "prototypes": PrototypeSettings(),
+        "diffusion": DiffusionSettings(),
+    }
+    labeler = _tiled(Colours(), **options)
+    (found,) = labeler.label([image])
+    assert [d.category_id for d in found if d.score > 0.5] == [CLASSES[0].category_id]
+    work = labeler.take_work()
+    assert work.views == len(views_of((96, 128), SIDE, 0.25))
+    assert 0 < work.views_skipped < work.views
+    assert 0 < work.points_asked <= 2 * (work.views - work.views_skipped)
+
+
+def test_without_tiles_it_is_the_plain_labeller():
+    assert isinstance(make_labeler(FakeEncoder(), Colours(), BANK, MatchSettings()), Labeler)

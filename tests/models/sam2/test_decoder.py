@@ -1,0 +1,315 @@
+"""The fast decoder against Meta's module, which decodes everything and throws most of it away."""
+
+from __future__ import annotations
+
+import copy
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sam2.modeling.sam.mask_decoder import MaskDecoder
+from sam2.modeling.sam.prompt_encoder import PromptEncoder
+from sam2.modeling.sam.transformer import TwoWayTransformer
+from torch import Tensor
+
+from ntt_ray.errors import WeightsError
+from ntt_ray.models.compilation import CompileOptions
+from ntt_ray.models.sam2.decoder import keys as sam2_keys
+from ntt_ray.models.sam2.decoder.image import Sam2Features, image_maps
+from ntt_ray.models.sam2.decoder.run import PointDecoder, layer_1_tokens, transform, upscale
+from ntt_ray.models.sam2.proposer import Sam2Proposer, point_grid
+from tests.support.golden import GOLDEN
+
+SIDE = 6  # image tokens per side of the random decoders
+
+
+def plain_decode(model: Any, points: Tensor, features: Sam2Features) -> tuple[Tensor, Tensor]:
+    """All four masks and predicted IoUs by the stock modules: ``(P, 4, h, w)`` and ``(P, 4)``."""
+    encoder, decoder = model.sam_prompt_encoder, model.sam_mask_decoder
+    dtype = features.embedding.dtype
+    labels = torch.ones(len(points), 1, dtype=torch.int32)
+    sparse, dense = encoder(points=(points[:, None], labels), boxes=None, masks=None)
+    with torch.inference_mode():
+        masks, iou, _, _ = decoder.predict_masks(
+            image_embeddings=features.embedding,
+            image_pe=encoder.get_dense_pe().to(dtype),
+            sparse_prompt_embeddings=sparse.to(dtype),
+            dense_prompt_embeddings=dense.to(dtype),
+            repeat_image=True,
+            high_res_features=[features.high_res_0, features.high_res_1],
+        )
+    return masks, iou
+
+
+def plain_survivors(masks: Tensor, iou: Tensor, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits, predicted IoU and index by METHOD 23 and 24."""
+    best_iou, best = iou[:, 1:].max(dim=1)
+    index = torch.nonzero(best_iou > threshold).squeeze(1)
+    return masks[index, best[index] + 1], best_iou[index], index
+
+
+def random_model(
+    channels: int = 32, heads: int = 4, dtype: torch.dtype = torch.float32, **switches: Any
+) -> Any:
+    """A prompt encoder and a mask decoder whose every weight, norms included, is random."""
+    torch.manual_seed(0)
+    options = {
+        "use_high_res_features": True,
+        "pred_obj_scores": True,
+        "iou_prediction_use_sigmoid": True,
+    } | switches
+    encoder = PromptEncoder(channels, (SIDE, SIDE), (16 * SIDE, 16 * SIDE), 16)
+    transformer = TwoWayTransformer(
+        depth=2, embedding_dim=channels, num_heads=heads, mlp_dim=48, attention_downsample_rate=2
+    )
+    decoder = MaskDecoder(transformer_dim=channels, transformer=transformer, **options)
+    for name, parameter in [*encoder.named_parameters(), *decoder.named_parameters()]:
+        if "norm" in name or name.endswith("bias"):
+            parameter.data += 0.3 * torch.randn_like(parameter)
+    encoder.eval().requires_grad_(False)
+    decoder.to(dtype).eval().requires_grad_(False)
+    return SimpleNamespace(sam_prompt_encoder=encoder, sam_mask_decoder=decoder)
+
+
+def random_features(channels: int = 32, dtype: torch.dtype = torch.float32) -> Sam2Features:
+    random = torch.Generator().manual_seed(1)
+    shapes = [(channels, SIDE), (channels // 8, 4 * SIDE), (channels // 4, 2 * SIDE)]
+    return Sam2Features(
+        *(torch.randn(1, c, side, side, generator=random).to(dtype) for c, side in shapes)
+    )
+
+
+def about_half(iou: Tensor) -> float:
+    """A threshold that about half of the points pass, in the widest gap near their median."""
+    best = iou[:, 1:].max(dim=1).values.sort().values
+    near = best[len(best) // 3 : -(len(best) // 3)]
+    gap = int(near.diff().argmax())
+    return float(near[gap : gap + 2].mean())
+
+
+@pytest.fixture(scope="module")
+def golden() -> tuple[Any, Tensor, Sam2Features, Tensor, Tensor]:
+    """The golden model, its grid, the features of a golden image and what stock makes of them."""
+    weights = GOLDEN / "weights"
+    proposer = Sam2Proposer.load(
+        weights / "sam2_nano.pt",
+        name="nano",
+        image_size=256,
+        points_per_side=16,
+        config=weights / "sam2_nano.yaml",
+    )
+    image = Image.open(GOLDEN / "targets" / "targets_00.png").convert("RGB").resize((256, 256))
+    pixels = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)[None] / 255
+    features = proposer.encode_images(pixels)
+    stock = plain_decode(proposer._model, proposer.points, features)
+    return proposer._model, proposer.points, features, *stock
+
+
+@pytest.mark.parametrize("low_rank", [True, False])
+def test_golden_model_agrees_with_the_stock_decoder(golden, low_rank):
+    model, points, features, masks, iou = golden
+    decoder = PointDecoder(model, points, low_rank=low_rank)
+    for threshold in (-1.0, about_half(iou)):
+        logits, best, index = plain_survivors(masks, iou, threshold)
+        found, every = decoder.decode(features, threshold)
+        assert found.point_index.tolist() == index.tolist()
+        torch.testing.assert_close(every, iou, atol=2e-6, rtol=0)
+        torch.testing.assert_close(found.predicted_iou, best, atol=2e-6, rtol=0)
+        # Logits reach 31; stock float32 is itself 2.5e-5 from float64.
+        torch.testing.assert_close(found.logits, logits, atol=6e-5, rtol=0)
+    assert 80 < len(found) < 176
+
+
+@pytest.mark.parametrize("low_rank", [True, False])
+@pytest.mark.parametrize(
+    ("channels", "heads", "switches"),
+    [
+        (32, 4, {}),
+        (32, 8, {"pred_obj_scores": False}),
+        (64, 2, {"iou_prediction_use_sigmoid": False}),
+        (64, 4, {"pred_obj_scores": False, "iou_prediction_use_sigmoid": False}),
+        (32, 1, {"iou_head_depth": 2}),
+        (256, 8, {}),
+    ],
+)
+def test_identities_are_exact_in_float64(low_rank, channels, heads, switches):
+    model = random_model(channels, heads, torch.float64, **switches)
+    points, features = point_grid(16 * SIDE, 5), random_features(channels, torch.float64)
+    masks, iou = plain_decode(model, points, features)
+    threshold = about_half(iou)
+    logits, best, index = plain_survivors(masks, iou, threshold)
+    decoder = PointDecoder(model, points, dtype=torch.float64, points_per_step=7, low_rank=low_rank)
+    found = [torch.cat(part) for part in zip(*decoder.steps(features, threshold))]
+    assert 0 < len(index) < 25
+    assert found[2].tolist() == index.tolist()
+    for value, expected in zip((found[0], found[1], found[3]), (logits, best, iou)):
+        torch.testing.assert_close(value, expected, atol=2e-12, rtol=0)
+
+
+@pytest.mark.parametrize("low_rank", [True, False])
+def test_the_step_does_not_change_results(low_rank):
+    model, features = random_model(), random_features()
+    points = point_grid(16 * SIDE, 5)
+    whole, iou = PointDecoder(model, points, points_per_step=25, low_rank=low_rank).decode(
+        features, -1.0
+    )
+    for step in (1, 4, 24, 1000):
+        decoder = PointDecoder(model, points, points_per_step=step, low_rank=low_rank)
+        found, every = decoder.decode(features, -1.0)
+        assert found.point_index.tolist() == list(range(25))
+        torch.testing.assert_close(every, iou, atol=2e-6, rtol=0)
+        torch.testing.assert_close(found.logits, whole.logits, atol=1e-5, rtol=0)
+
+
+CHOSEN = {
+    "one": [7],
+    "first and last": [0, 24],
+    "some": [1, 2, 3, 8, 11, 12, 20, 23],
+    "all": list(range(25)),
+}
+
+
+@pytest.mark.parametrize("low_rank", [True, False])
+@pytest.mark.parametrize("full_steps", [False, True])
+@pytest.mark.parametrize("chosen", CHOSEN.values(), ids=CHOSEN.keys())
+def test_chosen_points_get_what_they_get_among_all(chosen, full_steps, low_rank):
+    model, features = random_model(dtype=torch.float64), random_features(dtype=torch.float64)
+    points = point_grid(16 * SIDE, 5)
+    decoder = PointDecoder(model, points, dtype=torch.float64, points_per_step=6, low_rank=low_rank)
+    threshold = about_half(decoder.decode(features, -1.0)[1])
+    everything, iou = decoder.decode(features, threshold)
+    decoder._compiled = full_steps  # as `compile` does; compiling itself is tested elsewhere
+    index = torch.tensor(chosen)
+    found, own_iou = decoder.decode(features, threshold, index)
+    expected = everything.select(torch.isin(everything.point_index, index))
+    assert found.point_index.tolist() == expected.point_index.tolist()
+    torch.testing.assert_close(own_iou, iou[index], atol=1e-7, rtol=0)
+    torch.testing.assert_close(found.predicted_iou, expected.predicted_iou, atol=1e-7, rtol=0)
+    torch.testing.assert_close(found.logits, expected.logits, atol=1e-6, rtol=0)
+
+
+def test_compiled_steps_keep_their_shape_whatever_is_chosen():
+    decoder = PointDecoder(random_model(), point_grid(16 * SIDE, 5), points_per_step=6)
+    shapes = []
+    plain = decoder._transform
+
+    def noted(weights, maps, prompt):
+        shapes.append(len(prompt.tokens))
+        return plain(weights, maps, prompt)
+
+    decoder.compile(CompileOptions("eager"))
+    decoder._transform = noted
+    for count in (1, 6, 7, 13):
+        decoder.decode(random_features(), -1.0, torch.arange(count))
+    assert shapes == [6] * (1 + 1 + 2 + 3)
+
+
+@pytest.mark.parametrize("low_rank", [True, False])
+def test_the_threshold_is_strict_and_none_is_fine(low_rank):
+    model, features = random_model(), random_features()
+    decoder = PointDecoder(model, point_grid(16 * SIDE, 3), points_per_step=2, low_rank=low_rank)
+    everything, _ = decoder.decode(features, -1.0)
+    assert len(everything) == 9
+    value = float(everything.predicted_iou.max())
+    none, iou = decoder.decode(features, value)
+    assert none.logits.shape == (0, 4 * SIDE, 4 * SIDE)
+    assert iou.shape == (9, 4)
+    assert len(none) == len(none.predicted_iou) == len(none.point_index) == 0
+    best, _ = decoder.decode(features, np.nextafter(np.float32(value), np.float32(-1)).item())
+    assert best.point_index.tolist() == [int(everything.predicted_iou.argmax())]
+    assert torch.equal(best.predicted_iou, everything.predicted_iou.max()[None])
+
+
+@pytest.mark.parametrize("low_rank", [True, False])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_16_bits_are_as_close_as_the_stock_decoder_in_16_bits(golden, low_rank, dtype):
+    model, points, features, masks, iou = golden
+    chosen = iou[:, 1:].argmax(dim=1) + 1
+    every = torch.arange(len(points))
+    parts = (features.embedding, features.high_res_0, features.high_res_1)
+    narrow_features = Sam2Features(*(part.to(dtype) for part in parts))
+    narrow_model = SimpleNamespace(
+        sam_prompt_encoder=model.sam_prompt_encoder,
+        sam_mask_decoder=copy.deepcopy(model.sam_mask_decoder).to(dtype),
+    )
+    stock_masks, stock_iou = plain_decode(narrow_model, points, narrow_features)
+    decoder = PointDecoder(model, points, dtype=dtype, low_rank=low_rank)
+    found, found_iou = decoder.decode(narrow_features, -1.0)
+    assert found.logits.dtype == found_iou.dtype == torch.float32
+
+    same = found_iou[:, 1:].argmax(dim=1) + 1 == chosen
+    assert same.float().mean() > 0.97
+    exact = masks[every, chosen][same]
+    error = (found.logits[same] - exact).abs().mean()
+    stock_error = (stock_masks[every, chosen][same].float() - exact).abs().mean()
+    assert error < 1.2 * stock_error
+    assert (found_iou - iou).abs().mean() < 1.4 * (stock_iou.float() - iou).abs().mean()
+
+
+@pytest.mark.parametrize("per_head", [True, False])
+def test_products_per_head(monkeypatch, per_head):
+    monkeypatch.setattr(sam2_keys, "_one_product_per_head", lambda rows: per_head)
+    query, maps = torch.randn(3, 5, 2, 4).double(), torch.randn(2, 4, 7).double()
+    products = torch.einsum("bthd,hdn->bthn", query, maps).contiguous()
+    torch.testing.assert_close(sam2_keys.head_products(query, maps), products)
+    total = sam2_keys.add_head_products_(torch.ones_like(products), query, maps)
+    torch.testing.assert_close(total, products + 1)
+    means = torch.einsum("bthn,hdn->bthd", products, maps).flatten(2)
+    torch.testing.assert_close(sam2_keys.head_means(products, maps), means)
+
+
+@pytest.mark.parametrize("low_rank", [True, False])
+@pytest.mark.parametrize("per_head", [True, False])
+@pytest.mark.parametrize("backend", ["eager", "aot_eager_decomp_partition"])
+def test_a_step_is_one_graph_without_host_synchronisation(monkeypatch, backend, per_head, low_rank):
+    """The second backend rewrites what is done in place, as the real compiler does first."""
+    monkeypatch.setattr(sam2_keys, "_one_product_per_head", lambda rows: per_head)
+    model, features = random_model(64, 8), random_features(64)
+    decoder = PointDecoder(model, point_grid(16 * SIDE, 2), low_rank=low_rank)
+    weights, image = decoder._weights, decoder._image
+
+    def step(features: Sam2Features) -> tuple[Tensor, Tensor]:
+        maps = image_maps(image, weights, features)
+        keys, iou, hypernetworks = transform(weights, maps, layer_1_tokens(weights, maps))
+        return upscale(weights, maps, keys, hypernetworks[:, 0]), iou
+
+    compiled = torch.compile(step, fullgraph=True, backend=backend)
+    for value, expected in zip(compiled(features), step(features)):
+        torch.testing.assert_close(value, expected)
+
+
+def test_one_image_at_a_time():
+    one = random_features()
+    two = Sam2Features(
+        *(torch.cat([t, t]) for t in (one.embedding, one.high_res_0, one.high_res_1))
+    )
+    with pytest.raises(ValueError, match="one image"):
+        PointDecoder(random_model(), point_grid(16 * SIDE, 2)).decode(two, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"use_high_res_features": False}, "high-resolution"),
+        ({"num_multimask_outputs": 2}, "outputs"),
+        ({"activation": torch.nn.ReLU}, "activations"),
+    ],
+)
+def test_other_decoders_are_refused(change, message):
+    with pytest.raises(WeightsError, match=message):
+        PointDecoder(random_model(**change), point_grid(16 * SIDE, 2))
+
+
+def test_other_depths_are_refused():
+    model = random_model()
+    model.sam_mask_decoder.transformer.layers.append(model.sam_mask_decoder.transformer.layers[1])
+    with pytest.raises(WeightsError, match="3 layers"):
+        PointDecoder(model, point_grid(16 * SIDE, 2))
+
+
+def test_published_sizes_use_the_low_rank_form():
+    assert PointDecoder(random_model(256, 8), point_grid(16 * SIDE, 2)).low_rank
+    assert not PointDecoder(random_model(64, 8), point_grid(16 * SIDE, 2)).low_rank

@@ -1,0 +1,489 @@
+"""The report: its counts are the shards', its page is safe, small and the same every time."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ntt_ray.errors import InputError, reason_of
+from ntt_ray.evaluate.matching import GroundTruth, TruthObject, match
+from ntt_ray.masks import encode_mask
+from ntt_ray.merge.rendering import Loss
+from ntt_ray.pages.overlays import MAX_MASKS
+from ntt_ray.pages.pictures import UNITS_PER_PX, mask_to_path, simplify_loop, trace_outlines
+from ntt_ray.records import ClassLabel, Detection, ImageEntry, ImageLabels
+from ntt_ray.report.gallery import Candidate, GalleryPicker, rank_best, rank_worst
+from ntt_ray.report.statistics import MAX_REASONS, RunFigures, bin_of
+from tests.support.report_run import (
+    CLASSES,
+    HOSTILE_CLASS,
+    HOSTILE_FILE,
+    MIN_SCORE,
+    SIZE_HW,
+    UNIT,
+    Run,
+    box_rle,
+    detection,
+    example_run,
+    references_of_example,
+    truth_of_example,
+    write_run,
+)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return example_run(tmp_path)
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, and the text of each kind of element."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: dict[str, list[str]] = {}
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        if self.tags:
+            self.text.setdefault(self.tags[-1][0], []).append(data)
+
+    def count(self, tag: str, css_class: str = "") -> int:
+        return sum(
+            name == tag and (not css_class or css_class in (attrs.get("class") or "").split())
+            for name, attrs in self.tags
+        )
+
+
+class TestFigures:
+    def test_counts_equal_the_shards(self, run: Run) -> None:
+        report = run.report()
+        found = [d for item in run.labels for d in item.detections]
+        assert report["images"] == {"total": 7, "ok": 3, "empty": 2, "failed": 2}
+        assert report["detections"] == {
+            "total": len(found),
+            "kept": sum(d.score >= MIN_SCORE for d in found),
+        }
+        assert sum(report["score_histogram"]["all"]) == len(found)
+        for row in report["classes"]:
+            own = [d for d in found if d.category_id == row["id"]]
+            assert row["detections"] == sum(row["histogram"]) == len(own)
+            assert row["kept"] == sum(d.score >= MIN_SCORE for d in own)
+            assert row["images"] == sum(
+                any(d.category_id == row["id"] for d in item.detections) for item in run.labels
+            )
+
+    def test_the_file_holds_what_is_returned(self, run: Run) -> None:
+        report = run.report(ground_truth=truth_of_example(), images_per_s=2.5)
+        text = (Path(run.output) / "report.json").read_text()
+        assert json.loads(text) == report
+        assert report["images_per_s"] == 2.5
+
+    def test_right_and_wrong_against_the_truth(self, run: Run) -> None:
+        report = run.report(ground_truth=truth_of_example())
+        histogram = report["score_histogram"]
+        assert sum(histogram["right"]) == 2
+        assert sum(histogram["wrong"]) == 4
+        judged = {image["file_name"]: image["at_threshold"] for image in report["gallery"]}
+        assert judged["one.png"] == {"right": 2, "wrong": 0, "missed": 0}
+        assert judged[HOSTILE_FILE] == {"right": 0, "wrong": 1, "missed": 1}
+        assert judged["missed.png"] == {"right": 0, "wrong": 0, "missed": 1}
+
+    def test_failures_by_reason(self, run: Run) -> None:
+        (failure,) = run.report()["failures"]
+        assert failure["reason"] == "there is no file …"
+        assert failure["images"] == 2
+        assert failure["examples"] == ["gone.png", "lost.png"]
+        assert failure["error"] == "there is no file s3://bucket/gone-17.png"
+
+    @pytest.mark.parametrize(
+        ("error", "reason"),
+        [
+            ("", "no reason given"),
+            ("the file is empty", "the file is empty"),
+            ("there is no file /data/a 1.png", "there is no file … N.png"),
+            (
+                "not an image: the file starts with b'GIF\\'8'",
+                "not an image: the file starts with …",
+            ),
+            ("800 x 600 pixels is more than 5.5", "N x N pixels is more than N"),
+        ],
+    )
+    def test_reason_of(self, error: str, reason: str) -> None:
+        assert reason_of(error) == reason
+
+    def test_reasons_are_bounded(self) -> None:
+        figures = RunFigures.of_classes(CLASSES, 0.4)
+        for number in range(2 * MAX_REASONS):
+            error = "reason " + "x" * (number + 1)
+            figures.add(ImageLabels.failed(ImageEntry(number, "a", ""), error), None)
+        assert len(figures.failures) == MAX_REASONS + 1
+        assert figures.failures["other reasons"].images == MAX_REASONS
+
+    @pytest.mark.parametrize(("score", "expected"), [(0.0, 0), (0.019, 0), (0.5, 25), (1.0, 49)])
+    def test_bin_of(self, score: float, expected: int) -> None:
+        assert bin_of(score, 50) == expected
+
+    def test_a_class_that_the_run_does_not_have(self, run: Run) -> None:
+        run.arguments["record"]["classes"].pop()
+        with pytest.raises(InputError, match="no class with the id 12"):
+            run.report()
+
+    def test_what_profiles_lost(self, run: Run) -> None:
+        report = run.report(losses={"yolo-seg": Loss(8, 1, 0.5, 0.5), "coco-polygon": Loss(8)})
+        same = {"instances": 8, "changed": 0, "mean_iou": 1.0, "min_iou": 1.0}
+        assert report["losses"]["coco-polygon"] == same
+        assert report["losses"]["yolo-seg"] == same | {
+            "changed": 1,
+            "mean_iou": 0.9375,
+            "min_iou": 0.5,
+        }
+        text = "8 compared, 1 not the same: IoU 0.9375 on average, 0.500 at worst"
+        assert f"<dt>yolo-seg masks</dt><dd>{text}</dd>" in run.html
+
+    def test_partial_run(self, run: Run) -> None:
+        report = run.report(shard_ids=[0])
+        assert report["shards"] == {"planned": 3, "read": 1}
+        assert report["images"]["total"] == UNIT
+        assert "this report is partial" in run.html
+
+
+class TestPage:
+    def test_names_from_the_data_are_escaped(self, run: Run, tmp_path: Path) -> None:
+        run.report(ground_truth=truth_of_example(), references=references_of_example(tmp_path))
+        html = run.html
+        assert HOSTILE_CLASS not in html
+        assert "<img" not in html
+        assert html.count("<script") == html.count("</script>") == 2
+        page = Page(html)
+        assert HOSTILE_FILE in page.text["bdi"]
+        assert HOSTILE_CLASS in page.text["bdi"]
+        assert "$title & ${data}" in page.text["bdi"]
+        attributes = [attrs for tag, attrs in page.tags if tag == "svg"]
+        assert any(a.get("aria-label") == f"prediction for {HOSTILE_FILE}" for a in attributes)
+        assert not any(name.startswith("on") for _, attrs in page.tags for name in attrs)
+
+    def test_script_data_survives(self, run: Run) -> None:
+        run.report()
+        found = re.search(r'<script type="application/json"[^>]*>(.*?)</script>', run.html)
+        assert found is not None
+        assert json.loads(found[1])["classes"]["1"] == HOSTILE_CLASS
+
+    def test_nothing_is_loaded(self, run: Run) -> None:
+        run.report()
+        page = Page(run.html)
+        policy = [a["content"] for t, a in page.tags if t == "meta" and "http-equiv" in a]
+        assert policy[0] is not None
+        assert policy[0].startswith("default-src 'none'; img-src data:;")
+        for _, attributes in page.tags:
+            for name in ("src", "href"):
+                assert (attributes.get(name) or "#").startswith(("#", "data:")), attributes
+
+    def test_masks_on_the_page_are_the_gallerys(self, run: Run) -> None:
+        report = run.report(ground_truth=truth_of_example())
+        page = Page(run.html)
+        assert page.count("figure", "shot") == len(report["gallery"]) == 5
+        drawn = sum(len(image["detections"]) for image in report["gallery"])
+        assert page.count("g", "m") == drawn == 6
+        assert page.count("g", "t") == sum(i["objects"] for i in report["gallery"]) == 4
+
+    def test_images_are_embedded_once(self, run: Run) -> None:
+        report = run.report(ground_truth=truth_of_example())
+        page = Page(run.html)
+        assert page.count("image") == page.count("use") == len(report["gallery"])
+
+    def test_metrics_are_shown(self, run: Run) -> None:
+        summary = {"AP": 0.1234, "AP50": 0.5, "AP75": None}
+        alarms = {"score": 0.41, "best_f1": 0.5, "precision": 0.5, "recall": 0.5, "share": 0.25}
+        metrics = {
+            "segm": summary,
+            "bbox": summary,
+            "per_class": {"disc": {"segm": {"AP": 0.777}}},
+            "false_alarms": {**alarms, "images_without_objects": 4},
+        }
+        report = run.report(metrics=metrics, ground_truth=truth_of_example())
+        assert report["threshold"] == 0.41
+        for text in ("0.123", "0.777", "25%", "best F1 at 0.41"):
+            assert text in run.html
+
+    def test_curves_and_confusion_are_shown(self, run: Run) -> None:
+        metrics = {
+            "bbox": {"AP": 0.1},
+            "per_class": {"<b>disc</b>": {"bbox": {"AP50": 0.515}}},
+            "curves": {"<b>disc</b>": [1.0, 0.5, 0.0]},
+            "confusion": {
+                "score": 0.5,
+                "labels": ["<i>", "neither here nor there", "nothing"],
+                "matrix": [[3, 0, 1], [0, 0, 0], [4321, 0, 0]],
+            },
+        }
+        run.report(metrics=metrics, ground_truth=truth_of_example())
+        page = Page(run.html)
+        assert page.count("polyline") == 1
+        for text in ('points="0,0.0 50,50.0 100,100.0"', "&lt;b&gt;disc", "&lt;i&gt;", "4,321"):
+            assert text in run.html
+        assert "<span>0.515</span>" in run.html  # the AP at the curve's IoU
+        assert page.count("td", "right") == 1
+        assert page.count("td", "wrong") == 2
+        assert "neither here nor there" not in run.html
+        assert "<b>disc" not in run.html
+        assert "Mask AP" not in run.html.split("Scores</h2>")[0].split("Classes</h2>")[0]
+
+    def test_figures_by_size_class_and_frequency(self, run: Run) -> None:
+        boxes = {"AP": 0.1, "AR300": 0.301, "ARs": 0.302, "ARm": None, "ARl": 0.304}
+        alarms = {"score": 0.5, "class_share": 0.126, "images_without_objects": 0, "share": None}
+        metrics = {
+            "bbox": boxes,
+            "by_frequency": {"bbox": {"rare": 0.201, "common": None, "frequent": 0.203}},
+            "false_alarms": alarms,
+            "per_class": {
+                "<u>low": {"bbox": {"AP": 0.401, "APs": None}, "false_alarms": {"share": 0.25}},
+                "none": {"bbox": {"AP": None}, "false_alarms": {"share": None}},
+                "high": {"bbox": {"AP": 0.402, "APs": 0.5}},
+            },
+        }
+        run.report(metrics=metrics, ground_truth=truth_of_example())
+        html = run.html
+        for text in ("AR300", "0.301", "ARs", "0.302", "0.304"):
+            assert text in html
+        assert "AP by frequency. Boxes: rare 0.201, common –, frequent 0.203." in html
+        assert "found in 12.6% of the images without it" in html
+        table = html.split('data-testid="by-class"')[1].split("</details>")[0]
+        assert table.index("high") < table.index("&lt;u&gt;low") < table.index("none")
+        assert "0.250" in table
+        assert "<u>" not in html
+
+    def test_missing_pictures_are_said(self, run: Run, tmp_path: Path) -> None:
+        (tmp_path / "1.png").unlink()
+        Image.fromarray(np.zeros((10, 10, 3), np.uint8)).save(tmp_path / "2.png")
+        (tmp_path / "7.png").write_bytes(b"not an image")
+        run.report()
+        for text in ("not there any more", "another size", "not an image"):
+            assert text in run.html
+
+    def test_references_come_first(self, run: Run, tmp_path: Path) -> None:
+        report = run.report(references=references_of_example(tmp_path))
+        assert [row["references"] for row in report["classes"]] == [2, 2, 2]
+        page = Page(run.html)
+        assert page.count("svg", "crop") == 6  # half of them without their picture
+        assert run.html.index("References</h2>") < run.html.index("Gallery</h2>")
+
+    def test_same_run_same_bytes(self, run: Run, tmp_path: Path) -> None:
+        arguments = {
+            "ground_truth": truth_of_example(),
+            "references": references_of_example(tmp_path),
+        }
+        files = [Path(run.output) / name for name in ("report.html", "report.json")]
+        run.report(**arguments)
+        first = [path.read_bytes() for path in files]
+        run.report(**arguments)
+        assert [path.read_bytes() for path in files] == first
+
+
+class TestUnusualRuns:
+    @pytest.mark.parametrize(
+        ("labels", "classes"),
+        [
+            pytest.param([], CLASSES, id="no image"),
+            pytest.param([], (), id="no class"),
+            pytest.param(
+                [ImageLabels.labelled(ImageEntry(1, "a", "gone"), SIZE_HW, ())],
+                CLASSES,
+                id="no detection",
+            ),
+            pytest.param(
+                [ImageLabels.failed(ImageEntry(1, "a", "gone"), "broken")], CLASSES, id="failed"
+            ),
+        ],
+    )
+    def test_little_to_show(
+        self, tmp_path: Path, labels: list[ImageLabels], classes: tuple[ClassLabel, ...]
+    ) -> None:
+        run = write_run(tmp_path, labels, classes)
+        report = run.report(ground_truth=truth_of_example())
+        assert report["images"]["total"] == len(labels)
+        assert report["detections"]["total"] == 0
+        assert run.html.endswith("</html>\n")
+
+    def test_many_classes(self, tmp_path: Path) -> None:
+        classes = tuple(ClassLabel(i, f"class {i}") for i in range(1, 1204))
+        boxes = [(3 * (i % 30), 3 * (i // 30 % 20), 3, 3) for i in range(100)]
+        labels = [
+            ImageLabels.labelled(
+                ImageEntry(number, f"{number}.png", str(tmp_path / "gone.png")),
+                SIZE_HW,
+                tuple(
+                    detection((number * 100 + i) % 1203 + 1, 0.9 - i / 200, box)
+                    for i, box in enumerate(boxes)
+                ),
+            )
+            for number in range(30)
+        ]
+        run = write_run(tmp_path, labels, classes)
+        report = run.report()
+        assert len(report["classes"]) == 1203
+        assert "and 1,163 more classes, in report.json" in run.html
+        assert "other classes" in run.html
+        assert '<span class="more">50 lower not drawn</span>' in run.html
+        assert len(run.html) < 2_000_000
+
+    def test_size_limit(self, tmp_path: Path) -> None:
+        """Noise is the worst case of both the pictures and the outlines."""
+        rng = np.random.default_rng(0)
+        path = tmp_path / "noise.png"
+        Image.fromarray(rng.integers(0, 256, (480, 480, 3), dtype=np.uint8)).save(path)
+        rough = rng.random((30, 30)).repeat(16, axis=0).repeat(16, axis=1) > 0.5
+        box, area = (0.0, 0.0, 480.0, 480.0), int(rough.sum())
+        found = (Detection(3, 0.9, 0.9, box, area, encode_mask(rough)),)
+        entry = ImageEntry(1, "noise.png", str(path))
+        run = write_run(tmp_path, [ImageLabels.labelled(entry, (480, 480), found)], CLASSES)
+        run.report()
+        template_and_picture = len(run.html)
+        assert 24 * (template_and_picture + MAX_MASKS * 2000) < 5_000_000
+        assert len(mask_to_path(rough, 1.0)) < 1800  # and 200 for the element around it
+
+    def test_gallery_is_bounded(self, run: Run) -> None:
+        assert len(run.report(max_images=2)["gallery"]) == 2
+        assert run.report(max_images=0)["gallery"] == []
+        assert "There is no image to show" in run.html
+
+
+def candidate(image_id: int, *found: Detection, objects: Any = None) -> Candidate:
+    labels = ImageLabels.labelled(ImageEntry(image_id, f"{image_id}.png", ""), SIZE_HW, found)
+    matches = None if objects is None else match(found, tuple(objects))
+    return Candidate(0, labels, matches)
+
+
+BOX = (10, 10, 20, 20)
+OTHER = (50, 40, 20, 20)
+
+
+class TestGallery:
+    def test_best_and_worst_with_truth(self) -> None:
+        truth = [TruthObject(3, box_rle(BOX)), TruthObject(3, box_rle(OTHER))]
+        both = candidate(1, detection(3, 0.9, BOX), detection(3, 0.8, OTHER), objects=truth)
+        half = candidate(2, detection(3, 0.9, BOX), detection(3, 0.3, OTHER), objects=truth)
+        none = candidate(3, detection(7, 0.9, BOX), objects=truth)
+        best = [rank_best(c, 0.5) for c in (both, half, none)]
+        worst = [rank_worst(c, 0.5) for c in (both, half, none)]
+        assert best[0] == pytest.approx(2 / 3)
+        assert best[1] == pytest.approx(1 / 1.5 / 2)
+        assert best[2] is None
+        assert worst[0] is None
+        assert (worst[1] or 0) < (worst[2] or 0)
+
+    def test_no_image_twice(self) -> None:
+        picker = GalleryPicker(0.5, 6)
+        for number in range(1, 9):
+            picker.add(candidate(number, detection(3, 0.45 + number / 20, BOX)))
+        shown = [c.labels.entry.image_id for group in picker.chosen().values() for c in group]
+        assert len(shown) == len(set(shown)) == 6
+
+    def test_order_of_arrival_does_not_matter(self) -> None:
+        found = [candidate(n, detection(3, 0.5 + n % 3 / 10, BOX)) for n in range(1, 20)]
+        chosen = []
+        for order in (found, found[::-1]):
+            picker = GalleryPicker(0.5, 4)
+            for item in order:
+                picker.add(item)
+            chosen.append(picker.chosen())
+        assert chosen[0] == chosen[1]
+
+    def test_every_class_comes_up(self) -> None:
+        picker = GalleryPicker(0.5, 3)
+        for number in range(1, 6):
+            picker.add(candidate(number, detection(3, 0.95, BOX), detection(3, 0.95, OTHER)))
+        picker.add(candidate(8, detection(3, 0.6, BOX)))
+        picker.add(candidate(9, detection(7, 0.7, BOX)))
+        assert 9 in [c.labels.entry.image_id for c in picker.chosen()["best"][:2]]
+
+
+class TestTruth:
+    def test_one_object_is_found_once(self) -> None:
+        found = [detection(3, 0.9, BOX), detection(3, 0.8, BOX), detection(7, 0.7, BOX)]
+        matches = match(found, (TruthObject(3, box_rle(BOX)),))
+        assert matches.right == (True, False, False)
+        assert matches.matched_by == (0,)
+        assert matches.ious == (1.0,)
+
+    def test_crowds_judge_nothing(self) -> None:
+        crowd = TruthObject(3, box_rle((0, 0, 60, 60)))
+        matches = match([detection(3, 0.9, BOX), detection(7, 0.9, BOX)], (), [crowd])
+        assert matches.right == (None, False)
+
+    def test_image_of_another_size_has_no_truth(self, run: Run) -> None:
+        coco = truth_of_example()
+        coco["images"][0]["width"] += 1
+        truth = GroundTruth(coco, CLASSES)
+        assert truth.match(run.labels[0]) is None
+        assert truth.match(run.labels[1]) is not None
+
+    def test_not_coco(self) -> None:
+        with pytest.raises(InputError, match="not a COCO file"):
+            GroundTruth([], CLASSES)
+
+
+def path_area(path: str) -> float:
+    """Area inside a path by the even-odd rule, for loops that do not cross."""
+    areas = []
+    for loop in re.findall(r"M(-?\d+) (-?\d+)l([^z]*)z", path):
+        steps = np.array(loop[2].split(), dtype=float).reshape(-1, 2)
+        points = np.vstack([[float(loop[0]), float(loop[1])], steps]).cumsum(axis=0)
+        x, y = points.T
+        areas.append((x * np.roll(y, -1) - y * np.roll(x, -1)).sum() / 2)
+    return abs(sum(areas)) / UNITS_PER_PX**2
+
+
+class TestOutlines:
+    @pytest.mark.parametrize("rows", [[".."], ["..", ".."]], ids=["row", "square"])
+    def test_empty(self, rows: list[str]) -> None:
+        mask = np.array([[c == "#" for c in row] for row in rows])
+        assert mask_to_path(mask, 1.0) == ""
+        assert trace_outlines(mask) == []
+
+    def test_one_cell_is_a_diamond(self) -> None:
+        mask = np.zeros((3, 3), bool)
+        mask[1, 1] = True
+        (loop,) = trace_outlines(mask)
+        assert sorted(map(tuple, loop.tolist())) == [(1, 1.5), (1.5, 1), (1.5, 2), (2, 1.5)]
+
+    def test_hole_and_corner_contact(self) -> None:
+        ring = np.ones((5, 5), bool)
+        ring[2, 2] = False
+        assert len(trace_outlines(ring)) == 2
+        assert len(trace_outlines(np.eye(2, dtype=bool))) == 1
+
+    @pytest.mark.parametrize("scale", [0.05, 0.5, 1.0])
+    def test_area_is_kept(self, scale: float) -> None:
+        y, x = np.mgrid[:600, :800]
+        radius = np.hypot(x - 400, y - 300)
+        mask = (radius < 250) & (radius > 90)
+        area = path_area(mask_to_path(mask, scale))
+        assert area == pytest.approx(mask.sum() * scale**2, rel=0.05)
+
+    def test_random_masks_give_closed_loops(self) -> None:
+        mask = np.random.default_rng(1).random((40, 50)) > 0.5
+        loops = trace_outlines(mask)
+        points = np.concatenate(loops)
+        assert len(np.unique(points, axis=0)) == len(points)  # no crossing is used twice
+
+    def test_speck_stays_visible(self) -> None:
+        mask = np.zeros((2000, 2000), bool)
+        mask[77, 99] = True
+        assert mask_to_path(mask, 0.1).startswith("M")
+
+    def test_simplify_drops_points_on_a_line(self) -> None:
+        square = np.array([[0, 0], [1, 0], [2, 0], [2, 2], [1, 2], [0, 2], [0, 1]], dtype=float)
+        assert len(simplify_loop(square, 0.1)) == 4

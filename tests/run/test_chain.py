@@ -1,0 +1,95 @@
+"""The stages of the chain on their own; the whole chain is in test_job.py."""
+
+import threading
+import time
+
+import pytest
+
+from ntt_ray.errors import LabelError, MissingPackageError, StorageError
+from ntt_ray.records import FetchedImage, ImageEntry
+from ntt_ray.run import fetch
+from ntt_ray.run.cluster.connect import our_error
+from ntt_ray.run.fetch import fetch_images
+
+
+def _entries(count):
+    return [ImageEntry(i, f"{i}.jpg", f"/x/{i}.jpg") for i in range(1, count + 1)]
+
+
+def test_every_image_comes_back_in_order_with_data_or_a_reason():
+    def read(uri):
+        if uri.endswith("/2.jpg"):
+            raise FileNotFoundError(uri)
+        if uri.endswith("/3.jpg"):
+            raise StorageError("reading it: AccessDenied")
+        time.sleep(0.01 if uri.endswith("/1.jpg") else 0)
+        return uri.encode()
+
+    images = fetch_images(_entries(40), read, 10)
+    assert [i.entry.image_id for i in images] == list(range(1, 41))
+    assert images[0].data == b"/x/1.jpg"
+    assert images[1].error == "there is no such file"
+    assert images[2].error == "reading it: AccessDenied"
+    assert all(i.data for i in images[3:])
+
+
+def test_a_stalled_read_times_out_and_the_others_go_on():
+    stalled = threading.Event()
+
+    def read(uri):
+        if int(uri.split("/")[2].split(".")[0]) <= fetch.FETCH_THREADS:
+            stalled.wait(30)
+        return b"data"
+
+    started = time.monotonic()
+    images = fetch_images(_entries(fetch.FETCH_THREADS + 5), read, 0.2)
+    stalled.set()
+    assert time.monotonic() - started < 10
+    assert [i.error for i in images[: fetch.FETCH_THREADS]] == [
+        "timeout: not read within 0.2 s"
+    ] * fetch.FETCH_THREADS
+    assert all(i.data == b"data" for i in images[fetch.FETCH_THREADS :])
+
+
+def test_a_missing_package_is_no_fault_of_an_image():
+    def read(uri):
+        raise MissingPackageError("gs:// needs another package")
+
+    with pytest.raises(MissingPackageError):
+        fetch_images(_entries(3), read, 10)
+
+
+def test_reads_run_together():
+    running, most = set(), 0
+    guard = threading.Lock()
+
+    def read(uri):
+        nonlocal most
+        with guard:
+            running.add(uri)
+            most = max(most, len(running))
+        time.sleep(0.02)
+        with guard:
+            running.discard(uri)
+        return b"x"
+
+    fetch_images(_entries(60), read, 10)
+    assert 4 <= most <= fetch.FETCH_THREADS
+
+
+def test_fetched_images_are_one_or_the_other():
+    with pytest.raises(ValueError, match="either"):
+        FetchedImage(_entries(1)[0], b"x", "y")
+
+
+def test_our_error_is_found_inside_what_ray_raises():
+    ours = LabelError("unit 3, image a.jpg")
+
+    class Wrapped(Exception):
+        cause = ours
+
+    outer = RuntimeError("job failed")
+    outer.__cause__ = Wrapped()
+    assert our_error(outer) is ours
+    plain = RuntimeError("x")
+    assert our_error(plain) is plain

@@ -1,0 +1,84 @@
+import json
+
+import pytest
+
+from ntt_ray.run.journal import UnitJournal, delete_finished, journal_uri
+from ntt_ray.run.shard import shard_uri
+from ntt_ray.storage import Storage
+
+
+class _Died(Exception):
+    """Stands for the end of a worker process."""
+
+
+def _work(tmp_path, killers, token="run", images=10, step=4) -> list[int] | None:
+    """One worker on the unit: None when it died, else the positions it refused."""
+    journal = UnitJournal(str(tmp_path), 7, token, Storage())
+    journal.open()
+    condemned = journal.condemned()
+    try:
+        for group in journal.steps([i for i in range(images) if i not in condemned], step):
+            for position in group:
+                if position in killers:
+                    raise _Died
+    except _Died:
+        return None
+    return sorted(condemned)
+
+
+def test_no_death_no_failure(tmp_path):
+    assert _work(tmp_path, killers=set()) == []
+
+
+def test_an_image_that_kills_is_found_after_two_deaths(tmp_path):
+    assert _work(tmp_path, {5}) is None
+    assert _work(tmp_path, {5}) is None
+    assert _work(tmp_path, {5}) == [5]
+
+
+def test_two_killers_in_one_unit(tmp_path):
+    deaths = 0
+    while (found := _work(tmp_path, {1, 9})) is None:
+        deaths += 1
+        assert deaths <= 4
+    assert found == [1, 9]
+    assert deaths == 4
+
+
+def test_a_chance_death_condemns_nobody(tmp_path):
+    assert _work(tmp_path, {5}) is None
+    assert _work(tmp_path, set()) == []
+
+
+@pytest.mark.parametrize("times", [2, 10])
+def test_notes_of_another_driver_count_for_nothing(tmp_path, times):
+    for number in range(times):
+        assert _work(tmp_path, {5}, token=f"driver {number}") is None
+    assert _work(tmp_path, set(), token="last") == []
+
+
+def test_suspects_are_taken_up_alone(tmp_path):
+    assert _work(tmp_path, {5}) is None
+    journal = UnitJournal(str(tmp_path), 7, "run", Storage())
+    journal.open()
+    assert journal.deaths == {4: 1, 5: 1, 6: 1, 7: 1}
+    groups = list(journal.steps(range(10), 4))
+    assert groups == [[0, 1, 2, 3], [4], [5], [6], [7], [8, 9]]
+    note = json.loads(Storage().read_bytes(journal_uri(str(tmp_path), 7)))
+    assert note["in_work"] == [8, 9]
+
+
+def test_a_damaged_note_says_nothing(tmp_path):
+    Storage().publish_bytes(journal_uri(str(tmp_path), 7), b"{")
+    assert _work(tmp_path, set()) == []
+
+
+def test_notes_beside_a_shard_are_deleted(tmp_path):
+    delete_finished(str(tmp_path), Storage())  # nothing there yet
+    for unit in (1, 2):
+        Storage().publish_bytes(journal_uri(str(tmp_path), unit), b"{}")
+    Storage().publish_bytes(shard_uri(str(tmp_path), 1), b"its process ended here")
+    delete_finished(str(tmp_path), Storage())
+    assert not Storage().exists(journal_uri(str(tmp_path), 1))
+    assert Storage().exists(journal_uri(str(tmp_path), 2))
+    assert Storage().exists(shard_uri(str(tmp_path), 1))

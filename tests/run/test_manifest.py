@@ -1,0 +1,87 @@
+import io
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ntt_ray.errors import InputError
+from ntt_ray.records import ImageEntry
+from ntt_ray.run import manifest
+from ntt_ray.storage import Storage
+
+ENTRIES = [ImageEntry(i, f"{i}.jpg", f"/x/{i}.jpg") for i in range(1, 8)]
+
+
+def manifest_table(entries=ENTRIES):
+    """Entries as the table that a manifest is made of."""
+    rows = [{"image_id": e.image_id, "file_name": e.file_name, "uri": e.uri} for e in entries]
+    return pa.Table.from_pylist(rows, schema=manifest.SCHEMA)
+
+
+def _units(folder, data):
+    """All units of a manifest, read one by one, each twice."""
+    Storage().publish_bytes(str(folder / manifest.FILE), data)
+    digest, count = manifest.manifest_digest(data), len(manifest.unit_sizes(data))
+    units = [manifest.read_unit(str(folder), unit, digest, Storage()) for unit in range(count)]
+    assert manifest.read_unit(str(folder), count - 1, digest, Storage()) == units[-1]
+    return units
+
+
+def _groups(data):
+    footer = pq.read_metadata(io.BytesIO(data))
+    return [footer.row_group(index).num_rows for index in range(footer.num_row_groups)]
+
+
+# images per unit -> row groups where four rows make one, units
+LAYOUTS = {
+    "one image a unit": (1, [4, 3], [1] * 7),
+    "two units a group": (2, [4, 3], [2, 2, 2, 1]),
+    "one unit a group": (3, [3, 3, 1], [3, 3, 1]),
+    "a unit that fills a group": (4, [4, 3], [4, 3]),
+    "a unit above a group": (5, [5, 2], [5, 2]),
+    "one unit": (9, [7], [7]),
+}
+
+
+@pytest.mark.parametrize(("per_unit", "groups", "sizes"), LAYOUTS.values(), ids=LAYOUTS)
+def test_units_are_found_in_their_row_groups(tmp_path, monkeypatch, per_unit, groups, sizes):
+    monkeypatch.setattr(manifest, "ROWS_PER_GROUP", 4)
+    data = manifest.manifest_bytes(manifest_table(), per_unit)
+    assert data == manifest.manifest_bytes(manifest_table(), per_unit)
+    assert _groups(data) == groups
+    assert manifest.unit_sizes(data) == sizes
+    units = _units(tmp_path, data)
+    assert [len(unit) for unit in units] == sizes
+    assert [entry for unit in units for entry in unit] == ENTRIES
+    assert manifest.file_names(data)[7] == "7.jpg"
+
+
+def test_the_footer_stays_small(tmp_path):
+    rows = [ImageEntry(i, f"{i}.jpg", f"/x/{i}.jpg") for i in range(1, 20_001)]
+    data = manifest.manifest_bytes(manifest_table(rows), 1)
+    assert len(_groups(data)) == 3
+    digest = manifest.manifest_digest(data)
+    Storage().publish_bytes(str(tmp_path / manifest.FILE), data)
+    for unit in (0, 8191, 8192, 19_999):
+        assert manifest.read_unit(str(tmp_path), unit, digest, Storage()) == [rows[unit]]
+
+
+def test_older_files_have_a_row_group_for_each_unit(tmp_path):
+    sink = io.BytesIO()
+    with pq.ParquetWriter(sink, manifest.SCHEMA) as writer:
+        for start in (0, 3, 6):
+            writer.write_table(manifest_table(ENTRIES[start : start + 3]))
+    data = sink.getvalue()
+    assert manifest.unit_sizes(data) == [3, 3, 1]
+    assert _units(tmp_path, data) == [ENTRIES[:3], ENTRIES[3:6], ENTRIES[6:]]
+
+
+@pytest.mark.parametrize("said", ["0", "-3", "x", "2"])
+def test_a_contradiction_is_damage(said):
+    sink = io.BytesIO()
+    schema = manifest.SCHEMA.with_metadata({manifest.UNIT_KEY: said})
+    with pq.ParquetWriter(sink, schema) as writer:
+        for start in (0, 3, 6):
+            writer.write_table(manifest_table(ENTRIES[start : start + 3]).cast(schema))
+    with pytest.raises(InputError, match="is damaged"):
+        manifest.unit_sizes(sink.getvalue())

@@ -1,0 +1,152 @@
+"""Which settings a resumed run may change: every key of the config is on one side."""
+
+from collections.abc import Iterator
+from typing import Any, get_args
+
+import pytest
+from pydantic import BaseModel
+
+from ntt_ray.config import Config, build_config
+from ntt_ray.models.spec import ModelSpec
+from ntt_ray.run.prepare import _identity
+from ntt_ray.run.record import differences
+from tests.support.golden import GOLDEN_MODELS
+
+DATA = {
+    "images": "/photos",
+    "output": "/out",
+    "references": {"annotations": "/refs.json"},
+    "models": GOLDEN_MODELS,
+}
+# Another value of every setting that may change labels, and where the difference is named.
+REFUSED = {
+    "images": ("/other", "images"),
+    "image_root": ("/other", "image_root"),
+    "models.encoder.name": ("dino_pico", "models.encoder.name"),
+    "models.encoder.image_size": (126, "models.encoder.image_size"),
+    "models.encoder.architecture.num_heads": (2, "models.encoder.architecture.num_heads"),
+    "models.encoder.architecture.depth": (3, "models.encoder.architecture.depth"),
+    "models.encoder.architecture.embed_dim": (32, "models.encoder.architecture.embed_dim"),
+    "models.encoder.architecture.patch_size": (16, "models.encoder.architecture.patch_size"),
+    "models.proposer.name": ("sam2_pico", "models.proposer.name"),
+    "models.proposer.image_size": (512, "models.proposer.image_size"),
+    "models.precision": ("bf16", "models.precision"),
+    "models.device": ("cuda", "models.device"),
+    "models.compile": (True, "models.compile"),
+    "decode.orientation": ("upright", "decode.orientation"),
+    "decode.max_pixels": (1000, "decode.max_pixels"),
+    "method.points_per_side": (8, "method.points_per_side"),
+    "method.min_predicted_iou": (0.5, "method.min_predicted_iou"),
+    "method.nms_iou": (0.6, "method.nms_iou"),
+    "method.max_detections": (50, "method.max_detections"),
+    "method.context_ratio": (0.1, "method.context_ratio"),
+    "method.diffusion.alpha": (0.2, "method.diffusion"),
+    "method.diffusion.power": (1.0, "method.diffusion"),
+    "method.diffusion.steps": (20, "method.diffusion"),
+    "method.prototypes.per_class": (2, "method.prototypes"),
+    "method.prototypes.temperature": (0.1, "method.prototypes"),
+    "method.prototypes.seed": (34, "method.prototypes"),
+    "method.prompts.min_similarity": (0.4, "method.prompts"),
+    "method.tiles.side": (512, "method.tiles"),
+    "method.tiles.overlap": (0.5, "method.tiles"),
+    "job.images_per_unit": (7, "job.images_per_unit"),
+}
+# Compared by the content of what they name, not by their words; so is all below `references`.
+BY_CONTENT = {
+    "bank",
+    "models.encoder.checkpoint",
+    "models.proposer.checkpoint",
+    "models.proposer.config",
+}
+# Where the work runs and what is made of the labels.
+ACCEPTED = {
+    "output": "/moved",
+    "storage_options": {"s3": {"endpoint_url": "http://127.0.0.1:1"}},
+    "models.mirror": "/mirror",
+    "job.actors.min": 3,
+    "job.actors.max": 4,
+    "job.accelerator": "L4",
+    "job.gpus_per_actor": 0.5,
+    "job.cpus_per_actor": 2.0,
+    "job.image_timeout_s": 5.0,
+    "job.max_failed_fraction": 0.5,
+    "merge.min_score": 0.7,
+    "merge.profiles": ["coco"],
+    "merge.images_per_file": 10,
+    "merge.classes": ["cat"],
+    "merge.rename": {"cat": "Cat"},
+    "merge.calibration": "/calibration.json",
+    "ground_truth": "/truth.json",
+    "evaluator": "faster-coco-eval",
+}
+DIGESTS = {"encoder": "e", "proposer": "p", "proposer_config": "c"}
+
+
+def _made(data: dict[str, Any], **content: Any) -> dict[str, Any]:
+    config = build_config(data)
+    precision = config.models.precision.replace("auto", "fp32")
+    spec = ModelSpec(config.models, config.models.device.replace("auto", "cpu"), precision)
+    given = {"digests": DIGESTS, "manifest": b"m", "bank": b"b", **content}
+    return _identity(config, spec, **given)
+
+
+def _with(path: str, value: Any) -> dict[str, Any]:
+    def put(data: Any, keys: list[str]) -> Any:
+        if not keys:
+            return value
+        return {**(data or {}), keys[0]: put((data or {}).get(keys[0]), keys[1:])}
+
+    return put(DATA, path.split("."))
+
+
+def _leaves(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        types = (field.annotation, *get_args(field.annotation))
+        blocks = [t for t in types if isinstance(t, type) and issubclass(t, BaseModel)]
+        yield from _leaves(blocks[0], f"{prefix}{name}.") if blocks else [prefix + name]
+
+
+def test_every_setting_is_on_one_side():
+    sides = [*REFUSED, *BY_CONTENT, *ACCEPTED]
+    leaves = [path for path in _leaves(Config) if not path.startswith("references.")]
+    assert sorted(sides) == sorted(leaves)
+
+
+@pytest.mark.parametrize("path", REFUSED)
+def test_what_may_change_labels_is_refused(path):
+    value, named = REFUSED[path]
+    found = differences(_made(DATA), _made(_with(path, value)))
+    assert [line.split(":")[0] for line in found] == [named]
+
+
+@pytest.mark.parametrize("path", ACCEPTED)
+def test_what_cannot_is_accepted(path):
+    assert differences(_made(DATA), _made(_with(path, ACCEPTED[path]))) == []
+
+
+def test_options_that_are_off_are_not_named():
+    """So that runs begun before an option existed go on, and say the same of themselves."""
+    assert set(_made(DATA)["method"]) == {
+        "points_per_side",
+        "min_predicted_iou",
+        "nms_iou",
+        "max_detections",
+        "context_ratio",
+    }
+
+
+CONTENT = {
+    "manifest": ({"manifest": b"other images"}, ["manifest"]),
+    "references": ({"bank": b"of other references"}, ["bank"]),
+    "checkpoints": (
+        {"digests": {"encoder": "E", "proposer": "P", "proposer_config": "C"}},
+        ["models.encoder.checkpoint", "models.proposer.checkpoint", "models.proposer.config"],
+    ),
+}
+
+
+@pytest.mark.parametrize("content", CONTENT)
+def test_files_are_compared_by_what_is_in_them(content):
+    changed, named = CONTENT[content]
+    found = differences(_made(DATA), _made(DATA, **changed))
+    assert [line.split(":")[0] for line in found] == named

@@ -1,0 +1,87 @@
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ntt_ray.errors import InputError
+from ntt_ray.masks import encode_mask
+from ntt_ray.records import Detection, ImageEntry, ImageLabels
+from ntt_ray.run import shard as shards
+from ntt_ray.storage import Storage
+
+
+def make_labels(image_id=1, scores=(0.75, 0.5), size=(6, 8), name=None) -> ImageLabels:
+    """An image with one detection per score; exact in float32."""
+    entry = ImageEntry(image_id, name or f"img/{image_id}.jpg", "")
+    detections = []
+    for index, score in enumerate(scores):
+        mask = np.zeros(size, dtype=bool)
+        mask[1 : 3 + index, 2:5] = True
+        rle = encode_mask(mask)
+        box = (2.0, 1.0, 3.0, 2.0 + index)
+        detections.append(Detection(1 + index, score, 0.875, box, int(mask.sum()), rle))
+    return ImageLabels.labelled(entry, size, tuple(detections))
+
+
+ROWS = {
+    "two detections": make_labels(),
+    "empty": make_labels(2, scores=()),
+    "failed": ImageLabels.failed(ImageEntry(3, "ünï \n.jpg", ""), "not an image"),
+}
+
+
+@pytest.mark.parametrize("labels", ROWS.values(), ids=ROWS.keys())
+def test_rows_round_trip(labels):
+    table = shards.labels_to_table([labels])
+    assert list(shards.iter_labels(table)) == [labels]
+
+
+def test_a_shard_round_trips_and_has_the_contracts_schema(tmp_path):
+    table = shards.labels_to_table(list(ROWS.values()))
+    data = shards.table_to_bytes(table, {"labels_hash": "h", "bank_digest": "b"})
+    assert data == shards.table_to_bytes(table, {"bank_digest": "b", "labels_hash": "h"})
+    Storage().publish_bytes(shards.shard_uri(str(tmp_path), 123), data)
+    path = tmp_path / "labels" / "shard-000123.parquet"
+    schema = pq.read_schema(path)
+    assert schema.metadata[b"format_version"] == b"1"
+    assert schema.metadata[b"labels_hash"] == b"h"
+    assert schema.field("annotations").type == pa.list_(
+        pa.field("item", shards.ANNOTATION, nullable=False)
+    )
+    assert pq.ParquetFile(path).metadata.row_group(0).column(0).compression == "ZSTD"
+    read = shards.read_shard(str(tmp_path), 123, Storage())
+    assert list(shards.iter_labels(read)) == list(ROWS.values())
+    assert shards.existing_shards(str(tmp_path), Storage()) == {123}
+
+
+def test_only_shards_count_as_shards(tmp_path):
+    for name in ("shard-000001.parquet", "shard-1.parquet", "x.parquet", ".shard-000002.parquet"):
+        Storage().publish_bytes(str(tmp_path / "labels" / name), b"")
+    assert shards.existing_shards(str(tmp_path), Storage()) == {1}
+
+
+def test_damaged_and_foreign_shards_are_refused(tmp_path):
+    uri = shards.shard_uri(str(tmp_path), 0)
+    with pytest.raises(InputError, match="missing"):
+        shards.read_shard(str(tmp_path), 0, Storage())
+    data = shards.table_to_bytes(shards.labels_to_table([make_labels()]), {})
+    Storage().publish_bytes(uri, data[:-10])
+    with pytest.raises(InputError, match="damaged"):
+        shards.read_shard(str(tmp_path), 0, Storage())
+    pq.write_table(pa.table({"a": [1]}), uri)
+    with pytest.raises(InputError, match="format"):
+        shards.read_shard(str(tmp_path), 0, Storage())
+
+
+def test_rows_that_contradict_themselves_are_refused():
+    row = {**shards.labels_to_row(make_labels()), "status": "empty"}
+    with pytest.raises(InputError, match="a damaged row of image 1: status ok means"):
+        list(shards.iter_labels(pa.Table.from_pylist([row], schema=shards.SCHEMA)))
+
+
+def test_records_refuse_contradictions():
+    entry = ImageEntry(1, "a.jpg", "")
+    with pytest.raises(ValueError, match="failed"):
+        ImageLabels(entry, "failed", None, None, None, ())
+    with pytest.raises(ValueError, match="at least one"):
+        ImageLabels(entry, "ok", 1, 1, None, ())

@@ -1,0 +1,153 @@
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ntt_ray.errors import LabelError
+from ntt_ray.method import labeler as labeler_module
+from ntt_ray.method.labeler import Labeler
+from ntt_ray.method.tiling import make_labeler
+from ntt_ray.records import FetchedImage, ImageEntry, MatchSettings, TileSettings
+from ntt_ray.run import unit as unit_module
+from ntt_ray.run.journal import journal_uri
+from ntt_ray.run.unit import UnitLabeler
+from ntt_ray.storage import Storage
+from tests.method.test_labeler import BANK
+from tests.support.fakes import FakeEncoder, FakeProposer, make_proposals
+
+
+def _png(colour=(255, 0, 0), size=(40, 30)) -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", size, colour).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def _images(*data: bytes | None) -> list[FetchedImage]:
+    return [
+        FetchedImage(
+            ImageEntry(i, f"{i}.png", f"/x/{i}.png"),
+            item,
+            None if item is not None else "there is no such file",
+        )
+        for i, item in enumerate(data, start=1)
+    ]
+
+
+def _labeler() -> Labeler:
+    mask = torch.zeros(32, 32, dtype=torch.bool)
+    mask[4:20, 4:20] = True
+    return Labeler(FakeEncoder(), FakeProposer(make_proposals(mask[None], [0.9])), BANK)
+
+
+def _units(tmp_path, labeler=None, **options) -> UnitLabeler:
+    return UnitLabeler(labeler or _labeler(), str(tmp_path), "run", Storage(), **options)
+
+
+MIXED = _images(_png(), b"text", None, _png((0, 255, 0), (31, 17)), b"", _png((0, 0, 255)))
+
+
+@pytest.mark.parametrize("images_per_step", [1, 2, 4, 16])
+@pytest.mark.parametrize("journal_step", [1, 3, 32])
+def test_every_image_has_its_row_whatever_the_steps(
+    tmp_path, monkeypatch, images_per_step, journal_step
+):
+    monkeypatch.setattr(unit_module, "JOURNAL_STEP", journal_step)
+    options = {"images_per_step": images_per_step, "decode_threads": 3}
+    rows = _units(tmp_path, **options).label(0, MIXED)
+    assert [row.entry for row in rows] == [image.entry for image in MIXED]
+    assert [row.status for row in rows] == ["ok", "failed", "failed", "ok", "failed", "ok"]
+    assert [row.error for row in rows if row.error] == [
+        "not an image: the file starts with b'text'",
+        "there is no such file",
+        "the file is empty",
+    ]
+    assert (rows[3].height, rows[3].width) == (17, 31)
+    assert rows[3].detections == _labeler().label([np.asarray(Image.open(_stream(MIXED[3])))])[0]
+
+
+@pytest.mark.parametrize("images_per_step", [1, 4])
+def test_whole_images_have_their_rows_too(tmp_path, images_per_step):
+    """With tiles the labeller gets images at their own size, a few at a time."""
+    mask = torch.zeros(32, 32, dtype=torch.bool)
+    mask[4:20, 4:20] = True
+    proposer = FakeProposer(make_proposals(mask[None], [0.9]))
+    settings = MatchSettings(tiles=TileSettings())
+    labeler = make_labeler(FakeEncoder(), proposer, BANK, settings)
+    large = _images(*[image.data for image in MIXED], _png((255, 0, 0), (90, 70)))
+    units = _units(tmp_path, labeler, images_per_step=images_per_step)
+    units.warm_up()
+    rows = units.label(0, large)
+    assert [row.status for row in rows] == ["ok", "failed", "failed", "ok", "failed", "ok", "ok"]
+    assert (rows[6].height, rows[6].width) == (70, 90)
+    assert len(rows[6].detections) > len(rows[0].detections)
+    assert rows[3].detections == _labeler().label([np.asarray(Image.open(_stream(MIXED[3])))])[0]
+
+
+def _stream(image: FetchedImage) -> io.BytesIO:
+    return io.BytesIO(image.data)
+
+
+def test_only_bad_images(tmp_path):
+    rows = _units(tmp_path, images_per_step=4).label(0, _images(b"a", b"b", None))
+    assert [row.status for row in rows] == ["failed"] * 3
+
+
+def test_an_image_that_ended_two_workers_is_not_taken_up(tmp_path):
+    deaths = '{"run": "run", "deaths": {"3": 1}, "in_work": [3]}'
+    Storage().publish_bytes(journal_uri(str(tmp_path), 0), deaths.encode())
+    rows = _units(tmp_path).label(0, MIXED)
+    assert rows[3].error == "ended the worker process"
+    assert rows[5].status == "ok"
+
+
+def test_a_failing_method_stops_the_unit_and_names_the_image(tmp_path):
+    class Broken(FakeEncoder):
+        def encode(self, images):
+            raise RuntimeError("shape mismatch")
+
+    labeler = Labeler(
+        Broken(), FakeProposer(make_proposals(torch.ones(1, 32, 32) > 0, [1.0])), BANK
+    )
+    with pytest.raises(LabelError, match=r"unit 7, image 1\.png: RuntimeError: shape mismatch"):
+        _units(tmp_path, labeler).label(7, MIXED)
+
+
+def test_a_fault_while_masks_are_encoded_names_its_image(tmp_path, monkeypatch):
+    def broken(rle):
+        raise ValueError("not a mask")
+
+    monkeypatch.setattr(labeler_module, "rle_area", broken)
+    monkeypatch.setattr(Labeler, "strips", True)
+    with pytest.raises(LabelError, match=r"unit 7, image 4\.png: ValueError: not a mask"):
+        _units(tmp_path).label(7, MIXED[1:])
+
+
+class _SmallGpu(FakeProposer):
+    """Runs out of memory above a number of points and images at once."""
+
+    def __init__(self, points: int, images: int) -> None:
+        super().__init__(make_proposals(torch.ones(1, 32, 32) > 0, [0.9]))
+        self._points, self._images = points, images
+
+    def propose(self, images, min_predicted_iou, wanted=None):
+        if self.points_per_step > self._points or len(images) > self._images:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().propose(images, min_predicted_iou, wanted)
+
+
+def test_out_of_memory_halves_points_then_images_and_goes_on(tmp_path, caplog):
+    proposer = _SmallGpu(points=32, images=2)
+    labeler = Labeler(FakeEncoder(), proposer, BANK)
+    units = _units(tmp_path, labeler, images_per_step=8)
+    rows = units.label(0, MIXED * 3)
+    assert [row.status for row in rows] == ["ok", "failed", "failed", "ok", "failed", "ok"] * 3
+    assert (proposer.points_per_step, units.images_per_step) == (32, 2)
+    assert caplog.text.count("out of GPU memory") == 3  # one per halving, not one per image
+
+
+def test_out_of_memory_at_the_smallest_step_stops(tmp_path):
+    labeler = Labeler(FakeEncoder(), _SmallGpu(points=0, images=0), BANK)
+    with pytest.raises(LabelError, match="unit 4: out of GPU memory at the smallest step"):
+        _units(tmp_path, labeler, images_per_step=2).label(4, MIXED)

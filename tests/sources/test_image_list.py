@@ -1,0 +1,187 @@
+import csv
+import json
+import os
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from fsspec.implementations.memory import MemoryFile
+
+from ntt_ray.errors import InputError
+from ntt_ray.run import manifest
+from ntt_ray.sources import image_list
+from ntt_ray.storage import Storage
+
+
+@pytest.fixture
+def folder(tmp_path):
+    root = tmp_path / "photos"
+    for name in ("b/2.JPG", "a/1.jpg", "c.png", "notes.txt", ".cache/x.jpg"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"")
+    return root
+
+
+def _listed(images, image_root, store):
+    return manifest.entries_of(image_list.list_images(images, image_root, store))
+
+
+def _names(entries):
+    return [(e.image_id, e.file_name) for e in entries]
+
+
+def test_a_prefix(folder):
+    entries = _listed(str(folder), None, Storage())
+    assert _names(entries) == [(1, "a/1.jpg"), (2, "b/2.JPG"), (3, "c.png")]
+    assert entries[0].uri == str(folder / "a/1.jpg")
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_a_table(folder, suffix):
+    uris = ["a/1.jpg", str(folder / "b/2.JPG"), "s3://bucket/x/3.jpg"]
+    path = folder / f"list.{suffix}"
+    if suffix == "csv":
+        path.write_text("uri\n" + "\n".join(uris))
+    elif suffix == "jsonl":
+        path.write_text("\n".join(json.dumps({"uri": uri}) for uri in uris))
+    else:
+        pq.write_table(pa.table({"uri": uris}), path)
+    entries = _listed(str(path), None, Storage())
+    assert _names(entries) == [(1, "a/1.jpg"), (2, "b/2.JPG"), (3, "bucket/x/3.jpg")]
+    assert entries[2].uri == "s3://bucket/x/3.jpg"
+
+
+def test_file_uris_of_a_table_mean_the_file(tmp_path):
+    names = ["a b.png", "100%.png", os.fsdecode(b"\xff.png")]
+    for name in names:
+        (tmp_path / name).write_bytes(os.fsencode(name))
+    listed = _listed(str(tmp_path), None, Storage())
+    uris = [e.uri for e in listed if e.uri.startswith("file://")]
+    assert len(uris) == 1  # the one that is not UTF-8
+    uris += [f"file://{tmp_path}/a%20b.png", f"file://{tmp_path}/100%25.png"]
+    table = tmp_path / "list.jsonl"
+    table.write_text("".join(json.dumps({"uri": uri}) + "\n" for uri in uris))
+    entries = _listed(str(table), None, Storage())
+    found = sorted(Storage().read_bytes(entry.uri) for entry in entries)
+    assert found == sorted(os.fsencode(name) for name in names)
+    assert [e.file_name for e in entries][1:] == ["a b.png", "100%.png"]
+
+
+def test_a_coco_file_keeps_its_ids_in_rising_order(folder):
+    images = [{"id": 9, "file_name": "a/1.jpg"}, {"id": 4, "file_name": "c.png"}]
+    (folder / "x.json").write_text(json.dumps({"images": images}))
+    entries = _listed(str(folder / "x.json"), None, Storage())
+    assert _names(entries) == [(4, "c.png"), (9, "a/1.jpg")]
+    elsewhere = _listed(str(folder / "x.json"), "s3://bucket/photos", Storage())
+    assert elsewhere[0].uri == "s3://bucket/photos/c.png"
+
+
+def test_a_prefix_with_odd_names(tmp_path):
+    names = ["a..b.png", "back\\slash.png", "\\lead.png", "new\nline.png", "é.png", "e\u0301.png"]
+    for name in [*names, os.fsdecode(b"\xff.png")]:
+        (tmp_path / name).write_bytes(name.encode("utf-8", "surrogateescape"))
+    entries = _listed(str(tmp_path), None, Storage())
+    assert sorted(e.file_name for e in entries) == sorted([*names, "\\udcff.png"])
+    table = image_list.list_images(str(tmp_path), None, Storage())
+    data = manifest.manifest_bytes(table, 4)
+    assert manifest.file_names(data) == {e.image_id: e.file_name for e in entries}
+    Storage().publish_bytes(str(tmp_path / "run" / manifest.FILE), data)
+    digest = manifest.manifest_digest(data)
+    again = [
+        entry
+        for unit in range(2)
+        for entry in manifest.read_unit(str(tmp_path / "run"), unit, digest, Storage())
+    ]
+    assert again == entries
+    for entry in again:
+        found = Storage().read_bytes(entry.uri)
+        assert found == (b"\xff.png" if "udcff" in entry.file_name else entry.file_name.encode())
+
+
+def test_keys_of_an_object_store_need_not_look_like_paths():
+    store = Storage()
+    for name in ("//c.png", "http:/x/d.png", "a/../hidden.png"):
+        store._open_fs("memory://")[0].store[f"/odd/{name}"] = MemoryFile(None, name, b"x")
+    try:
+        entries = _listed("memory://odd", None, store)
+        assert [e.file_name for e in entries] == ["//c.png", "http:/x/d.png"]
+        assert all(e.uri == f"memory://odd/{e.file_name}" for e in entries)
+    finally:
+        store._open_fs("memory://")[0].store.clear()
+
+
+def test_a_table_of_odd_names(tmp_path):
+    names = ["a#1.png", "line\u2028sep.png", "new\nline.png", 'quo"te.png', " x .png", "c,d.png"]
+    lines = "\n".join(json.dumps({"uri": name}, ensure_ascii=False) for name in names)
+    (tmp_path / "x.jsonl").write_text(lines)
+    with (tmp_path / "x.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows([["uri"], *[[name] for name in names]])
+    pq.write_table(pa.table({"uri": names}), tmp_path / "x.parquet")
+    for suffix in ("csv", "jsonl", "parquet"):
+        entries = _listed(str(tmp_path / f"x.{suffix}"), None, Storage())
+        assert [e.file_name for e in entries] == names, suffix
+
+
+BAD = {
+    "nothing": ("empty", None, "there is no image"),
+    "no such table": ("none.csv", None, "no such file"),
+    "no column": ("x.csv", "path\na.jpg\n", "no column 'uri'"),
+    "empty uri": ("x.csv", "uri,n\n,1\n", "row 1 .* has no uri"),
+    "out of the root": ("x.csv", "uri\n../../etc/1.jpg\n", "leads out of"),
+    "name out of the root": ("x.csv", "uri,file_name\na.jpg,../b.jpg\n", "leads out of /"),
+    "not unicode": ("x.jsonl", '{"uri": "\\ud800.jpg"}', "not valid Unicode"),
+    "not unicode in coco": (
+        "x.json",
+        '{"images": [{"id": 1, "file_name": "\\ud800.jpg"}]}',
+        "not valid Unicode",
+    ),
+    "repeated": (
+        "x.csv",
+        "uri\nb.jpg\na.jpg\nc.jpg\nb.jpg\na.jpg\n",
+        "2 file_name values are used more than once in .*: b.jpg, a.jpg$",
+    ),
+    "not parquet": ("x.parquet", "text", "cannot be read"),
+    "not json": ("x.jsonl", "{", "cannot be read"),
+    "coco without images": ("x.json", "{}", "no list 'images'"),
+    "coco without ids": ("x.json", '{"images": [{"file_name": "a"}]}', "needs a file_name"),
+    "coco id true": ("x.json", '{"images": [{"id": true, "file_name": "a"}]}', "whole-number id"),
+    "coco ids repeated": (
+        "x.json",
+        '{"images": [{"id": 1, "file_name": "a"}, {"id": 1, "file_name": "b"}]}',
+        "image_id values are used more than once",
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "text", "message"), BAD.values(), ids=BAD.keys())
+def test_bad_lists(tmp_path, name, text, message):
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=message):
+        _listed(str(tmp_path / name), None, Storage())
+
+
+def test_long_lists_are_gone_through_in_batches(tmp_path, monkeypatch):
+    names = [f"{number:02d}.png" for number in range(20)] + [os.fsdecode(b"\xff.png")]
+    for name in names:
+        (tmp_path / name).write_bytes(b"x")
+    uris = [{"uri": name} for name in names[:20]]
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in uris))
+    pq.write_table(pa.Table.from_pylist(uris), tmp_path / "x.parquet")
+    places = [str(tmp_path), str(tmp_path / "x.jsonl"), str(tmp_path / "x.parquet")]
+    whole = [_listed(place, None, Storage()) for place in places]
+    monkeypatch.setattr(image_list, "BATCH", 7)
+    assert [_listed(place, None, Storage()) for place in places] == whole
+    assert [entry.image_id for entry in whole[0]] == list(range(1, 22))
+    bytes_of = {
+        manifest.manifest_bytes(image_list.list_images(place, None, Storage()), 3)
+        for place in places[1:]
+    }
+    assert len(bytes_of) == 1  # however the table is divided
+
+
+def test_a_name_that_looks_like_an_escaped_one_is_refused(tmp_path):
+    for name in (os.fsdecode(b"\xff.png"), "\\udcff.png"):
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(InputError, match="1 file_name values are used more than once"):
+        _listed(str(tmp_path), None, Storage())

@@ -1,0 +1,58 @@
+"""How to load the fakes, for runs that are about processes and storage; without torch itself.
+
+Also the command ``ntt-ray`` with them, whose labelling takes as long as asked without computing:
+
+    python -m tests.support.fake_models SECONDS_PER_IMAGE run CONFIG
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ntt_ray.models.spec import ModelSpec
+from ntt_ray.run import prepare as steps
+from ntt_ray.run.cluster.connect import decide
+
+if TYPE_CHECKING:
+    from tests.support.fakes import FakeEncoder, FakeProposer
+
+
+@dataclass(frozen=True)
+class FakeSpec(ModelSpec):
+    """Loads the fakes in whatever process labels."""
+
+    image_s: float = 0.0
+
+    def load_encoder(self) -> FakeEncoder:
+        from tests.support.fakes import FakeEncoder
+
+        return FakeEncoder()
+
+    def load_proposer(self, points_per_side: int) -> FakeProposer:
+        import torch
+
+        from tests.support.fakes import FakeProposer, make_proposals
+
+        masks = torch.zeros(2, 32, 32, dtype=torch.bool)
+        masks[0, 4:20, 4:20] = masks[1, 12:28, 16:30] = True
+        return FakeProposer(make_proposals(masks, [0.9, 0.8]), self.image_s)
+
+
+def use_fakes(image_s: float = 0.0) -> None:
+    """Let the runs of this process label with them; an image takes `image_s` seconds longer."""
+
+    def fake_models(config, store):
+        return FakeSpec(config.models, store=store, image_s=image_s), decide(config.job, "cpu")
+
+    steps._models = fake_models
+
+
+if __name__ == "__main__":
+    # under its own name, by which the workers find the class; here it is in `__main__`
+    from ntt_ray.cli import main
+    from tests.support.fake_models import use_fakes as use_importable_fakes
+
+    use_importable_fakes(float(sys.argv.pop(1)))
+    main()

@@ -1,0 +1,85 @@
+"""The COCO files of a run, written plainly: one record after another, with Python's json.
+
+What `ntt_ray.merge.passes` must give to the byte; simple enough to be believed.
+"""
+
+import json
+
+from ntt_ray.run.shard import iter_labels, read_shard
+
+
+def plain_coco(
+    output, shard_ids, store, *, classes, info, thresholds, images_per_file=None
+) -> dict[str, bytes]:
+    """Content of ``annotations.json``, or its parts, and ``results.json`` by name."""
+    rows = [row for shard in shard_ids for row in iter_labels(read_shard(output, shard, store))]
+    step = images_per_file or max(1, len(rows))
+    parts = [rows[start : start + step] for start in range(0, max(1, len(rows)), step)]
+    names = ["annotations.json"]
+    if images_per_file:
+        count = len(parts)
+        names = [f"annotations-{i:05d}-of-{count:05d}.json" for i in range(1, count + 1)]
+    files, next_id = {}, 1
+    for name, part in zip(names, parts, strict=True):
+        images = [_dumps(_image(row)) for row in part if row.height is not None]
+        annotations = []
+        for row in part:
+            for detection in row.detections:
+                if thresholds.keeps(detection):
+                    annotations.append(_dumps(_annotation(next_id, row, detection, thresholds)))
+                    next_id += 1
+        text = _head(classes, info)
+        text += f',\n"images": [{_listed(images)}],\n"annotations": [{_listed(annotations)}]}}\n'
+        files[name] = text.encode("ascii")
+    results = [
+        _dumps(_result(row, d, thresholds))
+        for row in rows
+        for d in row.detections
+        if thresholds.any_score().keeps(d)
+    ]
+    files["results.json"] = ("[" + ",\n".join(results) + "]\n").encode("ascii")
+    return files
+
+
+def _listed(items):
+    return "\n" + ",\n".join(items) if items else ""
+
+
+def _head(classes, info):
+    categories = [
+        {"id": c.category_id, "name": c.name, "supercategory": ""}
+        for c in sorted(classes, key=lambda c: c.category_id)
+    ]
+    return _dumps({"info": info, "licenses": [], "categories": categories})[:-1]
+
+
+def _image(row):
+    return {
+        "id": row.entry.image_id,
+        "file_name": row.entry.file_name,
+        "width": row.width,
+        "height": row.height,
+    }
+
+
+def _annotation(identity, row, detection, thresholds):
+    return {
+        "id": identity,
+        "area": detection.area,
+        "iscrowd": 0,
+        **_result(row, detection, thresholds),
+    }
+
+
+def _result(row, detection, thresholds):
+    return {
+        "image_id": row.entry.image_id,
+        "category_id": thresholds.category_of(detection.category_id),
+        "bbox": list(detection.bbox_xywh),
+        "score": round(detection.score, 7),
+        "segmentation": detection.rle,
+    }
+
+
+def _dumps(value):
+    return json.dumps(value, separators=(",", ":"), sort_keys=True)
