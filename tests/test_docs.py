@@ -9,10 +9,10 @@ import pytest
 import yaml
 
 from ntt_ray.config import build_config
+from tests.support import layout_page
 from tests.support.paths import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-TREE = (ROOT / "docs" / "layout.md").read_text(encoding="utf-8")
 
 
 def _tracked() -> list[str]:
@@ -22,18 +22,19 @@ def _tracked() -> list[str]:
     return done.stdout.splitlines()
 
 
-def test_the_tree_names_every_module():
-    tree = TREE.split("```text")[1].split("```")[0]
-    for path in _tracked():
-        if path.startswith("ntt_ray/") and path.endswith(".py") and "__init__" not in path:
-            assert Path(path).name in tree, f"{path} is not in docs/layout.md"
+def test_the_tree_says_what_every_module_says_of_itself():
+    assert layout_page.written_tree() == layout_page.tree(), (
+        "write docs/layout.md anew: python -m tests.support.layout_page"
+    )
 
 
-def test_the_tree_names_nothing_that_is_not_there():
-    tree = TREE.split("```text")[1].split("```")[0]
-    names = {Path(path).name for path in _tracked()}
-    for name in re.findall(r"[\w.-]+\.(?:py|yaml|html|md)", tree):
-        assert name in names, f"docs/layout.md names {name}"
+def test_first_sentences():
+    assert layout_page.first_sentence("What it is: a list. More of it.\n\nAnd more.") == (
+        "What it is: a list"
+    )
+    assert (
+        layout_page.first_sentence("One sentence\nover two lines.") == "One sentence over two lines"
+    )
 
 
 def test_every_command_is_in_the_readme():
