@@ -34,7 +34,8 @@ def run_task(
     Raises:
         NttRayError: what the function raised.
     """
-    result: R = _result(ray.remote(function).options(**(options or {})).remote(*arguments))
+    task = ray.remote(_call).options(**(options or {}))
+    result: R = _result(task.remote(function, *arguments))
     return result
 
 
@@ -89,8 +90,8 @@ def map_on_ray(function: Callable[[T], R], items: Iterable[T]) -> Generator[R]:
             ray.cancel(reference)
 
 
-def _call(function: Callable[[Any], Any], item: Any) -> Any:
-    return function(item)
+def _call(function: Callable[..., Any], *arguments: Any) -> Any:
+    return function(*arguments)  # ours, because Ray takes no bound methods
 
 
 def _result(reference: Any) -> Any:
