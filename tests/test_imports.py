@@ -198,3 +198,9 @@ def test_the_command_line_starts_without_torch_or_ray():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_no_test_imports_another():
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        others = {n for n in _imports(path) if any(p.startswith("test_") for p in n.split("."))}
+        assert not others, f"{path.relative_to(ROOT)} imports {others}: share it in tests/support"

@@ -9,7 +9,7 @@ import torch
 
 from ntt_ray.bank.file import BankFile, Source, bank_digest
 from ntt_ray.errors import InputError
-from tests.bank.test_memory import CLASSES, ENCODER, make_bank
+from tests.support.banks import CLASSES, ENCODER, make_bank
 
 
 def test_what_a_file_says():

@@ -14,7 +14,7 @@ from ntt_ray.bank.memory import MemoryBank
 from ntt_ray.config import build_config
 from ntt_ray.errors import InputError
 from ntt_ray.run import prepare as steps
-from tests.cli.test_cli import run_command
+from tests.support.commands import run_command
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 

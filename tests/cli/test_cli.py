@@ -16,19 +16,9 @@ from ntt_ray.cli.app import override
 from ntt_ray.config import load_config
 from ntt_ray.demo import example
 from ntt_ray.errors import InputError
+from tests.support.commands import run_command
 from tests.support.golden import GOLDEN
 from tests.support.paths import ROOT
-
-
-def run_command(*arguments: str, timeout=170) -> subprocess.CompletedProcess:
-    """``ntt-ray ...`` in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "ntt_ray", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        cwd=ROOT,
-    )
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from ntt_ray.errors import InputError, ReferencesError
 from ntt_ray.masks import rle_area
 from ntt_ray.references.dataset import check_images, load_references, parse_references
 from ntt_ray.storage import Storage
-from tests.cli.test_cli import run_command
+from tests.support.commands import run_command
 from tests.support.paths import ROOT
 
 SAMPLER = ROOT / "tests" / "golden" / "sampler_public"

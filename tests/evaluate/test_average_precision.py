@@ -1,82 +1,20 @@
 """Our figures against pycocotools' own summaries, and against faster-coco-eval."""
 
-import contextlib
-import io
-
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from ntt_ray.evaluate.average_precision import Selection, tables
 from ntt_ray.evaluate.evaluation import evaluate
-from ntt_ray.masks import encode_mask
 from ntt_ray.records import ClassLabel
+from tests.support.ellipses import BOX, LARGE, SMALL, official, results_of, truth_of
 from tests.support.fuzzing import fuzz
-
-SIDE = 120
-NAMES = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
-
-
-def ellipse(box):
-    x, y, width, height = box
-    rows, columns = np.mgrid[:SIDE, :SIDE]
-    across = (columns + 0.5 - x - width / 2) / (width / 2)
-    down = (rows + 0.5 - y - height / 2) / (height / 2)
-    return encode_mask(across**2 + down**2 <= 1)
-
-
-def truth_of(objects, images, classes=3):
-    return {
-        "images": [
-            {"id": i, "file_name": f"{i}.png", "width": SIDE, "height": SIDE}
-            for i in range(1, images + 1)
-        ],
-        "categories": [{"id": i, "name": f"class {i}"} for i in range(1, classes + 1)],
-        "annotations": [
-            {"id": n, "image_id": image, "category_id": category, "bbox": list(map(float, box))}
-            | {"segmentation": ellipse(box), "area": 0.78 * box[2] * box[3], "iscrowd": int(crowd)}
-            for n, (image, category, box, crowd) in enumerate(objects, start=1)
-        ],
-    }
-
-
-def results_of(found):
-    return [
-        {"image_id": image, "category_id": category, "bbox": list(map(float, box))}
-        | {"segmentation": ellipse(box), "score": score}
-        for image, category, box, score in found
-    ]
 
 
 def ours(truth, results, evaluator="pycocotools"):
     names = {image["id"]: image["file_name"] for image in truth["images"]}
     classes = [ClassLabel(c["id"], c["name"]) for c in truth["categories"]]
     return evaluate(truth, results, names, classes, evaluator=evaluator)
-
-
-def official(truth, results, kind, category_ids=None):
-    """What pycocotools itself summarises, of all or some classes; nothing of ours is in it."""
-    own = "segmentation" if kind == "segm" else "bbox"
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco, found = COCO(), COCO()
-        coco.dataset = {"info": {}, **truth}
-        coco.createIndex()
-        if results:
-            rows = [{k: r[k] for k in ("image_id", "category_id", "score", own)} for r in results]
-            found = coco.loadRes(rows)
-        else:
-            found.dataset = {**coco.dataset, "annotations": []}
-            found.createIndex()
-        evaluation = COCOeval(coco, found, kind)
-        if category_ids is not None:
-            evaluation.params.catIds = category_ids
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    return dict(zip(NAMES, evaluation.stats.tolist(), strict=True))
 
 
 def assert_agreement(truth, results, evaluator="pycocotools"):
@@ -113,7 +51,6 @@ def test_agrees_with_pycocotools(scene):
     assert_agreement(*scene)
 
 
-BOX, SMALL, LARGE = (10, 10, 40, 30), (5, 5, 20, 20), (5, 5, 110, 105)
 DEGENERATE = {
     "no detections": ([(1, 1, BOX, False)], []),
     "no truth": ([], [(1, 1, BOX, 0.5)]),

@@ -11,7 +11,7 @@ import pytest
 from ntt_ray.evaluate.evaluation import evaluate
 from ntt_ray.masks import encode_mask
 from ntt_ray.records import ClassLabel
-from tests.evaluate.test_average_precision import official
+from tests.support.ellipses import official
 
 SEEDS = 48
 SIDE = 128

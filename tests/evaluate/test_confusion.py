@@ -2,7 +2,7 @@ import pytest
 
 from ntt_ray.evaluate.average_precision import Selection
 from ntt_ray.evaluate.confusion import MAX_CLASSES, confusion
-from tests.evaluate.test_average_precision import BOX, LARGE, results_of, truth_of
+from tests.support.ellipses import BOX, LARGE, results_of, truth_of
 
 NAMES = {1: "nut", 2: "bolt"}
 OTHER = (70, 60, 30, 30)

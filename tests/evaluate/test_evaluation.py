@@ -7,51 +7,7 @@ from ntt_ray.errors import InputError
 from ntt_ray.evaluate.evaluation import evaluate
 from ntt_ray.masks import encode_mask
 from ntt_ray.records import ClassLabel
-
-CLASSES = [ClassLabel(1, "nut"), ClassLabel(2, "bolt")]
-NAMES = {10: "a.jpg", 11: "b.jpg", 12: "c.jpg"}
-
-
-def _rectangle(x, y, width, height):
-    mask = np.zeros((50, 60), dtype=bool)
-    mask[y : y + height, x : x + width] = True
-    return encode_mask(mask)
-
-
-def _truth(annotations, names=("nut", "bolt", "other")):
-    return {
-        "images": [
-            {"id": i, "file_name": n, "width": 60, "height": 50}
-            for i, n in enumerate(("a.jpg", "b.jpg", "c.jpg"), start=1)
-        ],
-        "categories": [{"id": 5 + i, "name": n} for i, n in enumerate(names)],
-        "annotations": [
-            {
-                "id": number,
-                "image_id": image,
-                "category_id": category,
-                "bbox": list(map(float, box)),
-                "area": float(box[2] * box[3]),
-                "iscrowd": 0,
-                "segmentation": _rectangle(*box),
-            }
-            for number, (image, category, box) in enumerate(annotations, start=1)
-        ],
-    }
-
-
-def _result(image, category, box, score):
-    return {
-        "image_id": image,
-        "category_id": category,
-        "bbox": list(map(float, box)),
-        "score": score,
-        "segmentation": _rectangle(*box),
-    }
-
-
-TRUTH = _truth([(1, 5, (5, 5, 20, 20)), (2, 6, (30, 10, 20, 30)), (1, 7, (40, 30, 10, 10))])
-PERFECT = [_result(10, 1, (5, 5, 20, 20), 0.9), _result(11, 2, (30, 10, 20, 30), 0.8)]
+from tests.support.rectangles import CLASSES, NAMES, PERFECT, TRUTH, result_of, truth_of
 
 
 def test_perfect_results_with_other_ids():
@@ -74,7 +30,7 @@ def test_swapped_classes_are_worth_nothing():
 
 
 def test_a_false_alarm_counts_only_above_the_best_score():
-    low = _result(12, 1, (1, 1, 9, 9), 0.1)
+    low = result_of(12, 1, (1, 1, 9, 9), 0.1)
     assert evaluate(TRUTH, [*PERFECT, low], NAMES, CLASSES)["false_alarms"]["share"] == 0.0
     high = {**low, "score": 0.85}
     alarms = evaluate(TRUTH, [*PERFECT, high], NAMES, CLASSES)["false_alarms"]
@@ -84,7 +40,7 @@ def test_a_false_alarm_counts_only_above_the_best_score():
 
 def test_false_alarms_of_a_class_are_in_images_without_it():
     """Nut is in the first image, bolt in the second; the third has neither."""
-    metrics = evaluate(TRUTH, [*PERFECT, _result(11, 1, (1, 1, 9, 9), 0.85)], NAMES, CLASSES)
+    metrics = evaluate(TRUTH, [*PERFECT, result_of(11, 1, (1, 1, 9, 9), 0.85)], NAMES, CLASSES)
     assert metrics["false_alarms"]["score"] == 0.8
     own = {name: figures["false_alarms"] for name, figures in metrics["per_class"].items()}
     assert own["nut"] == {"images": 2, "with_false_alarm": 1, "share": 0.5}
@@ -94,7 +50,7 @@ def test_false_alarms_of_a_class_are_in_images_without_it():
 
 
 def test_a_wrong_place_in_an_image_with_the_class_is_no_false_alarm():
-    found = [*PERFECT, _result(10, 1, (40, 40, 9, 9), 0.85)]
+    found = [*PERFECT, result_of(10, 1, (40, 40, 9, 9), 0.85)]
     own = evaluate(TRUTH, found, NAMES, CLASSES)["per_class"]["nut"]["false_alarms"]
     assert own["with_false_alarm"] == 0
 
@@ -102,15 +58,15 @@ def test_a_wrong_place_in_an_image_with_the_class_is_no_false_alarm():
 def test_a_crowd_region_holds_its_class():
     truth = copy.deepcopy(TRUTH)
     truth["annotations"].append({**truth["annotations"][0], "id": 9, "image_id": 3, "iscrowd": 1})
-    found = [*PERFECT, _result(12, 1, (40, 40, 9, 9), 0.85)]
+    found = [*PERFECT, result_of(12, 1, (40, 40, 9, 9), 0.85)]
     own = evaluate(truth, found, NAMES, CLASSES)["per_class"]["nut"]["false_alarms"]
     assert own == {"images": 1, "with_false_alarm": 0, "share": 0.0}
 
 
 def test_a_class_in_every_image_has_no_share():
     boxes = [(5, 5, 20, 20), (30, 10, 20, 30), (10, 10, 20, 20)]
-    truth = _truth([(image, 5, box) for image, box in enumerate(boxes, start=1)])
-    found = [_result(9 + image, 1, box, 0.9) for image, box in enumerate(boxes, start=1)]
+    truth = truth_of([(image, 5, box) for image, box in enumerate(boxes, start=1)])
+    found = [result_of(9 + image, 1, box, 0.9) for image, box in enumerate(boxes, start=1)]
     metrics = evaluate(truth, found, NAMES, [CLASSES[0]])
     own = metrics["per_class"]["nut"]["false_alarms"]
     assert own == {"images": 0, "with_false_alarm": 0, "share": None}
@@ -122,7 +78,7 @@ def test_lvis_has_false_alarms_only_where_a_class_was_looked_for():
     truth = copy.deepcopy(TRUTH)
     for image, absent in zip(truth["images"], ([], [5], []), strict=True):
         image |= {"neg_category_ids": absent, "not_exhaustive_category_ids": []}
-    found = [*PERFECT, _result(11, 1, (1, 1, 9, 9), 0.85), _result(12, 1, (1, 1, 9, 9), 0.85)]
+    found = [*PERFECT, result_of(11, 1, (1, 1, 9, 9), 0.85), result_of(12, 1, (1, 1, 9, 9), 0.85)]
     own = evaluate(truth, found, NAMES, CLASSES)["per_class"]["nut"]["false_alarms"]
     assert own == {"images": 1, "with_false_alarm": 1, "share": 1.0}
 

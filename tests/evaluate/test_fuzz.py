@@ -8,9 +8,9 @@ from hypothesis import given
 from ntt_ray.errors import InputError
 from ntt_ray.evaluate.evaluation import evaluate
 from ntt_ray.evaluate.matching import GroundTruth
-from tests.evaluate.test_evaluation import CLASSES, NAMES, PERFECT, TRUTH
-from tests.run.test_shard import make_labels
 from tests.support.fuzzing import HOSTILE, changed, fuzz, tried
+from tests.support.rectangles import CLASSES, NAMES, PERFECT, TRUTH
+from tests.support.run_files import make_labels
 
 
 def _with_polygon(truth):

@@ -13,7 +13,7 @@ from ntt_ray.merge.instances import flat_instances
 from ntt_ray.merge.json_text import annotation_texts, float_texts, image_texts, result_texts
 from ntt_ray.records import ImageEntry, ImageLabels
 from ntt_ray.run.shard import labels_to_row, labels_to_table
-from tests.run.test_shard import make_labels
+from tests.support.run_files import make_labels
 
 float32 = st.floats(width=32, allow_nan=False, allow_infinity=False)
 

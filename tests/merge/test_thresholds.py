@@ -4,7 +4,7 @@ import pytest
 from ntt_ray.errors import InputError
 from ntt_ray.merge.thresholds import Thresholds, calibrated
 from ntt_ray.records import ClassLabel
-from tests.run.test_shard import make_labels
+from tests.support.run_files import make_labels
 
 CLASSES = [ClassLabel(1, "nut"), ClassLabel(2, "bolt"), ClassLabel(7, "washer")]
 URI = "s3://key:secret@bucket/calibration.json"

@@ -7,16 +7,9 @@ from ntt_ray.images import resize_square
 from ntt_ray.masks import decode_rle
 from ntt_ray.method.labeler import Labeler, to_input
 from ntt_ray.models.interfaces import Proposals
-from ntt_ray.records import ClassLabel, MatchSettings
+from ntt_ray.records import MatchSettings
 from tests import reference
-from tests.support.fakes import FakeEncoder, FakeProposer, make_proposals
-
-CLASSES = (ClassLabel(3, "red"), ClassLabel(8, "green"))
-PROTOTYPES = [
-    [(torch.tensor([1.0, 0.0, 0.0, 0.1]), 1.0)],
-    [(torch.tensor([0.0, 1.0, 0.0, 0.1]), 1.0)],
-]
-BANK = MemoryBank.from_means(CLASSES, PROTOTYPES, encoder={}, reference_digest="")
+from tests.support.fakes import BANK, CLASSES, FakeEncoder, FakeProposer, make_proposals
 
 
 def _image(height=40, width=60) -> np.ndarray:

@@ -18,8 +18,7 @@ from ntt_ray.records import (
     TileSettings,
 )
 from tests import reference
-from tests.method.test_labeler import BANK, CLASSES
-from tests.support.fakes import FakeEncoder, FakeProposer
+from tests.support.fakes import BANK, CLASSES, FakeEncoder, FakeProposer
 
 SIDE = 32  # of the fake models' input, and so of the smallest tiles
 

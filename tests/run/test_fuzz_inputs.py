@@ -22,9 +22,8 @@ from ntt_ray.sources.image_list import list_images
 from ntt_ray.storage import Storage
 from ntt_ray.verify.problems import Findings
 from ntt_ray.verify.verify import verify
-from tests.run.test_manifest import manifest_table
-from tests.run.test_shard import make_labels
 from tests.support.fuzzing import changed, damaged, fuzz, tried
+from tests.support.run_files import make_labels, manifest_table
 from tests.support.verify_run import CLASSES, Run
 
 URIS = ["a/1.jpg", "/data/b/2.jpg", "s3://bucket/x/3.jpg", "ü 4.jpg", "5.png"]

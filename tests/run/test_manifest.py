@@ -1,6 +1,5 @@
 import io
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -8,14 +7,9 @@ from ntt_ray.errors import InputError
 from ntt_ray.records import ImageEntry
 from ntt_ray.run import manifest
 from ntt_ray.storage import Storage
+from tests.support.run_files import manifest_table
 
 ENTRIES = [ImageEntry(i, f"{i}.jpg", f"/x/{i}.jpg") for i in range(1, 8)]
-
-
-def manifest_table(entries=ENTRIES):
-    """Entries as the table that a manifest is made of."""
-    rows = [{"image_id": e.image_id, "file_name": e.file_name, "uri": e.uri} for e in entries]
-    return pa.Table.from_pylist(rows, schema=manifest.SCHEMA)
 
 
 def _units(folder, data):
@@ -46,8 +40,8 @@ LAYOUTS = {
 @pytest.mark.parametrize(("per_unit", "groups", "sizes"), LAYOUTS.values(), ids=LAYOUTS)
 def test_units_are_found_in_their_row_groups(tmp_path, monkeypatch, per_unit, groups, sizes):
     monkeypatch.setattr(manifest, "ROWS_PER_GROUP", 4)
-    data = manifest.manifest_bytes(manifest_table(), per_unit)
-    assert data == manifest.manifest_bytes(manifest_table(), per_unit)
+    data = manifest.manifest_bytes(manifest_table(ENTRIES), per_unit)
+    assert data == manifest.manifest_bytes(manifest_table(ENTRIES), per_unit)
     assert _groups(data) == groups
     assert manifest.unit_sizes(data) == sizes
     units = _units(tmp_path, data)

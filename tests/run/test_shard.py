@@ -1,27 +1,12 @@
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from ntt_ray.errors import InputError
-from ntt_ray.masks import encode_mask
-from ntt_ray.records import Detection, ImageEntry, ImageLabels
+from ntt_ray.records import ImageEntry, ImageLabels
 from ntt_ray.run import shard as shards
 from ntt_ray.storage import Storage
-
-
-def make_labels(image_id=1, scores=(0.75, 0.5), size=(6, 8), name=None) -> ImageLabels:
-    """An image with one detection per score; exact in float32."""
-    entry = ImageEntry(image_id, name or f"img/{image_id}.jpg", "")
-    detections = []
-    for index, score in enumerate(scores):
-        mask = np.zeros(size, dtype=bool)
-        mask[1 : 3 + index, 2:5] = True
-        rle = encode_mask(mask)
-        box = (2.0, 1.0, 3.0, 2.0 + index)
-        detections.append(Detection(1 + index, score, 0.875, box, int(mask.sum()), rle))
-    return ImageLabels.labelled(entry, size, tuple(detections))
-
+from tests.support.run_files import make_labels
 
 ROWS = {
     "two detections": make_labels(),

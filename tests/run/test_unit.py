@@ -14,8 +14,7 @@ from ntt_ray.run import unit as unit_module
 from ntt_ray.run.journal import journal_uri
 from ntt_ray.run.unit import UnitLabeler
 from ntt_ray.storage import Storage
-from tests.method.test_labeler import BANK
-from tests.support.fakes import FakeEncoder, FakeProposer, make_proposals
+from tests.support.fakes import BANK, FakeEncoder, FakeProposer, make_proposals
 
 
 def _png(colour=(255, 0, 0), size=(40, 30)) -> bytes:

@@ -6,7 +6,17 @@ import time
 
 import torch
 
+from ntt_ray.bank.memory import MemoryBank
 from ntt_ray.models.interfaces import Proposals
+from ntt_ray.records import ClassLabel
+
+# classes by the colours that the encoder sees
+CLASSES = (ClassLabel(3, "red"), ClassLabel(8, "green"))
+PROTOTYPES = [
+    [(torch.tensor([1.0, 0.0, 0.0, 0.1]), 1.0)],
+    [(torch.tensor([0.0, 1.0, 0.0, 0.1]), 1.0)],
+]
+BANK = MemoryBank.from_means(CLASSES, PROTOTYPES, encoder={}, reference_digest="")
 
 
 class FakeEncoder:

@@ -18,8 +18,7 @@ from ntt_ray.run.shard import labels_to_table, shard_uri, table_to_bytes
 from ntt_ray.storage import Storage
 from ntt_ray.verify.problems import Findings, Problem
 from ntt_ray.verify.verify import Verdict, verify
-from tests.run.test_manifest import manifest_table
-from tests.run.test_shard import make_labels
+from tests.support.run_files import make_labels, manifest_table
 
 UNIT = 3
 CLASSES = (ClassLabel(1, "nut"), ClassLabel(2, "bölt"))

@@ -1,4 +1,4 @@
-"""Label Studio's brush encoding against a plain decoder, written after its published source."""
+"""Label Studio's brush encoding against a plain decoder."""
 
 import numpy as np
 import pytest
@@ -9,25 +9,7 @@ from ntt_ray.masks import encode_mask, rle_bbox_xywh
 from ntt_ray.merge.mask_parts import MaskPart
 from ntt_ray.merge.profiles.brush import brush_rle
 from tests.support.odd_masks import MASKS
-
-
-def plain_decode(data):
-    bits = "".join(f"{octet:08b}" for octet in data)
-    position = 0
-
-    def read(size):
-        nonlocal position
-        position += size
-        return int(bits[position - size : position], 2)
-
-    count, word = read(32), read(5) + 1
-    sizes = [read(4) + 1 for _ in range(4)]
-    values = []
-    while len(values) < count:
-        is_run, length = read(1), read(sizes[read(2)]) + 1
-        values += [read(word)] * length if is_run else [read(word) for _ in range(length)]
-    assert len(bits) - position < 8
-    return np.array(values, dtype=np.uint8)
+from tests.support.plain_brush import plain_decode
 
 
 def part_of(mask):

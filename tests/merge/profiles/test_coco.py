@@ -12,7 +12,7 @@ from ntt_ray.merge.thresholds import Thresholds
 from ntt_ray.records import ClassLabel, ImageEntry, ImageLabels
 from ntt_ray.run.shard import labels_to_table, shard_uri, table_to_bytes
 from ntt_ray.storage import Storage
-from tests.run.test_shard import make_labels
+from tests.support.run_files import make_labels
 
 CLASSES = [ClassLabel(1, "nut"), ClassLabel(2, "bölt"), ClassLabel(9, "never found")]
 SHARDS = [

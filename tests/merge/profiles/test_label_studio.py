@@ -9,8 +9,8 @@ import pytest
 from ntt_ray.merge import fragments
 from ntt_ray.merge.profiles.label_studio import interface
 from ntt_ray.records import ClassLabel
-from tests.merge.profiles.test_brush import plain_decode
 from tests.support.odd_masks import SIZE_HW
+from tests.support.plain_brush import plain_decode
 from tests.support.profile_run import CLASSES, kept_masks, merged, uris, write_run
 
 

@@ -8,8 +8,7 @@ from ntt_ray.method.labeler import Labeler
 from ntt_ray.method.options.prompting import promising_points
 from ntt_ray.models.sam2.proposer import point_grid
 from ntt_ray.records import MatchSettings, PromptSettings, PromptWork
-from tests.method.test_labeler import BANK
-from tests.support.fakes import FakeEncoder, FakeProposer, make_proposals
+from tests.support.fakes import BANK, FakeEncoder, FakeProposer, make_proposals
 
 
 def _plain(similarity, points, image_size, threshold) -> list[int]:
