@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+# One thread, here and in every process that a test starts: results must not depend on the machine,
+# and other work may share it. PyTorch reads it when it is imported, which most tests do without.
+os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -74,11 +76,3 @@ def ray_cluster() -> Iterator[None]:
     connect()
     yield
     ray.shutdown()
-
-
-@pytest.fixture(autouse=True)
-def one_thread(request: pytest.FixtureRequest) -> None:
-    """One thread: results must not depend on the machine, and other work may share it."""
-    import torch
-
-    torch.set_num_threads(1)
