@@ -8,7 +8,7 @@ READERS_BIN := $(READERS)/bin
 READERS_PIP := $(READERS_BIN)/python -m pip --disable-pip-version-check
 READERS_STAMP := $(READERS)/.installed
 
-.PHONY: setup demo test readers check clean
+.PHONY: setup demo test test-fast readers check clean
 
 setup: $(STAMP)
 
@@ -23,9 +23,14 @@ demo: $(STAMP)
 	rm -rf runs/demo
 	$(BIN)/ntt-ray demo --output runs/demo
 
-# Two at once, file by file in their order: much of a test is waiting for processes to start.
+# Two at once, file by file, the longest first: much of a test is waiting for processes to start.
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 test: $(STAMP)
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(PYTEST)
+
+# What needs neither Ray nor a browser, breaks nothing on purpose and is not marked slow.
+test-fast: $(STAMP)
+	$(PYTEST) -m "not ray and not slow and not faults and not browser"
 
 # The tools that read merged files, each on each file: docs/outputs.md. Their environment sees the
 # packages of the main one behind its own, so torch is not installed twice; eight at a time fetch
