@@ -156,7 +156,7 @@ def decode_mask(data: bytes) -> npt.NDArray[np.int64]:
 def resize_square(image_rgb: RgbImage, side: int) -> RgbImage:
     """Resize to ``(side, side, 3)`` with Pillow's antialiased BICUBIC; the aspect ratio changes.
 
-    METHOD: target images reach both models through this one resize.
+    Target images reach both models through this one resize (METHOD 16, 17).
     """
     if image_rgb.shape[:2] == (side, side):
         return image_rgb

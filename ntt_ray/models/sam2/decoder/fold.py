@@ -1,14 +1,9 @@
 """SAM2's mask decoder with everything folded away that no image or no point can change.
 
-All of it is exact in real arithmetic and done in float64:
-
-* The prompt tokens and their first self-attention depend on the grid of points alone.
-* LayerNorm ignores the mean over channels: centring the weights before it removes the mean, and
-  its scale and shift move into the weights after it.
-* Both transposed convolutions have kernel = stride: each is one linear layer per image token.
+Why that is exact, `DECODER.md` derives in its section 1. All of it is done in float64.
 
 Shapes: P points of T prompt tokens; N image tokens of C channels; H heads of d dimensions.
-This module knows weights; `sam2_image`, `sam2_keys` and `sam2_decoder` run them.
+This module knows weights; `image`, `keys` and `run` compute with them.
 """
 
 from __future__ import annotations
@@ -23,7 +18,7 @@ from ntt_ray.errors import WeightsError
 
 
 class Linear(NamedTuple):
-    """``weight (out, in)`` and ``bias (out,)``."""
+    """A linear layer: ``weight (out, in)`` and ``bias (out,)``."""
 
     weight: Tensor
     bias: Tensor
@@ -38,12 +33,14 @@ class Norm(NamedTuple):
 
 
 class Projection(NamedTuple):
-    """A projection of image tokens that lack their norm's scale and shift, per head.
+    """A projection, head by head, of image tokens that lack the scale and shift of their norm.
 
     Attributes:
-        weight: ``(H, d, C)``, with that scale.
-        position: ``(H, d, N)``, to be added: positional encoding, and biases that matter.
-        base: ``(H, d, N)``, of what all points share; set per image, for the low-rank form only.
+        weight: ``(H, d, C)``, the projection's weight times the norm's scale.
+        position: ``(H, d, N)``, what is added to the product: the projected positional encoding
+            and those biases that do not cancel; None where nothing is added.
+        base: ``(H, d, N)``, the projection of what the tokens of all points share; set for each
+            image, and for the low-rank form only.
     """
 
     weight: Tensor
@@ -55,9 +52,9 @@ class TokensToImage(NamedTuple):
     """Attention of the prompt tokens to the image tokens.
 
     Attributes:
-        query: scaled by ``d ** -0.5``.
-        key: its bias is gone, since it cancels in the softmax.
-        value: its bias is in `out`.
+        query: projection of the prompt tokens, scaled by ``d ** -0.5``.
+        key: projection of the image tokens, without a bias, which would cancel in the softmax.
+        value: projection of the image tokens, without its bias, which is in `out`.
         out: output projection.
     """
 
@@ -71,12 +68,12 @@ class ImageToTokens(NamedTuple):
     """Attention of the image tokens to the prompt tokens.
 
     Attributes:
-        query: of the image tokens.
-        key: scaled by ``d ** -0.5``.
-        value: with its bias.
+        query: projection of the image tokens.
+        key: projection of the prompt tokens, scaled by ``d ** -0.5``.
+        value: projection of the prompt tokens, with its bias.
         out: ``(H, d, C)``, output projection, centred over C.
-        shift: ``(C,)``, what every image token gets besides, over H: to be added to each row of
-            projected values, since the weights of an image token sum to H.
+        shift: ``(C,)``, what every image token gets besides, divided by H: it is added to each row
+            of projected values, since the weights of an image token sum to H.
     """
 
     query: Projection
@@ -87,7 +84,15 @@ class ImageToTokens(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """What the two blocks have in common."""
+    """What both blocks of the transformer have.
+
+    Attributes:
+        cross_norm: norm of the prompt tokens after their attention to the image.
+        mlp: the two layers of their MLP, with ReLU in between.
+        mlp_norm: norm of the prompt tokens after the MLP.
+        image: attention of the image tokens to the prompt tokens.
+        image_eps: epsilon of the image tokens' norm, whose scale and shift are folded away.
+    """
 
     cross_norm: Norm
     mlp: tuple[Linear, ...]
@@ -100,10 +105,10 @@ class Upscaling(NamedTuple):
     """Both transposed convolutions per image token; their biases are in the skips.
 
     Attributes:
-        first: ``(4 * C/4, C)``, sub-pixel major, centred over each C/4.
-        norm: over C/4.
-        second: ``(C/4, 4 * C/8)``.
-        order: ``(16 * N,)`` int64, which output of the tokens each pixel is.
+        first: ``(4 * C/4, C)``, weight of the first, sub-pixel major, centred over each C/4.
+        norm: the norm over C/4 channels between them.
+        second: ``(C/4, 4 * C/8)``, weight of the second.
+        order: ``(16 * N,)`` int64, for each pixel its position among the outputs of the tokens.
     """
 
     first: Tensor
@@ -116,22 +121,24 @@ class DecoderWeights(NamedTuple):
     """Everything that does not depend on the image.
 
     Attributes:
-        tokens: ``(P, T, C)``, prompt tokens: outputs, point, padding.
-        queries: ``(P, T, C)``, after the self-attention of layer 1 and its norm.
+        tokens: ``(P, T, C)``, the prompt tokens as they enter: outputs, point, padding.
+        queries: ``(P, T, C)``, the prompt tokens after layer 1's self-attention and its norm.
         tokens_query: ``(P, T, H, d)``, their scaled queries to the image in layer 1.
-        tokens_out: output projection of that attention.
+        tokens_out: output projection of layer 1's attention to the image.
         layers: the two blocks.
-        image_scale: ``(C,)``, scale of the norm between the two image updates.
-        self_attention: query, key, value and output of layer 2.
-        self_norm: layer 2's norm after it.
+        image_scale: ``(C,)``, scale of the image tokens' norm in layer 1.
+        self_attention: query, key, value and output projection of layer 2's self-attention.
+        self_norm: norm after layer 2's self-attention.
         cross: layer 2's attention to the image.
-        last: the attention to the image after the layers.
-        last_norm: and its norm.
-        used: ``(4,)`` int64, the tokens that are read at the end: predicted IoU, masks 1 to 3.
-        iou_head: predicted IoU, at least float32.
-        iou_sigmoid: whether a sigmoid follows.
-        hypernetworks: per depth ``(3, in, out)`` and ``(3, 1, out)``, for masks 1 to 3.
-        upscaling: token-wise.
+        last: the attention to the image after both layers.
+        last_norm: norm after that last attention.
+        used: ``(4,)`` int64, positions of the prompt tokens that are read at the end: predicted
+            IoU, masks 1 to 3.
+        iou_head: layers of the MLP that predicts the IoUs, at least float32.
+        iou_sigmoid: whether a sigmoid follows the IoU head.
+        hypernetworks: layers of the MLPs of masks 1 to 3, each ``(3, in, out)`` and
+            ``(3, 1, out)``.
+        upscaling: both transposed convolutions, token by token.
     """
 
     tokens: Tensor
@@ -157,9 +164,10 @@ def fold_decoder(model: Any, points: Tensor, dtype: torch.dtype) -> DecoderWeigh
     """Fold a ``SAM2Base``'s prompt encoder and mask decoder for a grid of points.
 
     Args:
-        model: its prompt encoder in float32, the rest of any type: fold before casting down.
+        model: a ``SAM2Base`` with its prompt encoder in float32 and the rest of any type: fold
+            before casting down.
         points: ``(P, 2)`` float32 (x, y) in pixels of the input.
-        dtype: of weights and activations; the IoU head stays at least float32.
+        dtype: type of weights and activations; the IoU head stays at least float32.
 
     Raises:
         WeightsError: a decoder that is built differently from the published ones.
@@ -216,7 +224,7 @@ def check_decoder(decoder: Any) -> None:
     """Refuse what the folding does not know.
 
     Raises:
-        WeightsError: and says what.
+        WeightsError: the decoder has a part that the folding does not know, which is named.
     """
     transformer = decoder.transformer
     layers = list(transformer.layers)

@@ -1,8 +1,7 @@
-"""What all points of one image share, computed once per image.
+"""What all points of one image share, computed once per image: one matrix product.
 
-Up to the first thing a point changes, SAM2's mask decoder is linear in the image's embedding. So
-one matrix product per image gives every projection of it; the positional encoding enters as its
-bias. It runs in float32 or better and is stored at the decoder's precision.
+Why one is enough, `DECODER.md` says in its section 2. It runs in float32 or better and is stored at
+the decoder's precision.
 
 Shapes: N = h x w image tokens of C channels; H heads of d dimensions.
 """
@@ -52,13 +51,13 @@ class ImageLinear(NamedTuple):
     """The product: ``weight (rows, C) @ embedding (C, N) + bias (rows, 1 or N)``.
 
     Attributes:
-        maps: rows of all maps per head, in the order in which `image_maps` takes them.
-        base: rows of the image tokens before layer 1's norm, without what the point adds, centred;
-            for the low-rank form then the same before layer 2's, and their product with what that
-            layer adds to every image token.
-        upscale: first upscaling of the latter, for the low-rank form.
-        skip_1_bias: ``(4 * C/4,)``.
-        skip_0_bias: ``(4 * C/8,)``.
+        maps: the rows of all maps of heads, in the order in which `image_maps` takes them.
+        base: the C rows that give the image tokens before layer 1's norm, centred, without what the
+            point adds. For the low-rank form C more for the tokens before layer 2's norm, and one
+            for their product with what that layer adds to every image token.
+        upscale: first upscaling of the tokens before layer 2's norm; None in the dense form.
+        skip_1_bias: ``(4 * C/4,)``, what is added to the high-resolution features of level 1.
+        skip_0_bias: ``(4 * C/8,)``, what is added to those of level 0.
     """
 
     maps: Linear
@@ -72,16 +71,17 @@ class ImageMaps(NamedTuple):
     """What all points of one image share.
 
     Attributes:
-        key_1: ``(1, H, N, d)``, of layer 1's attention to the image.
-        value_1: ``(1, H, N, d)``.
-        query_1: ``(H, d, N)``, of the image tokens in layer 1.
+        key_1: ``(1, H, N, d)``, keys of layer 1's attention to the image.
+        value_1: ``(1, H, N, d)``, values of layer 1's attention to the image.
+        query_1: ``(H, d, N)``, queries of the image tokens in layer 1.
         base: ``(N, C)``, image tokens before layer 1's norm without what the point adds.
         cross: layer 2's attention to the image.
-        query_2: of the image tokens in layer 2.
-        last: the attention to the image after the layers.
-        skip_1: ``(N, 4 * C/4)``, high-resolution features and biases in token order.
-        skip_0: ``(4 * N, 4 * C/8)``, likewise.
-        shared: for the low-rank form; None chooses the dense form.
+        query_2: projection of the image tokens to their queries in layer 2.
+        last: the attention to the image after both layers.
+        skip_1: ``(N, 4 * C/4)``, high-resolution features of level 1 and biases, in token order.
+        skip_0: ``(4 * N, 4 * C/8)``, high-resolution features of level 0 and biases, in token
+            order.
+        shared: what the low-rank form needs besides; None chooses the dense form.
     """
 
     key_1: Tensor
@@ -151,9 +151,12 @@ def image_maps(linear: ImageLinear, weights: DecoderWeights, features: Sam2Featu
     """Everything that the points of one image share.
 
     Args:
-        linear: of the image.
-        weights: whose attentions to the image are completed.
-        features: of one image.
+        linear: the product that gives the maps.
+        weights: the decoder's; its attentions to the image are completed by maps of this image.
+        features: the features of one image.
+
+    Raises:
+        ValueError: `features` are those of several images.
     """
     if len(features.embedding) != 1:
         raise ValueError(f"one image at a time, not {len(features.embedding)}")

@@ -1,15 +1,11 @@
 """The image tokens of a step of points, each changed by its own prompt tokens.
 
-The decoder updates an image token x (C channels) twice: x <- norm(x + sum_r p_r u_r), where p are
-the R = T x H attention weights of the token and u the point's projected values. All points start
-from the same x, so x never has to be stored: it is ``scale * base + sum_r p_r u_r`` with `base`
-shared by all points (`LowRankKeys`). What the decoder asks of x (products with a few vectors,
-weighted means, its length for the norm) then needs only the p, R instead of C channels, and
-products with `base` that are taken once per image. With few channels x itself is smaller than its
-weights: `DenseKeys` stores it.
+`LowRankKeys` expresses an image token x by its R attention weights p and what all points of the
+image share: ``x = scale * base + U^T p`` (`DECODER.md`, section 3). With few channels x itself is
+smaller than its weights: `DenseKeys` stores it.
 
-Both lack the scale and shift of the last norm, see `sam2_folding`. Shapes: b points, T prompt
-tokens, H heads of d dimensions, R = T * H token major, N image tokens, C channels.
+Both lack the scale and shift of the last norm, which `fold` moves into what reads them. Shapes: b
+points, T prompt tokens, H heads of d dimensions, R = T * H token major, N image tokens, C channels.
 """
 
 from __future__ import annotations
@@ -52,10 +48,10 @@ class LowRankKeys(NamedTuple):
     """``x = scale * base + U^T p``, with R rows after layer 1 and 2 R after layer 2.
 
     Attributes:
-        scale: ``(b, 1, N)``, of the norms.
-        u: ``(b, R or 2 R, C)``, what a weight of 1 adds.
-        p: ``(b, R or 2 R, N)``, attention weights times `scale`.
-        maps: of the image.
+        scale: ``(b, 1, N)``, by what the norms so far have multiplied `base`.
+        u: ``(b, R or 2 R, C)``, what an attention weight of 1 adds to an image token.
+        p: ``(b, R or 2 R, N)``, attention weights, multiplied by the norms since.
+        maps: what all points of the image share.
     """
 
     scale: Tensor
@@ -72,11 +68,11 @@ class LowRankKeys(NamedTuple):
         The norm needs ``|base + U^T p|^2 = |base|^2 + 2 p.(U base) + p.(U U^T) p``.
 
         Args:
-            mix: ``(b, T, H, N)``, overwritten.
+            mix: ``(b, T, H, N)``, attention weights; overwritten.
             u: ``(b, R, C)``, projected values.
-            value: ``(b, T, H, d)``, the same before the projection.
-            maps: of the image.
-            eps: of the norm.
+            value: ``(b, T, H, d)``, the values before their projection.
+            maps: what all points of the image share.
+            eps: epsilon of the norm.
         """
         p = mix.flatten(1, 2)
         products = head_products(value, maps.out_1).flatten(1, 2)
@@ -91,11 +87,11 @@ class LowRankKeys(NamedTuple):
         """After layer 2: ``norm(scale * x + U^T mix)``.
 
         Args:
-            mix: ``(b, T, H, N)``.
-            u: ``(b, R, C)``, projected values and their shift.
-            values: ``(b, T, H, d)`` of both layers, before the projection.
-            scale: ``(C,)``, of the norm that made `self`.
-            eps: of the norm.
+            mix: ``(b, T, H, N)``, attention weights of layer 2.
+            u: ``(b, R, C)``, projected values of layer 2 and their shift.
+            values: ``(b, T, H, d)`` each, the values of layers 1 and 2 before their projection.
+            scale: ``(C,)``, scale of the norm that made `self`.
+            eps: epsilon of layer 2's norm.
         """
         maps = self.maps
         rows = u.shape[1]
@@ -140,11 +136,11 @@ class LowRankKeys(NamedTuple):
         return head_means(weights, projection.base) + head_means(by_head, projection.weight)
 
     def select(self, index: Tensor) -> LowRankKeys:
-        """Some of the points, ``(n,)`` int64."""
+        """The image tokens of some of the points, by their positions ``(n,)`` int64."""
         return LowRankKeys(self.scale[index], self.u[index], self.p[index], self.maps)
 
     def factors(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Two tensors ``(b, N, K)`` and ``(b, K, n)``: x times ``weight (n, C)``, without base."""
+        """Factors ``(b, N, K)`` and ``(b, K, n)`` of x times ``weight (n, C)``, without `base`."""
         return self.p.mT, self.u @ weight.T
 
     def rest(self, tokens: slice, skip: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
 """SAM2's mask decoder for a whole grid of points: the same results as Meta's module, faster.
 
-What an image cannot change is computed once per model (`sam2_folding`), what a point cannot change
-once per image (`sam2_image`); the image tokens of a point are not stored where the point's own
-tokens express them (`sam2_keys`). The predicted IoU comes first; only survivors are upscaled, one
-mask each (METHOD 20 to 25).
+What an image cannot change is computed once per model (`fold`), what a point cannot change once per
+image (`image`); the image tokens of a point are not stored where the point's own tokens express
+them (`keys`). The predicted IoU comes first; only survivors are upscaled, one mask each (METHOD 20
+to 25). `DECODER.md` derives it.
 
 `layer_1_tokens`, `transform` and `upscale` are functions of tensors without host synchronisation.
 """
@@ -41,10 +41,10 @@ class PromptTokens(NamedTuple):
     """The prompt tokens of some points after their part of layer 1.
 
     Attributes:
-        tokens: ``(b, T, C)``, as at the start: their positional encoding.
-        queries: ``(b, T, C)``.
-        key: ``(b, T, H, d)``, scaled, for the image tokens of layer 1.
-        value: ``(b, T, H, d)``.
+        tokens: ``(b, T, C)``, the prompt tokens as they entered, which are their positions.
+        queries: ``(b, T, C)``, the prompt tokens as they are now.
+        key: ``(b, T, H, d)``, their scaled keys for the image tokens of layer 1.
+        value: ``(b, T, H, d)``, their values for the image tokens of layer 1.
     """
 
     tokens: Tensor
@@ -58,12 +58,12 @@ class PromptTokens(NamedTuple):
 
 
 class Decoded(NamedTuple):
-    """What the transformer leaves of a step.
+    """What the transformer leaves of a step of b points.
 
     Attributes:
-        keys: image tokens of each point.
-        iou: ``(b, 4)``, predicted, at least float32.
-        hypernetworks: ``(b, 3, C/8)``, of masks 1 to 3.
+        keys: the image tokens of each point.
+        iou: ``(b, 4)``, predicted IoU of all four outputs, at least float32.
+        hypernetworks: ``(b, 3, C/8)``, the hypernetworks of masks 1 to 3.
     """
 
     keys: LowRankKeys | DenseKeys
@@ -75,9 +75,9 @@ class PointDecoder:
     """Decodes a fixed grid of points.
 
     Attributes:
-        points_per_step: points whose image tokens exist at a time. On a CPU few, so that they stay
-            in the cache; on a GPU many.
-        low_rank: the form of the image tokens, see `sam2_keys`.
+        points_per_step: number of points whose image tokens exist at a time. On a CPU few, so that
+            they stay in the cache; on a GPU many.
+        low_rank: whether image tokens are `LowRankKeys`, else `DenseKeys`.
     """
 
     def __init__(
@@ -94,9 +94,11 @@ class PointDecoder:
         Args:
             model: a ``SAM2Base`` of any size, before it is cast to a 16-bit type.
             points: ``(P, 2)`` float32 (x, y) in pixels of the input.
-            dtype: of weights and activations.
-            points_per_step: by default as many as fit the cache on a CPU, 256 on a GPU.
-            low_rank: by default where the channels outnumber the attention weights.
+            dtype: type of weights and activations.
+            points_per_step: number of points decoded at a time; None takes as many as fit the cache
+                on a CPU, 256 on a GPU.
+            low_rank: form of the image tokens; None takes the low-rank form where the channels
+                outnumber the attention weights.
 
         Raises:
             WeightsError: a decoder that is built differently from the published ones.
@@ -131,9 +133,10 @@ class PointDecoder:
         """Decode the points of the grid for one image.
 
         Args:
-            features: of one image.
-            min_predicted_iou: masks must be above this, strictly.
-            points: int64 ``(n,)``, which points, rising, at least one; None is every point.
+            features: the features of one image.
+            min_predicted_iou: threshold on the predicted IoU; masks must lie above it, strictly.
+            points: int64 ``(n,)``, positions of the points to decode in the grid, rising, at least
+                one; None decodes every point.
 
         Returns:
             The surviving proposals in the order of their points, and the predicted IoU of all
@@ -158,9 +161,12 @@ class PointDecoder:
     def steps(
         self, features: Sam2Features, min_predicted_iou: float, points: Tensor | None = None
     ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-        """Logits, predicted IoU and position of each step's survivors, and the IoU of all outputs.
+        """Decode step by step; the arguments are those of `decode`.
 
-        A position is that in `points`, or of the grid.
+        Yields:
+            For each step the logits ``(n, 4 h, 4 w)`` of its survivors, their predicted IoU, their
+            positions in `points` (in the grid where that is None), and the predicted IoU of all
+            four outputs of all its points.
         """
         weights = self._weights
         maps = image_maps(self._image, weights, features)
@@ -221,10 +227,10 @@ def upscale(
     """One mask per point, image token by image token; the pixels are put in order at the end.
 
     Args:
-        weights: of the decoder.
-        maps: of the image.
+        weights: the decoder's.
+        maps: what all points of the image share.
         keys: image tokens of n points.
-        hypernetworks: ``(n, C/8)``, of the chosen output.
+        hypernetworks: ``(n, C/8)``, the hypernetwork of each point's chosen output.
 
     Returns:
         Logits ``(n, 4 h, 4 w)`` for h x w image tokens.
