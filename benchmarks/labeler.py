@@ -32,7 +32,8 @@ from ntt_ray.models.compilation import CompileOptions
 from ntt_ray.models.dinov2 import Dinov2Encoder
 from ntt_ray.models.sam2.proposer import Sam2Proposer, build_sam2
 from ntt_ray.models.weights import load_into, read_state_dict
-from ntt_ray.records import ClassLabel, MatchSettings
+from ntt_ray.records import ClassLabel
+from ntt_ray.settings import MethodSettings
 from ntt_ray.storage import Storage
 
 # encoder, its image size, proposer, its image size, points per side
@@ -51,7 +52,7 @@ def main() -> None:
     plain, fast = _labelers(arguments, device)
     images = [_image(seed, arguments.size) for seed in range(arguments.images)]
     threshold = _threshold(fast, images[0], arguments.survivors)
-    settings = MatchSettings(min_predicted_iou=threshold)
+    settings = MethodSettings(min_predicted_iou=threshold)
     fast.settings = plain._settings = settings
 
     share = _survivors(fast, images[0])

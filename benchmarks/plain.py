@@ -17,7 +17,7 @@ from ntt_ray.masks import Rle, encode_mask
 from ntt_ray.method.labeler import to_input
 from ntt_ray.models.interfaces import Encoder, normalize_imagenet
 from ntt_ray.models.sam2.proposer import point_grid
-from ntt_ray.records import MatchSettings
+from ntt_ray.settings import MethodSettings
 
 POINTS_PER_STEP = 256
 
@@ -30,7 +30,7 @@ class PlainLabeler:
         encoder: Encoder,
         sam2: nn.Module,
         prototypes: Tensor,
-        settings: MatchSettings,
+        settings: MethodSettings,
         points_per_side: int,
         device: torch.device,
     ) -> None:

@@ -56,13 +56,11 @@ from ntt_ray.method.tiling import TiledLabeler, make_labeler
 from ntt_ray.models.dinov2 import Dinov2Encoder
 from ntt_ray.models.published import BUNDLED, bundled_file
 from ntt_ray.models.sam2.proposer import Sam2Proposer
-from ntt_ray.records import (
-    ClassLabel,
-    Detection,
+from ntt_ray.records import ClassLabel, Detection, PromptWork
+from ntt_ray.settings import (
     DiffusionSettings,
-    MatchSettings,
+    MethodSettings,
     PromptSettings,
-    PromptWork,
     PrototypeSettings,
     TileSettings,
 )
@@ -75,7 +73,7 @@ MIN_SMALL_OBJECTS = 10  # of each seed: with fewer their AP says nothing
 class Variant:
     """A way to label: settings, and whether backgrounds of the references count as negatives."""
 
-    settings: MatchSettings = field(default_factory=MatchSettings)
+    settings: MethodSettings = field(default_factory=MethodSettings)
     background: Form | None = None
 
     @property
@@ -88,10 +86,10 @@ PLAIN = "the paper's"
 PROMPTS = PromptSettings()
 MATCHING = {
     PLAIN: Variant(),
-    "diffusion": Variant(MatchSettings(diffusion=DiffusionSettings())),
-    "prototypes, best of 3": Variant(MatchSettings(prototypes=PrototypeSettings())),
+    "diffusion": Variant(MethodSettings(diffusion=DiffusionSettings())),
+    "prototypes, best of 3": Variant(MethodSettings(prototypes=PrototypeSettings())),
     "prototypes, soft-max of 3": Variant(
-        MatchSettings(prototypes=PrototypeSettings(temperature=0.1))
+        MethodSettings(prototypes=PrototypeSettings(temperature=0.1))
     ),
 }
 BACKGROUNDS = {
@@ -99,25 +97,25 @@ BACKGROUNDS = {
     "background of the images": Variant(background="images"),
 }
 ASKED_LESS = {
-    "prompts from 0.3": Variant(MatchSettings(prompts=PROMPTS)),
-    "prompts from 0.5": Variant(MatchSettings(prompts=PromptSettings(0.5))),
+    "prompts from 0.3": Variant(MethodSettings(prompts=PROMPTS)),
+    "prompts from 0.5": Variant(MethodSettings(prompts=PromptSettings(min_similarity=0.5))),
 }
 VARIANTS: Mapping[str, Mapping[str, Variant]] = {
     "demo": {
         **MATCHING,
         **BACKGROUNDS,
         **ASKED_LESS,
-        "tiles": Variant(MatchSettings(tiles=TileSettings())),
+        "tiles": Variant(MethodSettings(tiles=TileSettings())),
     },
     "looks": MATCHING,
     "strangers": {**MATCHING, **BACKGROUNDS, **ASKED_LESS},
     "large": {
         PLAIN: Variant(),
         "prompts from 0.3": ASKED_LESS["prompts from 0.3"],
-        "tiles": Variant(MatchSettings(tiles=TileSettings())),
-        "tiles, prompts from 0.3": Variant(MatchSettings(tiles=TileSettings(), prompts=PROMPTS)),
+        "tiles": Variant(MethodSettings(tiles=TileSettings())),
+        "tiles, prompts from 0.3": Variant(MethodSettings(tiles=TileSettings(), prompts=PROMPTS)),
         "tiles of 480, prompts from 0.3": Variant(
-            MatchSettings(tiles=TileSettings(480), prompts=PROMPTS)
+            MethodSettings(tiles=TileSettings(side=480), prompts=PROMPTS)
         ),
     },
 }

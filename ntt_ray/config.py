@@ -1,7 +1,7 @@
 """The one strict, frozen config tree: YAML and ``--set`` in, checked settings out.
 
-All problems are reported at once, each by its dotted path. Functions elsewhere receive plain
-values, never the tree; only `pipeline` and the command line see it.
+All problems are reported at once, each by its dotted path. The blocks `decode` and `method` are the
+records of `settings`, which the method takes as they are; the method never sees the tree.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from ntt_ray import storage
 from ntt_ray.errors import ConfigError
+from ntt_ray.settings import DecodeSettings, MethodSettings, Settings, Share
 from ntt_ray.yaml_input import MAX_BYTES, MAX_DEPTH, parse_yaml, plain_problems
 
 Profile = Literal[
@@ -39,15 +40,10 @@ _SECRET = re.compile(
     r"secret|token|password|passwd|key|credential|connection_string|sas|auth", re.IGNORECASE
 )
 
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Place = Annotated[str, Field(min_length=1)]  # empty would be the current folder
 
 
-class _Block(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class NegativesConfig(_Block):
+class NegativesConfig(Settings):
     """Annotated examples: a COCO json with masks and the folder of its images."""
 
     annotations: str
@@ -67,7 +63,7 @@ class NegativesConfig(_Block):
         }
 
 
-class BackgroundConfig(_Block):
+class BackgroundConfig(Settings):
     """What lies around the references becomes negatives; see `references.background`."""
 
     per_image: Annotated[int, Field(ge=1, le=100)] = 2
@@ -81,7 +77,7 @@ class ReferencesConfig(NegativesConfig):
     extends: str | None = None
 
 
-class Architecture(_Block):
+class Architecture(Settings):
     """Dimensions of a DINOv2 ViT other than the published ones."""
 
     embed_dim: Annotated[int, Field(ge=1)]
@@ -90,7 +86,7 @@ class Architecture(_Block):
     patch_size: Annotated[int, Field(ge=1)] = 14
 
 
-class EncoderConfig(_Block):
+class EncoderConfig(Settings):
     """The DINOv2 encoder, or a DINOv3 one; a name that begins with dinov3 is one of those."""
 
     name: str = "dinov2_vitl14"
@@ -120,7 +116,7 @@ class EncoderConfig(_Block):
         return self.name.startswith("dinov3")
 
 
-class ProposerConfig(_Block):
+class ProposerConfig(Settings):
     """The SAM2 mask proposer."""
 
     name: str = "sam2_hiera_l"
@@ -139,7 +135,7 @@ class ProposerConfig(_Block):
         return self
 
 
-class ModelsConfig(_Block):
+class ModelsConfig(Settings):
     """Both models and how they are run."""
 
     encoder: EncoderConfig = Field(default_factory=EncoderConfig)
@@ -150,57 +146,7 @@ class ModelsConfig(_Block):
     compile: bool | Literal["cuda-graphs"] = False
 
 
-class DecodeConfig(_Block):
-    """How the images to label become pixels; references are always taken as stored."""
-
-    orientation: Literal["stored", "upright"] = "stored"
-    max_pixels: Annotated[int, Field(ge=1, le=1_000_000_000)] = 200_000_000
-
-
-class DiffusionConfig(_Block):
-    """Graph diffusion of scores; see `records.DiffusionSettings`, as for the blocks below."""
-
-    alpha: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.3
-    power: Annotated[float, Field(gt=0.0, le=10.0)] = 0.5
-    steps: Annotated[int, Field(ge=1, le=1000)] = 30
-
-
-class PrototypesConfig(_Block):
-    """Several prototypes per class."""
-
-    per_class: Annotated[int, Field(ge=1, le=100)] = 3
-    temperature: Annotated[float, Field(gt=0.0, le=100.0)] | None = None
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 33
-
-
-class PromptsConfig(_Block):
-    """Prompts only where an image resembles a class."""
-
-    min_similarity: Share = 0.3
-
-
-class TilesConfig(_Block):
-    """Tiles of large images."""
-
-    side: Annotated[int, Field(ge=64)] | None = None
-    overlap: Annotated[float, Field(ge=0.0, le=0.75)] = 0.25
-
-
-class MethodConfig(_Block):
-    """The paper's settings; what is None is an option that is off."""
-
-    points_per_side: Annotated[int, Field(ge=1, le=256)] = 32
-    min_predicted_iou: Share = 0.4
-    nms_iou: Share = 0.5
-    max_detections: Annotated[int, Field(ge=1, le=10_000)] = 100
-    context_ratio: Annotated[float, Field(ge=0.0, le=10.0)] = 0.2
-    diffusion: DiffusionConfig | None = None
-    prototypes: PrototypesConfig | None = None
-    prompts: PromptsConfig | None = None
-    tiles: TilesConfig | None = None
-
-
-class ActorsRange(_Block):
+class ActorsRange(Settings):
     """Bounds of a pool that grows and shrinks with the work; `max` null: with the cluster."""
 
     min: Annotated[int, Field(ge=1)] = 1
@@ -213,7 +159,7 @@ class ActorsRange(_Block):
         return self
 
 
-class JobConfig(_Block):
+class JobConfig(Settings):
     """How the work is divided and run; nothing here but `images_per_unit` names outputs."""
 
     images_per_unit: Annotated[int, Field(ge=1, le=100_000)] = 256
@@ -231,7 +177,7 @@ class JobConfig(_Block):
         return self
 
 
-class MergeConfig(_Block):
+class MergeConfig(Settings):
     """What the merged files hold."""
 
     min_score: Share = 0.4
@@ -249,7 +195,7 @@ class MergeConfig(_Block):
         return profiles
 
 
-class Config(_Block):
+class Config(Settings):
     """A whole run."""
 
     images: Place
@@ -259,8 +205,8 @@ class Config(_Block):
     references: ReferencesConfig | None = None
     bank: str | None = None
     models: ModelsConfig = Field(default_factory=ModelsConfig)
-    decode: DecodeConfig = Field(default_factory=DecodeConfig)
-    method: MethodConfig = Field(default_factory=MethodConfig)
+    decode: DecodeSettings = Field(default_factory=DecodeSettings)
+    method: MethodSettings = Field(default_factory=MethodSettings)
     job: JobConfig = Field(default_factory=JobConfig)
     merge: MergeConfig = Field(default_factory=MergeConfig)
     ground_truth: str | None = None
@@ -380,7 +326,7 @@ def _problem(error: Any) -> str:
         return f"{path}: unknown key; {hint}"
     if error["type"] == "missing":
         return f"{path}: is needed and missing"
-    message = str(error["msg"]).removeprefix("Value error, ")
+    message = str(error["msg"]).removeprefix("Value error, ").partition(" or instance of ")[0]
     if error["type"] == "value_error":
         return f"{path}{message}" if message.startswith(".") else f"{path}: {message}"
     hidden = _SECRET.search(path) or path.startswith("storage_options")

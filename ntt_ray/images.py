@@ -22,7 +22,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from ntt_ray.errors import ImageError
-from ntt_ray.records import DecodeSettings
+from ntt_ray.settings import DecodeSettings
 
 RgbImage = npt.NDArray[np.uint8]
 

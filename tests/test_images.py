@@ -9,7 +9,7 @@ from PIL import Image
 
 from ntt_ray.errors import ImageError
 from ntt_ray.images import PixelBudget, decode_image, decode_square, resize_square
-from ntt_ray.records import DecodeSettings
+from ntt_ray.settings import DecodeSettings
 from tests.support import raw_files
 
 
@@ -47,7 +47,7 @@ def test_exif_orientation_is_applied_when_asked_for():
     exif[0x0112] = 6  # rotate by 90 degrees
     data = _encoded("RGB", "JPEG", exif=exif)
     assert decode_image(data).shape == (5, 7, 3)
-    assert decode_image(data, DecodeSettings("upright")).shape == (7, 5, 3)
+    assert decode_image(data, DecodeSettings(orientation="upright")).shape == (7, 5, 3)
 
 
 BAD = {

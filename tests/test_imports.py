@@ -16,6 +16,7 @@ ROOMS = (
     "yaml_input",
     "masks",
     "records",
+    "settings",
     "images",
     "storage",
     "config",
@@ -59,6 +60,7 @@ HEAVY = {"torch", "ray", "pyarrow"}
 # folder or module -> what it never imports, directly
 FORBIDDEN = {
     "records.py": HEAVY,
+    "settings.py": HEAVY,
     "errors.py": HEAVY,
     "config.py": HEAVY,
     "references": {"ray", "torch"},

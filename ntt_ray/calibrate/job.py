@@ -41,19 +41,12 @@ from ntt_ray.evaluate.matching import GroundTruth
 from ntt_ray.images import RgbImage, decode_image
 from ntt_ray.method.tiling import make_labeler
 from ntt_ray.models.spec import ModelSpec
-from ntt_ray.records import (
-    ClassLabel,
-    ImageEntry,
-    ImageLabels,
-    MatchSettings,
-    Reference,
-    ReferenceSet,
-)
+from ntt_ray.records import ClassLabel, ImageEntry, ImageLabels, Reference, ReferenceSet
 from ntt_ray.references.background import images_of
 from ntt_ray.references.dataset import picture_digests, read_json
 from ntt_ray.run.cluster.tasks import run_tasks
-from ntt_ray.run.method_settings import match_settings
 from ntt_ray.run.prepare import ReferenceRun, prepare_references
+from ntt_ray.settings import MethodSettings
 from ntt_ray.storage import Storage
 
 logger = logging.getLogger(__name__)
@@ -249,8 +242,7 @@ class _Task:
     """What a task needs to label reference images. Plain values and records only."""
 
     models: ModelSpec
-    settings: MatchSettings
-    points_per_side: int
+    method: MethodSettings
     bank: bytes
     references: ReferenceSet
     negatives: ReferenceSet | None
@@ -265,14 +257,14 @@ class _Task:
             torch.set_num_threads(1)
         bank = MemoryBank.from_bytes(self.bank, "the bank")
         encoder = self.models.load_encoder()
-        proposer = self.models.load_proposer(self.points_per_side)
+        proposer = self.models.load_proposer(self.method.points_per_side)
         rows = []
         for picture in pictures:
             image_rgb = decode_image(self.store.read_bytes(picture.entry.uri))
             others = bank_without(
                 bank, self.references, picture.uris, self.negatives, self.per_background
             )
-            labeler = make_labeler(encoder, proposer, others, self.settings)
+            labeler = make_labeler(encoder, proposer, others, self.method)
             (found,) = labeler.label([image_rgb])
             height, width = image_rgb.shape[:2]
             known = frozenset(label.category_id for label in others.classes)
@@ -284,13 +276,12 @@ def _labelled(
     config: Config, run: ReferenceRun, pictures: Sequence[Picture], store: Storage
 ) -> Iterator[_Labelled]:
     """Labels of the pictures in any order, each with the classes that its bank had."""
-    method, negatives = config.method, run.inputs.negatives
+    negatives = run.inputs.negatives
     background = config.references and config.references.background
     ids = {label.name: label.category_id for label in run.inputs.classes()}
     task = _Task(
         run.models.uncompiled(),
-        match_settings(method),
-        method.points_per_side,
+        config.method,
         run.bank,
         run.inputs.in_bank(),
         None if negatives is None else negatives.renumbered(ids),

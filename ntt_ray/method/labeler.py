@@ -33,7 +33,8 @@ from ntt_ray.method.pooling import pooled_features
 from ntt_ray.method.scoring import best_class, similarities
 from ntt_ray.method.suppression import inclusive_boxes, nms_order, ranking
 from ntt_ray.models.interfaces import Encoder, Proposals, Proposer
-from ntt_ray.records import Detection, MatchSettings, PromptWork
+from ntt_ray.records import Detection, PromptWork
+from ntt_ray.settings import MethodSettings
 
 # an RLE, or, off the device, the positions where a mask changes (see `strip_runs`)
 EncodedMask = Rle | npt.NDArray[np.int64]
@@ -128,10 +129,10 @@ class Labeler:
         encoder: Encoder,
         proposer: Proposer,
         bank: MemoryBank,
-        settings: MatchSettings | None = None,
+        settings: MethodSettings | None = None,
     ) -> None:
         self.encoder, self.proposer = encoder, proposer
-        self.settings = settings or MatchSettings()
+        self.settings = settings or MethodSettings()
         self.category_ids = [label.category_id for label in bank.classes]
         self.prototypes, self.negatives = bank.targets()
         if self.settings.prototypes is not None:

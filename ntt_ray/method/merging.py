@@ -23,7 +23,7 @@ from ntt_ray.masks import Rle, encode_part, overlap_shares, runs_to_rle
 from ntt_ray.method.options.diffusion import diffused_scores
 from ntt_ray.method.pooling import resize_matrix
 from ntt_ray.method.suppression import inclusive_boxes, soft_merge_decay
-from ntt_ray.records import DiffusionSettings
+from ntt_ray.settings import DiffusionSettings
 
 ROWS_PER_STEP = 64  # soft-merge rows worked out before asking whether the rest can matter
 PIXELS_PER_STEP = 16 << 20  # full-size pixels held at once, over all masks of a step

@@ -30,7 +30,8 @@ from ntt_ray.method.merging import merged_scores, rle_shares
 from ntt_ray.method.suppression import nms_order, ranking
 from ntt_ray.method.tiles import View, cut_off, views_of
 from ntt_ray.models.interfaces import Encoder, Proposer
-from ntt_ray.records import Detection, MatchSettings, PromptWork, TileSettings
+from ntt_ray.records import Detection, PromptWork
+from ntt_ray.settings import MethodSettings, TileSettings
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,7 @@ class TiledLabeler:
 
 
 def make_labeler(
-    encoder: Encoder, proposer: Proposer, bank: MemoryBank, settings: MatchSettings
+    encoder: Encoder, proposer: Proposer, bank: MemoryBank, settings: MethodSettings
 ) -> Labeler | TiledLabeler:
     """The labeller that the settings ask for."""
     labeler = Labeler(encoder, proposer, bank, settings)

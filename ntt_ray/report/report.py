@@ -17,13 +17,14 @@ from ntt_ray.images import decode_image
 from ntt_ray.merge.rendering import Loss
 from ntt_ray.pages.overlays import ClassReferences, ReferencePicture, Shot
 from ntt_ray.pages.pictures import Thumbnail, blank, mask_to_path, thumbnail
-from ntt_ray.records import ClassLabel, DecodeSettings, ImageEntry, Reference, ReferenceSet
+from ntt_ray.records import ClassLabel, ImageEntry, Reference, ReferenceSet
 from ntt_ray.references.crops import cut_reference
 from ntt_ray.references.dataset import read_image
 from ntt_ray.report.gallery import Candidate, GalleryPicker, count_matches
 from ntt_ray.report.page import render_page
 from ntt_ray.report.statistics import RunFigures, figures_to_json
 from ntt_ray.run.shard import iter_labels, read_shard
+from ntt_ray.settings import DecodeSettings
 from ntt_ray.storage import Storage
 
 HTML_FILE, JSON_FILE = "report.html", "report.json"

@@ -57,8 +57,8 @@ class LabelActor:
         encoder = job.models.load_encoder()
         memory = MemoryBank.from_bytes(bank, "the broadcast bank")
         memory.check_width(encoder.feature_dim)
-        proposer = job.models.load_proposer(job.points_per_side)
-        labeler = make_labeler(encoder, proposer, memory, job.settings)
+        proposer = job.models.load_proposer(job.method.points_per_side)
+        labeler = make_labeler(encoder, proposer, memory, job.method)
         units = UnitLabeler(
             labeler,
             job.output,

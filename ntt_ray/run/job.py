@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from ntt_ray.models.spec import ModelSpec
-from ntt_ray.records import DecodeSettings, MatchSettings
 from ntt_ray.run.shard import ROW_FIELDS
+from ntt_ray.settings import DecodeSettings, MethodSettings
 from ntt_ray.storage import Storage
 
 WORK_FIELDS = [
@@ -120,9 +120,8 @@ class LabelJob:
         store: access to files.
         manifest_digest: of the manifest that the units refer to.
         models: how to load both models.
-        settings: the method's thresholds.
-        decode: how image files become pixels.
-        points_per_side: SAM2's grid.
+        method: the `method` settings.
+        decode: the `decode` settings.
         image_timeout_s: for fetching one image, all retries included.
         decode_threads: of each actor.
         run_token: of this driver.
@@ -133,9 +132,8 @@ class LabelJob:
     store: Storage
     manifest_digest: str
     models: ModelSpec
-    settings: MatchSettings
+    method: MethodSettings
     decode: DecodeSettings
-    points_per_side: int
     image_timeout_s: float
     decode_threads: int
     run_token: str

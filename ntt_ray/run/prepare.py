@@ -26,7 +26,6 @@ from ntt_ray.bank.job import (
 from ntt_ray.config import DINOV3_LICENCE, Config
 from ntt_ray.errors import InputError, RunIncompleteError
 from ntt_ray.models.spec import ModelSpec
-from ntt_ray.records import DecodeSettings
 from ntt_ray.run import manifest as manifest_file
 from ntt_ray.run import record as run_record
 from ntt_ray.run.chain import label_units
@@ -37,7 +36,6 @@ from ntt_ray.run.cluster.tasks import run_task
 from ntt_ray.run.job import LabelJob, Pace, UnitDone
 from ntt_ray.run.journal import delete_finished
 from ntt_ray.run.lock import RunLock
-from ntt_ray.run.method_settings import match_settings
 from ntt_ray.run.record import BANK_FILE
 from ntt_ray.run.shard import existing_shards
 from ntt_ray.run.stall_watch import StallWatch
@@ -232,9 +230,8 @@ def _prepare(
         store=store,
         manifest_digest=identity["manifest"],
         models=spec,
-        settings=match_settings(config.method),
-        decode=DecodeSettings(**config.decode.model_dump()),
-        points_per_side=config.method.points_per_side,
+        method=config.method,
+        decode=config.decode,
         image_timeout_s=config.job.image_timeout_s,
         decode_threads=max(1, round(resources.cpus_per_actor)),
         run_token=token,

@@ -17,8 +17,9 @@ from ntt_ray.errors import ImageError, LabelError
 from ntt_ray.images import RgbImage, decode_image, decode_square
 from ntt_ray.method.labeler import Labeler
 from ntt_ray.method.tiling import TiledLabeler
-from ntt_ray.records import DecodeSettings, Detection, FetchedImage, ImageLabels, PromptWork
+from ntt_ray.records import Detection, FetchedImage, ImageLabels, PromptWork
 from ntt_ray.run.journal import UnitJournal
+from ntt_ray.settings import DecodeSettings
 from ntt_ray.storage import Storage
 
 logger = logging.getLogger(__name__)

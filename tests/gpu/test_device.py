@@ -17,7 +17,8 @@ from ntt_ray.method.merging import (
 from ntt_ray.models.compilation import CompileOptions
 from ntt_ray.models.dinov2 import Dinov2Encoder, VitDimensions
 from ntt_ray.models.sam2.proposer import Sam2Proposer
-from ntt_ray.records import ClassLabel, MatchSettings
+from ntt_ray.records import ClassLabel
+from ntt_ray.settings import MethodSettings
 from tests.support.golden import GOLDEN
 
 pytestmark = [
@@ -58,7 +59,7 @@ def _labeler(device: str, dtype=torch.float32, options: CompileOptions | None = 
     means = [[(torch.randn(64, generator=generator), 1.0)] for _ in range(3)]
     classes = [ClassLabel(i + 1, f"class {i}") for i in range(3)]
     bank = MemoryBank.from_means(classes, means, encoder={}, reference_digest="")
-    return Labeler(encoder, proposer, bank, MatchSettings(min_predicted_iou=0.3))
+    return Labeler(encoder, proposer, bank, MethodSettings(min_predicted_iou=0.3))
 
 
 def _images() -> list[np.ndarray]:

@@ -24,8 +24,8 @@ from ntt_ray.method.suppression import inclusive_boxes, nms_order, ranking
 from ntt_ray.models.dinov2 import Dinov2Encoder, VitDimensions
 from ntt_ray.models.interfaces import normalize_imagenet
 from ntt_ray.models.sam2.proposer import Sam2Proposer
-from ntt_ray.records import MatchSettings
 from ntt_ray.references.dataset import load_references
+from ntt_ray.settings import MethodSettings
 from ntt_ray.storage import Storage
 from tests.support.golden import GOLDEN, GOLDEN_MODELS
 
@@ -138,7 +138,7 @@ def test_target(image_id, strips, encoder, proposer, bank):
     moments = [logits.mean((1, 2)), logits.flatten(1).std(1), logits.amin((1, 2))]
     moments.append(logits.amax((1, 2)))
 
-    labeler = Labeler(encoder, proposer, bank, MatchSettings())
+    labeler = Labeler(encoder, proposer, bank, MethodSettings())
     labeler.strips = strips
     (proposals,) = proposer.propose(inputs, 0.4)
     kept = labeler.match(features, proposals)
@@ -198,7 +198,7 @@ def test_target(image_id, strips, encoder, proposer, bank):
     ("name", "count"), [("results", 100), ("results_n10", 10), ("results_n3", 3)]
 )
 def test_results(name, count, encoder, proposer, bank):
-    labeler = Labeler(encoder, proposer, bank, MatchSettings(max_detections=count))
+    labeler = Labeler(encoder, proposer, bank, MethodSettings(max_detections=count))
     found = []
     for image_id, target in sorted(TARGETS.items()):
         image = np.asarray(Image.open(GOLDEN / "targets" / target["file_name"]).convert("RGB"))

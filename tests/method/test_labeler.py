@@ -7,7 +7,7 @@ from ntt_ray.images import resize_square
 from ntt_ray.masks import decode_rle
 from ntt_ray.method.labeler import Labeler, to_input
 from ntt_ray.models.interfaces import Proposals
-from ntt_ray.records import MatchSettings
+from ntt_ray.settings import MethodSettings
 from tests import reference
 from tests.support.fakes import BANK, CLASSES, FakeEncoder, FakeProposer, make_proposals
 
@@ -28,7 +28,7 @@ def _rectangle(x1, y1, x2, y2, size=32) -> torch.Tensor:
 
 def _label(masks, predicted_iou, image=None, **settings):
     proposals = make_proposals(torch.stack(masks), predicted_iou) if masks else _no_proposals()
-    labeler = Labeler(FakeEncoder(), FakeProposer(proposals), BANK, MatchSettings(**settings))
+    labeler = Labeler(FakeEncoder(), FakeProposer(proposals), BANK, MethodSettings(**settings))
     return labeler.label([_image() if image is None else image])[0]
 
 
@@ -120,7 +120,12 @@ def test_the_whole_method_equals_the_plain_one(strips):
         logits, torch.from_numpy(rng.uniform(0.4, 1, 60).astype(np.float32)), torch.arange(60)
     )
     image = rng.integers(0, 256, (45, 70, 3), dtype=np.uint8)
-    labeler = Labeler(FakeEncoder(), FakeProposer(proposals), BANK, MatchSettings(0.0, 1.0, 20))
+    labeler = Labeler(
+        FakeEncoder(),
+        FakeProposer(proposals),
+        BANK,
+        MethodSettings(min_predicted_iou=0.0, nms_iou=1.0, max_detections=20),
+    )
     labeler.strips = strips
     found = labeler.label([image])[0]
     features = FakeEncoder().encode(to_input([resize_square(image, 32)]))[0]

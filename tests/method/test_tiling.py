@@ -10,9 +10,9 @@ from ntt_ray.method.labeler import Labeler, to_input
 from ntt_ray.method.tiles import views_of
 from ntt_ray.method.tiling import TiledLabeler, make_labeler
 from ntt_ray.models.interfaces import Proposals
-from ntt_ray.records import (
+from ntt_ray.settings import (
     DiffusionSettings,
-    MatchSettings,
+    MethodSettings,
     PromptSettings,
     PrototypeSettings,
     TileSettings,
@@ -65,7 +65,7 @@ def _noise(image: torch.Tensor) -> Proposals:
 
 def _tiled(proposer, **settings) -> TiledLabeler:
     tiles = settings.pop("tiles", TileSettings())
-    labeler = make_labeler(FakeEncoder(), proposer, BANK, MatchSettings(tiles=tiles, **settings))
+    labeler = make_labeler(FakeEncoder(), proposer, BANK, MethodSettings(tiles=tiles, **settings))
     assert isinstance(labeler, TiledLabeler)
     return labeler
 
@@ -190,7 +190,7 @@ def test_other_options_hold_for_every_view():
     image = _canvas()
     image[20:30, 40:52, 0] = 255
     options = {
-        "prompts": PromptSettings(0.5),
+        "prompts": PromptSettings(min_similarity=0.5),
         "prototypes": PrototypeSettings(),
         "diffusion": DiffusionSettings(),
     }
@@ -204,4 +204,4 @@ def test_other_options_hold_for_every_view():
 
 
 def test_without_tiles_it_is_the_plain_labeller():
-    assert isinstance(make_labeler(FakeEncoder(), Colours(), BANK, MatchSettings()), Labeler)
+    assert isinstance(make_labeler(FakeEncoder(), Colours(), BANK, MethodSettings()), Labeler)

@@ -16,10 +16,10 @@ from ntt_ray.errors import ImageError, OutputMismatchError
 from ntt_ray.images import decode_image
 from ntt_ray.masks import decode_rle
 from ntt_ray.merge import job as merge_job
-from ntt_ray.records import DecodeSettings
 from ntt_ray.report import job as report_job
 from ntt_ray.run import prepare as steps
 from ntt_ray.run.shard import existing_shards, iter_labels, read_shard
+from ntt_ray.settings import DecodeSettings
 from ntt_ray.storage import Storage, printable
 from tests.support import odd_images
 from tests.support.paths import ROOT
@@ -37,7 +37,7 @@ def test_the_corpus_is_large():
 @pytest.mark.parametrize("orientation", ["stored", "upright"])
 @pytest.mark.parametrize("file", FILES, ids=lambda file: ascii(file.name)[:40])
 def test_decoding(file, orientation):
-    settings = DecodeSettings(orientation)
+    settings = DecodeSettings(orientation=orientation)
     if file.reason is not None:
         with pytest.raises(ImageError) as caught:
             decode_image(file.data, settings)

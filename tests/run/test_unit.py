@@ -9,10 +9,11 @@ from ntt_ray.errors import LabelError
 from ntt_ray.method import labeler as labeler_module
 from ntt_ray.method.labeler import Labeler
 from ntt_ray.method.tiling import make_labeler
-from ntt_ray.records import FetchedImage, ImageEntry, MatchSettings, TileSettings
+from ntt_ray.records import FetchedImage, ImageEntry
 from ntt_ray.run import unit as unit_module
 from ntt_ray.run.journal import journal_uri
 from ntt_ray.run.unit import UnitLabeler
+from ntt_ray.settings import MethodSettings, TileSettings
 from ntt_ray.storage import Storage
 from tests.support.fakes import BANK, FakeEncoder, FakeProposer, make_proposals
 
@@ -72,7 +73,7 @@ def test_whole_images_have_their_rows_too(tmp_path, images_per_step):
     mask = torch.zeros(32, 32, dtype=torch.bool)
     mask[4:20, 4:20] = True
     proposer = FakeProposer(make_proposals(mask[None], [0.9]))
-    settings = MatchSettings(tiles=TileSettings())
+    settings = MethodSettings(tiles=TileSettings())
     labeler = make_labeler(FakeEncoder(), proposer, BANK, settings)
     large = _images(*[image.data for image in MIXED], _png((255, 0, 0), (90, 70)))
     units = _units(tmp_path, labeler, images_per_step=images_per_step)

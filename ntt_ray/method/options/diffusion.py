@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ntt_ray.records import DiffusionSettings
+from ntt_ray.settings import DiffusionSettings
 
 
 def diffused_scores(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ntt_ray.bank.clustering import cluster_directions
 from ntt_ray.bank.memory import MemoryBank
-from ntt_ray.records import PrototypeSettings
+from ntt_ray.settings import PrototypeSettings
 
 
 def clustered_prototypes(bank: MemoryBank, settings: PrototypeSettings) -> Tensor:

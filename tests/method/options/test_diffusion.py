@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from ntt_ray.masks import encode_mask
 from ntt_ray.method.merging import rle_shares
 from ntt_ray.method.options.diffusion import covered_shares, diffused_scores
-from ntt_ray.records import DiffusionSettings
+from ntt_ray.settings import DiffusionSettings
 from tests import reference
 
 PUBLISHED = DiffusionSettings()
@@ -68,7 +68,9 @@ CASES = {
 
 
 @pytest.mark.parametrize(("count", "classes"), CASES.values(), ids=CASES.keys())
-@pytest.mark.parametrize("settings", [PUBLISHED, DiffusionSettings(0.7, 2.0, 3)], ids=str)
+@pytest.mark.parametrize(
+    "settings", [PUBLISHED, DiffusionSettings(alpha=0.7, power=2.0, steps=3)], ids=str
+)
 def test_equals_the_loops(count, classes, settings):
     scores, labels, features, masks = _random(count, classes, seed=count)
     expected = _plain(

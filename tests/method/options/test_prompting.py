@@ -7,7 +7,8 @@ import torch
 from ntt_ray.method.labeler import Labeler
 from ntt_ray.method.options.prompting import promising_points
 from ntt_ray.models.sam2.proposer import point_grid
-from ntt_ray.records import MatchSettings, PromptSettings, PromptWork
+from ntt_ray.records import PromptWork
+from ntt_ray.settings import MethodSettings, PromptSettings
 from tests.support.fakes import BANK, FakeEncoder, FakeProposer, make_proposals
 
 
@@ -69,12 +70,12 @@ IMAGES = [_corner(0), _corner(None), _corner(2), _corner(1)]
 
 def _label(prompts: PromptSettings | None):
     proposer = Grid()
-    labeler = Labeler(FakeEncoder(), proposer, BANK, MatchSettings(prompts=prompts))
+    labeler = Labeler(FakeEncoder(), proposer, BANK, MethodSettings(prompts=prompts))
     return labeler.label(IMAGES), proposer.asked, labeler.take_work(), labeler
 
 
 def test_points_are_asked_where_the_image_resembles_a_class():
-    found, asked, work, labeler = _label(PromptSettings(0.9))
+    found, asked, work, labeler = _label(PromptSettings(min_similarity=0.9))
     near = [0, 1, 4, 5]  # of the coloured patch and of its neighbours
     assert asked == [(1, near), (1, []), (1, []), (1, near)]
     assert [bool(own) for own in found] == [True, False, False, True]
@@ -86,14 +87,14 @@ def test_what_is_found_there_is_what_asking_everywhere_finds():
     everywhere, asked, work, _ = _label(None)
     assert asked == [(4, None)]
     assert work == PromptWork()
-    found, *_ = _label(PromptSettings(0.9))
+    found, *_ = _label(PromptSettings(min_similarity=0.9))
     clear = [d for d in everywhere[0] if d.score > 0.9]
     assert [d for d in found[0] if d.score > 0.9] == clear
     assert clear
 
 
 def test_from_no_similarity_on_all_points_are_asked():
-    found, asked, work, _ = _label(PromptSettings(0.0))
+    found, asked, work, _ = _label(PromptSettings(min_similarity=0.0))
     assert asked == [(1, list(range(16)))] * 4
     assert found == _label(None)[0]
     assert work.points_asked == work.points == 64

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from ntt_ray.bank.memory import MemoryBank
 from ntt_ray.method.options.prototypes import clustered_prototypes
 from ntt_ray.method.scoring import similarities
-from ntt_ray.records import ClassLabel, PrototypeSettings
+from ntt_ray.records import ClassLabel
+from ntt_ray.settings import PrototypeSettings
 
 DIM = 6
 

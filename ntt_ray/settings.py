@@ -1,0 +1,122 @@
+"""The settings of decoding and of the method: each is declared here, once, with its bounds.
+
+The same frozen records are the blocks `decode` and `method` of the config and what `images` and
+`method` take. They are checked whenever they are built. This module does not know the rest of the
+config, nor where settings are read from.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Settings(BaseModel):
+    """A frozen block of settings: unknown keys, other types, NaN and infinity are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class DecodeSettings(Settings):
+    """How the images to label become pixels; references are always taken as stored.
+
+    Attributes:
+        orientation: ``stored`` takes pixels as they are in the file, ``upright`` turns them as the
+            file's EXIF says. To be changed where labels are shown over upright images.
+        max_pixels: an image of more pixels than this is refused by its header, before any of it is
+            decoded. To be raised for larger images, if the workers have the memory.
+    """
+
+    orientation: Literal["stored", "upright"] = "stored"
+    max_pixels: Annotated[int, Field(ge=1, le=1_000_000_000)] = 200_000_000
+
+
+class DiffusionSettings(Settings):
+    """Graph diffusion of scores, see `method.options.diffusion`; defaults as published.
+
+    Attributes:
+        alpha: weight of the walk, from 0 to below 1; with 0 it is soft merging.
+        power: exponent of the share of a mask that better masks leave to it. Higher lowers the
+            scores of duplicates more.
+        steps: how many steps the walk takes.
+    """
+
+    alpha: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.3
+    power: Annotated[float, Field(gt=0.0, le=10.0)] = 0.5
+    steps: Annotated[int, Field(ge=1, le=1000)] = 30
+
+
+class PrototypeSettings(Settings):
+    """Several prototypes per class, see `method.options.prototypes`.
+
+    Attributes:
+        per_class: how many prototypes a class has at most; a class with fewer references has
+            fewer. To be raised for classes of many looks.
+        temperature: of the soft-max over a class's prototypes, which are then averaged; lower is
+            nearer to the best one. None takes the best one.
+        seed: seed of the clustering.
+    """
+
+    per_class: Annotated[int, Field(ge=1, le=100)] = 3
+    temperature: Annotated[float, Field(gt=0.0, le=100.0)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 33
+
+
+class PromptSettings(Settings):
+    """Prompts only where an image resembles a class, see `method.options.prompting`.
+
+    Attributes:
+        min_similarity: a point is asked if a patch near it has at least this similarity to a
+            class, 0 to 1. Higher asks fewer points, which takes less time and finds less.
+    """
+
+    min_similarity: Share = 0.3
+
+
+class TileSettings(Settings):
+    """Tiles of large images, see `method.tiles`.
+
+    Attributes:
+        side: side of the smallest tiles in pixels of the image; None is the side of the proposer's
+            input. Smaller finds smaller objects and takes more time.
+        overlap: least share of a tile's side that its neighbour covers too. Higher keeps larger
+            objects whole and takes more time.
+    """
+
+    side: Annotated[int, Field(ge=64)] | None = None
+    overlap: Annotated[float, Field(ge=0.0, le=0.75)] = 0.25
+
+
+class MethodSettings(Settings):
+    """The method's settings; defaults are the paper's, and an option that is None is off.
+
+    Two of them are read before there is a labeller: `points_per_side` when the proposer is loaded,
+    `context_ratio` when references are cut for the memory bank.
+
+    Attributes:
+        points_per_side: the proposer is asked at a grid of ``points_per_side ** 2`` points, if it
+            is one that is asked with points. Higher finds smaller objects; time grows with the square.
+        min_predicted_iou: masks must have a predicted IoU above it, strictly. Lower finds more and
+            takes more time.
+        nms_iou: boxes of a class with an IoU above it are duplicates. Higher keeps more of a crowd.
+        max_detections: how many detections an image has at most.
+        context_ratio: references are cut with their surroundings: the side of the crop is the
+            longer side of the box times ``1 + context_ratio``.
+        diffusion: graph diffusion of scores in the place of soft merging.
+        prototypes: several prototypes per class, for classes of several looks.
+        prompts: the proposer is asked only where an image resembles a class, to save time.
+        tiles: large images are labelled tile by tile, for small objects.
+    """
+
+    points_per_side: Annotated[int, Field(ge=1, le=256)] = 32
+    min_predicted_iou: Share = 0.4
+    nms_iou: Share = 0.5
+    max_detections: Annotated[int, Field(ge=1, le=10_000)] = 100
+    context_ratio: Annotated[float, Field(ge=0.0, le=10.0)] = 0.2
+    diffusion: DiffusionSettings | None = None
+    prototypes: PrototypeSettings | None = None
+    prompts: PromptSettings | None = None
+    tiles: TileSettings | None = None
