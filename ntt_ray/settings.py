@@ -98,7 +98,7 @@ class MethodSettings(Settings):
 
     Attributes:
         points_per_side: the proposer is asked at a grid of ``points_per_side ** 2`` points, if it
-            is one that is asked with points. Higher finds smaller objects; time grows with the square.
+            is one that is asked with points. Higher finds smaller objects; its square is the time.
         min_predicted_iou: masks must have a predicted IoU above it, strictly. Lower finds more and
             takes more time.
         nms_iou: boxes of a class with an IoU above it are duplicates. Higher keeps more of a crowd.
