@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from ntt_ray.masks import Rle, encode_part, rle_area, rle_bbox_xywh
 from ntt_ray.records import ClassLabel
-from ntt_ray.run.shard import ANNOTATION, SCHEMA, shard_uri, table_to_bytes
+from ntt_ray.run.layout import shard_uri
+from ntt_ray.run.shard import ANNOTATION, SCHEMA, table_to_bytes
 from ntt_ray.storage import Storage
 
 SIZE_HW = (480, 640)

@@ -10,8 +10,8 @@ from ntt_ray.errors import InputError
 from ntt_ray.merge.passes import merge_shards
 from ntt_ray.merge.thresholds import Thresholds
 from ntt_ray.records import ClassLabel, ImageEntry, ImageLabels
-from ntt_ray.run.journal import journal_uri
-from ntt_ray.run.shard import labels_to_table, shard_uri, table_to_bytes
+from ntt_ray.run.layout import journal_uri, shard_uri
+from ntt_ray.run.shard import labels_to_table, table_to_bytes
 from ntt_ray.storage import Storage, join
 from tests.support.paths import ROOT
 

@@ -32,7 +32,7 @@ from ntt_ray.references.dataset import check_images, load_references, read_json
 from ntt_ray.references.negatives import negatives_of, used_classes
 from ntt_ray.run.cluster.placement import Resources
 from ntt_ray.run.cluster.tasks import run_task
-from ntt_ray.run.record import BANK_FILE
+from ntt_ray.run.layout import BANK_FILE
 from ntt_ray.storage import Storage
 
 if TYPE_CHECKING:

@@ -22,9 +22,9 @@ from ntt_ray.bank.metrics import BankFacts, Features, bank_figures
 from ntt_ray.bank.page import BankPicture, render_bank_page
 from ntt_ray.records import ClassLabel, Reference, ReferenceSet
 from ntt_ray.report.report import reference_picture
+from ntt_ray.run.layout import BANK_PAGE, BANK_REPORT
 from ntt_ray.storage import Storage
 
-HTML_FILE, JSON_FILE = "bank.html", "bank.json"
 SHOWN_CLASSES = 30
 SHOWN_PER_CLASS = 10
 SHOWN_NEGATIVES = 40
@@ -72,8 +72,8 @@ def write_bank_report(
         {i: _picture(known_negatives[i], examples, store) for i in _first(known_negatives)},
     )
     text = json.dumps(report, indent=1, sort_keys=True) + "\n"
-    store.publish_bytes(storage.join(output, JSON_FILE), text.encode("ascii"))
-    store.publish_bytes(storage.join(output, HTML_FILE), page.encode("utf-8", "replace"))
+    store.publish_bytes(storage.join(output, BANK_REPORT), text.encode("ascii"))
+    store.publish_bytes(storage.join(output, BANK_PAGE), page.encode("utf-8", "replace"))
     return report
 
 

@@ -21,7 +21,6 @@ from ntt_ray.bank.file import bank_digest
 from ntt_ray.bank.job import BankInputs
 from ntt_ray.bank.memory import MemoryBank
 from ntt_ray.bank.padding import PaddedMeans
-from ntt_ray.calibrate.page import FILE as PAGE
 from ntt_ray.calibrate.page import (
     Judged,
     draw_judged,
@@ -29,7 +28,6 @@ from ntt_ray.calibrate.page import (
     worst_first,
 )
 from ntt_ray.calibrate.thresholds import (
-    FILE,
     ClassCalibration,
     calibrate,
     calibration_to_json,
@@ -45,6 +43,7 @@ from ntt_ray.records import ClassLabel, ImageEntry, ImageLabels, Reference, Refe
 from ntt_ray.references.background import images_of
 from ntt_ray.references.dataset import picture_digests, read_json
 from ntt_ray.run.cluster.tasks import run_tasks
+from ntt_ray.run.layout import CALIBRATION_FILE, CALIBRATION_PAGE
 from ntt_ray.run.prepare import ReferenceRun, prepare_references
 from ntt_ray.settings import MethodSettings
 from ntt_ray.storage import Storage
@@ -127,8 +126,10 @@ def calibrate_run(
     page = render_calibration(
         found, seen, views, wanted_precision=wanted_precision, complete=complete
     )
-    store.publish_bytes(storage.join(config.output, PAGE), page.encode("utf-8", "replace"))
-    store.publish_bytes(storage.join(config.output, FILE), text.encode())
+    store.publish_bytes(
+        storage.join(config.output, CALIBRATION_PAGE), page.encode("utf-8", "replace")
+    )
+    store.publish_bytes(storage.join(config.output, CALIBRATION_FILE), text.encode())
     return found
 
 

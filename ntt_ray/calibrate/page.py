@@ -19,7 +19,6 @@ from ntt_ray.records import ImageLabels
 from ntt_ray.report.metrics_page import figure
 from ntt_ray.report.page import count_text, fill_template, tile
 
-FILE = "calibration.html"
 MAX_PICTURES = 60
 MAX_ROWS = 100
 _BINS = 100

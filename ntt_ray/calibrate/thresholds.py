@@ -27,7 +27,6 @@ from ntt_ray.evaluate.matching import Matches
 from ntt_ray.masks import overlap_shares
 from ntt_ray.records import ClassLabel, Detection
 
-FILE = "calibration.json"
 FORMAT_VERSION = 1
 MIN_IMAGES = 3  # of a class with fewer, nothing is said but what all classes say together
 PRIOR_IMAGES = 10.0  # how many images of its own weigh as much as what all classes together say

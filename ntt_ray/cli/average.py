@@ -14,6 +14,7 @@ from ntt_ray import storage
 from ntt_ray.cli.app import Overrides, app, console, say, start_logging
 from ntt_ray.config import build_config
 from ntt_ray.errors import InputError
+from ntt_ray.run.layout import METRICS_FILE
 
 FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "AR300")
 KINDS = {"segm": "masks", "bbox": "boxes"}
@@ -65,7 +66,7 @@ def average(
 def _metrics(output: str, store: storage.Storage) -> Mapping[str, Any]:
     from ntt_ray.references.dataset import read_json
 
-    uri = storage.join(output, "metrics.json")
+    uri = storage.join(output, METRICS_FILE)
     if not store.exists(uri):
         raise InputError(
             f"{storage.redact(uri)}: no such file; run `ntt-ray evaluate` on that run first"

@@ -17,6 +17,7 @@ from ntt_ray.cli.app import (
     start,
     start_logging,
 )
+from ntt_ray.run.layout import BANK_FILE, BANK_PAGE
 
 if TYPE_CHECKING:
     from ntt_ray.bank.file import BankFile
@@ -49,7 +50,7 @@ def bank(
     built, report = build_run_bank(settings)
     _say_classes(built)
     _say_findings(report)
-    files = "bank.html" if settings.bank is not None else "bank.safetensors, bank.html"
+    files = BANK_PAGE if settings.bank is not None else f"{BANK_FILE}, {BANK_PAGE}"
     say(f"wrote {files} in {settings.output}")
 
 
@@ -86,6 +87,6 @@ def _say_findings(report: dict[str, Any]) -> None:
     for item in found[:MAX_LINES]:
         say(f"  {item['kind']}: {item['text']}", style="yellow")
     if len(found) > MAX_LINES:
-        say(f"  and {len(found) - MAX_LINES} more, in bank.html")
+        say(f"  and {len(found) - MAX_LINES} more, in {BANK_PAGE}")
     if not found:
         say("  nothing stands out among the references")

@@ -20,6 +20,7 @@ from ntt_ray.cli.app import (
     start,
 )
 from ntt_ray.cli.progress import counter
+from ntt_ray.run.layout import CALIBRATION_FILE, CALIBRATION_PAGE
 
 if TYPE_CHECKING:
     from ntt_ray.calibrate.thresholds import ClassCalibration
@@ -53,8 +54,7 @@ def calibrate(
     """
     settings = start(config, overrides, dry_run, verbose)
     from ntt_ray.calibrate.job import calibrate_run
-    from ntt_ray.calibrate.page import FILE as PAGE
-    from ntt_ray.calibrate.thresholds import FILE, MIN_IMAGES
+    from ntt_ray.calibrate.thresholds import MIN_IMAGES
 
     with counter("calibrating", "reference images") as progress:
         task = progress.add_task("calibrate", total=None)
@@ -74,9 +74,9 @@ def calibrate(
         )
     if all(item.threshold is None for item in found):
         say("no threshold was chosen: no object was found without its own references")
-    uri = storage.join(settings.output, FILE)
+    uri = storage.join(settings.output, CALIBRATION_FILE)
     say(f"wrote {uri}; merge with --set merge.calibration={uri}")
-    say(f"look at: {storage.join(settings.output, PAGE)}")
+    say(f"look at: {storage.join(settings.output, CALIBRATION_PAGE)}")
 
 
 def _print_table(found: list[ClassCalibration]) -> None:

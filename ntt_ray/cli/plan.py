@@ -10,6 +10,7 @@ from rich.table import Table
 
 from ntt_ray.cli.app import ConfigPath, DryRun, Overrides, Verbose, app, console, say, start
 from ntt_ray.cli.progress import Reporter
+from ntt_ray.run.layout import REPORT_PAGE
 
 if TYPE_CHECKING:
     from ntt_ray.plan.estimate import Estimate
@@ -43,7 +44,7 @@ def plan(
     with Reporter() as reporter:
         found, own = estimate_run(settings, sample, seed, reporter.unit)
     console.print(_table(found, price))
-    say(f"look at: {own.output}/report.html")
+    say(f"look at: {own.output}/{REPORT_PAGE}")
 
 
 def _table(found: Estimate, price: float | None) -> Table:

@@ -24,6 +24,7 @@ from ntt_ray.cli.app import (
 )
 from ntt_ray.cli.progress import MergeReporter, Reporter
 from ntt_ray.config import Config, load_config
+from ntt_ray.run.layout import COCO_FILE, REPORT_PAGE
 
 if TYPE_CHECKING:
     from ntt_ray.merge.passes import MergeCounts
@@ -152,7 +153,7 @@ def _report(settings: Config, images_per_s: float | None = None) -> None:
     from ntt_ray.report.job import report_run
 
     report_run(settings, images_per_s)
-    logger.info("wrote %s", storage.join(settings.output, "report.html"))
+    logger.info("wrote %s", storage.join(settings.output, REPORT_PAGE))
 
 
 def _evaluate(settings: Config) -> dict[str, Any]:
@@ -174,7 +175,7 @@ def _finish(settings: Config, counts: MergeCounts) -> None:
     say(
         f"{counts.images} images: {counts.ok} with objects, {counts.empty} without, "
         f"{counts.failed} failed; {counts.detections} detections, {counts.annotations} in "
-        f"annotations.json (score >= {settings.merge.min_score:g}{calibrated})",
+        f"{COCO_FILE} (score >= {settings.merge.min_score:g}{calibrated})",
     )
     check_complete(settings, counts)
 
@@ -188,7 +189,7 @@ def _print_demo(
     table = Table(title="ntt-ray demo", show_header=False)
     rows = [
         ("images", f"{counts.images}, {counts.failed} failed"),
-        ("detections", f"{counts.detections}, {counts.annotations} in annotations.json"),
+        ("detections", f"{counts.detections}, {counts.annotations} in {COCO_FILE}"),
     ]
     if metrics is not None:
         for kind, word in (("segm", "mask"), ("bbox", "box")):
@@ -207,7 +208,7 @@ def _print_demo(
         table.add_row(*row)
     console.print(table)
     say(f"files:   {settings.output}")
-    say(f"look at: {storage.join(settings.output, 'report.html')}")
+    say(f"look at: {storage.join(settings.output, REPORT_PAGE)}")
     say(
         "The demo weights know drawn objects only. For photographs: configs/photos.yaml, with the "
         "published models."

@@ -17,8 +17,8 @@ from ntt_ray.evaluate.confusion import confusion
 from ntt_ray.evaluate.false_alarms import class_false_alarms, false_alarms
 from ntt_ray.evaluate.ground_truth import check_ground_truth, check_results, with_checked_masks
 from ntt_ray.evaluate.semantic import semantic_figures
-from ntt_ray.merge.profiles.coco import RESULTS_FILE
 from ntt_ray.records import ClassLabel
+from ntt_ray.run.layout import RESULTS_FILE
 
 MAX_CURVES = 40  # classes with a curve in metrics.json, those with the most objects
 

@@ -10,15 +10,13 @@ from ntt_ray.config import Config
 from ntt_ray.errors import InputError, RunIncompleteError
 from ntt_ray.evaluate.evaluation import evaluate, evaluate_classes
 from ntt_ray.merge.job import class_choice, units_text
-from ntt_ray.merge.profiles.coco import RESULTS_FILE
 from ntt_ray.merge.record import read_merge_record
 from ntt_ray.records import ClassLabel
 from ntt_ray.references.dataset import read_json
 from ntt_ray.run import manifest as manifest_file
 from ntt_ray.run import record as run_record
+from ntt_ray.run.layout import METRICS_FILE, RESULTS_FILE
 from ntt_ray.storage import Storage
-
-METRICS_FILE = "metrics.json"
 
 
 def evaluate_run(config: Config) -> dict[str, Any]:

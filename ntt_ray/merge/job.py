@@ -20,7 +20,8 @@ from ntt_ray.merge.thresholds import Thresholds, calibrated
 from ntt_ray.references.dataset import read_json
 from ntt_ray.run import manifest as manifest_file
 from ntt_ray.run import record as run_record
-from ntt_ray.run.lock import MERGE_FILE, RunLock
+from ntt_ray.run.layout import MERGE_LOCK_FILE
+from ntt_ray.run.lock import RunLock
 from ntt_ray.run.shard import existing_shards
 from ntt_ray.storage import Storage
 
@@ -47,7 +48,7 @@ def merge(
     recorded = run_record.recorded_run(config.output, store)
     choice, settings = class_choice(config, recorded), config.merge
     thresholds = replace(merge_thresholds(config, recorded, store), categories=choice.categories)
-    with RunLock(config.output, store, MERGE_FILE) as lock:
+    with RunLock(config.output, store, MERGE_LOCK_FILE) as lock:
         merged, missing = _shards(config, recorded, store, partial)
 
         def progress(profile: str, done: int, total: int) -> None:

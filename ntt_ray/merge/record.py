@@ -15,9 +15,9 @@ from ntt_ray import storage
 from ntt_ray.errors import InputError
 from ntt_ray.merge.rendering import Loss
 from ntt_ray.merge.thresholds import Thresholds
+from ntt_ray.run.layout import MERGE_FILE
 from ntt_ray.storage import Storage
 
-FILE = "merge.json"
 FORMAT_VERSION = 1
 
 
@@ -78,7 +78,7 @@ def write_merge_record(output: str, record: MergeRecord, store: Storage) -> None
     """Publish the record, after the files it speaks of."""
     data = {"format_version": FORMAT_VERSION, **asdict(record)}
     text = json.dumps(data, indent=1, sort_keys=True) + "\n"
-    store.publish_bytes(storage.join(output, FILE), text.encode())
+    store.publish_bytes(storage.join(output, MERGE_FILE), text.encode())
 
 
 def read_merge_record(output: str, store: Storage) -> MergeRecord | None:
@@ -87,7 +87,7 @@ def read_merge_record(output: str, store: Storage) -> MergeRecord | None:
     Raises:
         InputError: there is one that cannot be read.
     """
-    uri = storage.join(output, FILE)
+    uri = storage.join(output, MERGE_FILE)
     try:
         return _parsed(json.loads(store.read_bytes(uri)))
     except FileNotFoundError:

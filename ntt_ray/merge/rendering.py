@@ -20,7 +20,8 @@ from ntt_ray.errors import InputError
 from ntt_ray.merge.fragments import Fragment, Layout, Slice
 from ntt_ray.merge.thresholds import Thresholds
 from ntt_ray.records import ClassLabel
-from ntt_ray.run.shard import iter_batches, open_shard, shard_name
+from ntt_ray.run.layout import shard_name
+from ntt_ray.run.shard import iter_batches, open_shard
 from ntt_ray.storage import Storage
 
 T = TypeVar("T")

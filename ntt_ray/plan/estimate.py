@@ -25,15 +25,15 @@ from ntt_ray.report.job import report_run
 from ntt_ray.run.actor import IMAGES_PER_GPU_STEP
 from ntt_ray.run.cluster.connect import connect, decide
 from ntt_ray.run.job import UnitDone
+from ntt_ray.run.layout import PLAN_FILE, PLAN_FOLDER, SAMPLE_FILE, shard_uri
 from ntt_ray.run.manifest import entries_of
 from ntt_ray.run.prepare import label
-from ntt_ray.run.shard import existing_shards, shard_uri
+from ntt_ray.run.shard import existing_shards
 from ntt_ray.sources.image_list import list_images
 from ntt_ray.storage import Storage
 
 logger = logging.getLogger(__name__)
 
-FOLDER, FILE, IMAGES_FILE = "plan", "plan.json", "sample.jsonl"
 UNITS = 16  # the sample is divided, so that several actors are measured after they warmed up
 
 
@@ -127,12 +127,12 @@ def _sample_config(config: Config, entries: Sequence[ImageEntry], made_of: Seque
     images = [(entry.file_name, entry.uri) for entry in entries]
     text = json.dumps([config.resolved(), images, list(made_of)], sort_keys=True)
     name = hashlib.sha256(text.encode()).hexdigest()[:12]
-    output = storage.join(config.output, FOLDER, name)
+    output = storage.join(config.output, PLAN_FOLDER, name)
     steps = -(-len(images) // (UNITS * IMAGES_PER_GPU_STEP))  # half a step costs a whole one
     size = min(config.job.images_per_unit, steps * IMAGES_PER_GPU_STEP)
     return config.model_copy(
         update={
-            "images": storage.join(output, IMAGES_FILE),
+            "images": storage.join(output, SAMPLE_FILE),
             "image_root": None,
             "output": output,
             "job": config.job.model_copy(update={"images_per_unit": size}),
@@ -179,7 +179,7 @@ def _measured(
         written_bytes=sum(store.size(uri) for uri in files),
     )
     text = json.dumps(asdict(measured), indent=1, sort_keys=True) + "\n"
-    store.publish_bytes(storage.join(sample.output, FILE), text.encode())
+    store.publish_bytes(storage.join(sample.output, PLAN_FILE), text.encode())
     return measured
 
 
@@ -206,7 +206,7 @@ def _size(uri: str, store: Storage) -> int | None:
 
 def _recorded(sample: Config, store: Storage) -> Measured | None:
     try:
-        return Measured(**json.loads(store.read_bytes(storage.join(sample.output, FILE))))
+        return Measured(**json.loads(store.read_bytes(storage.join(sample.output, PLAN_FILE))))
     except FileNotFoundError:
         return None
 

@@ -6,12 +6,12 @@ from typing import Any
 
 from ntt_ray import storage
 from ntt_ray.config import Config
-from ntt_ray.evaluate.job import METRICS_FILE
 from ntt_ray.merge.record import read_merge_record
 from ntt_ray.references.dataset import load_references, read_json
 from ntt_ray.report.report import write_report
 from ntt_ray.run import manifest as manifest_file
 from ntt_ray.run import record as run_record
+from ntt_ray.run.layout import METRICS_FILE
 from ntt_ray.run.shard import existing_shards
 from ntt_ray.storage import Storage
 

@@ -23,11 +23,11 @@ from ntt_ray.references.dataset import read_image
 from ntt_ray.report.gallery import Candidate, GalleryPicker, count_matches
 from ntt_ray.report.page import render_page
 from ntt_ray.report.statistics import RunFigures, figures_to_json
+from ntt_ray.run.layout import REPORT_FILE, REPORT_PAGE
 from ntt_ray.run.shard import iter_labels, read_shard
 from ntt_ray.settings import DecodeSettings
 from ntt_ray.storage import Storage
 
-HTML_FILE, JSON_FILE = "report.html", "report.json"
 FORMAT_VERSION = 1
 PICTURE_SIDE = 480
 PICTURE_BYTES = 64_000
@@ -110,8 +110,8 @@ def write_report(
         },
     )
     text = json.dumps(report, indent=1, sort_keys=True) + "\n"
-    store.publish_bytes(storage.join(output, JSON_FILE), text.encode("ascii"))
-    store.publish_bytes(storage.join(output, HTML_FILE), page.encode("utf-8", "replace"))
+    store.publish_bytes(storage.join(output, REPORT_FILE), text.encode("ascii"))
+    store.publish_bytes(storage.join(output, REPORT_PAGE), page.encode("utf-8", "replace"))
     return report
 
 

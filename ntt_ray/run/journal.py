@@ -14,11 +14,10 @@ import json
 from collections.abc import Iterator, Sequence
 
 from ntt_ray import storage
-from ntt_ray.run.shard import FOLDER, shard_name
+from ntt_ray.run.layout import LABELS_FOLDER, journal_name, journal_uri, shard_ids
 from ntt_ray.storage import Storage
 
 MAX_DEATHS = 2
-SUFFIX = ".journal.json"
 
 
 class UnitJournal:
@@ -59,18 +58,12 @@ class UnitJournal:
             yield group
 
 
-def journal_uri(output: str, shard_id: int) -> str:
-    """Where the notes on a unit lie; deleted once its shard is there."""
-    name = shard_name(shard_id).removesuffix(".parquet") + SUFFIX
-    return storage.join(output, FOLDER, name)
-
-
 def delete_finished(output: str, store: Storage) -> None:
-    """Delete notes beside a shard: their process ended after it published the one."""
-    names = set(store.list_files(storage.join(output, FOLDER)))
-    for name in sorted(name for name in names if name.endswith(SUFFIX)):
-        if name.removesuffix(SUFFIX) + ".parquet" in names:
-            store.delete(storage.join(output, FOLDER, name))
+    """Delete notes beside a shard: their process ended after it had published the shard."""
+    names = set(store.list_files(storage.join(output, LABELS_FOLDER)))
+    for shard_id in sorted(shard_ids(names)):
+        if journal_name(shard_id) in names:
+            store.delete(journal_uri(output, shard_id))
 
 
 def _groups(positions: Sequence[int], step: int, suspects: set[int]) -> Iterator[list[int]]:

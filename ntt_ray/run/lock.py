@@ -23,12 +23,11 @@ from typing import Any, NoReturn
 
 from ntt_ray import storage
 from ntt_ray.errors import NttRayError, OutputLockedError
+from ntt_ray.run.layout import CLAIM_SUFFIX, LOCK_FILE
 from ntt_ray.storage import Storage
 
 logger = logging.getLogger(__name__)
 
-FILE = "driver.lock"
-MERGE_FILE = "merge.lock"  # a partial merge may go on beside labelling
 HEARTBEAT_S = 15.0
 STALE_S = 90.0
 SETTLE_S = 2.0  # after which every driver that started at the same moment has written
@@ -53,7 +52,7 @@ class Holder:
     progress: Mapping[str, float]
 
 
-def read_holder(output: str, store: Storage, file: str = FILE) -> Holder | None:
+def read_holder(output: str, store: Storage, file: str = LOCK_FILE) -> Holder | None:
     """Who works on an output, or died over it; None: nobody."""
     found = _read(storage.join(output, file), store)
     if found is None:
@@ -79,12 +78,12 @@ class RunLock:
         progress: goes into the lock with every heartbeat, for whoever asks how the run is.
     """
 
-    def __init__(self, output: str, store: Storage, file: str = FILE) -> None:
+    def __init__(self, output: str, store: Storage, file: str = LOCK_FILE) -> None:
         self.token = uuid.uuid4().hex
         self.lost = threading.Event()
         self.progress: Mapping[str, float] = {}
         self._uri = storage.join(output, file)
-        self._claim_uri = storage.join(output, f"{file}.claim")
+        self._claim_uri = storage.join(output, file + CLAIM_SUFFIX)
         self._store = store
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="run-lock", daemon=True)

@@ -22,9 +22,9 @@ import pyarrow.parquet as pq
 from ntt_ray import storage
 from ntt_ray.errors import InputError
 from ntt_ray.records import ImageEntry
+from ntt_ray.run.layout import MANIFEST_FILE
 from ntt_ray.storage import Storage
 
-FILE = "manifest.parquet"
 SCHEMA = pa.schema(
     [
         pa.field("image_id", pa.int64(), nullable=False),
@@ -147,7 +147,7 @@ def read_manifest(output: str, store: Storage) -> bytes:
     Raises:
         InputError: it is missing.
     """
-    uri = storage.join(output, FILE)
+    uri = storage.join(output, MANIFEST_FILE)
     try:
         return store.read_bytes(uri)
     except FileNotFoundError:
@@ -160,7 +160,7 @@ def read_unit(output: str, shard_id: int, digest: str, store: Storage) -> list[I
     Raises:
         InputError: the manifest is damaged.
     """
-    uri = storage.join(output, FILE)
+    uri = storage.join(output, MANIFEST_FILE)
     with store.open_read(uri) as stream, _reading():
         units = _cached_units(uri, digest, store)
         return units.read(pq.ParquetFile(stream, metadata=units.footer), shard_id)
@@ -174,7 +174,9 @@ def _reading() -> Iterator[None]:
     except (pa.ArrowException, OSError, ValueError) as error:
         if isinstance(error, ConnectionError | TimeoutError | FileNotFoundError):
             raise  # that is the store's
-        raise InputError(f"{FILE} is damaged ({error}); restore it, or start anew") from None
+        raise InputError(
+            f"{MANIFEST_FILE} is damaged ({error}); restore it, or start anew"
+        ) from None
 
 
 _units: dict[tuple[str, str], Units] = {}  # they grow with the run; a process reads them once

@@ -35,8 +35,8 @@ from ntt_ray.run.cluster.placement import Resources
 from ntt_ray.run.cluster.tasks import run_task
 from ntt_ray.run.job import LabelJob, Pace, UnitDone
 from ntt_ray.run.journal import delete_finished
+from ntt_ray.run.layout import BANK_FILE, MANIFEST_FILE, RECORD_FILE
 from ntt_ray.run.lock import RunLock
-from ntt_ray.run.record import BANK_FILE
 from ntt_ray.run.shard import existing_shards
 from ntt_ray.run.stall_watch import StallWatch
 from ntt_ray.sources.image_list import list_images
@@ -209,10 +209,10 @@ def _prepare(
     else:
         if existing_shards(config.output, store):
             raise InputError(
-                f"{storage.redact(config.output)}: holds shards but no {run_record.FILE}; "
+                f"{storage.redact(config.output)}: holds shards but no {RECORD_FILE}; "
                 "choose another output"
             )
-        store.publish_bytes(storage.join(config.output, manifest_file.FILE), manifest)
+        store.publish_bytes(storage.join(config.output, MANIFEST_FILE), manifest)
         if built is not None and inputs is not None:
             _report(config, inputs, built, store)
         store.publish_bytes(storage.join(config.output, BANK_FILE), bank.data)

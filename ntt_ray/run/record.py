@@ -17,10 +17,9 @@ from typing import Any
 from ntt_ray import storage
 from ntt_ray.errors import InputError, OutputMismatchError
 from ntt_ray.records import ClassLabel
+from ntt_ray.run.layout import RECORD_FILE
 from ntt_ray.storage import Storage
 
-FILE = "run.json"
-BANK_FILE = "bank.safetensors"
 FORMAT_VERSION = 1
 MAX_UNITS = 10_000_000  # more is no plan of ours
 _FIELDS = {  # what this package reads of a record
@@ -114,7 +113,7 @@ def read_record(output: str, store: Storage) -> dict[str, Any] | None:
     Raises:
         InputError: there is one that cannot be read.
     """
-    uri = storage.join(output, FILE)
+    uri = storage.join(output, RECORD_FILE)
     try:
         record = json.loads(store.read_bytes(uri))
     except FileNotFoundError:
@@ -153,7 +152,7 @@ def _damages(record: Mapping[str, Any]) -> list[str]:
 def write_record(output: str, record: Mapping[str, Any], store: Storage) -> None:
     """Publish the record of a new run."""
     text = json.dumps(record, indent=1, sort_keys=True) + "\n"
-    store.publish_bytes(storage.join(output, FILE), text.encode())
+    store.publish_bytes(storage.join(output, RECORD_FILE), text.encode())
 
 
 def record_classes(record: Mapping[str, Any]) -> tuple[ClassLabel, ...]:

@@ -7,7 +7,6 @@ presence means that the unit is done. It does not know how labels are made.
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -19,11 +18,10 @@ from ntt_ray import storage
 from ntt_ray.errors import InputError
 from ntt_ray.masks import Rle
 from ntt_ray.records import Detection, ImageEntry, ImageLabels
+from ntt_ray.run.layout import LABELS_FOLDER, SHARD_SUFFIX, shard_ids, shard_uri
 
 FORMAT_VERSION = "1"
-FOLDER = "labels"
 BATCH_ROWS = 512  # a column of 100 large masks in each is some tens of megabytes
-_NAME = re.compile(r"^shard-(\d{6,})\.parquet$")
 
 ANNOTATION = pa.struct(
     [
@@ -47,20 +45,9 @@ ROW_FIELDS = [
 SCHEMA = pa.schema(ROW_FIELDS)
 
 
-def shard_name(shard_id: int) -> str:
-    """File name of a shard, e.g. ``shard-000123.parquet``."""
-    return f"shard-{shard_id:06d}.parquet"
-
-
-def shard_uri(output: str, shard_id: int) -> str:
-    """Where a shard of a run lies."""
-    return storage.join(output, FOLDER, shard_name(shard_id))
-
-
 def existing_shards(output: str, store: storage.Storage) -> set[int]:
     """Ids of the shards that a run has so far."""
-    names = store.list_files(storage.join(output, FOLDER), (".parquet",))
-    return {int(match[1]) for name in names if (match := _NAME.match(name))}
+    return shard_ids(store.list_files(storage.join(output, LABELS_FOLDER), (SHARD_SUFFIX,)))
 
 
 def labels_to_row(labels: ImageLabels) -> dict[str, Any]:

@@ -16,8 +16,9 @@ from typing import Any
 from ntt_ray import storage
 from ntt_ray.errors import InputError, RunIncompleteError, reason_of
 from ntt_ray.run import record as run_record
+from ntt_ray.run.layout import shard_name
 from ntt_ray.run.lock import Holder, read_holder
-from ntt_ray.run.shard import existing_shards, iter_batches, open_shard, shard_name
+from ntt_ray.run.shard import existing_shards, iter_batches, open_shard
 from ntt_ray.storage import Storage
 
 READERS = 32  # footers read at once; two small requests each

@@ -7,8 +7,8 @@ import time
 import pyarrow as pa
 
 from ntt_ray.run.job import WORK_FIELDS, WRITTEN, LabelJob
-from ntt_ray.run.journal import journal_uri
-from ntt_ray.run.shard import shard_uri, table_to_bytes
+from ntt_ray.run.layout import journal_uri, shard_uri
+from ntt_ray.run.shard import table_to_bytes
 
 
 def write_units(batch: pa.Table, job: LabelJob) -> pa.Table:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from typing import IO, Any
 
-from ntt_ray.merge.profiles.coco import RESULTS_FILE
 from ntt_ray.merge.thresholds import Thresholds
+from ntt_ray.run.layout import RESULTS_FILE
 from ntt_ray.verify.json_stream import JsonStream
 from ntt_ray.verify.problems import Findings
 

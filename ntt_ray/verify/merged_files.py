@@ -14,9 +14,9 @@ from ntt_ray import storage
 from ntt_ray.config import Config
 from ntt_ray.errors import InputError
 from ntt_ray.merge.job import merge_info
-from ntt_ray.merge.profiles.coco import COCO_FILE, RESULTS_FILE, coco_file_names
-from ntt_ray.merge.record import FILE as MERGE_FILE
+from ntt_ray.merge.profiles.coco import coco_file_names
 from ntt_ray.merge.record import MergeRecord, read_merge_record, stretches
+from ntt_ray.run.layout import COCO_FILE, MERGE_FILE, RESULTS_FILE
 from ntt_ray.storage import Storage
 from ntt_ray.verify.coco_check import CocoCheck, ResultsCheck
 from ntt_ray.verify.problems import Findings

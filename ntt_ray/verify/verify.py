@@ -24,9 +24,17 @@ from ntt_ray.errors import InputError
 from ntt_ray.records import ImageEntry
 from ntt_ray.run import manifest as manifest_file
 from ntt_ray.run import record as run_record
-from ntt_ray.run.lock import FILE as LOCK_FILE
-from ntt_ray.run.lock import MERGE_FILE as MERGE_LOCK_FILE
-from ntt_ray.run.shard import FOLDER, read_shard, shard_name
+from ntt_ray.run.layout import (
+    BANK_FILE,
+    JOURNAL_SUFFIX,
+    LABELS_FOLDER,
+    LOCK_FILE,
+    MANIFEST_FILE,
+    MERGE_LOCK_FILE,
+    RECORD_FILE,
+    shard_name,
+)
+from ntt_ray.run.shard import read_shard
 from ntt_ray.storage import Storage
 from ntt_ray.verify.merged_files import MergedFiles, find_merge
 from ntt_ray.verify.problems import Findings
@@ -92,7 +100,7 @@ def verify(
         raise InputError(f"{storage.redact(config.output)}: there is no run here; label first")
     verdict = Verdict(recorded["plan"]["images"], recorded["plan"]["units"], findings=findings)
     _check_record(recorded, findings)
-    _check_digest(config, store, run_record.BANK_FILE, recorded["identity"]["bank"], findings)
+    _check_digest(config, store, BANK_FILE, recorded["identity"]["bank"], findings)
     names = store.list_files(config.output, hidden=True)
     with ExitStack() as stack:
         manifest = _open_manifest(config, store, recorded, findings, stack)
@@ -154,7 +162,7 @@ class _Manifest:
 def _check_record(recorded: Mapping[str, Any], out: Findings) -> None:
     if run_record.labels_hash(recorded["identity"]) != recorded["labels_hash"]:
         text = "its labels_hash is not that of its identity: it was edited"
-        out.problem("run record edited", run_record.FILE, text)
+        out.problem("run record edited", RECORD_FILE, text)
 
 
 def _check_digest(config: Config, store: Storage, name: str, wanted: str, out: Findings) -> None:
@@ -168,7 +176,7 @@ def _check_digest(config: Config, store: Storage, name: str, wanted: str, out: F
         out.problem("file missing", name, "it belongs to the run")
         return
     if digest.hexdigest() != wanted:
-        text = f"its SHA-256 is {digest.hexdigest()[:12]}, in {run_record.FILE} {wanted[:12]}"
+        text = f"its SHA-256 is {digest.hexdigest()[:12]}, in {RECORD_FILE} {wanted[:12]}"
         out.problem("file edited", name, text)
 
 
@@ -179,7 +187,7 @@ def _open_manifest(
     out: Findings,
     stack: ExitStack,
 ) -> _Manifest | None:
-    name, plan = manifest_file.FILE, recorded["plan"]
+    name, plan = MANIFEST_FILE, recorded["plan"]
     _check_digest(config, store, name, recorded["identity"]["manifest"], out)
     try:
         uri = storage.join(config.output, name)
@@ -191,14 +199,14 @@ def _open_manifest(
         return None
     found = (len(manifest.sizes), sum(manifest.sizes))
     if found != (plan["units"], plan["images"]):
-        text = f"{found[0]} units of {found[1]} images, in {run_record.FILE} {plan['units']} of "
+        text = f"{found[0]} units of {found[1]} images, in {RECORD_FILE} {plan['units']} of "
         out.problem("wrong plan", name, f"{text}{plan['images']}")
     return manifest
 
 
 def _check_names(names: Sequence[str], units: int, out: Findings) -> list[int]:
     """The units whose shard is there; whatever else lies among the shards is reported."""
-    planned = {f"{FOLDER}/{shard_name(unit)}": unit for unit in range(units)}
+    planned = {f"{LABELS_FOLDER}/{shard_name(unit)}": unit for unit in range(units)}
     found = sorted(planned[name] for name in names if name in planned)
     for unit in sorted(set(range(units)) - set(found)):
         out.problem("shard missing", shard_name(unit), "not labelled yet, or deleted")
@@ -208,9 +216,9 @@ def _check_names(names: Sequence[str], units: int, out: Findings) -> list[int]:
             out.note(f"{name}: a driver is at work here, or ended without a word")
         elif base.startswith(".") and base.endswith(".tmp"):
             out.note(f"{name}: left by a write that did not end; may be deleted")
-        elif name.startswith(f"{FOLDER}/") and base.endswith(".journal.json"):
+        elif name.startswith(f"{LABELS_FOLDER}/") and base.endswith(JOURNAL_SUFFIX):
             out.note(f"{name}: notes on a unit at work, or left by a worker that died")
-        elif name.startswith(f"{FOLDER}/") and name not in planned:
+        elif name.startswith(f"{LABELS_FOLDER}/") and name not in planned:
             out.problem("stray file", name, f"is no shard of a run of {units} units")
     return found
 
@@ -253,7 +261,7 @@ def _check_unit(
         try:
             check_images(images, manifest.unit(unit), manifest.unit_of, name, out)
         except InputError as error:
-            out.problem("file damaged", manifest_file.FILE, str(error))
+            out.problem("file damaged", MANIFEST_FILE, str(error))
     category_ids = {item["id"] for item in recorded["classes"]}
     compare = merged.start_unit(unit)
     for batch in table.to_batches(max_chunksize=ROWS_AT_ONCE):

@@ -9,7 +9,8 @@ from ntt_ray.evaluate import job as evaluate_job
 from ntt_ray.merge import job as merge_job
 from ntt_ray.merge.passes import MergeCounts
 from ntt_ray.report import job as report_job
-from ntt_ray.run.lock import MERGE_FILE, RunLock
+from ntt_ray.run.layout import MERGE_LOCK_FILE, METRICS_FILE
+from ntt_ray.run.lock import RunLock
 from tests.support.verify_run import STORE, Run
 
 
@@ -37,7 +38,7 @@ def test_a_partial_merge_is_not_although_the_shards_are_there_now(run):
     run.merge(partial=True).write_shard(1)
     with pytest.raises(RunIncompleteError, match=r"results\.json was merged without 1 shards: 1\."):
         evaluate_job.evaluate_run(run.config)
-    assert not (run.output / evaluate_job.METRICS_FILE).exists()
+    assert not (run.output / METRICS_FILE).exists()
     evaluate_job.evaluate_run(run.merge().config)
 
 
@@ -55,7 +56,7 @@ def test_results_of_another_run_are_not(run):
 
 
 def test_a_second_merge_is_refused(run):
-    with RunLock(str(run.output), STORE, MERGE_FILE), pytest.raises(OutputLockedError):
+    with RunLock(str(run.output), STORE, MERGE_LOCK_FILE), pytest.raises(OutputLockedError):
         run.merge()
     assert not (run.output / "annotations.json").exists()
 

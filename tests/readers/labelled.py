@@ -17,7 +17,8 @@ from ntt_ray.masks import decode_rle
 from ntt_ray.merge.outlines import trace_outlines
 from ntt_ray.merge.passes import WRITERS
 from ntt_ray.records import ImageEntry, ImageLabels
-from ntt_ray.run.shard import labels_to_table, shard_uri, table_to_bytes
+from ntt_ray.run.layout import shard_uri
+from ntt_ray.run.shard import labels_to_table, table_to_bytes
 from tests.support.odd_masks import SIZE_HW as ODD_SIZE_HW
 from tests.support.profile_run import CLASSES, SCORES, STORE, detection, labelled_images, merged
 

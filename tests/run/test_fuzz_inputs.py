@@ -17,6 +17,7 @@ from ntt_ray.errors import InputError, NttRayError
 from ntt_ray.merge.job import merge
 from ntt_ray.records import ImageEntry
 from ntt_ray.run import manifest as manifest_file
+from ntt_ray.run.layout import MANIFEST_FILE
 from ntt_ray.run.shard import iter_labels, labels_to_table, read_shard, table_to_bytes
 from ntt_ray.sources.image_list import list_images
 from ntt_ray.storage import Storage
@@ -136,7 +137,7 @@ SHARD = table_to_bytes(labels_to_table([make_labels(1), make_labels(2, ())]), {"
 @given(damaged(MANIFEST))
 def test_damaged_manifests(data):
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / manifest_file.FILE).write_bytes(data)
+        (Path(folder) / MANIFEST_FILE).write_bytes(data)
 
         def use():
             read = manifest_file.read_manifest(folder, Storage())

@@ -28,6 +28,7 @@ from ntt_ray.run import prepare as steps
 from ntt_ray.run.shard import iter_labels, read_shard
 from ntt_ray.storage import Storage
 from tests.support.golden import GOLDEN
+from tests.support.output_files import unknown_files
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -56,6 +57,7 @@ def test_the_job_end_to_end(golden_config):
     assert [(done, total) for _, done, total in units] == [(2, 4), (4, 4)]
     assert (counts.images, counts.failed) == (4, 0)
     before = contents(output)
+    assert not unknown_files(before)
     assert set(before) == {
         "annotations.json",
         "bank.html",

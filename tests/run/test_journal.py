@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from ntt_ray.run.journal import UnitJournal, delete_finished, journal_uri
-from ntt_ray.run.shard import shard_uri
+from ntt_ray.run.journal import UnitJournal, delete_finished
+from ntt_ray.run.layout import journal_uri, shard_uri
 from ntt_ray.storage import Storage
 
 

@@ -10,13 +10,14 @@ import pytest
 
 from ntt_ray.errors import OutputLockedError
 from ntt_ray.run import lock as lock_module
+from ntt_ray.run.layout import LOCK_FILE
 from ntt_ray.run.lock import RunLock
 from ntt_ray.storage import Storage
 
 
 def _write(tmp_path, **holder):
     record = {"token": "x", "host": "elsewhere", "pid": 1, "heartbeat": time.time(), **holder}
-    (tmp_path / lock_module.FILE).write_text(json.dumps(record))
+    (tmp_path / LOCK_FILE).write_text(json.dumps(record))
 
 
 def test_a_second_driver_is_refused_and_told_who_holds_it(tmp_path):
@@ -25,7 +26,7 @@ def test_a_second_driver_is_refused_and_told_who_holds_it(tmp_path):
         pytest.raises(OutputLockedError, match=rf"process {os.getpid()} on"),
     ):
         RunLock(str(tmp_path), Storage()).__enter__()
-    assert not (tmp_path / lock_module.FILE).exists()
+    assert not (tmp_path / LOCK_FILE).exists()
     with RunLock(str(tmp_path), Storage()):
         pass
 
@@ -33,7 +34,7 @@ def test_a_second_driver_is_refused_and_told_who_holds_it(tmp_path):
 def test_it_is_given_back_after_an_error(tmp_path):
     with pytest.raises(RuntimeError), RunLock(str(tmp_path), Storage()):
         raise RuntimeError
-    assert not (tmp_path / lock_module.FILE).exists()
+    assert not (tmp_path / LOCK_FILE).exists()
 
 
 def _dead_pid() -> int:
@@ -50,15 +51,15 @@ def test_stale_locks_are_taken_over(tmp_path):
     for holder in stale:
         _write(tmp_path, **holder)
         with RunLock(str(tmp_path), Storage()) as lock:
-            assert json.loads((tmp_path / lock_module.FILE).read_text())["token"] == lock.token
+            assert json.loads((tmp_path / LOCK_FILE).read_text())["token"] == lock.token
 
 
 def test_a_claim_left_by_a_dead_driver_is_no_obstacle(tmp_path):
     dead = {"host": socket.gethostname(), "pid": _dead_pid()}
     _write(tmp_path, **dead)
-    os.link(tmp_path / lock_module.FILE, tmp_path / f"{lock_module.FILE}.claim")
+    os.link(tmp_path / LOCK_FILE, tmp_path / f"{LOCK_FILE}.claim")
     with RunLock(str(tmp_path), Storage()) as lock:
-        assert json.loads((tmp_path / lock_module.FILE).read_text())["token"] == lock.token
+        assert json.loads((tmp_path / LOCK_FILE).read_text())["token"] == lock.token
     assert not list(tmp_path.iterdir())
 
 
@@ -67,7 +68,7 @@ def test_who_found_a_lock_stale_too_late_is_refused(tmp_path):
     _write(tmp_path, token="quicker")
     with pytest.raises(OutputLockedError, match="at the same moment"):
         RunLock(str(tmp_path), Storage())._take_over(stale)
-    assert json.loads((tmp_path / lock_module.FILE).read_text())["token"] == "quicker"
+    assert json.loads((tmp_path / LOCK_FILE).read_text())["token"] == "quicker"
 
 
 class _WritesOver(Storage):
@@ -118,9 +119,9 @@ def test_a_fresh_lock_of_another_machine_is_respected(tmp_path):
 def test_the_heartbeat_goes_on_and_notices_a_takeover(tmp_path, monkeypatch):
     monkeypatch.setattr(lock_module, "HEARTBEAT_S", 0.05)
     with RunLock(str(tmp_path), Storage()) as lock:
-        first = json.loads((tmp_path / lock_module.FILE).read_text())["heartbeat"]
+        first = json.loads((tmp_path / LOCK_FILE).read_text())["heartbeat"]
         deadline = time.monotonic() + 10
-        while json.loads((tmp_path / lock_module.FILE).read_text())["heartbeat"] == first:
+        while json.loads((tmp_path / LOCK_FILE).read_text())["heartbeat"] == first:
             assert time.monotonic() < deadline
             time.sleep(0.02)
         lock.check()
@@ -131,4 +132,4 @@ def test_the_heartbeat_goes_on_and_notices_a_takeover(tmp_path, monkeypatch):
             time.sleep(0.1)
         with pytest.raises(OutputLockedError, match="took over"):
             lock.check()
-    assert json.loads((tmp_path / lock_module.FILE).read_text())["token"] == "other"
+    assert json.loads((tmp_path / LOCK_FILE).read_text())["token"] == "other"

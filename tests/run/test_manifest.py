@@ -6,6 +6,7 @@ import pytest
 from ntt_ray.errors import InputError
 from ntt_ray.records import ImageEntry
 from ntt_ray.run import manifest
+from ntt_ray.run.layout import MANIFEST_FILE
 from ntt_ray.storage import Storage
 from tests.support.run_files import manifest_table
 
@@ -14,7 +15,7 @@ ENTRIES = [ImageEntry(i, f"{i}.jpg", f"/x/{i}.jpg") for i in range(1, 8)]
 
 def _units(folder, data):
     """All units of a manifest, read one by one, each twice."""
-    Storage().publish_bytes(str(folder / manifest.FILE), data)
+    Storage().publish_bytes(str(folder / MANIFEST_FILE), data)
     digest, count = manifest.manifest_digest(data), len(manifest.unit_sizes(data))
     units = [manifest.read_unit(str(folder), unit, digest, Storage()) for unit in range(count)]
     assert manifest.read_unit(str(folder), count - 1, digest, Storage()) == units[-1]
@@ -55,7 +56,7 @@ def test_the_footer_stays_small(tmp_path):
     data = manifest.manifest_bytes(manifest_table(rows), 1)
     assert len(_groups(data)) == 3
     digest = manifest.manifest_digest(data)
-    Storage().publish_bytes(str(tmp_path / manifest.FILE), data)
+    Storage().publish_bytes(str(tmp_path / MANIFEST_FILE), data)
     for unit in (0, 8191, 8192, 19_999):
         assert manifest.read_unit(str(tmp_path), unit, digest, Storage()) == [rows[unit]]
 

@@ -5,6 +5,7 @@ import pytest
 from ntt_ray.errors import InputError, OutputMismatchError
 from ntt_ray.records import ClassLabel
 from ntt_ray.run import record
+from ntt_ray.run.layout import RECORD_FILE
 from ntt_ray.storage import Storage
 
 IDENTITY = {
@@ -53,7 +54,7 @@ def test_differences_are_listed_by_path():
 
 def test_damaged_records_are_named(tmp_path):
     damaged = {**_record(), "plan": {"units": 10**9}, "classes": [{"id": "3"}], "versions": None}
-    (tmp_path / record.FILE).write_text(json.dumps(damaged))
+    (tmp_path / RECORD_FILE).write_text(json.dumps(damaged))
     with pytest.raises(InputError, match="a damaged run record") as caught:
         record.read_record(str(tmp_path), Storage())
     for text in ("plan.units is not in", "plan.images is not int", "classes.0", "versions is not"):
@@ -62,6 +63,6 @@ def test_damaged_records_are_named(tmp_path):
 
 @pytest.mark.parametrize("text", ["{", "[]", json.dumps({"format_version": 99})])
 def test_other_files_are_refused(tmp_path, text):
-    (tmp_path / record.FILE).write_text(text)
+    (tmp_path / RECORD_FILE).write_text(text)
     with pytest.raises(InputError, match="not a run record"):
         record.read_record(str(tmp_path), Storage())

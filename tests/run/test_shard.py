@@ -5,6 +5,7 @@ import pytest
 from ntt_ray.errors import InputError
 from ntt_ray.records import ImageEntry, ImageLabels
 from ntt_ray.run import shard as shards
+from ntt_ray.run.layout import shard_uri
 from ntt_ray.storage import Storage
 from tests.support.run_files import make_labels
 
@@ -25,7 +26,7 @@ def test_a_shard_round_trips_and_has_the_contracts_schema(tmp_path):
     table = shards.labels_to_table(list(ROWS.values()))
     data = shards.table_to_bytes(table, {"labels_hash": "h", "bank_digest": "b"})
     assert data == shards.table_to_bytes(table, {"bank_digest": "b", "labels_hash": "h"})
-    Storage().publish_bytes(shards.shard_uri(str(tmp_path), 123), data)
+    Storage().publish_bytes(shard_uri(str(tmp_path), 123), data)
     path = tmp_path / "labels" / "shard-000123.parquet"
     schema = pq.read_schema(path)
     assert schema.metadata[b"format_version"] == b"1"
@@ -46,7 +47,7 @@ def test_only_shards_count_as_shards(tmp_path):
 
 
 def test_damaged_and_foreign_shards_are_refused(tmp_path):
-    uri = shards.shard_uri(str(tmp_path), 0)
+    uri = shard_uri(str(tmp_path), 0)
     with pytest.raises(InputError, match="missing"):
         shards.read_shard(str(tmp_path), 0, Storage())
     data = shards.table_to_bytes(shards.labels_to_table([make_labels()]), {})

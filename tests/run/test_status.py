@@ -12,8 +12,9 @@ from ntt_ray.cli import app
 from ntt_ray.errors import ConfigError, InputError, RunIncompleteError
 from ntt_ray.records import ClassLabel, ImageEntry, ImageLabels
 from ntt_ray.run import record
-from ntt_ray.run.lock import FILE, RunLock
-from ntt_ray.run.shard import labels_to_table, shard_uri, table_to_bytes
+from ntt_ray.run.layout import LOCK_FILE, shard_uri
+from ntt_ray.run.lock import RunLock
+from ntt_ray.run.shard import labels_to_table, table_to_bytes
 from ntt_ray.run.status import check_labelled, read_status
 from ntt_ray.storage import Storage
 from tests.support.verify_run import identity
@@ -53,7 +54,7 @@ def _lock(output: str, *, age_s: float = 3.0, pid: int | None = None, **more) ->
         "heartbeat": time.time() - age_s,
         **more,
     }
-    STORE.publish_bytes(f"{output}/{FILE}", json.dumps(holder).encode())
+    STORE.publish_bytes(f"{output}/{LOCK_FILE}", json.dumps(holder).encode())
 
 
 @pytest.fixture

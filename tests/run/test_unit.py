@@ -11,7 +11,7 @@ from ntt_ray.method.labeler import Labeler
 from ntt_ray.method.tiling import make_labeler
 from ntt_ray.records import FetchedImage, ImageEntry
 from ntt_ray.run import unit as unit_module
-from ntt_ray.run.journal import journal_uri
+from ntt_ray.run.layout import journal_uri
 from ntt_ray.run.unit import UnitLabeler
 from ntt_ray.settings import MethodSettings, TileSettings
 from ntt_ray.storage import Storage

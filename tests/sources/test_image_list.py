@@ -9,6 +9,7 @@ from fsspec.implementations.memory import MemoryFile
 
 from ntt_ray.errors import InputError
 from ntt_ray.run import manifest
+from ntt_ray.run.layout import MANIFEST_FILE
 from ntt_ray.sources import image_list
 from ntt_ray.storage import Storage
 
@@ -85,7 +86,7 @@ def test_a_prefix_with_odd_names(tmp_path):
     table = image_list.list_images(str(tmp_path), None, Storage())
     data = manifest.manifest_bytes(table, 4)
     assert manifest.file_names(data) == {e.image_id: e.file_name for e in entries}
-    Storage().publish_bytes(str(tmp_path / "run" / manifest.FILE), data)
+    Storage().publish_bytes(str(tmp_path / "run" / MANIFEST_FILE), data)
     digest = manifest.manifest_digest(data)
     again = [
         entry

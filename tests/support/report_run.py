@@ -16,7 +16,8 @@ from ntt_ray.masks import encode_mask, rle_area, rle_bbox_xywh
 from ntt_ray.records import ClassLabel, Detection, ImageEntry, ImageLabels, ReferenceSet
 from ntt_ray.references.dataset import parse_references
 from ntt_ray.report.report import write_report
-from ntt_ray.run.shard import labels_to_table, shard_uri, table_to_bytes
+from ntt_ray.run.layout import shard_uri
+from ntt_ray.run.shard import labels_to_table, table_to_bytes
 from ntt_ray.storage import Storage
 
 HOSTILE_CLASS = "<script>alert(1);window.hacked=1</script>"

@@ -14,7 +14,8 @@ from ntt_ray.merge.job import merge
 from ntt_ray.records import ClassLabel, ImageEntry, ImageLabels
 from ntt_ray.run import manifest as manifest_file
 from ntt_ray.run import record as run_record
-from ntt_ray.run.shard import labels_to_table, shard_uri, table_to_bytes
+from ntt_ray.run.layout import BANK_FILE, MANIFEST_FILE, shard_uri
+from ntt_ray.run.shard import labels_to_table, table_to_bytes
 from ntt_ray.storage import Storage
 from ntt_ray.verify.problems import Findings, Problem
 from ntt_ray.verify.verify import Verdict, verify
@@ -39,8 +40,8 @@ class Run:
         entries = [ImageEntry(i.entry.image_id, i.entry.file_name, "/x") for i in labels]
         manifest = manifest_file.manifest_bytes(manifest_table(entries), UNIT)
         self.identity = identity(manifest)
-        self.publish(manifest_file.FILE, manifest)
-        self.publish(run_record.BANK_FILE, BANK)
+        self.publish(MANIFEST_FILE, manifest)
+        self.publish(BANK_FILE, BANK)
         record = run_record.make_record(
             identity=self.identity,
             config=self.config.resolved(),

@@ -13,7 +13,7 @@ import yaml
 from ntt_ray.errors import InputError
 from ntt_ray.masks import encode_mask
 from ntt_ray.merge.record import read_merge_record
-from ntt_ray.run.shard import shard_uri
+from ntt_ray.run.layout import shard_uri
 from ntt_ray.verify.json_stream import JsonStream
 from ntt_ray.verify.problems import KEPT, Findings
 from tests.support.verify_run import STORE, Run

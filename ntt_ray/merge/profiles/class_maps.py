@@ -29,8 +29,8 @@ from ntt_ray.merge.image_files import (
 )
 from ntt_ray.merge.rendering import Merge, Written
 from ntt_ray.records import ClassLabel
+from ntt_ray.run.layout import CLASS_MAPS, CLASS_MAPS_FILE
 
-MAPS, CLASSES_FILE = "semantic/", "semantic/classes.json"
 _PALETTE_CLASSES, _MOST_CLASSES = 254, 65_534
 _PALETTE_BITS = 8
 
@@ -50,8 +50,8 @@ def write_class_maps(merge: Merge) -> Written:
     count, _ = write_image_files(merge, partial(map_file, indices=indices))
     text = json.dumps(class_table(labels), indent=1, ensure_ascii=False) + "\n"
     source = merge.source
-    source.store.publish_bytes(storage.join(source.output, CLASSES_FILE), text.encode())
-    return Written((CLASSES_FILE,), {MAPS: count})
+    source.store.publish_bytes(storage.join(source.output, CLASS_MAPS_FILE), text.encode())
+    return Written((CLASS_MAPS_FILE,), {CLASS_MAPS: count})
 
 
 def class_table(labels: Sequence[ClassLabel]) -> list[dict[str, Any]]:
@@ -83,7 +83,7 @@ def map_file(image: LabelledImage, indices: Mapping[int, int]) -> ImageFile:
 
 def map_name(file_name: str) -> str:
     """The map of an image, relative to the output; its suffix comes after that of the image."""
-    return f"{path_below(MAPS, file_name)}.png"
+    return f"{path_below(CLASS_MAPS, file_name)}.png"
 
 
 def class_map(

@@ -31,8 +31,8 @@ from ntt_ray.merge.rendering import (
 )
 from ntt_ray.merge.thresholds import Thresholds
 from ntt_ray.records import ClassLabel
+from ntt_ray.run.layout import COCO_FILE, RESULTS_FILE, split_names
 
-COCO_FILE, RESULTS_FILE = "annotations.json", "results.json"
 _SIZE = ("image_id", "height", "width")
 _IMAGE = (*_SIZE, "file_name")
 INSTANCE = _SIZE + tuple(
@@ -81,9 +81,7 @@ def coco_file_names(images: int, images_per_file: int | None, name: str = COCO_F
     """
     if images_per_file is None:
         return [name]
-    count = max(1, -(-images // images_per_file))
-    stem, suffix = posixpath.splitext(name)
-    return [f"{stem}-{number:05d}-of-{count:05d}{suffix}" for number in range(1, count + 1)]
+    return split_names(name, max(1, -(-images // images_per_file)))
 
 
 def coco_files(merge: Merge, name: str, annotations: Render) -> list[TextFile]:

@@ -7,7 +7,6 @@ its ids. The masks are the compressed RLEs of the shards.
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -22,9 +21,8 @@ from ntt_ray.merge.fragments import KEPT, Fragment
 from ntt_ray.merge.instances import flat_instances
 from ntt_ray.merge.rendering import Merge, Source, Written, iter_rows
 from ntt_ray.records import ClassLabel
+from ntt_ray.run.layout import INSTANCES_FOLDER, PART, part_name
 
-FOLDER = "instances"
-_OURS = re.compile(r"part-\d{5,}-of-\d{5,}\.parquet")
 _ANNOTATION = ("category_id", "score", "predicted_iou", "bbox.list.element", "area", "counts")
 _COLUMNS = (
     *("image_id", "file_name", "uri", "height", "width"),
@@ -63,12 +61,12 @@ def write_table(merge: Merge) -> Written:
     fragments = merge.layout.fragments(KEPT, 0, merge.layout.rows, 1) or [Fragment((), 1, 0)]
     count = len(fragments)
     parts = [
-        Part(f"{FOLDER}/part-{number:05d}-of-{count:05d}.parquet", fragment)
+        Part(part_name(number, count), fragment)
         for number, fragment in enumerate(fragments, start=1)
     ]
     source, done = merge.source, 0
-    folder = storage.join(source.output, FOLDER)
-    source.store.discard_unfinished(folder, _OURS)
+    folder = storage.join(source.output, INSTANCES_FOLDER)
+    source.store.discard_unfinished(folder, PART)
     total = sum(fragment.items for fragment in fragments)
     work = partial(publish_part, source=source, classes=merge.classes)
     with closing(merge.mapper(work, parts)) as results:
@@ -77,7 +75,7 @@ def write_table(merge: Merge) -> Written:
             merge.progress(done, total)
     names = tuple(part.name for part in parts)
     for left in source.store.list_folder(folder):
-        if _OURS.fullmatch(left) and f"{FOLDER}/{left}" not in names:
+        if PART.fullmatch(left) and f"{INSTANCES_FOLDER}/{left}" not in names:
             source.store.delete(storage.join(folder, left))
     return Written(names)
 

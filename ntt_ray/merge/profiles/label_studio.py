@@ -28,8 +28,8 @@ from ntt_ray.merge.profiles.coco import coco_file_names, publish_parts
 from ntt_ray.merge.rendering import Merge, Piece, Section, TextFile, Texts, Written
 from ntt_ray.merge.thresholds import Thresholds
 from ntt_ray.records import ClassLabel
+from ntt_ray.run.layout import INTERFACE_FILE, TASKS_FILE
 
-TASKS_FILE, INTERFACE_FILE = "labelstudio.json", "labelstudio.xml"
 _COLUMNS = ("file_name", "uri", *mask_parts.COLUMNS)
 _LONGER = 8  # a brush mask than our RLE, about
 

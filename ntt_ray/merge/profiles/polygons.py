@@ -20,8 +20,8 @@ from ntt_ray.merge.outlines import NUDGE_PX, mask_polygons
 from ntt_ray.merge.profiles.coco import coco_files, publish_parts
 from ntt_ray.merge.rendering import Loss, Merge, Texts, Written
 from ntt_ray.merge.thresholds import Thresholds
+from ntt_ray.run.layout import POLYGON_FILE
 
-POLYGON_FILE = "polygons.json"
 _DIGITS = 2  # behind the point; `INSET_PX` and `NUDGE_PX` of `outlines` are not finer
 
 

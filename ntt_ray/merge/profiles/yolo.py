@@ -29,8 +29,8 @@ from ntt_ray.merge.image_files import (
 from ntt_ray.merge.mask_parts import MaskPart
 from ntt_ray.merge.outlines import NUDGE_PX, Points, mask_polygons, one_polygon
 from ntt_ray.merge.rendering import Loss, Merge, Written
+from ntt_ray.run.layout import YOLO_FILE, YOLO_LABELS
 
-LABELS, DATA_FILE = "yolo/labels/", "yolo/data.yaml"
 _DIGITS, _MORE_DIGITS, _LARGE_PX = 6, 8, 10_000  # behind the point; more for sides above
 
 
@@ -52,13 +52,13 @@ def write_yolo(merge: Merge) -> Written:
     }
     text = yaml.safe_dump(data, allow_unicode=True, sort_keys=False)
     source = merge.source
-    source.store.publish_bytes(storage.join(source.output, DATA_FILE), text.encode())
-    return Written((DATA_FILE,), {LABELS: count}, loss or Loss())
+    source.store.publish_bytes(storage.join(source.output, YOLO_FILE), text.encode())
+    return Written((YOLO_FILE,), {YOLO_LABELS: count}, loss or Loss())
 
 
 def label_name(file_name: str) -> str:
     """The label file of an image, relative to the output."""
-    return f"{posixpath.splitext(path_below(LABELS, file_name))[0]}.txt"
+    return f"{posixpath.splitext(path_below(YOLO_LABELS, file_name))[0]}.txt"
 
 
 def label_file(image: LabelledImage, indices: Mapping[int, int]) -> ImageFile:

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from ntt_ray.records import ClassLabel, ImageEntry, ImageLabels
-from ntt_ray.run.shard import labels_to_table, shard_uri, table_to_bytes
+from ntt_ray.run.layout import shard_uri
+from ntt_ray.run.shard import labels_to_table, table_to_bytes
 from tests.support.odd_masks import SIZE_HW
 from tests.support.profile_run import CLASSES, STORE, detection, kept_masks, merged, write_run
 

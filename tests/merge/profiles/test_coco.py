@@ -10,7 +10,8 @@ from pycocotools.cocoeval import COCOeval
 from ntt_ray.merge.passes import merge_shards
 from ntt_ray.merge.thresholds import Thresholds
 from ntt_ray.records import ClassLabel, ImageEntry, ImageLabels
-from ntt_ray.run.shard import labels_to_table, shard_uri, table_to_bytes
+from ntt_ray.run.layout import shard_uri
+from ntt_ray.run.shard import labels_to_table, table_to_bytes
 from ntt_ray.storage import Storage
 from tests.support.run_files import make_labels
 

@@ -8,7 +8,8 @@ from ntt_ray.errors import InputError
 from ntt_ray.masks import segmentation_to_rle
 from ntt_ray.merge import fragments
 from ntt_ray.merge.rendering import Loss
-from ntt_ray.run.shard import labels_to_table, shard_uri, table_to_bytes
+from ntt_ray.run.layout import shard_uri
+from ntt_ray.run.shard import labels_to_table, table_to_bytes
 from tests.support.odd_masks import MASKS
 from tests.support.profile_run import STORE, labelled_images, merged, write_run
 

@@ -11,7 +11,8 @@ from ntt_ray.merge.outlines import mask_polygons
 from ntt_ray.merge.profiles.yolo import label_name, painted_iou
 from ntt_ray.merge.rendering import Loss
 from ntt_ray.records import ClassLabel, ImageEntry, ImageLabels
-from ntt_ray.run.shard import labels_to_table, shard_uri, table_to_bytes
+from ntt_ray.run.layout import shard_uri
+from ntt_ray.run.shard import labels_to_table, table_to_bytes
 from tests.support.odd_masks import MASKS, SIZE_HW
 from tests.support.profile_run import STORE, detection, kept_masks, merged, write_run
 

@@ -1,0 +1,83 @@
+"""The map of an output: the name of every file and folder in it, which no other module holds.
+
+``docs/output.md`` is its page: what each file is, who writes it and when. It knows names only, not
+what is in the files.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from ntt_ray import storage
+
+RECORD_FILE = "run.json"
+MANIFEST_FILE = "manifest.parquet"
+BANK_FILE, BANK_PAGE, BANK_REPORT = "bank.safetensors", "bank.html", "bank.json"
+LABELS_FOLDER, SHARD_SUFFIX, JOURNAL_SUFFIX = "labels", ".parquet", ".journal.json"
+LOCK_FILE = "driver.lock"
+MERGE_LOCK_FILE = "merge.lock"  # a partial merge may go on beside labelling
+CLAIM_SUFFIX = ".claim"  # behind the name of a lock that is being taken over
+
+MERGE_FILE = "merge.json"
+COCO_FILE, RESULTS_FILE, POLYGON_FILE = "annotations.json", "results.json", "polygons.json"
+TASKS_FILE, INTERFACE_FILE = "labelstudio.json", "labelstudio.xml"
+YOLO_LABELS, YOLO_FILE = "yolo/labels/", "yolo/data.yaml"
+CLASS_MAPS, CLASS_MAPS_FILE = "semantic/", "semantic/classes.json"
+INSTANCES_FOLDER = "instances"
+
+METRICS_FILE = "metrics.json"
+REPORT_PAGE, REPORT_FILE = "report.html", "report.json"
+CALIBRATION_PAGE, CALIBRATION_FILE = "calibration.html", "calibration.json"
+PLAN_FOLDER, PLAN_FILE, SAMPLE_FILE = "plan", "plan.json", "sample.jsonl"
+
+FILES = (
+    *(RECORD_FILE, MANIFEST_FILE, BANK_FILE, BANK_PAGE, BANK_REPORT),
+    *(f"{LABELS_FOLDER}/shard-*{suffix}" for suffix in (SHARD_SUFFIX, JOURNAL_SUFFIX)),
+    *(LOCK_FILE, MERGE_LOCK_FILE, f"*.lock{CLAIM_SUFFIX}"),
+    *(MERGE_FILE, COCO_FILE, "annotations-*-of-*.json", RESULTS_FILE),
+    *(POLYGON_FILE, "polygons-*-of-*.json"),
+    *(TASKS_FILE, "labelstudio-*-of-*.json", INTERFACE_FILE),
+    *(f"{YOLO_LABELS}*.txt", YOLO_FILE, f"{CLASS_MAPS}*.png", CLASS_MAPS_FILE),
+    f"{INSTANCES_FOLDER}/part-*-of-*.parquet",
+    *(METRICS_FILE, REPORT_PAGE, REPORT_FILE, CALIBRATION_PAGE, CALIBRATION_FILE),
+    *(f"{PLAN_FOLDER}/*/{name}" for name in (PLAN_FILE, SAMPLE_FILE)),
+)  # as patterns of a shell; below PLAN_FOLDER/*/ the sample is an output of its own
+_SHARD = re.compile(rf"shard-(\d{{6,}}){re.escape(SHARD_SUFFIX)}")
+PART = re.compile(r"part-\d{5,}-of-\d{5,}\.parquet")
+
+
+def shard_name(shard_id: int) -> str:
+    """File name of a shard, e.g. ``shard-000123.parquet``."""
+    return f"shard-{shard_id:06d}{SHARD_SUFFIX}"
+
+
+def shard_uri(output: str, shard_id: int) -> str:
+    """Where a shard of a run lies."""
+    return storage.join(output, LABELS_FOLDER, shard_name(shard_id))
+
+
+def shard_ids(names: Iterable[str]) -> set[int]:
+    """The ids of the shards among the file names of the labels' folder."""
+    return {int(match[1]) for name in names if (match := _SHARD.fullmatch(name))}
+
+
+def journal_name(shard_id: int) -> str:
+    """File name of the notes on a unit, e.g. ``shard-000123.journal.json``."""
+    return shard_name(shard_id).removesuffix(SHARD_SUFFIX) + JOURNAL_SUFFIX
+
+
+def journal_uri(output: str, shard_id: int) -> str:
+    """Where the notes on a unit lie; deleted once its shard is there."""
+    return storage.join(output, LABELS_FOLDER, journal_name(shard_id))
+
+
+def part_name(number: int, count: int) -> str:
+    """File name of a part of the instance table, relative to the output; the first is 1."""
+    return f"{INSTANCES_FOLDER}/part-{number:05d}-of-{count:05d}.parquet"
+
+
+def split_names(name: str, count: int) -> list[str]:
+    """Names of the files that one is split into, e.g. ``annotations-00001-of-00012.json``."""
+    stem, suffix = name.rsplit(".", 1)
+    return [f"{stem}-{number:05d}-of-{count:05d}.{suffix}" for number in range(1, count + 1)]
