@@ -1,9 +1,10 @@
 """The command line: what it refuses before anything is started, and its exit status."""
 
+import functools
 import importlib
 import json
+import runpy
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from ntt_ray.cli.app import override
 from ntt_ray.config import load_config
 from ntt_ray.demo import example
 from ntt_ray.errors import InputError
-from tests.support.commands import run_command
+from tests.support.commands import run_command, run_here, start_command
 from tests.support.golden import GOLDEN
 from tests.support.paths import ROOT
 
@@ -29,15 +30,15 @@ def config_file(golden_config, tmp_path):
 
 
 def test_help_names_every_command():
-    done = run_command("--help")
+    done = start_command("--help")
     assert done.returncode == 0
     for command in ("run", "bank", "label", "merge", "evaluate"):
         assert command in done.stdout
-    assert run_command("--version").stdout.startswith("ntt-ray ")
+    assert start_command("--version").stdout.startswith("ntt-ray ")
 
 
 def test_dry_run_checks_and_starts_nothing(config_file, golden_config):
-    done = run_command("run", str(config_file), "--dry-run")
+    done = start_command("run", str(config_file), "--dry-run")
     assert done.returncode == 0, done.stderr
     assert "4 images in 2 units, 0 of them done; 3 classes: plate, disc, cone" in done.stderr
     assert not Path(golden_config["output"]).exists()
@@ -114,7 +115,8 @@ def test_bad_references_are_all_listed(config_file, golden_references, tmp_path)
 
 
 def test_missing_config_and_missing_argument():
-    assert run_command("run", "/nonexistent.yaml").returncode == 2
+    done = start_command("run", "/nonexistent.yaml")
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
     assert run_command("run").returncode == 2
     assert run_command("nonsense").returncode == 2
 
@@ -130,9 +132,8 @@ def test_merging_and_evaluating_nothing(config_file):
 @pytest.mark.parametrize("job", sorted((ROOT / "jobs").glob("*.py")))
 def test_jobs_are_the_commands(job, config_file):
     assert len(job.read_text().splitlines()) <= 25
-    done = subprocess.run(
-        [sys.executable, str(job), str(config_file), "--dry-run"], capture_output=True, text=True
-    )
+    program = functools.partial(runpy.run_path, str(job), run_name="__main__")
+    done = run_here(program, str(job), str(config_file), "--dry-run")
     assert done.returncode == 0, done.stderr
     assert "nothing was started" in done.stderr
 

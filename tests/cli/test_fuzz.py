@@ -1,15 +1,13 @@
 """Hostile files through the command itself: exit status 2, one message, no traceback."""
 
 import json
-import logging
-import signal
 import subprocess
 import sys
 
 import pytest
 import yaml
 
-from ntt_ray.cli import main
+from tests.support.commands import run_command
 from tests.support.verify_run import Run
 
 POLYGON = {"segmentation": [[-1e9, -1e9, 1e9, 1e9, 3, 4]]}
@@ -21,7 +19,7 @@ REFERENCES = {
 
 
 @pytest.fixture
-def command(tmp_path, monkeypatch, capfd):
+def command(tmp_path, monkeypatch):
     """Runs ``ntt-ray`` here on files by name and content; gives its exit status and stderr."""
 
     def run(*arguments, **files):
@@ -29,15 +27,10 @@ def command(tmp_path, monkeypatch, capfd):
             data = content if isinstance(content, bytes) else json.dumps(content).encode()
             (tmp_path / name.replace("__", ".")).write_bytes(data)
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", ["ntt-ray", *arguments])
-        with pytest.raises(SystemExit) as left:
-            main()
-        return left.value.code, capfd.readouterr().err
+        done = run_command(*arguments)
+        return done.returncode, done.stderr
 
-    handlers, on_sigterm = logging.root.handlers[:], signal.getsignal(signal.SIGTERM)
-    yield run
-    logging.root.handlers[:] = handlers
-    signal.signal(signal.SIGTERM, on_sigterm)
+    return run
 
 
 def _config(**settings):
