@@ -20,8 +20,8 @@ class ProblemListError(NttRayError):
     """An error that lists the problems found, not only the first one.
 
     Attributes:
-        title: what is wrong.
-        problems: all of them; the message shows the first `MAX_SHOWN`.
+        title: what is wrong, as the message's first line.
+        problems: all problems found; the message shows the first `MAX_SHOWN`.
     """
 
     MAX_SHOWN = 50

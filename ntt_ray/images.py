@@ -27,7 +27,8 @@ from ntt_ray.settings import DecodeSettings
 RgbImage = npt.NDArray[np.uint8]
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-PIXELS_AT_ONCE = 64_000_000  # over all threads of a process; decoding needs 4 to 14 bytes for each
+# decoded at once by all threads of a process; each pixel needs 4 to 14 bytes meanwhile
+PIXELS_AT_ONCE = 64_000_000
 # what Pillow may take a file for, whatever its name; others run programs (EPS) or have no pixels
 _FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "JPEG2000", "AVIF")
 _ORIENTATION = 0x0112  # EXIF and TIFF tag
@@ -68,7 +69,7 @@ class PixelBudget:
 
     @contextlib.contextmanager
     def taken(self, pixels: int) -> Iterator[None]:
-        """Wait until so many pixels are free, and keep them meanwhile."""
+        """Wait until so many pixels are free, and hold them while the context is open."""
         wanted = min(pixels, self._all)
         with self._changed:
             self._changed.wait_for(lambda: self._free >= wanted)
@@ -88,14 +89,15 @@ def decode_image(data: bytes, settings: DecodeSettings = DecodeSettings()) -> Rg
     """Decode an image file to RGB.
 
     Args:
-        data: the encoded file.
-        settings: which pixels count, and how many there may be.
+        data: bytes of the encoded file.
+        settings: whether pixels are turned upright, and how many there may be.
 
     Returns:
         uint8 array ``(height, width, 3)``.
 
     Raises:
-        ImageError: empty, not an image, truncated, damaged or too large; the text says which.
+        ImageError: the file is empty, not an image, truncated, damaged or too large; the message
+            says which.
     """
     with _decoded(data, settings) as image:
         return np.asarray(image)
@@ -108,13 +110,13 @@ def decode_square(
 ) -> tuple[RgbImage, tuple[int, int]]:
     """Decode an image file straight to a square: `decode_image` and `resize_square` in one.
 
-    The image at its own size is in memory once, and only as long as threads may hold it.
+    The image at its own size is in memory once, and only while it counts in the pixel budget.
 
     Returns:
-        uint8 array ``(side, side, 3)``; height and width of the image, which masks must have.
+        uint8 array ``(side, side, 3)``; and height and width of the image, which its masks have.
 
     Raises:
-        ImageError: see `decode_image`.
+        ImageError: the image cannot be decoded, see `decode_image`.
     """
     with _decoded(data, settings) as image:
         return np.asarray(_square(image, side)), (image.height, image.width)
@@ -124,7 +126,7 @@ def stored_size(data: bytes) -> tuple[tuple[int, int], bool]:
     """Height and width of an image file as stored, and whether it is to be shown as stored.
 
     Raises:
-        ImageError: not an image, or damaged.
+        ImageError: the file is not an image, or damaged.
     """
     with _opened(data, DecodeSettings()) as image:
         return (image.height, image.width), _orientation(image) in (0, 1)
@@ -140,7 +142,7 @@ def decode_mask(data: bytes) -> npt.NDArray[np.int64]:
         int64 ``(height, width)``.
 
     Raises:
-        ImageError: not an image, damaged or too large.
+        ImageError: the file is not an image, damaged or too large.
     """
     with _opened(data, DecodeSettings()) as opened:
         image = _oriented(opened, upright=False)

@@ -21,9 +21,9 @@ import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
 BoolMask = npt.NDArray[np.bool_]
-MAX_PIXELS = 2**29  # of a mask; pycocotools counts in 32 bits
+MAX_PIXELS = 2**29  # in a mask; pycocotools counts in 32 bits
 MAX_NUMBER = 2**63
-MAX_DIGITS = 6  # of a number in a compressed RLE: 30 bits, more than any image has pixels
+MAX_DIGITS = 6  # for a number in a compressed RLE: 30 bits, more than any image has pixels
 
 
 class Rle(TypedDict):
@@ -50,11 +50,11 @@ def encode_part(part: BoolMask, x: int, y: int, height: int, width: int) -> Rle:
     """Encode a mask of which only a part can be filled.
 
     Args:
-        part: bool ``(rows, columns)``.
+        part: bool ``(rows, columns)``, the pixels of the part.
         x: column of the part's left edge in the mask.
-        y: row of its upper edge.
-        height: of the whole mask in pixels.
-        width: of the whole mask in pixels.
+        y: row of the part's upper edge in the mask.
+        height: height of the whole mask in pixels.
+        width: width of the whole mask in pixels.
     """
     return runs_to_rle(part_changes(part, x, y, height), height, width)
 
@@ -82,8 +82,8 @@ def runs_to_rle(changes: npt.NDArray[np.integer[Any]], height: int, width: int) 
         changes: rising column-major positions ``x * height + y`` of pixels that differ from the
             one before; the pixel before the first counts as outside. The last may be the position
             behind the last pixel.
-        height: of the mask in pixels.
-        width: of the mask in pixels.
+        height: height of the mask in pixels.
+        width: width of the mask in pixels.
     """
     if len(changes) and changes[-1] == height * width:
         changes = changes[:-1]
@@ -98,7 +98,7 @@ def decode_rle(rle: Rle) -> BoolMask:
 
 
 def rasterise(polygons: Sequence[Sequence[float]], height: int, width: int) -> Rle:
-    """The mask of polygons of our own making, ``x, y, x, y, ...`` each, as COCO's tools see it."""
+    """The mask that COCO's tools see in polygons ``x, y, x, y, ...`` of our own making."""
     return _from_coco(coco_mask.merge(coco_mask.frPyObjects(list(polygons), height, width)))
 
 
@@ -126,7 +126,7 @@ def overlap_shares(
 
     Args:
         rles: n masks of the same image, none of them empty.
-        others: m masks of that image; the same ones when not given.
+        others: m masks of that image; None compares `rles` with themselves.
 
     Returns:
         ``(n, m)`` float64, element ``[i, j]`` = ``|i and j| / |i|``. Exact: pycocotools'
@@ -197,9 +197,10 @@ class RleFigures:
     """What n compressed RLEs say, found without decoding them.
 
     Attributes:
-        areas: ``(n,)`` int64, pixels of each mask.
+        areas: ``(n,)`` int64, number of pixels of each mask.
         boxes_xywh: ``(n, 4)`` int64, the tight boxes in pixels; zero where a mask is empty.
-        problems: why an RLE is not one, by its position; its area and box mean nothing.
+        problems: for the position of each damaged RLE what is wrong with it; its area and box mean
+            nothing.
     """
 
     areas: npt.NDArray[np.int64]
@@ -216,8 +217,8 @@ def measure_rles(
 
     Args:
         counts: ``counts`` of n RLEs.
-        heights: of each mask in pixels.
-        widths: of each mask in pixels.
+        heights: height of each mask in pixels.
+        widths: width of each mask in pixels.
     """
     runs = _Runs.parse(counts)
     height = np.asarray(heights, dtype=np.int64)
@@ -240,18 +241,18 @@ def measure_rles(
 def decode_in_boxes(
     counts: Sequence[str], heights: Sequence[int], widths: Sequence[int]
 ) -> Iterator[tuple[BoolMask, int, int]]:
-    """Decode compressed RLEs of any origin, of each only what lies in its tight box.
+    """Decode compressed RLEs of any origin, each only within its tight box.
 
     Args:
         counts: ``counts`` of n RLEs.
-        heights: of each mask in pixels.
-        widths: of each mask in pixels.
+        heights: height of each mask in pixels.
+        widths: width of each mask in pixels.
 
     Yields:
-        The pixels ``(h, w)``, and x and y of the box.
+        The pixels ``(h, w)`` of the box, and its x and y.
 
     Raises:
-        ValueError: an RLE is damaged or empty.
+        ValueError: an RLE is damaged or empty; the message says which of both.
     """
     figures, runs = measure_rles(counts, heights, widths), _Runs.parse(counts)
     firsts = np.searchsorted(runs.mask, np.arange(len(counts) + 1))

@@ -18,8 +18,8 @@ class ImageEntry:
 
     Attributes:
         image_id: COCO image id, at least 1.
-        file_name: relative name, the one that goes into COCO.
-        uri: where its bytes are.
+        file_name: relative name, which goes into COCO.
+        uri: path or URI of the image file.
     """
 
     image_id: int
@@ -106,10 +106,10 @@ class Reference:
 
     Attributes:
         annotation_id: id in the reference file.
-        category_id: its class.
+        category_id: category id of its class.
         image: the image it lies in.
         size_hw: height and width of that image according to the reference file.
-        bbox_xywh: the annotation's box, pixels.
+        bbox_xywh: the annotation's box in pixels.
         rle: the annotation's mask at the image's size.
     """
 

@@ -42,7 +42,7 @@ def parse_yaml(text: str | bytes) -> Any:
     """Parse a YAML document.
 
     Raises:
-        ValueError: with the reason.
+        ValueError: it is not YAML, or not to be read within the limits; the message says why.
     """
     if len(text) > MAX_BYTES:
         raise ValueError(f"it is larger than {MAX_BYTES / 1e6:g} MB")
@@ -59,7 +59,10 @@ def parse_yaml(text: str | bytes) -> Any:
 
 
 def plain_problems(data: Any) -> list[str]:
-    """What in parsed data is not plain, each by its dotted path; stops where there is no end."""
+    """Problems of what is not plain in parsed data, each by its dotted path.
+
+    Where there are too many values or levels, that is the one problem.
+    """
     problems: list[str] = []
     left = [("", data, 0)]
     count = 0

@@ -29,7 +29,7 @@ from ntt_ray.references.dataset import decode_sized, read_image
 from ntt_ray.storage import Storage
 
 logger = logging.getLogger(__name__)
-BACKGROUND_SEED = 33  # of the clusters of a background
+BACKGROUND_SEED = 33  # seed of the clustering of a background
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Background:
     """An image of a class's references.
 
     Attributes:
-        category_id: the class.
+        category_id: category id of the class.
         square_rgb: uint8 ``(S, S, 3)``, the image at the size that images to label are brought to.
         taken: bool ``(h, w)``, where the class is, at the image's own size.
     """
@@ -81,13 +81,13 @@ def build_bank(
 
     Args:
         references: classes and references.
-        crops: of all references, in any order.
+        crops: the crops of all references, in any order.
         encoder: makes patch features.
         encoder_record: what identifies the encoder, kept in the bank.
         reference_digest: what identifies the references, kept in the bank.
-        negative_crops: of what looks like one of the classes and is not (METHOD 47).
+        negative_crops: crops of what looks like one of the classes and is not (METHOD 47).
         backgrounds: what lies around references; they come before the other negatives.
-        per_background: rows of each of them, see `background_means`.
+        per_background: number of means that each background gives, see `background_means`.
         on_features: called with each reference's annotation id and patch features ``(h, w, dim)``.
 
     Raises:
@@ -118,7 +118,7 @@ def reference_mean(crop: ReferenceCrop, encoder: Encoder) -> tuple[Tensor, float
     """Mean feature of one reference ``(dim,)`` on the CPU, and the sum of its soft mask.
 
     Raises:
-        ReferencesError: its mask covers no part of any patch.
+        ReferencesError: the mask covers no part of any patch.
     """
     return masked_mean(crop, *crop_features(crop, encoder))
 
@@ -131,9 +131,9 @@ def background_means(
     The patches that the class nowhere touches are clustered by direction.
 
     Args:
-        background: the image.
+        background: the image, and where the class is in it.
         encoder: makes patch features.
-        count: of clusters.
+        count: number of clusters wanted.
 
     Returns:
         `count` pairs of mean ``(dim,)`` and number of patches; where there are fewer clusters the
@@ -158,7 +158,7 @@ def crop_features(crop: ReferenceCrop, encoder: Encoder) -> tuple[Tensor, Tensor
 
 
 def masked_mean(crop: ReferenceCrop, features: Tensor, soft_mask: Tensor) -> tuple[Tensor, float]:
-    """See `reference_mean`, for features that were made already."""
+    """`reference_mean` from patch features ``(h, w, dim)`` and soft mask ``(S, S)``."""
     grid = (features.shape[0], features.shape[1])
     weights = mask_at_patches(soft_mask, grid).to(features.device)
     name = f"annotation {crop.reference.annotation_id} in {crop.reference.image.file_name}"
@@ -177,8 +177,8 @@ def crop_tensors(crop: ReferenceCrop, image_size: int) -> tuple[Tensor, Tensor]:
     """Resize a crop to the encoder's square input (METHOD 3, 7, 8).
 
     Returns:
-        image ``(3, S, S)`` float32 in about [0, 1], bicubic without antialias, overshoot kept; and
-        soft mask ``(S, S)`` float32 in [0, 1], bilinear without antialias.
+        The image ``(3, S, S)`` float32 in about [0, 1], bicubic without antialias, overshoot kept;
+        and the soft mask ``(S, S)`` float32 in [0, 1], bilinear without antialias.
     """
     side = (image_size, image_size)
     image = torch.from_numpy(crop.image_rgb.copy()).permute(2, 0, 1)[None].float() / 255

@@ -10,23 +10,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-RESTARTS = 8  # of which the tightest counts
+RESTARTS = 8  # the tightest clustering of so many counts
 STEPS = 50
 
 
 def cluster_directions(points: Tensor, count: int, seed: int) -> Tensor:
     """Assign points to at most `count` clusters by direction (k-means of vectors of length 1).
 
-    Starts are drawn as in k-means++; of all restarts the one with the least sum of squared
+    Starts are sampled as in k-means++; of all restarts the one with the least sum of squared
     distances is taken. Equal points are never divided, so there may be fewer clusters.
 
     Args:
         points: ``(n, C)``, at least one; their length plays no part.
-        count: of clusters wanted, at least 1.
-        seed: of the starts.
+        count: number of clusters wanted, at least 1.
+        seed: seed of the random starts.
 
     Returns:
-        ``(n,)`` int64, numbered by each cluster's first point.
+        ``(n,)`` int64, the cluster of each point; clusters are numbered by their first point.
     """
     directions = F.normalize(points.detach().cpu().double(), dim=1)
     count = min(count, len(points))
@@ -47,7 +47,7 @@ def cluster_directions(points: Tensor, count: int, seed: int) -> Tensor:
 
 
 def _spread_starts(directions: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Points drawn far from those drawn before: ``(count, C)``."""
+    """Points sampled far from those sampled before: ``(count, C)``."""
     first = int(torch.randint(len(directions), (1,), generator=generator))
     chosen = [first]
     nearest = (directions - directions[first]).square().sum(dim=1)
@@ -60,7 +60,7 @@ def _spread_starts(directions: Tensor, count: int, generator: torch.Generator) -
 
 
 def _squared_distances(directions: Tensor, centres: Tensor) -> Tensor:
-    """Of n points to the centres ``(R, k, C)`` of each restart: ``(R, n, k)``."""
+    """Squared distances of n points to the centres ``(R, k, C)`` of R restarts: ``(R, n, k)``."""
     products = torch.einsum("nc,rkc->rnk", directions, centres)
     squares = centres.square().sum(dim=2)[:, None]
     return (1 + squares - 2 * products).clamp(min=0)

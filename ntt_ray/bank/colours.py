@@ -48,7 +48,7 @@ class PatchColours:
             self._kept[identity] = small.half()
 
     def pictures(self) -> dict[int, Picture]:
-        """RGB ``(h, w, 3)`` uint8 of the first references, by their identity."""
+        """Pictures of the first references by their identity: RGB ``(h, w, 3)`` uint8."""
         if not self._kept:
             return {}
         mean, components = self._components()
@@ -61,7 +61,7 @@ class PatchColours:
     def _components(self) -> tuple[Tensor, Tensor]:
         """The mean ``(dim,)`` and the three strongest directions ``(dim, 3)``.
 
-        Their signs are free; the entry of the largest size is made positive.
+        The sign of a direction is free; its entry of the largest size is made positive.
         """
         assert self._sum is not None
         assert self._products is not None

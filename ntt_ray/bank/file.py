@@ -2,10 +2,9 @@
 
 Defines the format ``bank.safetensors``: tensors ``features`` float32 ``[classes, shots, dim]``,
 ``weights`` float32 ``[classes, shots]`` and ``shots`` int64 ``[classes]`` (how many of the shots
-are valid; the rest is zero), and the same with ``negative_`` before their names where there are
+are valid; the rest is zero), and three more with ``negative_`` before their names where there are
 negative references; metadata ``ntt_ray_bank`` (JSON). Format 1 is a bank built in one go without
-negatives, 2 one with negatives or a history. `memory` writes it; what is computed with a bank is
-there too.
+negatives, format 2 one with negatives or a history. `memory` writes the file and computes with it.
 """
 
 from __future__ import annotations
@@ -34,9 +33,9 @@ class Source:
     """One bank that went into an extended or joined one.
 
     Attributes:
-        bank: digest of that bank's file, built in one go.
-        references: digest of its references.
-        shots: number of its references by class name.
+        bank: SHA-256 of the file of that bank, which was built in one go, in hex.
+        references: digest of that bank's references, in hex.
+        shots: pairs of class name and number of that bank's references of the class.
     """
 
     bank: str
@@ -49,9 +48,9 @@ class StoredMeans:
     """Mean features as they lie in the file; see `padding.PaddedMeans`.
 
     Attributes:
-        features: ``(K, shots, dim)`` float32.
-        weights: ``(K, shots)`` float32.
-        shots: ``(K,)`` int64.
+        features: ``(K, shots, dim)`` float32, means of the instances.
+        weights: ``(K, shots)`` float32, the sum of each instance's soft mask at the patches.
+        shots: ``(K,)`` int64, how many of a class's rows are valid.
     """
 
     features: Floats
@@ -66,12 +65,12 @@ class StoredMeans:
         """Check shapes and values for so many classes and channels.
 
         Args:
-            classes: K.
-            dim: channels.
-            least: shots that every class must have.
+            classes: number of classes, K.
+            dim: number of channels of a feature.
+            least: number of shots that every class must have at least.
 
         Raises:
-            ValueError: what is wrong.
+            ValueError: shapes or values are impossible; the message says which.
         """
         most = self.weights.shape[1] if self.weights.ndim == 2 else 0
         if self.weights.shape != (classes, most) or self.features.shape != (classes, most, dim):
@@ -93,14 +92,14 @@ class BankFile:
     """What a bank's file holds.
 
     Attributes:
-        data: its bytes.
-        classes: by rising category id.
-        references: of each class.
-        negatives: likewise, where there are any.
+        data: the bytes of the file.
+        classes: the classes by rising category id.
+        references: means of each class's references.
+        negatives: means of each class's negative references; None where no class has any.
         encoder: what made the features: name, image_size, checkpoint digest.
-        reference_digest: SHA-256 over the references and their images; of a joined bank over those
-            of its sources.
-        sources: the history of a joined bank, in order; empty for a bank built in one go.
+        reference_digest: SHA-256 over the references and their images; for a joined bank over the
+            reference digests of its sources.
+        sources: the banks that went into a joined bank, in order; empty for a bank built in one go.
     """
 
     data: bytes = field(repr=False)
@@ -141,7 +140,7 @@ class BankFile:
         return read
 
     def history(self) -> tuple[Source, ...]:
-        """The banks it was joined of; one that was built in one go is its own."""
+        """The banks that it was joined of; a bank that was built in one go is its own history."""
         if self.sources:
             return self.sources
         names = (label.name for label in self.classes)
@@ -152,7 +151,7 @@ class BankFile:
         """Refuse a bank that another encoder made: its features mean nothing to this one.
 
         Raises:
-            InputError: with the differences.
+            InputError: another encoder made it; the message names the differences.
         """
         differences = [
             f"{key} is {self.encoder.get(key)!r} in the bank and {encoder.get(key)!r} in this run"
@@ -177,7 +176,7 @@ def check_bank(
     """Check that classes and means are those of one bank.
 
     Raises:
-        ValueError: what is wrong.
+        ValueError: they are not; the message says why.
     """
     ids = [label.category_id for label in classes]
     if not ids or ids != sorted(set(ids)) or ids[0] < 1 or ids[-1] > MAX_CATEGORY_ID:

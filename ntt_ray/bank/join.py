@@ -59,7 +59,7 @@ def join_banks(banks: Sequence[MemoryBank], names: Sequence[str]) -> MemoryBank:
 
 
 def joined_digest(sources: Sequence[Source]) -> str:
-    """Digest of all references behind a bank, in hex; of a single source its own."""
+    """Digest of all references behind a bank, in hex; with one source the digest it has."""
     if len(sources) == 1:
         return sources[0].references
     text = "\n".join(source.references for source in sources)
@@ -72,7 +72,7 @@ def joined_classes(
     """The classes of joined banks by rising id; see `join_banks` for the rule.
 
     Raises:
-        InputError: a bank has a class name twice, or there is no id above all of them.
+        InputError: a bank has a class name twice, or no category id is left above all of them.
     """
     ids: dict[str, int] = {}
     spare = max(label.category_id for part in parts for label in part) + 1

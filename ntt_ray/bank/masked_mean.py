@@ -14,7 +14,7 @@ def mask_at_patches(soft_mask: Tensor, grid: tuple[int, int]) -> Tensor:
 
     Args:
         soft_mask: ``(H, W)`` float32 in [0, 1] at the encoder's input size.
-        grid: patches ``(h, w)``.
+        grid: numbers of patches ``(h, w)``.
 
     Returns:
         ``(h, w)`` float32 weights. When none of the samples hits the mask, the mean of the soft
@@ -30,8 +30,8 @@ def weighted_mean(features: Tensor, weights: Tensor) -> Tensor:
     """Mean of patch features under soft weights (METHOD 12): ``sum(f * m) / sum(m)``.
 
     Args:
-        features: ``(h, w, C)`` float32.
-        weights: ``(h, w)`` float32, at least one above 0.
+        features: ``(h, w, C)`` float32 patch features.
+        weights: ``(h, w)`` float32 weights of the patches, at least one above 0.
 
     Returns:
         ``(C,)`` float32, not normalised.

@@ -1,7 +1,7 @@
 """The memory bank: mean masked features of the references, as tensors to compute with.
 
-It does not know how features are made, how banks are joined, nor where the file lies; its format
-is `bank_file`'s.
+It does not know how features are made, how banks are joined, nor where the file lies; its format is
+defined in `file`.
 """
 
 from __future__ import annotations
@@ -34,15 +34,16 @@ class MemoryBank:
     """Features of the references, padded to the largest number of shots.
 
     Attributes:
-        classes: by rising category id; the class index everywhere is the position here.
+        classes: the K classes by rising category id; the class index everywhere is the position
+            here.
         features: ``(K, shots, dim)`` float32, per-reference means (METHOD 12), not normalised.
         weights: ``(K, shots)`` float32, the sum of each reference's soft mask at the patches.
-        shots: ``(K,)`` int64, at least 1 each.
+        shots: ``(K,)`` int64, the number of references of each class, at least 1.
         encoder: what made the features: name, image_size, checkpoint digest.
-        reference_digest: SHA-256 over the references and their images; of a joined bank over those
-            of its sources.
-        negatives: used in matching when present.
-        sources: the history of a joined bank, in order; empty for a bank built in one go.
+        reference_digest: SHA-256 over the references and their images; for a joined bank over the
+            reference digests of its sources.
+        negatives: means of the negative references; None leaves them out of matching.
+        sources: the banks that went into a joined bank, in order; empty for a bank built in one go.
     """
 
     classes: tuple[ClassLabel, ...]
@@ -72,12 +73,13 @@ class MemoryBank:
         """Pad the means ``(dim,)`` and weights of each class's references into one bank.
 
         Args:
-            classes: by rising category id.
+            classes: the classes by rising category id.
             means: for each class at least one pair of mean and weight.
-            encoder: what made them.
-            reference_digest: what they were made of.
-            negatives: for each class its pairs, or none; the same form.
-            sources: the history of a joined bank.
+            encoder: what made the features.
+            reference_digest: what identifies the references.
+            negatives: for each class the pairs of its negatives, if it has any; empty where no
+                class has any.
+            sources: the banks that went into a joined bank, in order.
         """
         dim = len(means[0][0][0])
         return cls(
@@ -104,8 +106,8 @@ class MemoryBank:
         """What pooled features are compared with, all of length 1.
 
         Returns:
-            prototypes ``(K, dim)``, and the negatives ``(K, shots, dim)`` or None. With negatives
-            the prototypes are the pixel-weighted ones (METHOD 47), else those of METHOD 13.
+            Prototypes ``(K, dim)``, and negatives ``(K, shots, dim)`` or None. With negatives the
+            prototypes are the pixel-weighted means (METHOD 47), else the plain means (METHOD 13).
         """
         if self.negatives is None:
             return self.prototypes(), None
@@ -116,7 +118,7 @@ class MemoryBank:
         return self._references().means()
 
     def negative_means(self) -> list[list[tuple[Tensor, float]]]:
-        """The same of the negatives; empty lists where there are none."""
+        """The pairs of mean and weight of each class's negatives; empty lists without any."""
         return [[] for _ in self.classes] if self.negatives is None else self.negatives.means()
 
     def _references(self) -> PaddedMeans:
@@ -161,7 +163,7 @@ class MemoryBank:
         """Refuse a bank whose features have another width than the encoder's.
 
         Raises:
-            InputError: with both widths.
+            InputError: the widths differ; the message says both.
         """
         width = self.features.shape[2]
         if width != channels:

@@ -34,7 +34,7 @@ class PaddedMeans:
 
     @classmethod
     def of(cls, means: Means, dim: int) -> PaddedMeans:
-        """Pad the means ``(dim,)`` and weights of each class."""
+        """Pad the means ``(dim,)`` and weights of each class's instances."""
         most = max(len(shots) for shots in means)
         features = torch.zeros(len(means), most, dim)
         weights = torch.zeros(len(means), most)
@@ -51,10 +51,10 @@ class PaddedMeans:
         ]
 
     def without(self, rows: Mapping[int, Collection[int]]) -> PaddedMeans:
-        """Less some instances; a class may be left with none.
+        """These means without some instances; a class may be left with none.
 
         Args:
-            rows: by class index the positions of what is left out.
+            rows: for a class index the positions of the instances that are left out.
         """
         features, weights, shots = self.features.clone(), self.weights.clone(), self.shots.clone()
         for k, dropped in rows.items():
@@ -67,19 +67,19 @@ class PaddedMeans:
         return PaddedMeans(features[:, :most], weights[:, :most], shots)
 
     def select(self, classes: Sequence[int]) -> PaddedMeans:
-        """Some of the classes by index, all fields alike."""
+        """The means of some classes, by class index."""
         index = torch.tensor(classes, dtype=torch.int64)
         return PaddedMeans(self.features[index], self.weights[index], self.shots[index])
 
     def directions(self) -> Tensor:
-        """``(K, shots, dim)`` float32 of length 1; zero where padded."""
+        """The means as directions: ``(K, shots, dim)`` float32 of length 1; zero where padded."""
         return F.normalize(self.features, dim=2)
 
     @classmethod
     def of_stored(cls, stored: StoredMeans) -> PaddedMeans:
-        """From a bank's file."""
+        """The means as tensors, from those in a bank's file."""
         return cls(*(torch.from_numpy(values) for values in vars(stored).values()))
 
     def stored(self) -> StoredMeans:
-        """As in a bank's file; the values are shared."""
+        """The means as they lie in a bank's file; the arrays share the tensors' memory."""
         return StoredMeans(self.features.numpy(), self.weights.numpy(), self.shots.numpy())

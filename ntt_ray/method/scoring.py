@@ -24,8 +24,8 @@ def similarities(
         prototypes: ``(K, C)`` float32 of length 1, one per class; or ``(K, P, C)``, several, zero
             where a class has fewer than P.
         negatives: ``(K, M, C)`` float32 of length 1, or zero where a class has fewer than M.
-        temperature: of several prototypes the best one counts (None), or their mean under soft-max
-            weights of the similarity divided by this.
+        temperature: how several prototypes of a class count. None takes the best one; else their
+            similarities are averaged under soft-max weights of similarity divided by this.
 
     Returns:
         ``(N, K)`` float32 in [0, 1], up to rounding.
@@ -54,10 +54,10 @@ def best_class(similarity: Tensor) -> tuple[Tensor, Tensor]:
     """Score and class index of each mask (METHOD 29); of equal scores the lower class wins.
 
     Args:
-        similarity: ``(N, K)`` float32.
+        similarity: ``(N, K)`` float32, of each mask to each class.
 
     Returns:
-        scores ``(N,)`` float32 and class indices ``(N,)`` int64.
+        Scores ``(N,)`` float32 and class indices ``(N,)`` int64.
     """
     scores = similarity.amax(dim=1)
     first_best = (similarity == scores[:, None]).to(torch.uint8).argmax(dim=1)

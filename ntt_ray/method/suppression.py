@@ -34,7 +34,7 @@ def nms_order(boxes_xyxy: Tensor, predicted_iou: Tensor, labels: Tensor, max_iou
         boxes_xyxy: ``(N, 4)`` float32 with small integer values.
         predicted_iou: ``(N,)`` float32; of equal ones the earlier position goes first.
         labels: ``(N,)`` int64 class indices.
-        max_iou: threshold in [0, 1].
+        max_iou: box IoU in [0, 1] that two kept boxes of a class may have at most.
 
     Returns:
         Positions of the kept boxes, by falling predicted IoU, int64.

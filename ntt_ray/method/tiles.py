@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-MIN_RATIO = 1.5  # longer side of the image to that of a tile: below, tiles would gain little
+MIN_RATIO = 1.5  # longer side of the image over the side of a tile; tiles gain little below it
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A rectangle of an image, in its pixels."""
+    """A rectangle of an image, in pixels of the image."""
 
     left: int
     top: int
@@ -26,7 +26,7 @@ class View:
 
     @property
     def size_hw(self) -> tuple[int, int]:
-        """Height and width."""
+        """Height and width in pixels."""
         return self.height, self.width
 
 
@@ -35,7 +35,8 @@ def views_of(size_hw: tuple[int, int], side: int, overlap: float) -> list[View]:
 
     Args:
         size_hw: height and width of the image.
-        side: of the smallest tiles in pixels; where the image is narrower, they are too.
+        side: side of the smallest tiles in pixels; tiles are as narrow as the image where that is
+            narrower.
         overlap: least share of a side that two neighbours have in common, below 1.
     """
     height, width = size_hw
@@ -62,12 +63,12 @@ def cut_off(masks: Tensor, view: View, size_hw: tuple[int, int]) -> Tensor:
     """Masks that reach a border of the view where the image goes on.
 
     Args:
-        masks: ``(N, h, w)`` bool, of the view.
-        view: at any resolution.
+        masks: ``(N, h, w)`` bool, masks of the view at any resolution.
+        view: where the view lies in the image.
         size_hw: height and width of the image.
 
     Returns:
-        ``(N,)`` bool.
+        ``(N,)`` bool, whether each mask is cut off.
     """
     height, width = size_hw
     cut = torch.zeros(len(masks), dtype=torch.bool, device=masks.device)

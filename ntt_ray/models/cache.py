@@ -38,12 +38,14 @@ def local_checkpoint(
 
     Args:
         name: model name, used when `checkpoint` is None.
-        checkpoint: path or URI, or None for the authors' published file (or the bundled one).
-        mirror: prefix that holds the published files, asked before the authors' server.
-        store: access to files.
+        checkpoint: path or URI; None takes the authors' published file, or the bundled one.
+        mirror: URI prefix that holds the published files, asked before the authors' server; None
+            asks the authors' server at once.
+        store: access to the mirror and to remote checkpoints.
 
     Raises:
-        WeightsError: not there, not to be had, or of another size or digest than published.
+        WeightsError: the file is not there, cannot be fetched, or has another size or digest than
+            the published one.
     """
     if checkpoint is not None and not storage.is_uri(checkpoint):
         path = Path(checkpoint)
@@ -102,7 +104,7 @@ def _discard_leftovers(incoming: Path) -> None:
 
 
 def _fetch(published: PublishedFile, mirror: str | None, incoming: Path, store: Storage) -> None:
-    """From the mirror, or from the authors where the mirror lacks it; checked.
+    """Fetch a file from the mirror, or from the authors where the mirror lacks it, and check it.
 
     A copy in the mirror that is not the published file is an error: someone has to know of it.
     """

@@ -18,7 +18,7 @@ class CompileOptions:
     """What the compiler is asked for.
 
     Attributes:
-        backend: of ``torch.compile``.
+        backend: the backend that ``torch.compile`` uses.
         cuda_graphs: record the kernels once and start them together; on a CPU without effect.
     """
 

@@ -45,11 +45,11 @@ class Dinov2Encoder(VitEncoder):
         Position embeddings of another grid are resampled to `image_size`, as timm does.
 
         Args:
-            checkpoint: local file.
+            checkpoint: path of the local file.
             name: ``dinov2_vit{s,b,l,g}14`` or ``..._reg``; with `dimensions` any name.
             image_size: side of the square input in pixels.
-            dimensions: architecture, when it is not the one of a published name.
-            device: where to run.
+            dimensions: the architecture, when it is not that of a published name.
+            device: device that the network runs on.
             dtype: precision of weights and activations.
 
         Raises:

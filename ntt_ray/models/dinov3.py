@@ -66,11 +66,11 @@ class Dinov3Encoder(VitEncoder):
         """Build the model and load Meta's ``.pth`` or a safetensors file of Meta's or timm's keys.
 
         Args:
-            checkpoint: local file.
+            checkpoint: path of the local file.
             name: one of `TIMM_NAMES`; with `dimensions` any name.
             image_size: side of the square input in pixels, a multiple of the patch size.
-            dimensions: architecture, when it is not the one of a published name.
-            device: where to run.
+            dimensions: the architecture, when it is not that of a published name.
+            device: device that the network runs on.
             dtype: precision of weights and activations.
 
         Raises:
@@ -90,9 +90,9 @@ def build_dinov3(
     """The timm model for a published name, or of the given dimensions; random weights.
 
     Args:
-        name: one of `TIMM_NAMES`.
+        name: model name, one of `TIMM_NAMES`; with `dimensions` any name.
         image_size: side of the square input in pixels.
-        dimensions: architecture instead of the published one of the name.
+        dimensions: the architecture, when it is not that of a published name.
         biases: whether queries and values have biases. Meta's files have them, all zero in those
             of timm, which leaves them out.
 

@@ -1,6 +1,6 @@
 """A mirror: a prefix of your own that holds published files, for nodes that ask there first.
 
-Owns filling it. The files have the authors' names; there is nothing else in it.
+Owns filling it. The files in a mirror have the authors' names; nothing else is in it.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ class Pushed(StrEnum):
 
 
 def push(published: PublishedFile, prefix: str, store: Storage) -> Pushed:
-    """See that a mirror holds a published file.
+    """Make sure that a mirror holds a published file.
 
     A file that is there is read and its digest compared; it is left alone when it is right. Else
     the file is taken from this node's cache, or downloaded from the authors into it, and uploaded.
 
     Args:
-        published: the file.
-        prefix: of the mirror.
-        store: access to it.
+        published: the file that the mirror must hold.
+        prefix: URI prefix of the mirror.
+        store: access to the mirror and to the authors' server.
 
     Raises:
         WeightsError: the authors' file cannot be fetched, or is another than published.

@@ -23,9 +23,9 @@ class PublishedFile:
     """A checkpoint as its authors publish it.
 
     Attributes:
-        url: of the authors.
-        sha256: in hex; None where no digest is known to us.
-        size_bytes: None where it is not known to us.
+        url: where the authors publish it.
+        sha256: SHA-256 of the file in hex; None where it is not known to us.
+        size_bytes: size of the file; None where it is not known to us.
     """
 
     url: str
@@ -34,7 +34,7 @@ class PublishedFile:
 
     @property
     def file_name(self) -> str:
-        """Name in the cache and below a mirror prefix."""
+        """Name of the file below a mirror prefix, and the end of its name in the cache."""
         return self.url.rsplit("/", 1)[1]
 
     def problem(self, path: Path) -> str | None:
@@ -138,7 +138,7 @@ def bundled_file(file_name: str) -> Path:
     """Path of a file that comes with the package, checked against its recorded digest.
 
     Raises:
-        WeightsError: missing or changed since it was recorded.
+        WeightsError: the file is missing, or has changed since its digest was recorded.
     """
     folder = Path(str(resources.files("ntt_ray"))) / "demo" / "weights"
     lines = (folder / "SHA256SUMS").read_text(encoding="ascii").split("\n")

@@ -1,5 +1,6 @@
-"""From settings to loaded models, on whatever process needs them. Plain values only, so that a
-`ModelSpec` travels to every worker.
+"""From settings to loaded models, in whatever process needs them.
+
+It holds plain values only, so that a `ModelSpec` travels to every worker.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ class ModelSpec:
     """How to load both models: the `models` settings with device and precision decided.
 
     Attributes:
-        settings: the checked settings.
-        device: ``cpu`` or ``cuda``.
-        precision: ``fp32`` or ``bf16``.
+        settings: the checked `models` settings.
+        device: where the models run, ``cpu`` or ``cuda``.
+        precision: precision of weights and activations, ``fp32`` or ``bf16``.
         store: access to remote checkpoints.
     """
 
@@ -37,7 +38,7 @@ class ModelSpec:
     store: Storage = field(default_factory=Storage)
 
     def uncompiled(self) -> ModelSpec:
-        """The same without compiling: not worth it for a few images."""
+        """This spec without compiling, which is not worth it for a few images."""
         return replace(self, settings=self.settings.model_copy(update={"compile": False}))
 
     def encoder_checkpoint(self) -> Path:
@@ -126,12 +127,16 @@ class ModelSpec:
         )
 
     def checked_digests(self) -> dict[str, str]:
-        """SHA-256 of both checkpoints, after both were found to fit their models (on the CPU).
+        """SHA-256 of both checkpoints in hex, after both were found to fit their models.
 
-        And of the proposer's own YAML, where there is one: ``proposer_config``.
+        The models are built on the CPU for this.
+
+        Returns:
+            Digests by name: ``encoder``, ``proposer``, and ``proposer_config`` where the proposer
+            has a YAML of its own.
 
         Raises:
-            WeightsError: a checkpoint is missing, damaged or does not fit.
+            WeightsError: a checkpoint is missing, damaged or does not fit its model.
         """
         from ntt_ray.models.published import file_digest
 

@@ -1,6 +1,6 @@
 """What DINOv2 and DINOv3 share: images to patch features by one of timm's vision transformers.
 
-Knows what is done to an image before the network. It does not know names, files, nor how the keys
+Knows what is done to an image before the network. It does not know names or files, nor how the keys
 of a checkpoint map onto a network.
 """
 
@@ -19,7 +19,14 @@ from ntt_ray.models.interfaces import normalize_imagenet
 
 @dataclass(frozen=True)
 class VitDimensions:
-    """A ViT of another size than the published ones, in the official layout."""
+    """The size of a ViT in the official layout.
+
+    Attributes:
+        embed_dim: channels of a token.
+        depth: number of blocks.
+        num_heads: heads of each attention.
+        patch_size: side of a patch in pixels.
+    """
 
     embed_dim: int
     depth: int

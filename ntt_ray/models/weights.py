@@ -26,7 +26,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     A ``.pt`` file that holds ``{"model": tensors}``, as SAM2's do, is unwrapped.
 
     Raises:
-        WeightsError: not a checkpoint, damaged, or one that would run code when loaded.
+        WeightsError: the file is not a checkpoint, is damaged, or would run code when loaded.
     """
     try:
         if path.suffix == ".safetensors":
@@ -50,7 +50,7 @@ def load_into(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> No
     """Load tensors into a model; every key and shape must fit.
 
     Raises:
-        WeightsError: with the first differences, and what the file seems to be.
+        WeightsError: keys or shapes differ; the message names the first differences.
     """
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     found = {key: tuple(value.shape) for key, value in tensors.items()}

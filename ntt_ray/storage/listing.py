@@ -23,10 +23,10 @@ def pages(fs: Any, path: str, retried: Retried[Any], hidden: bool = False) -> It
     """Names relative to a folder or key prefix, in no order.
 
     Args:
-        fs: a file system.
-        path: as `fs` names it, without a protocol.
+        fs: a file system of fsspec.
+        path: the folder or key prefix as `fs` names it, without a protocol.
         retried: runs one request, again where that may help.
-        hidden: look into hidden folders too; without it their files may be left out already.
+        hidden: whether hidden folders are looked into; else their files may be left out already.
 
     Yields:
         Pages of names, with ``/`` between parts; files in hidden folders may be among them.

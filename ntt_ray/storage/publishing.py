@@ -137,6 +137,9 @@ def copy(source: IO[bytes], target: IO[bytes]) -> None:
 
 
 def _to_disk(path: Path) -> None:
-    """Before a rename: else a machine that stops could leave the name on an empty file."""
+    """Flush a file to the disk before it is renamed.
+
+    Else a machine that stops could leave the name on an empty file.
+    """
     with path.open("rb") as stream:
         os.fsync(stream.fileno())

@@ -21,31 +21,31 @@ class RangeReader(io.RawIOBase):
         """Make a stream.
 
         Args:
-            size: of the object in bytes.
+            size: size of the object in bytes.
             read_range: gives the bytes from a start to an end, the end excluded.
         """
         self._size, self._read_range, self._position = size, read_range, 0
 
     def readable(self) -> bool:
-        """Always."""
+        """True: the stream can always be read."""
         return True
 
     def seekable(self) -> bool:
-        """Always."""
+        """True: the stream can always be moved in."""
         return True
 
     def tell(self) -> int:
-        """The position in bytes."""
+        """The position in bytes from the start."""
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move; a position before the start is the start."""
+        """Move to a position, which is returned; one before the start becomes the start."""
         origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
         self._position = max(0, origin + offset)
         return self._position
 
     def readinto(self, buffer) -> int:  # type: ignore[no-untyped-def]  # a writable buffer
-        """Fill a buffer from the position on; gives the number of bytes read."""
+        """Fill a buffer from the position on, and return the number of bytes read."""
         end = min(self._size, self._position + len(buffer))
         if end <= self._position:
             return 0
@@ -56,10 +56,10 @@ class RangeReader(io.RawIOBase):
 
 
 def checked(data: bytes, expected: int) -> bytes:
-    """The data, when it has the expected length.
+    """The data, when it has the expected length in bytes.
 
     Raises:
-        TruncatedReadError: it has another; the read is worth another attempt.
+        TruncatedReadError: it has another length; the read is worth another attempt.
     """
     if len(data) != expected:
         raise TruncatedReadError(f"{len(data)} of {expected} bytes came")

@@ -37,9 +37,10 @@ class Retries:
     """How often an action on a store is tried.
 
     Attributes:
-        attempts: in all, the first included.
-        first_delay_s: before the second one; doubles each time, of which a random share between a
-            half and all is waited, so that many workers do not come back at once.
+        attempts: number of attempts in all, the first included.
+        first_delay_s: seconds before the second attempt; doubles before each further one. A random
+            share between a half and all of it is waited, so that many workers do not come back at
+            once.
     """
 
     attempts: int = 5
@@ -47,10 +48,10 @@ class Retries:
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Retries:
-        """From ``storage_options.retries``.
+        """What ``storage_options.retries`` asks for.
 
         Raises:
-            ConfigError: an unknown key or a value that cannot be.
+            ConfigError: it has an unknown key or an impossible value; all problems are listed.
         """
         problems = [
             f"storage_options.retries.{key}: unknown key; known keys: attempts, first_delay_s"
@@ -70,7 +71,7 @@ class Retries:
         """Run `action`, again after failures that pass.
 
         Raises:
-            FileNotFoundError: there is no such object; never tried again.
+            FileNotFoundError: there is no such object; that is never tried again.
             StorageError: the last attempt failed, or the store refused.
         """
         for attempt in range(1, self.attempts + 1):

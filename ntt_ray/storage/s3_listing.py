@@ -14,12 +14,12 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
-AT_ONCE = 16  # requests
+AT_ONCE = 16  # requests that are under way at once
 PARTS = 256  # at most; they differ in size, and each takes a request at least
 FOLDERS = 64  # so many are enough to divide at
-LONG = 10  # pages: what is shorter is not divided
-_LEVELS = 4  # of folders, looked into for more of them
-_LOOK_PAGES = 16  # of one folder
+LONG = 10  # pages; a listing that is shorter is not divided
+_LEVELS = 4  # of folders that are looked into for more folders
+_LOOK_PAGES = 16  # asked for at most when one folder is looked into
 Retried = Callable[[Callable[[], Any]], Any]
 Ask = Callable[..., Any]
 
@@ -44,8 +44,8 @@ def s3_pages(fs: Any, path: str, retried: Retried) -> Iterator[list[str]]:
     """Pages of names, relative to the prefix.
 
     Args:
-        fs: s3fs.
-        path: bucket and key prefix.
+        fs: a file system of s3fs.
+        path: bucket and key prefix, with ``/`` between them.
         retried: runs one request, again where that may help; called from several threads.
     """
     bucket, _, key = path.partition("/")

@@ -41,8 +41,8 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 PROGRESS_S = 5.0  # between two lines about a long listing
-WEB_SILENCE_S = 60  # of a web server in the middle of an answer
-S3_CONNECTIONS = 32  # of a process; more than it fetches at once
+WEB_SILENCE_S = 60  # how long a web server may be silent in the middle of an answer
+S3_CONNECTIONS = 32  # of one process; more than it fetches at once
 _BUCKETS = ("s3", "s3a", "gs", "gcs")
 _EXTRAS = {"gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure", "abfss": "azure"}
 
@@ -66,7 +66,7 @@ class Storage:
         """Read a whole object.
 
         Raises:
-            FileNotFoundError: there is none.
+            FileNotFoundError: there is no such object.
             StorageError: the store failed after all retries, or refused.
         """
 
@@ -84,7 +84,11 @@ class Storage:
             return False
 
     def size(self, uri: str) -> int:
-        """Size of an object in bytes."""
+        """Size of an object in bytes.
+
+        Raises:
+            FileNotFoundError: there is no such object.
+        """
         return int(self._info(uri)["size"])
 
     def _info(self, uri: str) -> dict[str, Any]:
@@ -119,16 +123,17 @@ class Storage:
     ) -> list[str]:
         """Names of all objects below a prefix, relative to it, sorted.
 
-        Long listings say how far they are. Memory: the names, and one page of the store's answer.
+        Long listings log how far they are. In memory are the names and one page of the store's
+        answer.
 
         Args:
-            prefix: a folder or key prefix; need not exist.
-            suffixes: keep only names with one of these endings, compared in lower case.
-            hidden: keep hidden files and folders too.
+            prefix: a folder or key prefix; it need not exist.
+            suffixes: endings of the names to keep, compared in lower case; empty keeps all.
+            hidden: whether hidden files and folders are kept too.
 
         Returns:
-            Relative names with ``/`` between parts. Hidden files and folders (a part that starts
-            with a dot) are left out.
+            Relative names with ``/`` between parts. Hidden files and folders are those with a part
+            that starts with a dot.
         """
         what = f"listing {redact(prefix)}"
         fs, path = self._open_fs(prefix)
@@ -176,11 +181,13 @@ class Storage:
         self._writing(publish, uri)
 
     def publish_new(self, uri: str, data: bytes) -> bool:
-        """Write an object, whole, where there is none; whether that was done.
+        """Write an object, whole, where there is none.
 
         One writer wins on a local disk and on stores with conditional writes (S3, Google). A store
-        that ignores the condition writes over what is there and lets every writer win. Where the
-        answer to our own write was lost, it is not known to be ours: False.
+        that ignores the condition writes over what is there and lets every writer win.
+
+        Returns:
+            Whether the object is ours. False where the answer to our own write was lost, too.
         """
 
         def create() -> bool:
@@ -236,7 +243,7 @@ class Storage:
 
         Args:
             prefix: the folder of the files.
-            names: which names right below it, whole.
+            names: pattern that the whole name of a file right below the folder must match.
         """
 
         def discard() -> None:
@@ -264,7 +271,7 @@ class Storage:
                 copy(source, target)
 
     def delete(self, uri: str) -> None:
-        """Delete an object; one that is not there is fine."""
+        """Delete an object; that there is none is no error."""
 
         def delete() -> None:
             fs, path = self._open_fs(uri)
@@ -326,7 +333,7 @@ class Storage:
 
 
 def _web_timeout() -> Any:
-    """No limit to a whole download, which aiohttp would end after five minutes; one to silence."""
+    """A time-out that limits silence, and not a whole download, as aiohttp's five minutes do."""
     from aiohttp import ClientTimeout
 
     return ClientTimeout(total=None, sock_connect=30, sock_read=WEB_SILENCE_S)

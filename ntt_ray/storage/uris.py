@@ -48,10 +48,10 @@ def join(prefix: str, *parts: str) -> str:
 
 
 def below(root: str, name: str) -> str:
-    """Where the file of that name lies below a root; web addresses have its signs escaped.
+    """Where the file of that name lies below a root; in a web address the name is escaped.
 
     Raises:
-        InputError: see `join`.
+        InputError: the name is absolute or climbs out of the root with ``..``.
     """
     is_web = root.lower().startswith(("http://", "https://"))
     joined = join(root, name)

@@ -32,10 +32,10 @@ def diffused_scores(
         labels: ``(M,)`` int64 class indices.
         features: ``(M, C)`` float32 of length 1.
         shares: gives ``[i, j] = |i and j| / |i|`` for positions `i` and `j`, one class at a time.
-        settings: of the diffusion.
+        settings: alpha, power and steps of the diffusion.
 
     Returns:
-        ``(M,)`` float32.
+        ``(M,)`` float32, the scores after diffusion.
     """
     decayed = scores.clone()
     for label in sorted(set(labels.tolist())):
@@ -56,10 +56,10 @@ def covered_shares(affinity: Tensor, alpha: float, steps: int) -> Tensor:
     Args:
         affinity: ``(n, n)`` in [0, 1], ``[i, j]`` of node i to a better node j; 0 elsewhere.
         alpha: weight of the walk; 0 leaves the restart alone.
-        steps: of the iteration; it starts at 1 / n.
+        steps: number of iterations; they start at 1 / n.
 
     Returns:
-        ``(n,)`` in [0, 1].
+        ``(n,)`` in [0, 1], how much of each node is covered.
     """
     restart = affinity.amax(dim=1)
     sums = affinity.sum(dim=1, keepdim=True)

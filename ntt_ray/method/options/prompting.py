@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-NEIGHBOURHOOD = 3  # patches, each way
+NEIGHBOURHOOD = 3  # side in patches of the square around a point that counts
 
 
 def promising_points(
@@ -19,10 +19,10 @@ def promising_points(
     """Points near a patch that resembles a class.
 
     Args:
-        similarity: ``(h, w, K)`` of each patch to each class, 0 to 1.
+        similarity: ``(h, w, K)``, similarity of each patch to each class, 0 to 1.
         points: ``(P, 2)`` float32 (x, y) in pixels of a square input.
         image_size: side of that input in pixels.
-        min_similarity: that the best of the patches around a point has at least.
+        min_similarity: similarity that the best of the patches around a point must have at least.
 
     Returns:
         Positions of those points, int64, rising.

@@ -20,8 +20,9 @@ def clustered_prototypes(bank: MemoryBank, settings: PrototypeSettings) -> Tenso
     """The prototypes of a bank's classes; with one per class, those of `MemoryBank.targets`.
 
     Args:
-        bank: with negatives the references count by their pixels (METHOD 47), else alike.
-        settings: how many, and the seed of the clustering.
+        bank: the memory bank; where it has negatives, references count by their pixels (METHOD
+            47), else alike.
+        settings: how many prototypes for each class, and the seed of the clustering.
 
     Returns:
         ``(K, P, C)`` float32 of length 1, zero where a class has fewer than P = `per_class`.

@@ -1,4 +1,4 @@
-"""SAM2 asked with boxes: masks for the boxes that people drew. Meta's ``sam2`` does the network.
+"""SAM2 asked with boxes: masks for annotated boxes. Meta's ``sam2`` module does the network.
 
 Meant for references, of which there are few: nothing is folded or batched as for the grid of
 points. It does not know which of its masks is taken.
@@ -26,7 +26,7 @@ class Sam2BoxPrompter:
 
     Attributes:
         image_size: side S of the square input in pixels; masks come at S/4.
-        device: where it runs.
+        device: device that it runs on.
     """
 
     def __init__(self, model: nn.Module, *, device: torch.device) -> None:
@@ -53,9 +53,9 @@ class Sam2BoxPrompter:
     def candidates(self, image: Tensor, boxes_xyxy: Tensor) -> list[BoxCandidates]:
         """Masks for each box, from the box itself and from points in it.
 
-        Of the box first the one mask that SAM2 gives for prompts without doubt (output 0), then its
-        three for ambiguous ones; of each point those three. A model that was trained on points
-        alone finds its object by them.
+        The box itself gives first the one mask that SAM2 means for a prompt without doubt (output
+        0), then the three that it means for ambiguous ones; each point gives those three. A model
+        that was trained on points alone finds its object by them.
 
         Args:
             image: ``(3, S, S)`` float32 in about [0, 1], RGB.
@@ -84,7 +84,11 @@ class Sam2BoxPrompter:
     def _decode(
         self, features: Sam2Features, points: Tensor, labels: tuple[int, ...]
     ) -> tuple[Tensor, Tensor]:
-        """Prompts ``(N, T, 2)`` to logits ``(N, 4, h, w)`` and predicted IoU ``(N, 4)``."""
+        """Decode N prompts of T points ``(N, T, 2)``, whose labels are the same for all.
+
+        Returns:
+            Logits ``(N, 4, h, w)`` and predicted IoU ``(N, 4)``.
+        """
         encoder, decoder = self._model.sam_prompt_encoder, self._model.sam_mask_decoder
         label = torch.tensor(labels, dtype=torch.int32, device=self.device).expand(len(points), -1)
         sparse, dense = encoder(points=(points, label), boxes=None, masks=None)

@@ -51,7 +51,7 @@ class Sam2Proposer:
     Attributes:
         image_size: side S of the square input in pixels; masks come at S/4.
         points: ``(P, 2)`` float32 (x, y) in pixels of the input, see `point_grid`.
-        device: where it runs.
+        device: device that it runs on.
     """
 
     def __init__(
@@ -100,12 +100,12 @@ class Sam2Proposer:
         """Build the model and load an official ``.pt`` or a safetensors file of the same keys.
 
         Args:
-            checkpoint: local file.
+            checkpoint: path of the local file.
             name: ``sam2_hiera_{t,s,b+,l}`` or ``sam2.1_hiera_...``; with `config` any name.
             image_size: side of the square input in pixels.
             points_per_side: the grid has ``points_per_side ** 2`` points.
-            config: a SAM2 YAML, when it is not one of the published ones.
-            device: where to run.
+            config: path of a SAM2 YAML, when it is not one of the published ones.
+            device: device that the model runs on.
             dtype: precision of weights and activations.
 
         Raises:
@@ -132,9 +132,10 @@ class Sam2Proposer:
         Of outputs 1 to 3 the one with the highest predicted IoU is taken, output 0 never.
 
         Args:
-            features: of one image.
-            min_predicted_iou: masks must be above this, strictly.
-            points: int64 ``(n,)``, which points, rising, at least one; None is every point.
+            features: the features of one image.
+            min_predicted_iou: threshold on the predicted IoU; masks must lie above it, strictly.
+            points: int64 ``(n,)``, positions of the points to decode in the grid, rising, at least
+                one; None decodes every point.
 
         Returns:
             The surviving proposals in the order of their points, and the predicted IoU of all
@@ -163,7 +164,10 @@ def image_features(model: Any, images: Tensor, dtype: torch.dtype) -> Sam2Featur
     Args:
         model: a ``SAM2Base``.
         images: ``(B, 3, S, S)`` float32 in about [0, 1], on the model's device.
-        dtype: the model's.
+        dtype: type of the model's weights.
+
+    Raises:
+        ValueError: the images have another size than the model's input.
     """
     side = int(model.image_size)
     if tuple(images.shape[-2:]) != (side, side):
