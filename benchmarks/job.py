@@ -25,7 +25,8 @@ from ntt_ray.images import decode_image
 from ntt_ray.method.labeler import Labeler
 from ntt_ray.models.spec import ModelSpec
 from ntt_ray.run.job import UnitDone
-from ntt_ray.run.prepare import build_run_bank, label
+from ntt_ray.run.label import label
+from ntt_ray.run.prepare import build_run_bank
 
 
 def main() -> None:

@@ -31,9 +31,11 @@ from PIL import Image
 
 from benchmarks.sleeping import SleepingSpec
 from ntt_ray.config import Config, build_config
-from ntt_ray.run import prepare as steps
+from ntt_ray.run import models
 from ntt_ray.run.cluster.connect import connect, decide
 from ntt_ray.run.job import UnitDone
+from ntt_ray.run.label import label
+from ntt_ray.run.prepare import make_plan
 
 IMAGE = "image.png"
 IMAGE_S = 0.05
@@ -161,7 +163,7 @@ def run_units(folder: Path, units: int) -> dict[str, Any]:
 
     config = _config(folder / f"units-{units}", 1, units, 1)
     begun = time.monotonic()
-    plan = steps.make_plan(config)
+    plan = make_plan(config)
     planned = time.monotonic()
     _label(config, 1, 0.0, on_unit)
     first, last = marks[0], marks[-1]
@@ -205,8 +207,8 @@ def _label(
     connect(cpus=CPUS_PER_ACTOR * actors)
     spec = SleepingSpec(config.models, image_s=image_s, masks=MASKS if image_s else 0)
     # the one thing that is not a run's own: what the actors load
-    with patch.object(steps, "_models", lambda config, store: (spec, decide(config.job, "cpu"))):
-        steps.label(config, lambda unit, *_: on_unit(unit))
+    with patch.object(models, "_decided", lambda config, store: (spec, decide(config.job, "cpu"))):
+        label(config, lambda unit, *_: on_unit(unit))
     ray.shutdown()
 
 

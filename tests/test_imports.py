@@ -182,7 +182,7 @@ def test_fetch_and_write_processes_start_without_torch_or_ray():
 
 def test_the_driver_of_a_run_does_without_torch():
     """It would take three seconds at the start, and 650 MB for as long as the run takes."""
-    rooms = ("run.prepare", "run.status", "merge.job", "evaluate.job", "report.job")
+    rooms = ("run.label", "run.status", "merge.job", "evaluate.job", "report.job")
     modules = (*rooms, "plan.estimate", "verify.verify")
     code = (
         f"import sys, {', '.join(f'ntt_ray.{name}' for name in modules)}; "

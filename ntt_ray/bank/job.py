@@ -1,12 +1,11 @@
-"""The memory bank of a run: what goes into it, whether the one there can be used, building it.
+"""Building a memory bank, reporting on one, and joining several.
 
-Building runs as one Ray task where the models run. Beside the bank lie ``bank.html`` and
-``bank.json``, which say what its references can do.
+Building runs as one Ray task where the models run. ``bank.html`` and ``bank.json`` beside the bank
+say what its references can do. What goes into a bank is the matter of `bank.inputs`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,20 +15,13 @@ import numpy as np
 
 from ntt_ray import storage
 from ntt_ray.bank.file import BankFile, bank_digest
-from ntt_ray.bank.join import join_banks, joined_classes
+from ntt_ray.bank.inputs import BankInputs, read_bank
+from ntt_ray.bank.join import join_banks
 from ntt_ray.bank.metrics import BankFacts
 from ntt_ray.bank.report import BankExamples, write_bank_report
-from ntt_ray.config import Config, NegativesConfig
+from ntt_ray.config import Config
 from ntt_ray.errors import InputError
 from ntt_ray.models.spec import ModelSpec
-from ntt_ray.records import ClassLabel, ReferenceSet
-from ntt_ray.references.background import (
-    Surroundings,
-    surroundings_digest,
-    surroundings_of,
-)
-from ntt_ray.references.dataset import check_images, load_references, read_json
-from ntt_ray.references.negatives import negatives_of, used_classes
 from ntt_ray.run.cluster.placement import Resources
 from ntt_ray.run.cluster.tasks import run_task
 from ntt_ray.run.layout import BANK_FILE
@@ -42,105 +34,11 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class BankInputs:
-    """What a bank is made of, after every image was looked at.
-
-    Attributes:
-        references: of this config.
-        negatives: under the ids of the references, or None.
-        digest: of both and of their images.
-        base: the bank that they are added to, or None.
-        surroundings: of the references, where these become negatives.
-    """
-
-    references: ReferenceSet
-    negatives: ReferenceSet | None
-    digest: str
-    base: BankFile | None
-    surroundings: tuple[Surroundings, ...] = ()
-
-    def in_bank(self) -> ReferenceSet:
-        """The references under the category ids of the bank that they make."""
-        return self.references.renumbered({c.name: c.category_id for c in self.classes()})
-
-    def classes(self) -> tuple[ClassLabel, ...]:
-        """The classes of the bank that they make."""
-        if self.base is None:
-            return self.references.classes
-        return joined_classes((self.base.classes, self.references.classes), ("", ""))
-
-
-@dataclass(frozen=True)
 class BuiltBank:
     """A bank, and the patch features of this config's references as pictures, by annotation id."""
 
     bank: BankFile
     colours: Mapping[int, Picture]
-
-
-def checked_inputs(config: Config, store: Storage) -> BankInputs:
-    """Load and check the references of a config.
-
-    Raises:
-        ReferencesError: with every problem of the references, or of the negatives.
-        InputError: the bank to extend is missing, damaged, or the run's own.
-    """
-    block, ratio = config.references, config.method.context_ratio
-    assert block is not None
-    references = load_references(block.annotations, block.image_root, store, **block.choice())
-    digest, negatives = check_images(references, store, ratio), None
-    if block.negatives is not None:
-        negatives = negatives_of(_load_negatives(block.negatives, store), references.classes)
-        both = f"{digest}\n{check_images(negatives, store, ratio)}"
-        digest = hashlib.sha256(both.encode()).hexdigest()
-    surroundings: tuple[Surroundings, ...] = ()
-    if block.background is not None:
-        surroundings = surroundings_of(read_json(block.annotations, store), references)
-        how = [block.background.per_image, config.models.proposer.image_size]
-        both = f"{digest}\n{surroundings_digest(surroundings)}\n{how}"
-        digest = hashlib.sha256(both.encode()).hexdigest()
-    base = None
-    if block.extends is not None:
-        if block.extends == storage.join(config.output, BANK_FILE):
-            raise InputError("references.extends: is this run's own bank; choose another output")
-        base = read_bank(block.extends, store, "references.extends")
-    return BankInputs(references, negatives, digest, base, surroundings)
-
-
-def _load_negatives(block: NegativesConfig, store: Storage) -> ReferenceSet:
-    choice = block.choice()
-    if block.classes is None:
-        choice["classes"] = used_classes(read_json(block.annotations, store))
-    return load_references(block.annotations, block.image_root, store, **choice)
-
-
-def read_bank(uri: str, store: Storage, key: str = "bank") -> BankFile:
-    """Read a bank file.
-
-    Raises:
-        InputError: it is missing or damaged; `key` is the setting that names it.
-    """
-    try:
-        data = store.read_bytes(uri)
-    except FileNotFoundError:
-        raise InputError(f"{key}: {storage.redact(uri)}: no such file") from None
-    return BankFile.from_bytes(data, storage.redact(uri))
-
-
-def reusable_bank(
-    output: str, store: Storage, encoder: dict[str, Any], inputs: BankInputs
-) -> BankFile | None:
-    """The bank already below the output, when the same references and encoder made it."""
-    uri = storage.join(output, BANK_FILE)
-    try:
-        data = store.read_bytes(uri)
-    except FileNotFoundError:
-        return None
-    bank = BankFile.from_bytes(data, uri)
-    before = () if inputs.base is None else inputs.base.history()
-    sources = bank.history()
-    same = sources[:-1] == before and sources[-1].references == inputs.digest
-    return bank if same and dict(bank.encoder) == encoder else None
 
 
 def build(

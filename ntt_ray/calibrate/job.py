@@ -18,7 +18,7 @@ from typing import Any
 
 from ntt_ray import storage
 from ntt_ray.bank.file import bank_digest
-from ntt_ray.bank.job import BankInputs
+from ntt_ray.bank.inputs import BankInputs
 from ntt_ray.bank.memory import MemoryBank
 from ntt_ray.bank.padding import PaddedMeans
 from ntt_ray.calibrate.page import (

@@ -132,7 +132,7 @@ def run_steps(settings: Config) -> tuple[MergeCounts, dict[str, Any] | None, flo
 
 def _label(settings: Config) -> float | None:
     """Label, and say how many images per second went through, if any did."""
-    from ntt_ray.run.prepare import label as label_run
+    from ntt_ray.run.label import label as label_run
 
     with Reporter() as reporter:
         label_run(settings, reporter.unit)

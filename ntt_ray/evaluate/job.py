@@ -14,8 +14,8 @@ from ntt_ray.merge.record import read_merge_record
 from ntt_ray.records import ClassLabel
 from ntt_ray.references.dataset import read_json
 from ntt_ray.run import manifest as manifest_file
-from ntt_ray.run import record as run_record
 from ntt_ray.run.layout import METRICS_FILE, RESULTS_FILE
+from ntt_ray.run.record import RunRecord, recorded_run
 from ntt_ray.storage import Storage
 
 
@@ -47,7 +47,7 @@ def _judged(config: Config) -> tuple[Any, Any, dict[int, str], tuple[ClassLabel,
     if config.ground_truth is None:
         raise InputError("ground_truth: is needed to evaluate")
     store = Storage(config.storage_options)
-    recorded = run_record.recorded_run(config.output, store)
+    recorded = recorded_run(config.output, store)
     _check_results(config, recorded, store)
     return (
         read_json(config.ground_truth, store),
@@ -57,18 +57,18 @@ def _judged(config: Config) -> tuple[Any, Any, dict[int, str], tuple[ClassLabel,
     )
 
 
-def _check_results(config: Config, recorded: dict[str, Any], store: Storage) -> None:
+def _check_results(config: Config, recorded: RunRecord, store: Storage) -> None:
     merge = read_merge_record(config.output, store)
     if (
         merge is None
-        or merge.labels_hash != recorded["labels_hash"]
+        or merge.labels_hash != recorded.labels_hash
         or RESULTS_FILE not in merge.files
     ):
         where = storage.redact(storage.join(config.output, RESULTS_FILE))
         raise InputError(
             f"{where}: is not of the last merge of this run; merge with the profile coco-results"
         )
-    if missing := merge.missing(recorded["plan"]["units"]):
+    if missing := merge.missing(recorded.plan.units):
         raise RunIncompleteError(
             f"{RESULTS_FILE} was merged without {len(missing)} shards: {units_text(missing)}. "
             "Label what is missing, then merge again"

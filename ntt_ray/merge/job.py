@@ -19,9 +19,9 @@ from ntt_ray.merge.rendering import Mapper, map_here
 from ntt_ray.merge.thresholds import Thresholds, calibrated
 from ntt_ray.references.dataset import read_json
 from ntt_ray.run import manifest as manifest_file
-from ntt_ray.run import record as run_record
 from ntt_ray.run.layout import MERGE_LOCK_FILE
 from ntt_ray.run.lock import RunLock
+from ntt_ray.run.record import RunRecord, recorded_run
 from ntt_ray.run.shard import existing_shards
 from ntt_ray.storage import Storage
 
@@ -45,7 +45,7 @@ def merge(
         RunIncompleteError: shards are missing and `partial` is not set.
     """
     store = Storage(config.storage_options)
-    recorded = run_record.recorded_run(config.output, store)
+    recorded = recorded_run(config.output, store)
     choice, settings = class_choice(config, recorded), config.merge
     thresholds = replace(merge_thresholds(config, recorded, store), categories=choice.categories)
     with RunLock(config.output, store, MERGE_LOCK_FILE) as lock:
@@ -65,12 +65,12 @@ def merge(
             thresholds=thresholds,
             profiles=settings.profiles,
             images_per_file=settings.images_per_file,
-            uris=functools.partial(_uris, config.output, recorded["identity"]["manifest"], store),
-            mapper=_mapper(int(recorded["plan"]["images"])),
+            uris=functools.partial(_uris, config.output, recorded.identity.manifest, store),
+            mapper=_mapper(int(recorded.plan.images)),
             progress=progress,
         )
         record = MergeRecord(
-            recorded["labels_hash"],
+            recorded.labels_hash,
             settings.min_score,
             settings.profiles,
             settings.images_per_file,
@@ -86,13 +86,13 @@ def merge(
     return list(record.files), replace(counts, missing_shards=len(missing))
 
 
-def class_choice(config: Config, recorded: dict[str, Any]) -> ClassChoice:
+def class_choice(config: Config, recorded: RunRecord) -> ClassChoice:
     """The classes of the merged files: `merge.classes` and `merge.rename`.
 
     Raises:
         InputError: the run has no class of that name.
     """
-    classes = run_record.record_classes(recorded)
+    classes = recorded.class_labels
     return choose_classes(classes, config.merge.classes, config.merge.rename)
 
 
@@ -109,10 +109,10 @@ def _uris(output: str, digest: str, store: Storage, shard_id: int) -> list[str]:
 
 
 def _shards(
-    config: Config, recorded: dict[str, Any], store: Storage, partial: bool
+    config: Config, recorded: RunRecord, store: Storage, partial: bool
 ) -> tuple[list[int], list[int]]:
     """The shards to merge, and those that are missing."""
-    units = range(int(recorded["plan"]["units"]))
+    units = range(int(recorded.plan.units))
     existing = existing_shards(config.output, store)
     missing = [unit for unit in units if unit not in existing]
     if missing and not partial:
@@ -123,7 +123,7 @@ def _shards(
     return [unit for unit in units if unit in existing], missing
 
 
-def merge_thresholds(config: Config, recorded: dict[str, Any], store: Storage) -> Thresholds:
+def merge_thresholds(config: Config, recorded: RunRecord, store: Storage) -> Thresholds:
     """What ``annotations.json`` keeps: `merge.min_score`, and `merge.calibration` over it.
 
     Raises:
@@ -132,7 +132,7 @@ def merge_thresholds(config: Config, recorded: dict[str, Any], store: Storage) -
     uri, min_score = config.merge.calibration, config.merge.min_score
     if uri is None:
         return Thresholds(min_score)
-    classes = run_record.record_classes(recorded)
+    classes = recorded.class_labels
     return calibrated(read_json(uri, store), uri, classes, min_score)
 
 
@@ -156,24 +156,24 @@ def check_complete(config: Config, counts: MergeCounts) -> None:
         )
 
 
-def merge_info(recorded: dict[str, Any], missing: int) -> dict[str, Any]:
+def merge_info(recorded: RunRecord, missing: int) -> dict[str, Any]:
     """The ``info`` block: provenance without clocks, so that merging again gives the same bytes.
 
     Args:
         recorded: the run record.
         missing: shards that were not there to be merged.
     """
-    identity = recorded["identity"]
-    units = recorded["plan"]["units"]
+    identity = recorded.identity
+    units = recorded.plan.units
     partial = {"partial": f"{missing} of {units} shards are missing"} if missing else {}
     return {
         "description": "Instance masks proposed by ntt-ray from annotated references",
-        "version": recorded["versions"].get("ntt-ray", ""),
-        "labels_hash": recorded["labels_hash"],
-        "bank": identity["bank"],
-        "models": identity["models"],
-        "decode": identity.get("decode", {}),
-        "method": identity["method"],
+        "version": recorded.versions.get("ntt-ray", ""),
+        "labels_hash": recorded.labels_hash,
+        "bank": identity.bank,
+        "models": identity.models.plain(),
+        "decode": identity.decode,
+        "method": identity.method,
         **partial,
     }
 

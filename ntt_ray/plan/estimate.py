@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 
 from ntt_ray import storage
 from ntt_ray.bank.file import bank_digest
-from ntt_ray.bank.job import checked_inputs, read_bank
+from ntt_ray.bank.inputs import BankInputs
 from ntt_ray.config import Config
 from ntt_ray.errors import InputError
 from ntt_ray.evaluate.job import evaluate_run
@@ -25,9 +25,10 @@ from ntt_ray.report.job import report_run
 from ntt_ray.run.actor import IMAGES_PER_GPU_STEP
 from ntt_ray.run.cluster.connect import connect, decide
 from ntt_ray.run.job import UnitDone
+from ntt_ray.run.label import label
 from ntt_ray.run.layout import PLAN_FILE, PLAN_FOLDER, SAMPLE_FILE, shard_uri
 from ntt_ray.run.manifest import entries_of
-from ntt_ray.run.prepare import label
+from ntt_ray.run.prepare import check_sources
 from ntt_ray.run.shard import existing_shards
 from ntt_ray.sources.image_list import list_images
 from ntt_ray.storage import Storage
@@ -116,11 +117,11 @@ def estimate_run(
 
 def _made_of(config: Config, store: Storage) -> list[str]:
     """Digests of what the bank will be made of: files may change under the same name."""
-    if config.bank is not None:
-        return [bank_digest(read_bank(config.bank, store).data)]
-    inputs = checked_inputs(config, store)
-    base = () if inputs.base is None else inputs.base.history()
-    return [*(source.bank for source in base), inputs.digest]
+    sources = check_sources(config, store)
+    if not isinstance(sources, BankInputs):
+        return [bank_digest(sources.data)]
+    base = () if sources.base is None else sources.base.history()
+    return [*(source.bank for source in base), sources.digest]
 
 
 def _sample_config(config: Config, entries: Sequence[ImageEntry], made_of: Sequence[str]) -> Config:

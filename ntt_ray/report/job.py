@@ -10,8 +10,8 @@ from ntt_ray.merge.record import read_merge_record
 from ntt_ray.references.dataset import load_references, read_json
 from ntt_ray.report.report import write_report
 from ntt_ray.run import manifest as manifest_file
-from ntt_ray.run import record as run_record
 from ntt_ray.run.layout import METRICS_FILE
+from ntt_ray.run.record import recorded_run
 from ntt_ray.run.shard import existing_shards
 from ntt_ray.storage import Storage
 
@@ -24,14 +24,14 @@ def report_run(config: Config, images_per_s: float | None = None) -> dict[str, A
         images_per_s: of the labelling that has just ended, when there was one.
     """
     store = Storage(config.storage_options)
-    recorded = run_record.recorded_run(config.output, store)
-    digest = recorded["identity"]["manifest"]
+    recorded = recorded_run(config.output, store)
+    digest = recorded.identity.manifest
     block = config.references
     references = None
     if block is not None:
         references = load_references(block.annotations, block.image_root, store, **block.choice())
         if block.extends is not None:  # the extended bank may have given other ids
-            classes = run_record.record_classes(recorded)
+            classes = recorded.class_labels
             references = references.renumbered({c.name: c.category_id for c in classes})
     truth = read_json(config.ground_truth, store) if config.ground_truth is not None else None
     metrics_uri = storage.join(config.output, METRICS_FILE)
@@ -48,7 +48,7 @@ def report_run(config: Config, images_per_s: float | None = None) -> dict[str, A
         ground_truth=truth if _has_masks(truth) else None,
         metrics=read_json(metrics_uri, store) if with_metrics else None,
         images_per_s=images_per_s,
-        losses=merged.losses if merged and merged.labels_hash == recorded["labels_hash"] else None,
+        losses=merged.losses if merged and merged.labels_hash == recorded.labels_hash else None,
     )
 
 

@@ -17,13 +17,14 @@ from ntt_ray.images import decode_image
 from ntt_ray.merge.rendering import Loss
 from ntt_ray.pages.overlays import ClassReferences, ReferencePicture, Shot
 from ntt_ray.pages.pictures import Thumbnail, blank, mask_to_path, thumbnail
-from ntt_ray.records import ClassLabel, ImageEntry, Reference, ReferenceSet
+from ntt_ray.records import ImageEntry, Reference, ReferenceSet
 from ntt_ray.references.crops import cut_reference
 from ntt_ray.references.dataset import read_image
 from ntt_ray.report.gallery import Candidate, GalleryPicker, count_matches
 from ntt_ray.report.page import render_page
 from ntt_ray.report.statistics import RunFigures, figures_to_json
 from ntt_ray.run.layout import REPORT_FILE, REPORT_PAGE
+from ntt_ray.run.record import RunRecord
 from ntt_ray.run.shard import iter_labels, read_shard
 from ntt_ray.settings import DecodeSettings
 from ntt_ray.storage import Storage
@@ -41,7 +42,7 @@ def write_report(
     output: str,
     store: Storage,
     *,
-    record: Mapping[str, Any],
+    record: RunRecord,
     shard_ids: Sequence[int],
     read_unit: Callable[[int], Sequence[ImageEntry]],
     min_score: float,
@@ -75,7 +76,7 @@ def write_report(
     Raises:
         InputError: a shard is missing or damaged, or has classes that are not in the record.
     """
-    classes = [ClassLabel(item["id"], item["name"]) for item in record["classes"]]
+    classes = record.class_labels
     best_f1 = ((metrics or {}).get("false_alarms") or {}).get("score")
     threshold = min_score if best_f1 is None else float(best_f1)
     truth = None if ground_truth is None else GroundTruth(ground_truth, classes)
@@ -91,16 +92,14 @@ def write_report(
         "format_version": FORMAT_VERSION,
         **figures_to_json(figures, classes, _reference_counts(references)),
         "threshold": threshold,
-        "shards": {"planned": record["plan"]["units"], "read": len(shard_ids)},
+        "shards": {"planned": record.plan.units, "read": len(shard_ids)},
         "metrics": None if metrics is None else dict(metrics),
         "images_per_s": images_per_s,
         "losses": {name: _loss(loss) for name, loss in sorted((losses or {}).items())},
         **_provenance(record),
         "gallery": [_shown(group, c, threshold) for group, found in chosen.items() for c in found],
     }
-    decode = DecodeSettings(
-        **record["identity"].get("decode", {})
-    )  # pixels must lie under their masks
+    decode = DecodeSettings(**record.identity.decode)  # pixels must lie under their masks
     page = render_page(
         report,
         references=_reference_pictures(references, report, store),
@@ -121,22 +120,22 @@ def _loss(loss: Loss) -> dict[str, Any]:
     return {**counts, "mean_iou": round(mean, 9), "min_iou": round(loss.min_iou, 9)}
 
 
-def _provenance(record: Mapping[str, Any]) -> dict[str, Any]:
-    identity = record["identity"]
+def _provenance(record: RunRecord) -> dict[str, Any]:
+    identity = record.identity
     models: dict[str, Any] = {}
     execution: dict[str, Any] = {}
-    for key, value in identity["models"].items():
+    for key, value in identity.models.plain().items():
         (models if isinstance(value, Mapping) else execution)[key] = value
     return {
-        "source": identity["images"],
-        "bank": identity["bank"],
+        "source": identity.images,
+        "bank": identity.bank,
         "models": models,
         "execution": execution,
-        "decode": dict(identity.get("decode", {})),
-        "method": dict(identity["method"]),
-        "labels_hash": record["labels_hash"],
-        "versions": dict(record["versions"]),
-        "git_revision": record.get("git_revision"),
+        "decode": dict(identity.decode),
+        "method": dict(identity.method),
+        "labels_hash": record.labels_hash,
+        "versions": dict(record.versions),
+        "git_revision": record.git_revision,
     }
 
 

@@ -1,58 +1,68 @@
-"""Planning, the bank and labelling; what comes after the shards is in `outcome`.
+"""One order of checks, for labelling, the dry run, the bank and calibration.
 
-Holds the order of checks: everything that can be known without a GPU is refused before one is
-asked for, and nothing is written into an output that belongs to another run.
+The config was checked as it was read. Then: the files that it names, the references or the ready
+bank (`check_sources`); the run that is there, the images (`check_images`); only now Ray, the models
+and the digests of their checkpoints (`start_models`); the bank (`usable_bank`); whether all of it
+is the run that is there; and last what is written. So everything that can be known without a GPU is
+refused before one is asked for, and nothing is written into an output of another run.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ntt_ray import storage
 from ntt_ray.bank.file import BankFile, bank_digest
-from ntt_ray.bank.job import (
-    BankInputs,
-    BuiltBank,
-    build,
-    checked_inputs,
-    examples_of,
-    read_bank,
-    report_bank,
-    reusable_bank,
-)
-from ntt_ray.config import DINOV3_LICENCE, Config
-from ntt_ray.errors import InputError, RunIncompleteError
+from ntt_ray.bank.inputs import BankInputs, checked_inputs, read_bank, reusable_bank
+from ntt_ray.bank.job import BuiltBank, build, examples_of, report_bank
+from ntt_ray.config import Config
+from ntt_ray.errors import InputError
 from ntt_ray.models.spec import ModelSpec
 from ntt_ray.run import manifest as manifest_file
-from ntt_ray.run import record as run_record
-from ntt_ray.run.chain import label_units
-from ntt_ray.run.cluster.connect import connect, decide, layout
-from ntt_ray.run.cluster.metrics import DriverMetrics
 from ntt_ray.run.cluster.placement import Resources
-from ntt_ray.run.cluster.tasks import run_task
-from ntt_ray.run.job import LabelJob, Pace, UnitDone
-from ntt_ray.run.journal import delete_finished
 from ntt_ray.run.layout import BANK_FILE, MANIFEST_FILE, RECORD_FILE
 from ntt_ray.run.lock import RunLock
+from ntt_ray.run.models import CheckedModels, start_models
+from ntt_ray.run.record import (
+    Identity,
+    RunRecord,
+    check_same_run,
+    make_record,
+    read_record,
+    write_record,
+)
 from ntt_ray.run.shard import existing_shards
-from ntt_ray.run.stall_watch import StallWatch
 from ntt_ray.sources.image_list import list_images
 from ntt_ray.storage import Storage
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a start of this config would do."""
+    """What a start of this config would do: how many images and units there are, and are done."""
 
     images: int
     units: int
     units_done: int
     classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images of a run, and what is there of the run.
+
+    Attributes:
+        manifest: the manifest file, as it lies there or will be written.
+        sizes: how many images each unit has; the position is the shard id.
+        done: ids of the units whose shard is there.
+        recorded: the run record; None where no run was begun.
+    """
+
+    manifest: bytes
+    sizes: tuple[int, ...]
+    done: frozenset[int]
+    recorded: RunRecord | None
 
 
 @dataclass(frozen=True)
@@ -67,30 +77,30 @@ class ReferenceRun:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run whose inputs were checked, whose bank exists and whose record is written."""
+    """A run whose inputs were checked, whose bank exists and whose record is written.
 
-    job: LabelJob
+    Attributes:
+        images: the images, by unit.
+        models: both models, checked.
+        bank: the bank file.
+        identity: the identity as it is recorded: an older record may lack what is None today,
+            and has another hash for it.
+    """
+
+    images: Images
+    models: CheckedModels
     bank: bytes
-    todo: tuple[int, ...]
-    images_by_unit: tuple[int, ...]
-    resources: Resources
+    identity: Identity
 
 
 def make_plan(config: Config) -> Plan:
     """Check everything that can be checked without starting anything, and say what is to do."""
     store = Storage(config.storage_options)
-    _check_checkpoints_exist(config, store)
-    if config.bank is None:
-        classes = checked_inputs(config, store).classes()
-    else:
-        classes = read_bank(config.bank, store).classes
-    data = _existing_manifest(config.output, store)
-    if data is None:
-        images = list_images(config.images, config.image_root, store)
-        data = manifest_file.manifest_bytes(images, config.job.images_per_unit)
-    sizes = manifest_file.unit_sizes(data)
-    done = len(existing_shards(config.output, store) & set(range(len(sizes))))
-    return Plan(sum(sizes), len(sizes), done, tuple(label.name for label in classes))
+    sources = check_sources(config, store)
+    classes = sources.classes if isinstance(sources, BankFile) else sources.classes()
+    images = check_images(config, store)
+    names = tuple(label.name for label in classes)
+    return Plan(sum(images.sizes), len(images.sizes), len(images.done), names)
 
 
 def build_run_bank(config: Config) -> tuple[BankFile, dict[str, Any]]:
@@ -100,154 +110,140 @@ def build_run_bank(config: Config) -> tuple[BankFile, dict[str, Any]]:
         The bank, and the content of ``bank.json``. A bank that came ready is only reported on.
     """
     store = Storage(config.storage_options)
-    if config.bank is not None:
-        ready = read_bank(config.bank, store)
-        found = report_bank(config.output, ready, store)
-        return ready, found
-    inputs = checked_inputs(config, store)
+    sources = check_sources(config, store)
+    if isinstance(sources, BankFile):
+        return sources, report_bank(config.output, sources, store)
     with RunLock(config.output, store):
-        connect()
-        spec, resources = _models(config, store)
-        digests = _checked_digests(spec)
-        built = build(config, spec, resources, inputs, digests["encoder"], store)
-        recorded = run_record.read_record(config.output, store)
+        recorded = read_record(config.output, store)
+        built = _build(config, store, sources, start_models(config, store))
         if recorded is not None:
-            new = {**recorded["identity"], "bank": bank_digest(built.bank.data)}
-            run_record.check_same_run(recorded, new, config.output)
-        found = _report(config, inputs, built, store)
-        store.publish_bytes(storage.join(config.output, BANK_FILE), built.bank.data)
+            digest = bank_digest(built.bank.data)
+            identity = recorded.identity.model_copy(update={"bank": digest})
+            check_same_run(recorded, identity, config.output)
+        found = _publish_bank(config, store, built.bank, sources, built)
     return built.bank, found
-
-
-def _report(config: Config, inputs: BankInputs, built: BuiltBank, store: Storage) -> dict[str, Any]:
-    examples = examples_of(inputs, built, config.method.context_ratio)
-    return report_bank(config.output, built.bank, store, examples)
 
 
 def prepare_references(config: Config, store: Storage) -> ReferenceRun:
     """Check the references of a config and make their bank, or take the one below its output."""
-    inputs = checked_inputs(config, store)
-    connect()
-    spec, resources = _models(config, store)
-    digest = _checked_digests(spec)["encoder"]
-    bank = reusable_bank(config.output, store, spec.encoder_record(digest), inputs)
-    if bank is None:
-        bank = build(config, spec, resources, inputs, digest, store).bank
-    return ReferenceRun(inputs, bank.data, spec, resources)
+    inputs = check_sources(config, store)
+    assert isinstance(inputs, BankInputs), "the config names a ready bank"
+    models = start_models(config, store)
+    bank, _ = usable_bank(config, store, inputs, models)
+    return ReferenceRun(inputs, bank.data, models.spec, models.resources)
 
 
-def label(config: Config, on_unit: Callable[[UnitDone, int, int], None]) -> None:
-    """Label every image of a config that has no row yet.
+def prepare_run(config: Config, store: Storage, sources: BankInputs | BankFile) -> Prepared:
+    """Everything before the first unit; the caller holds the lock of the output.
 
-    Args:
-        config: the run.
-        on_unit: called for each finished unit with the images done so far, resumed ones included,
-            and the images in all.
+    Raises:
+        InputError: the images cannot be listed, or the output holds something else.
+        WeightsError: a checkpoint does not fit.
+        OutputMismatchError: the output holds a run with other settings.
     """
-    store = Storage(config.storage_options)
-    inputs = checked_inputs(config, store) if config.references is not None else None
-    ready_bank = read_bank(config.bank, store) if config.bank is not None else None
-    with RunLock(config.output, store) as lock:
-        prepared = _prepare(config, store, lock.token, inputs, ready_bank)
-        total = sum(prepared.images_by_unit)
-        done = total - sum(prepared.images_by_unit[unit] for unit in prepared.todo)
-        if not prepared.todo:
-            logger.info("all %d units are done already", len(prepared.images_by_unit))
-            delete_finished(config.output, store)
-            return
-        largest = max(prepared.images_by_unit)
-        chain = label_units(prepared.job, prepared.todo, prepared.bank, prepared.resources, largest)
-        pace, metrics = Pace(), DriverMetrics(storage.redact(config.output))
-        metrics.progress(done, total)
-        with StallWatch() as watch:
-            for unit in chain:
-                lock.check()
-                watch.unit_done()
-                done += unit.images
-                lock.progress = {"images_done": done, "images_per_s": pace.unit(unit)}
-                metrics.unit(unit.write_s)
-                metrics.progress(done, total)
-                on_unit(unit, done, total)
-        delete_finished(config.output, store)
-        missing = sorted(set(prepared.todo) - existing_shards(config.output, store))
-        if missing:
-            raise RunIncompleteError(
-                f"{len(missing)} of {len(prepared.todo)} units have no shard, the first is "
-                f"{missing[0]}; start the same command again"
-            )
+    images = check_images(config, store)
+    models = start_models(config, store)
+    bank, built = usable_bank(config, store, sources, models)
+    identity = _identity(config, models.spec, models.digests, images.manifest, bank.data)
+    if images.recorded is not None:
+        check_same_run(images.recorded, identity, config.output)
+        return Prepared(images, models, bank.data, images.recorded.identity)
+    store.publish_bytes(storage.join(config.output, MANIFEST_FILE), images.manifest)
+    _publish_bank(config, store, bank, sources, built)
+    record = make_record(
+        identity=identity,
+        config=config.resolved(),
+        classes=bank.classes,
+        units=len(images.sizes),
+        images=sum(images.sizes),
+    )
+    write_record(config.output, record, store)
+    return Prepared(images, models, bank.data, identity)
 
 
-def _prepare(
-    config: Config,
-    store: Storage,
-    token: str,
-    inputs: BankInputs | None,
-    ready_bank: BankFile | None,
-) -> Prepared:
-    manifest = _existing_manifest(config.output, store)
-    if manifest is None:
+def check_sources(config: Config, store: Storage) -> BankInputs | BankFile:
+    """The references of a config after every image was looked at, or its ready bank.
+
+    Raises:
+        InputError: a file that the config names is missing or damaged.
+        ReferencesError: with every problem of the references.
+    """
+    for block in (config.models.encoder, config.models.proposer):
+        # files named by path or URI; published ones are fetched when a run starts
+        for path in (block.checkpoint, getattr(block, "config", None)):
+            if path is not None and not store.exists(path):
+                raise InputError(f"models: {storage.redact(path)}: no such file")
+    if config.bank is not None:
+        return read_bank(config.bank, store)
+    return checked_inputs(config, store)
+
+
+def check_images(config: Config, store: Storage) -> Images:
+    """The images of the run that was begun, or those that a new one would have.
+
+    Raises:
+        InputError: there is no image, a list is malformed, or the output holds something else.
+    """
+    recorded = read_record(config.output, store)
+    shards = existing_shards(config.output, store)
+    if recorded is not None:
+        manifest = manifest_file.read_manifest(config.output, store)
+    elif shards:
+        raise InputError(
+            f"{storage.redact(config.output)}: holds shards but no {RECORD_FILE}; "
+            "choose another output"
+        )
+    else:  # a manifest without a run record was never used
         images = list_images(config.images, config.image_root, store)
         manifest = manifest_file.manifest_bytes(images, config.job.images_per_unit)
-    recorded = run_record.read_record(config.output, store)
-    connect()
-    spec, resources = _models(config, store)
-    digests = _checked_digests(spec)
-    encoder = spec.encoder_record(digests["encoder"])
-    built, bank = None, ready_bank
+    sizes = tuple(manifest_file.unit_sizes(manifest))
+    return Images(manifest, sizes, frozenset(shards & set(range(len(sizes)))), recorded)
+
+
+def usable_bank(
+    config: Config, store: Storage, sources: BankInputs | BankFile, models: CheckedModels
+) -> tuple[BankFile, BuiltBank | None]:
+    """The ready bank, the one below the output if the same made it, or a new one with its pictures.
+
+    Raises:
+        InputError: another encoder made the ready bank, or the one that is to be extended.
+    """
+    if isinstance(sources, BankFile):
+        sources.check_encoder(models.encoder_record, str(config.bank))
+        return sources, None
+    bank = reusable_bank(config.output, store, models.encoder_record, sources)
     if bank is not None:
-        bank.check_encoder(encoder, str(config.bank))
-    else:
-        assert inputs is not None
-        bank = reusable_bank(config.output, store, encoder, inputs)
-        if bank is None:
-            built = build(config, spec, resources, inputs, digests["encoder"], store)
-            bank = built.bank
-    identity = _identity(config, spec, digests, manifest, bank.data)
-    sizes = manifest_file.unit_sizes(manifest)
-    if recorded is not None:
-        run_record.check_same_run(recorded, identity, config.output)
-    else:
-        if existing_shards(config.output, store):
-            raise InputError(
-                f"{storage.redact(config.output)}: holds shards but no {RECORD_FILE}; "
-                "choose another output"
-            )
-        store.publish_bytes(storage.join(config.output, MANIFEST_FILE), manifest)
-        if built is not None and inputs is not None:
-            _report(config, inputs, built, store)
-        store.publish_bytes(storage.join(config.output, BANK_FILE), bank.data)
-        record = run_record.make_record(
-            identity=identity,
-            config=config.resolved(),
-            classes=bank.classes,
-            units=len(sizes),
-            images=sum(sizes),
-        )
-        run_record.write_record(config.output, record, store)
-    done = existing_shards(config.output, store)
-    job = LabelJob(
-        output=config.output,
-        store=store,
-        manifest_digest=identity["manifest"],
-        models=spec,
-        method=config.method,
-        decode=config.decode,
-        image_timeout_s=config.job.image_timeout_s,
-        decode_threads=max(1, round(resources.cpus_per_actor)),
-        run_token=token,
-        # as recorded: an older record may lack what is None here, and has another hash for it
-        provenance=run_record.provenance(identity if recorded is None else recorded["identity"]),
-    )
-    todo = tuple(unit for unit in range(len(sizes)) if unit not in done)
-    return Prepared(job, bank.data, todo, tuple(sizes), resources)
+        return bank, None
+    built = _build(config, store, sources, models)
+    return built.bank, built
+
+
+def _build(config: Config, store: Storage, inputs: BankInputs, models: CheckedModels) -> BuiltBank:
+    digest = models.digests["encoder"]
+    return build(config, models.spec, models.resources, inputs, digest, store)
+
+
+def _publish_bank(
+    config: Config,
+    store: Storage,
+    bank: BankFile,
+    sources: BankInputs | BankFile,
+    built: BuiltBank | None,
+) -> dict[str, Any]:
+    """Publish the bank, after its report where it was built just now; gives the report."""
+    found: dict[str, Any] = {}
+    if built is not None and isinstance(sources, BankInputs):
+        examples = examples_of(sources, built, config.method.context_ratio)
+        found = report_bank(config.output, bank, store, examples)
+    store.publish_bytes(storage.join(config.output, BANK_FILE), bank.data)
+    return found
 
 
 def _identity(
-    config: Config, spec: ModelSpec, digests: dict[str, str], manifest: bytes, bank: bytes
-) -> dict[str, Any]:
-    """Everything that can change labels, and nothing else."""
+    config: Config, spec: ModelSpec, digests: Mapping[str, str], manifest: bytes, bank: bytes
+) -> Identity:
     encoder, proposer = config.models.encoder, config.models.proposer
-    return {
+    content = {
         "images": storage.redact(config.images),
         "image_root": config.image_root and storage.redact(config.image_root),
         "manifest": manifest_file.manifest_digest(manifest),
@@ -274,49 +270,4 @@ def _identity(
         "method": config.method.model_dump(mode="json", exclude_none=True),
         "job": {"images_per_unit": config.job.images_per_unit},
     }
-
-
-def _check_checkpoints_exist(config: Config, store: Storage) -> None:
-    """Files named by path or URI must be there; published ones are fetched when a run starts."""
-    for block in (config.models.encoder, config.models.proposer):
-        for path in (block.checkpoint, getattr(block, "config", None)):
-            if path is not None and not store.exists(path):
-                raise InputError(f"models: {storage.redact(path)}: no such file")
-
-
-def _existing_manifest(output: str, store: Storage) -> bytes | None:
-    """The manifest of a run that was started; one without its run record was never used."""
-    if run_record.read_record(output, store) is None:
-        return None
-    return manifest_file.read_manifest(output, store)
-
-
-def _models(config: Config, store: Storage) -> tuple[ModelSpec, Resources]:
-    if config.models.encoder.is_dinov3:
-        logger.info("%s", DINOV3_LICENCE)
-    resources = decide(config.job, config.models.device)
-    precision = config.models.precision
-    if precision == "auto":
-        on_gpu = resources.device == "cuda"
-        precision = "bf16" if on_gpu and _has_bf16(resources) else "fp32"
-    return ModelSpec(config.models, resources.device, precision, store), resources
-
-
-def _has_bf16(resources: Resources) -> bool:
-    """Whether every kind of GPU of the cluster computes in bfloat16."""
-
-    def look() -> bool:
-        import torch
-
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-
-    options = resources.actor_options()
-    kinds = {node.accelerator for node in layout().nodes if node.gpus and node.accelerator}
-    kind_options = [{"accelerator_type": kind} for kind in sorted(kinds)]
-    if resources.accelerator is not None or not kinds:
-        kind_options = [{}]
-    return all(run_task(look, options=options | kind) for kind in kind_options)
-
-
-def _checked_digests(spec: ModelSpec) -> dict[str, str]:
-    return run_task(spec.checked_digests, options={"num_cpus": 0.5, "max_retries": 1})
+    return Identity.model_validate(content)

@@ -1,6 +1,8 @@
 """The run record ``run.json``: what a run was made of, and whether a second start may go on.
 
-Only what can change labels is compared; see `differences`. No clocks in it.
+Only what can change labels is compared; see `differences`. A record is read with all its keys: of
+an identity, the hash is taken over what stands in the file, whatever version wrote it. Keys that
+this version does not know are kept and ignored; another `FORMAT_VERSION` is refused. No clocks.
 """
 
 from __future__ import annotations
@@ -9,10 +11,12 @@ import hashlib
 import json
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ntt_ray import storage
 from ntt_ray.errors import InputError, OutputMismatchError
@@ -20,22 +24,8 @@ from ntt_ray.records import ClassLabel
 from ntt_ray.run.layout import RECORD_FILE
 from ntt_ray.storage import Storage
 
-FORMAT_VERSION = 1
+FORMAT_VERSION: Literal[1] = 1
 MAX_UNITS = 10_000_000  # more is no plan of ours
-_FIELDS = {  # what this package reads of a record
-    "labels_hash": str,
-    "identity": dict,
-    "identity.manifest": str,
-    "identity.bank": str,
-    "identity.models": dict,
-    "identity.models.encoder.checkpoint": str,
-    "identity.models.proposer.checkpoint": str,
-    "identity.method": dict,
-    "classes": list,
-    "plan.units": int,
-    "plan.images": int,
-    "versions": dict,
-}
 _PACKAGES = (
     "ntt-ray",
     "ray",
@@ -50,23 +40,106 @@ _PACKAGES = (
 )
 
 
-def labels_hash(identity: Mapping[str, Any]) -> str:
-    """SHA-256 over everything that can change labels, in hex."""
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+class _Recorded(BaseModel):
+    """A block of a record, with all keys that were in it."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+    def plain(self) -> dict[str, Any]:
+        """The block as it was written or made: no key more, none less."""
+        return self.model_dump(exclude_unset=True)
 
 
-def provenance(identity: Mapping[str, Any]) -> dict[str, str]:
-    """What every shard of the run carries, so that one of another run is found."""
-    models = identity["models"]
-    return {
-        "labels_hash": labels_hash(identity),
-        "bank_digest": identity["bank"],
-        "encoder_digest": models["encoder"]["checkpoint"],
-        "proposer_digest": models["proposer"]["checkpoint"],
-    }
+class ModelIdentity(_Recorded):
+    """A model of a run: the SHA-256 of its checkpoint, and how it was built."""
+
+    checkpoint: str
 
 
-def recorded_run(output: str, store: Storage) -> dict[str, Any]:
+class ModelsIdentity(_Recorded):
+    """Both models of a run, and how they compute."""
+
+    encoder: ModelIdentity
+    proposer: ModelIdentity
+
+
+class Identity(_Recorded):
+    """Everything that can change labels, and nothing else.
+
+    Attributes:
+        manifest: SHA-256 of the manifest.
+        bank: SHA-256 of the memory bank.
+        models: both models.
+        method: the settings of the method; options that are off are missing.
+        images: where the images were listed.
+        decode: how image files became pixels; empty in the oldest records.
+    """
+
+    manifest: str
+    bank: str
+    models: ModelsIdentity
+    method: dict[str, Any]
+    images: str = ""
+    decode: dict[str, Any] = Field(default_factory=dict)
+
+    def digest(self) -> str:
+        """SHA-256 over the identity, in hex: the run's ``labels_hash``."""
+        return hashlib.sha256(json.dumps(self.plain(), sort_keys=True).encode()).hexdigest()
+
+    def provenance(self) -> dict[str, str]:
+        """What every shard of the run carries, so that one of another run is found."""
+        return {
+            "labels_hash": self.digest(),
+            "bank_digest": self.bank,
+            "encoder_digest": self.models.encoder.checkpoint,
+            "proposer_digest": self.models.proposer.checkpoint,
+        }
+
+
+class RecordedClass(_Recorded):
+    """A class of the run: its COCO category id and its name."""
+
+    id: int
+    name: str
+
+
+class RecordedPlan(_Recorded):
+    """How many units a run has, and how many images in all of them."""
+
+    units: Annotated[int, Field(ge=0, le=MAX_UNITS)]
+    images: int
+
+
+class RunRecord(_Recorded):
+    """What ``run.json`` says.
+
+    Attributes:
+        format_version: of the record; other keys may come without a new version.
+        labels_hash: the digest of the identity when the run began.
+        identity: everything that can change labels.
+        classes: by rising category id.
+        plan: units and images.
+        versions: of Python and the packages that began the run, by name.
+        config: the resolved config, without secrets.
+        git_revision: of the checkout that began the run, if it was one.
+    """
+
+    format_version: Literal[1]
+    labels_hash: str
+    identity: Identity
+    classes: tuple[RecordedClass, ...]
+    plan: RecordedPlan
+    versions: dict[str, Any]
+    config: dict[str, Any] = Field(default_factory=dict)
+    git_revision: str | None = None
+
+    @property
+    def class_labels(self) -> tuple[ClassLabel, ...]:
+        """The classes as the rest of the package takes them."""
+        return tuple(ClassLabel(item.id, item.name) for item in self.classes)
+
+
+def recorded_run(output: str, store: Storage) -> RunRecord:
     """The record of a run that must be there.
 
     Raises:
@@ -80,93 +153,70 @@ def recorded_run(output: str, store: Storage) -> dict[str, Any]:
 
 def make_record(
     *,
-    identity: Mapping[str, Any],
+    identity: Identity,
     config: Mapping[str, Any],
-    classes: tuple[ClassLabel, ...],
+    classes: Sequence[ClassLabel],
     units: int,
     images: int,
-) -> dict[str, Any]:
+) -> RunRecord:
     """The record of a new run.
 
     Args:
-        identity: everything that can change labels, see `pipeline.run`.
+        identity: everything that can change labels.
         config: the resolved config, without secrets.
         classes: by rising category id.
         units: number of work units.
         images: number of images.
     """
-    return {
-        "format_version": FORMAT_VERSION,
-        "labels_hash": labels_hash(identity),
-        "identity": dict(identity),
-        "classes": [{"id": label.category_id, "name": label.name} for label in classes],
-        "plan": {"units": units, "images": images},
-        "config": dict(config),
-        "versions": _versions(),
-        "git_revision": _git_revision(),
-    }
+    return RunRecord(
+        format_version=FORMAT_VERSION,
+        labels_hash=identity.digest(),
+        identity=identity,
+        classes=tuple(RecordedClass(id=c.category_id, name=c.name) for c in classes),
+        plan=RecordedPlan(units=units, images=images),
+        versions=_versions(),
+        config=dict(config),
+        git_revision=_git_revision(),
+    )
 
 
-def read_record(output: str, store: Storage) -> dict[str, Any] | None:
+def read_record(output: str, store: Storage) -> RunRecord | None:
     """The record of a run, or None where there is none.
 
     Raises:
-        InputError: there is one that cannot be read.
+        InputError: there is one that cannot be read; every problem is named by its dotted path.
     """
     uri = storage.join(output, RECORD_FILE)
     try:
-        record = json.loads(store.read_bytes(uri))
+        return RunRecord.model_validate_json(store.read_bytes(uri))
     except FileNotFoundError:
         return None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{storage.redact(uri)}: not a run record ({error})") from None
-    if not isinstance(record, dict) or record.get("format_version") != FORMAT_VERSION:
-        raise InputError(f"{storage.redact(uri)}: not a run record of format {FORMAT_VERSION}")
-    if problems := _damages(record):
-        text = f"{storage.redact(uri)}: a damaged run record: {'; '.join(problems)}"
-        raise InputError(f"{text}. Restore it, or choose another output")
-    return record
+    except ValidationError as error:
+        found = {".".join(map(str, item["loc"])): str(item["msg"]) for item in error.errors()}
+    where = storage.redact(uri)
+    if "" in found:
+        raise InputError(f"{where}: not a run record ({found['']})")
+    if "format_version" in found:
+        raise InputError(f"{where}: not a run record of format {FORMAT_VERSION}")
+    problems = "; ".join(f"{path}: {text[:1].lower()}{text[1:]}" for path, text in found.items())
+    raise InputError(
+        f"{where}: a damaged run record: {problems}. Restore it, or choose another output"
+    )
 
 
-def _damages(record: Mapping[str, Any]) -> list[str]:
-    """Fields that are missing or of another type, by dotted path."""
-    problems = []
-    for path, kind in _FIELDS.items():
-        value: Any = record
-        for key in path.split("."):
-            value = value.get(key) if isinstance(value, dict) else None
-        if type(value) is not kind:
-            problems.append(f"{path} is not {kind.__name__}")
-    plan = record.get("plan")
-    units = plan.get("units") if isinstance(plan, dict) else None
-    if isinstance(units, int) and not 0 <= units <= MAX_UNITS:
-        problems.append(f"plan.units is not in 0 to {MAX_UNITS}")
-    classes = record.get("classes")
-    for position, item in enumerate(classes if isinstance(classes, list) else ()):
-        fields = item if isinstance(item, dict) else {}
-        if type(fields.get("id")) is not int or not isinstance(fields.get("name"), str):
-            problems.append(f"classes.{position} has no id and name")
-    return problems
-
-
-def write_record(output: str, record: Mapping[str, Any], store: Storage) -> None:
+def write_record(output: str, record: RunRecord, store: Storage) -> None:
     """Publish the record of a new run."""
-    text = json.dumps(record, indent=1, sort_keys=True) + "\n"
+    text = json.dumps(record.plain(), indent=1, sort_keys=True) + "\n"
     store.publish_bytes(storage.join(output, RECORD_FILE), text.encode())
 
 
-def record_classes(record: Mapping[str, Any]) -> tuple[ClassLabel, ...]:
-    """The classes in a record."""
-    return tuple(ClassLabel(item["id"], item["name"]) for item in record["classes"])
-
-
-def check_same_run(record: Mapping[str, Any], identity: Mapping[str, Any], output: str) -> None:
+def check_same_run(record: RunRecord, identity: Identity, output: str) -> None:
     """Refuse to go on with other settings than the run was started with.
 
     Raises:
         OutputMismatchError: with every difference, by dotted path.
     """
-    found = differences(record.get("identity", {}), identity)
+    found = differences(record.identity.plain(), identity.plain())
     if found:
         raise OutputMismatchError(
             f"{storage.redact(output)} holds a run with other settings; choose another output, or "

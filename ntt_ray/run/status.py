@@ -110,13 +110,13 @@ def read_status(output: str, store: Storage, *, footers: bool = True) -> Status:
         alive = driver is not None and driver.alive
         what = "a driver is preparing one" if alive else "label first"
         raise InputError(f"{storage.redact(output)}: there is no run here yet; {what}")
-    plan, job = recorded["plan"], recorded.get("config", {}).get("job", {})
-    shards = sorted(existing_shards(output, store) & set(range(plan["units"])))
+    plan, job = recorded.plan, recorded.config.get("job", {})
+    shards = sorted(existing_shards(output, store) & set(range(plan.units)))
     rows, failures = _look_into(output, shards, store) if footers else (None, None)
     return Status(
         output=storage.redact(output),
-        images=plan["images"],
-        units=plan["units"],
+        images=plan.images,
+        units=plan.units,
         units_done=len(shards),
         images_done=rows,
         failures=failures,

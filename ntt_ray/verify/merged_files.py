@@ -17,6 +17,7 @@ from ntt_ray.merge.job import merge_info
 from ntt_ray.merge.profiles.coco import coco_file_names
 from ntt_ray.merge.record import MergeRecord, read_merge_record, stretches
 from ntt_ray.run.layout import COCO_FILE, MERGE_FILE, RESULTS_FILE
+from ntt_ray.run.record import RunRecord
 from ntt_ray.storage import Storage
 from ntt_ray.verify.coco_check import CocoCheck, ResultsCheck
 from ntt_ray.verify.problems import Findings
@@ -27,7 +28,7 @@ _MERGED_STEM = COCO_FILE.removesuffix(".json")
 def find_merge(
     config: Config,
     store: Storage,
-    recorded: Mapping[str, Any],
+    recorded: RunRecord,
     shards: Sequence[int],
     names: Sequence[str],
     out: Findings,
@@ -58,14 +59,14 @@ def find_merge(
             return None
         out.note(f"there is no {MERGE_FILE}: compared by the merge settings of the config")
         return MergeRecord(
-            recorded["labels_hash"],
+            recorded.labels_hash,
             settings.min_score,
             settings.profiles,
             settings.images_per_file,
             stretches(shards),
             tuple(files),
         )
-    if merge.labels_hash != recorded["labels_hash"]:
+    if merge.labels_hash != recorded.labels_hash:
         out.problem("merge of another run", MERGE_FILE, "merge again")
     for name in files:
         if name not in merge.files:
@@ -75,10 +76,10 @@ def find_merge(
         then, now = getattr(merge, key), getattr(settings, key)
         if then != now:
             out.note(f"merged with {key} {_shown(then)}, the config now says {_shown(now)}")
-    missing = recorded["plan"]["units"] - sum(1 for _ in _units(merge, recorded["plan"]["units"]))
+    missing = recorded.plan.units - sum(1 for _ in _units(merge, recorded.plan.units))
     if missing:
-        text = f"made without {missing} of {recorded['plan']['units']} shards; merge again"
-        if len(shards) == recorded["plan"]["units"]:
+        text = f"made without {missing} of {recorded.plan.units} shards; merge again"
+        if len(shards) == recorded.plan.units:
             out.problem("partial merge", MERGE_FILE, text)
         else:
             out.note(f"the merged files were {text} when all are there")
@@ -101,14 +102,14 @@ class MergedFiles:
         self,
         config: Config,
         store: Storage,
-        recorded: Mapping[str, Any],
+        recorded: RunRecord,
         merge: MergeRecord | None,
         sizes: Sequence[int] | None,
         out: Findings,
     ) -> None:
         self._merge, self._out = merge, out
         self._checks: list[CocoCheck | ResultsCheck] = []
-        self._left = deque(_units(merge, recorded["plan"]["units"]))
+        self._left = deque(_units(merge, recorded.plan.units))
         if merge is None or sizes is None:
             return
         images = sum(sizes[unit] for unit in self._left if unit < len(sizes))
@@ -119,7 +120,7 @@ class MergedFiles:
             return store.open_read(storage.join(config.output, name))
 
         if "coco" in merge.profiles:
-            missing = recorded["plan"]["units"] - len(self._left)
+            missing = recorded.plan.units - len(self._left)
             self._checks.append(
                 CocoCheck(
                     names,
@@ -194,12 +195,12 @@ def _units(merge: MergeRecord | None, units: int) -> Iterator[int]:
         yield from range(max(0, first), min(last + 1, units))
 
 
-def _head(recorded: Mapping[str, Any], merge: MergeRecord, missing: int) -> dict[str, Any]:
-    classes = {item["id"]: item["name"] for item in recorded["classes"]}
+def _head(recorded: RunRecord, merge: MergeRecord, missing: int) -> dict[str, Any]:
+    classes = {item.id: item.name for item in recorded.classes}
     if merge.classes is not None:
         classes = {number: name for _, number, name in merge.classes}
     return {
-        "info": merge_info(dict(recorded), missing),
+        "info": merge_info(recorded, missing),
         "licenses": [],
         "categories": [
             {"id": number, "name": name, "supercategory": ""}

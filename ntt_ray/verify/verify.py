@@ -23,7 +23,6 @@ from ntt_ray.config import Config
 from ntt_ray.errors import InputError
 from ntt_ray.records import ImageEntry
 from ntt_ray.run import manifest as manifest_file
-from ntt_ray.run import record as run_record
 from ntt_ray.run.layout import (
     BANK_FILE,
     JOURNAL_SUFFIX,
@@ -34,6 +33,7 @@ from ntt_ray.run.layout import (
     RECORD_FILE,
     shard_name,
 )
+from ntt_ray.run.record import RunRecord, recorded_run
 from ntt_ray.run.shard import read_shard
 from ntt_ray.storage import Storage
 from ntt_ray.verify.merged_files import MergedFiles, find_merge
@@ -95,16 +95,14 @@ def verify(
         InputError: there is no run, or its record cannot be read.
     """
     store = Storage(config.storage_options)
-    recorded = run_record.read_record(config.output, store)
-    if recorded is None:
-        raise InputError(f"{storage.redact(config.output)}: there is no run here; label first")
-    verdict = Verdict(recorded["plan"]["images"], recorded["plan"]["units"], findings=findings)
+    recorded = recorded_run(config.output, store)
+    verdict = Verdict(recorded.plan.images, recorded.plan.units, findings=findings)
     _check_record(recorded, findings)
-    _check_digest(config, store, BANK_FILE, recorded["identity"]["bank"], findings)
+    _check_digest(config, store, BANK_FILE, recorded.identity.bank, findings)
     names = store.list_files(config.output, hidden=True)
     with ExitStack() as stack:
         manifest = _open_manifest(config, store, recorded, findings, stack)
-        shards = _check_names(names, recorded["plan"]["units"], findings)
+        shards = _check_names(names, recorded.plan.units, findings)
         verdict.units_done = len(shards)
         merge = find_merge(config, store, recorded, shards, names, findings)
         verdict.merged = merge is not None
@@ -159,8 +157,8 @@ class _Manifest:
         return self._firsts[unit]
 
 
-def _check_record(recorded: Mapping[str, Any], out: Findings) -> None:
-    if run_record.labels_hash(recorded["identity"]) != recorded["labels_hash"]:
+def _check_record(recorded: RunRecord, out: Findings) -> None:
+    if recorded.identity.digest() != recorded.labels_hash:
         text = "its labels_hash is not that of its identity: it was edited"
         out.problem("run record edited", RECORD_FILE, text)
 
@@ -183,12 +181,12 @@ def _check_digest(config: Config, store: Storage, name: str, wanted: str, out: F
 def _open_manifest(
     config: Config,
     store: Storage,
-    recorded: Mapping[str, Any],
+    recorded: RunRecord,
     out: Findings,
     stack: ExitStack,
 ) -> _Manifest | None:
-    name, plan = MANIFEST_FILE, recorded["plan"]
-    _check_digest(config, store, name, recorded["identity"]["manifest"], out)
+    name, plan = MANIFEST_FILE, recorded.plan
+    _check_digest(config, store, name, recorded.identity.manifest, out)
     try:
         uri = storage.join(config.output, name)
         manifest = _Manifest(stack.enter_context(store.open_read(uri)))
@@ -198,9 +196,9 @@ def _open_manifest(
         out.problem("file damaged", name, str(error))
         return None
     found = (len(manifest.sizes), sum(manifest.sizes))
-    if found != (plan["units"], plan["images"]):
-        text = f"{found[0]} units of {found[1]} images, in {RECORD_FILE} {plan['units']} of "
-        out.problem("wrong plan", name, f"{text}{plan['images']}")
+    if found != (plan.units, plan.images):
+        text = f"{found[0]} units of {found[1]} images, in {RECORD_FILE} {plan.units} of "
+        out.problem("wrong plan", name, f"{text}{plan.images}")
     return manifest
 
 
@@ -244,7 +242,7 @@ def _read_units(
 
 
 def _check_unit(
-    recorded: Mapping[str, Any],
+    recorded: RunRecord,
     manifest: _Manifest | None,
     unit: int,
     table: pa.Table | None,
@@ -254,7 +252,7 @@ def _check_unit(
     if table is None:
         return
     name, out = shard_name(unit), verdict.findings
-    wanted = run_record.provenance(recorded["identity"])
+    wanted = recorded.identity.provenance()
     check_provenance(table.schema.metadata, wanted, name, out)
     if manifest is not None and unit < len(manifest.sizes):
         images = table.select(["image_id", "file_name"]).to_pylist()
@@ -262,7 +260,7 @@ def _check_unit(
             check_images(images, manifest.unit(unit), manifest.unit_of, name, out)
         except InputError as error:
             out.problem("file damaged", MANIFEST_FILE, str(error))
-    category_ids = {item["id"] for item in recorded["classes"]}
+    category_ids = {item.id for item in recorded.classes}
     compare = merged.start_unit(unit)
     for batch in table.to_batches(max_chunksize=ROWS_AT_ONCE):
         for row in batch.to_pylist():

@@ -13,7 +13,8 @@ from ntt_ray.bank.job import join_files
 from ntt_ray.bank.memory import MemoryBank
 from ntt_ray.config import build_config
 from ntt_ray.errors import InputError
-from ntt_ray.run import prepare as steps
+from ntt_ray.run.label import label
+from ntt_ray.run.prepare import build_run_bank, make_plan
 from tests.support.commands import run_command
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
@@ -39,7 +40,7 @@ def _part(references: Path, target: Path, keep) -> str:
 
 def _build(data, output, **references):
     data = {**data, "output": str(output), "references": {**data["references"], **references}}
-    bank, report = steps.build_run_bank(build_config(data))
+    bank, report = build_run_bank(build_config(data))
     return bank, report, str(Path(output) / "bank.safetensors")
 
 
@@ -76,7 +77,7 @@ def test_extending_and_joining_equal_building_in_one_go(golden_config, golden_re
 
     # the page of a bank that came ready
     ready = {**golden_config, "output": str(tmp_path / "r"), "references": None, "bank": whole_file}
-    _, again = steps.build_run_bank(build_config(ready))
+    _, again = build_run_bank(build_config(ready))
     assert again["matrix"] == report["matrix"]
     assert (tmp_path / "r" / "bank.html").exists()
     assert not (tmp_path / "r" / "bank.safetensors").exists()
@@ -98,7 +99,7 @@ def test_a_run_with_negatives_and_a_bank_to_extend(golden_config, golden_referen
     }
     data = {**golden_config, "references": block}
     units = []
-    steps.label(build_config(data), lambda unit, done, total: units.append(unit))
+    label(build_config(data), lambda unit, done, total: units.append(unit))
     assert len(units) == 2
     output = Path(golden_config["output"])
     written = (output / "bank.safetensors").read_bytes()
@@ -111,14 +112,14 @@ def test_a_run_with_negatives_and_a_bank_to_extend(golden_config, golden_referen
 
     # the same start again finds everything done, with the bank that is there
     (output / "bank.json").unlink()
-    steps.label(build_config(data), lambda unit, done, total: units.append(unit))
+    label(build_config(data), lambda unit, done, total: units.append(unit))
     assert len(units) == 2
     assert (output / "bank.safetensors").read_bytes() == written
     assert not (output / "bank.json").exists()
 
     own = {**data, "references": {**block, "extends": str(output / "bank.safetensors")}}
     with pytest.raises(InputError, match="own bank"):
-        steps.make_plan(build_config(own))
+        make_plan(build_config(own))
 
 
 def test_what_lies_around_references_is_part_of_what_a_bank_is_made_of(golden_config, tmp_path):

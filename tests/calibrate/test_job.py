@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 
-from ntt_ray.bank.job import BankInputs
+from ntt_ray.bank.inputs import BankInputs
 from ntt_ray.bank.memory import MemoryBank
 from ntt_ray.calibrate.job import bank_without, one_image_each, pictures_of
 from ntt_ray.calibrate.thresholds import (

@@ -14,7 +14,7 @@ import pytest
 from ntt_ray.config import build_config
 from ntt_ray.errors import RunIncompleteError, StorageError
 from ntt_ray.merge import job as merge_job
-from ntt_ray.run import prepare as steps
+from ntt_ray.run.label import label
 from ntt_ray.run.shard import existing_shards, iter_labels, read_shard
 from tests.support.golden import GOLDEN, GOLDEN_MODELS
 from tests.support.hostile_proxy import Hostility, Proxy, hostile_proxy
@@ -70,7 +70,7 @@ def undisturbed(s3, bucket_config, ray_cluster):
 def run(data):
     """Label, merge and ask for the exit status, as ``ntt-ray run`` does."""
     config = build_config(data)
-    steps.label(config, lambda *_: None)
+    label(config, lambda *_: None)
     _, counts = merge_job.merge(config)
     merge_job.check_complete(config, counts)
     return counts

@@ -137,7 +137,8 @@ class TestFigures:
         assert bin_of(score, 50) == expected
 
     def test_a_class_that_the_run_does_not_have(self, run: Run) -> None:
-        run.arguments["record"]["classes"].pop()
+        record = run.arguments["record"]
+        run.arguments["record"] = record.model_copy(update={"classes": record.classes[:-1]})
         with pytest.raises(InputError, match="no class with the id 12"):
             run.report()
 

@@ -23,8 +23,9 @@ from ntt_ray.errors import (
 )
 from ntt_ray.evaluate import job as evaluate_job
 from ntt_ray.merge import job as merge_job
-from ntt_ray.run import chain as label
-from ntt_ray.run import prepare as steps
+from ntt_ray.run import chain
+from ntt_ray.run.label import label
+from ntt_ray.run.prepare import build_run_bank
 from ntt_ray.run.shard import iter_labels, read_shard
 from ntt_ray.storage import Storage
 from tests.support.golden import GOLDEN
@@ -37,7 +38,7 @@ def run_all(data, *overrides):
     """Label and merge; gives the units that were worked on and the merge's counts."""
     config = build_config(data, overrides)
     units = []
-    steps.label(config, lambda unit, done, total: units.append((unit, done, total)))
+    label(config, lambda unit, done, total: units.append((unit, done, total)))
     _, counts = merge_job.merge(config)
     return units, counts
 
@@ -208,8 +209,8 @@ def test_an_error_in_a_worker_arrives_as_itself(golden_config):
 
 
 def test_a_run_that_stands_still_ends(golden_config, monkeypatch):
-    monkeypatch.setattr(label, "STALL_S", 0.02)  # shorter than it takes to start an actor
-    monkeypatch.setattr(label, "SLOWEST_IMAGE_S", {"cpu": 0.0})
+    monkeypatch.setattr(chain, "STALL_S", 0.02)  # shorter than it takes to start an actor
+    monkeypatch.setattr(chain, "SLOWEST_IMAGE_S", {"cpu": 0.0})
     with pytest.raises(RunIncompleteError, match="nothing moved for 0 s"):
         run_all(golden_config)
     monkeypatch.undo()
@@ -219,7 +220,7 @@ def test_a_run_that_stands_still_ends(golden_config, monkeypatch):
 def test_a_driver_remembers_nothing_of_a_block(monkeypatch):
     operators = []
 
-    class Seen(label._ForgetBlocks):
+    class Seen(chain._ForgetBlocks):
         def after_execution_succeeds(self, executor):
             operators.extend(executor._topology)
 
@@ -232,7 +233,7 @@ def test_a_driver_remembers_nothing_of_a_block(monkeypatch):
 
 
 def test_a_ready_bank(golden_config, tmp_path):
-    bank, _ = steps.build_run_bank(build_config(golden_config))
+    bank, _ = build_run_bank(build_config(golden_config))
     assert bank.references.shots.tolist() == [2, 2, 2]
     path = Path(golden_config["output"]) / "bank.safetensors"
     data = {**golden_config, "output": str(tmp_path / "other"), "references": None}

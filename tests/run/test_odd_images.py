@@ -17,7 +17,7 @@ from ntt_ray.images import decode_image
 from ntt_ray.masks import decode_rle
 from ntt_ray.merge import job as merge_job
 from ntt_ray.report import job as report_job
-from ntt_ray.run import prepare as steps
+from ntt_ray.run.label import label
 from ntt_ray.run.shard import existing_shards, iter_labels, read_shard
 from ntt_ray.settings import DecodeSettings
 from ntt_ray.storage import Storage, printable
@@ -96,7 +96,7 @@ def _rows(output):
 def _label(golden_config, folder, *overrides):
     data = {**golden_config, "images": str(folder), "image_root": None}
     config = build_config(data, ["method.points_per_side=8", *overrides])
-    steps.label(config, lambda unit, done, total: None)
+    label(config, lambda unit, done, total: None)
     _, counts = merge_job.merge(config)
     return config, counts
 

@@ -87,7 +87,7 @@ def _made(data: dict[str, Any], **content: Any) -> dict[str, Any]:
     precision = config.models.precision.replace("auto", "fp32")
     spec = ModelSpec(config.models, config.models.device.replace("auto", "cpu"), precision)
     given = {"digests": DIGESTS, "manifest": b"m", "bank": b"b", **content}
-    return _identity(config, spec, **given)
+    return _identity(config, spec, **given).plain()
 
 
 def _with(path: str, value: Any) -> dict[str, Any]:

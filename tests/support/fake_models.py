@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ntt_ray.models.spec import ModelSpec
-from ntt_ray.run import prepare as steps
+from ntt_ray.run import models
 from ntt_ray.run.cluster.connect import decide
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def use_fakes(image_s: float = 0.0) -> None:
     def fake_models(config, store):
         return FakeSpec(config.models, store=store, image_s=image_s), decide(config.job, "cpu")
 
-    steps._models = fake_models
+    models._decided = fake_models
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ntt_ray.config import load_config
 from ntt_ray.merge import job as merge_job
-from ntt_ray.run import prepare as steps
+from ntt_ray.run.label import label
 from tests.support.fake_models import use_fakes
 
 
@@ -38,7 +38,7 @@ def main(path: str) -> None:
     config = load_config(path)
     started = time.perf_counter()
     memory = [0.0]  # MiB after each unit, so that what grows with the run is seen
-    steps.label(config, lambda *_: memory.append(_memory_mib()))
+    label(config, lambda *_: memory.append(_memory_mib()))
     labelled = time.perf_counter()
     _, counts = merge_job.merge(config)
     told = {

@@ -5,6 +5,7 @@ Names are as hostile as a class or file name can be; scores and places are fixed
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from ntt_ray.records import ClassLabel, Detection, ImageEntry, ImageLabels, Refe
 from ntt_ray.references.dataset import parse_references
 from ntt_ray.report.report import write_report
 from ntt_ray.run.layout import shard_uri
+from ntt_ray.run.record import RunRecord
 from ntt_ray.run.shard import labels_to_table, table_to_bytes
 from ntt_ray.storage import Storage
 
@@ -90,11 +92,13 @@ def write_run(folder: Path, labels: list[ImageLabels], classes: tuple[ClassLabel
         store.publish_bytes(shard_uri(output, shard_id), data)
     entries = [[item.entry for item in unit] for unit in units]
     record = {
+        "format_version": 1,
         "labels_hash": "ab" * 32,
         "classes": [{"id": c.category_id, "name": c.name} for c in classes],
         "plan": {"units": len(units), "images": len(labels)},
         "identity": {
             "images": "s3://bucket/photos/",
+            "manifest": "45" * 32,
             "bank": "cd" * 32,
             "models": {
                 "encoder": {"name": "dinov2", "image_size": 518, "checkpoint": "ef" * 32},
@@ -109,7 +113,7 @@ def write_run(folder: Path, labels: list[ImageLabels], classes: tuple[ClassLabel
         "git_revision": None,
     }
     arguments = {
-        "record": record,
+        "record": RunRecord.model_validate_json(json.dumps(record)),
         "shard_ids": range(len(units)),
         "read_unit": entries.__getitem__,
         "min_score": MIN_SCORE,

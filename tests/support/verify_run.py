@@ -13,8 +13,8 @@ from ntt_ray.config import Config, build_config
 from ntt_ray.merge.job import merge
 from ntt_ray.records import ClassLabel, ImageEntry, ImageLabels
 from ntt_ray.run import manifest as manifest_file
-from ntt_ray.run import record as run_record
 from ntt_ray.run.layout import BANK_FILE, MANIFEST_FILE, shard_uri
+from ntt_ray.run.record import Identity, make_record, write_record
 from ntt_ray.run.shard import labels_to_table, table_to_bytes
 from ntt_ray.storage import Storage
 from ntt_ray.verify.problems import Findings, Problem
@@ -42,14 +42,14 @@ class Run:
         self.identity = identity(manifest)
         self.publish(MANIFEST_FILE, manifest)
         self.publish(BANK_FILE, BANK)
-        record = run_record.make_record(
+        record = make_record(
             identity=self.identity,
             config=self.config.resolved(),
             classes=CLASSES,
             units=len(self.units),
             images=len(labels),
         )
-        run_record.write_record(str(self.output), record, STORE)
+        write_record(str(self.output), record, STORE)
         for unit in range(len(self.units)) if units is None else units:
             self.write_shard(unit)
 
@@ -67,7 +67,7 @@ class Run:
         table = labels_to_table(self.units[unit])
         if rows is not None:
             table = pa.Table.from_pylist(rows, schema=table.schema)
-        data = table_to_bytes(table, {**run_record.provenance(self.identity), **provenance})
+        data = table_to_bytes(table, {**self.identity.provenance(), **provenance})
         STORE.publish_bytes(shard_uri(str(self.output), unit), data)
 
     def rows(self, unit: int) -> list[dict[str, Any]]:
@@ -109,16 +109,18 @@ def relabelled(labels: ImageLabels) -> ImageLabels:
     return replace(labels, detections=found)
 
 
-def identity(manifest: bytes) -> dict[str, Any]:
-    return {
-        "images": "/data",
-        "manifest": manifest_file.manifest_digest(manifest),
-        "bank": hashlib.sha256(BANK).hexdigest(),
-        "models": {
-            "encoder": {"name": "e", "image_size": 14, "checkpoint": "e" * 64},
-            "proposer": {"name": "p", "image_size": 64, "checkpoint": "f" * 64},
-            "precision": "fp32",
-        },
-        "method": {"nms_iou": 0.5},
-        "job": {"images_per_unit": UNIT},
-    }
+def identity(manifest: bytes) -> Identity:
+    return Identity.model_validate(
+        {
+            "images": "/data",
+            "manifest": manifest_file.manifest_digest(manifest),
+            "bank": hashlib.sha256(BANK).hexdigest(),
+            "models": {
+                "encoder": {"name": "e", "image_size": 14, "checkpoint": "e" * 64},
+                "proposer": {"name": "p", "image_size": 64, "checkpoint": "f" * 64},
+                "precision": "fp32",
+            },
+            "method": {"nms_iou": 0.5},
+            "job": {"images_per_unit": UNIT},
+        }
+    )

@@ -1,0 +1,116 @@
+"""What a memory bank is made of, checked before anything is started; and the bank that is there.
+
+It starts nothing and writes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+from ntt_ray import storage
+from ntt_ray.bank.file import BankFile
+from ntt_ray.bank.join import joined_classes
+from ntt_ray.config import Config, NegativesConfig
+from ntt_ray.errors import InputError
+from ntt_ray.records import ClassLabel, ReferenceSet
+from ntt_ray.references.background import Surroundings, surroundings_digest, surroundings_of
+from ntt_ray.references.dataset import check_images, load_references, read_json
+from ntt_ray.references.negatives import negatives_of, used_classes
+from ntt_ray.run.layout import BANK_FILE
+from ntt_ray.storage import Storage
+
+
+@dataclass(frozen=True)
+class BankInputs:
+    """What a bank is made of, after every image was looked at.
+
+    Attributes:
+        references: the references of this config.
+        negatives: its negatives under the category ids of the references, or None.
+        digest: SHA-256 of the references, the negatives, and the images of both.
+        base: the bank that the references are added to, or None.
+        surroundings: what lies around the references, where that becomes negatives.
+    """
+
+    references: ReferenceSet
+    negatives: ReferenceSet | None
+    digest: str
+    base: BankFile | None
+    surroundings: tuple[Surroundings, ...] = ()
+
+    def in_bank(self) -> ReferenceSet:
+        """The references under the category ids of the bank that they make."""
+        return self.references.renumbered({c.name: c.category_id for c in self.classes()})
+
+    def classes(self) -> tuple[ClassLabel, ...]:
+        """The classes of the bank that they make."""
+        if self.base is None:
+            return self.references.classes
+        return joined_classes((self.base.classes, self.references.classes), ("", ""))
+
+
+def checked_inputs(config: Config, store: Storage) -> BankInputs:
+    """Load and check the references of a config.
+
+    Raises:
+        ReferencesError: with every problem of the references, or of the negatives.
+        InputError: the bank to extend is missing, damaged, or the run's own.
+    """
+    block, ratio = config.references, config.method.context_ratio
+    assert block is not None
+    if block.extends == storage.join(config.output, BANK_FILE):
+        raise InputError("references.extends: is this run's own bank; choose another output")
+    references = load_references(block.annotations, block.image_root, store, **block.choice())
+    digest, negatives = check_images(references, store, ratio), None
+    if block.negatives is not None:
+        negatives = negatives_of(_load_negatives(block.negatives, store), references.classes)
+        both = f"{digest}\n{check_images(negatives, store, ratio)}"
+        digest = hashlib.sha256(both.encode()).hexdigest()
+    surroundings: tuple[Surroundings, ...] = ()
+    if block.background is not None:
+        surroundings = surroundings_of(read_json(block.annotations, store), references)
+        how = [block.background.per_image, config.models.proposer.image_size]
+        both = f"{digest}\n{surroundings_digest(surroundings)}\n{how}"
+        digest = hashlib.sha256(both.encode()).hexdigest()
+    base = None
+    if block.extends is not None:
+        base = read_bank(block.extends, store, "references.extends")
+    return BankInputs(references, negatives, digest, base, surroundings)
+
+
+def _load_negatives(block: NegativesConfig, store: Storage) -> ReferenceSet:
+    choice = block.choice()
+    if block.classes is None:
+        choice["classes"] = used_classes(read_json(block.annotations, store))
+    return load_references(block.annotations, block.image_root, store, **choice)
+
+
+def read_bank(uri: str, store: Storage, key: str = "bank") -> BankFile:
+    """Read a bank file.
+
+    Raises:
+        InputError: it is missing or damaged; `key` is the setting that names it.
+    """
+    try:
+        data = store.read_bytes(uri)
+    except FileNotFoundError:
+        raise InputError(f"{key}: {storage.redact(uri)}: no such file") from None
+    return BankFile.from_bytes(data, storage.redact(uri))
+
+
+def reusable_bank(
+    output: str, store: Storage, encoder: dict[str, Any], inputs: BankInputs
+) -> BankFile | None:
+    """The bank already below the output, when the same references and encoder made it."""
+    uri = storage.join(output, BANK_FILE)
+    try:
+        data = store.read_bytes(uri)
+    except FileNotFoundError:
+        return None
+    bank = BankFile.from_bytes(data, uri)
+    before = () if inputs.base is None else inputs.base.history()
+    sources = bank.history()
+    same = sources[:-1] == before and sources[-1].references == inputs.digest
+    return bank if same and dict(bank.encoder) == encoder else None
