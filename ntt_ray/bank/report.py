@@ -21,7 +21,7 @@ from ntt_ray import storage
 from ntt_ray.bank.metrics import BankFacts, Features, bank_figures
 from ntt_ray.bank.page import BankPicture, render_bank_page
 from ntt_ray.records import ClassLabel, Reference, ReferenceSet
-from ntt_ray.report.report import reference_picture
+from ntt_ray.references.crop_pictures import crop_picture
 from ntt_ray.run.layout import BANK_PAGE, BANK_REPORT
 from ntt_ray.storage import Storage
 
@@ -113,7 +113,7 @@ def _picture(
 ) -> BankPicture:
     if reference is None or examples is None:
         return BankPicture(None, "")
-    crop = reference_picture(reference, examples.context_ratio, store)
+    crop = crop_picture(reference, examples.context_ratio, store)
     own = reference in examples.references.references
     colours = examples.colours.get(reference.annotation_id) if own else None
     return BankPicture(crop, "" if colours is None else _png_uri(colours))

@@ -23,8 +23,8 @@ from ntt_ray.bank.memory import MemoryBank
 from ntt_ray.bank.padding import PaddedMeans
 from ntt_ray.calibrate.page import (
     Judged,
-    draw_judged,
     render_calibration,
+    render_judged,
     worst_first,
 )
 from ntt_ray.calibrate.thresholds import (
@@ -120,7 +120,7 @@ def calibrate_run(
         for item in found
     }
     views = [
-        draw_judged(item, _read(item.labels.entry, store), thresholds)
+        render_judged(item, _read(item.labels.entry, store), thresholds)
         for item in worst_first(judged, thresholds)
     ]
     page = render_calibration(

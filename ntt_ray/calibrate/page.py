@@ -1,7 +1,7 @@
 """The page of a calibration, ``calibration.html``: thresholds, and every picture they come from.
 
-Images come as data URIs and masks as paths, so nothing has to be loaded, and no script runs. Every
-text from the data is escaped. It reads no files but its template, and judges nothing.
+It chooses and renders the pictures, computes the values of the template ``calibration.html.j2``,
+reads no files, and judges nothing.
 """
 
 from __future__ import annotations
@@ -13,22 +13,17 @@ from ntt_ray.calibrate.thresholds import MIN_IMAGES, ClassCalibration, ImageOutc
 from ntt_ray.evaluate.matching import Matches
 from ntt_ray.images import RgbImage
 from ntt_ray.masks import Rle, decode_rle
-from ntt_ray.pages.overlays import colour_class, escaped, more_line, shortened, view_box
-from ntt_ray.pages.pictures import UNITS_PER_PX, Thumbnail, blank, mask_to_path, thumbnail
+from ntt_ray.pages.environment import render
+from ntt_ray.pages.pictures import Thumbnail, blank, mask_to_path, thumbnail
 from ntt_ray.records import ImageLabels
-from ntt_ray.report.metrics_page import figure
-from ntt_ray.report.page import count_text, fill_template, tile
 
 MAX_PICTURES = 60
 MAX_ROWS = 100
 _BINS = 100
 _SIDE_PX, _BYTES = 300, 20_000
 _STRIP_HEIGHT = 40
-_UNCLEAR = (
-    '<span><i class="k-open"></i>unclear, not counted: of a class that is annotated elsewhere in '
-    "the image, so it may be an object nobody annotated</span>"
-)
-_NAMED = 4  # classes named below a picture, of each kind
+
+ClassPath = tuple[int, str]  # category id and outline of a mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,20 +31,20 @@ class CalibrationView:
     """A reference image as it was labelled without its own references.
 
     Attributes:
-        file_name: of the image.
+        file_name: the image's file name.
         picture: the image.
-        right: class and outline of each kept detection that matches an annotated object.
-        wrong: of each kept one that is a false alarm.
-        unclear: of each kept one that may be an object nobody annotated.
-        missed: class and outline of each annotated object that was not found.
+        right: the kept detections that match an annotated object.
+        wrong: the kept detections that are false alarms.
+        unclear: the kept detections that may be objects nobody annotated.
+        missed: the annotated objects that were not found.
     """
 
     file_name: str
     picture: Thumbnail
-    right: tuple[tuple[int, str], ...]
-    wrong: tuple[tuple[int, str], ...]
-    unclear: tuple[tuple[int, str], ...]
-    missed: tuple[tuple[int, str], ...]
+    right: tuple[ClassPath, ...]
+    wrong: tuple[ClassPath, ...]
+    unclear: tuple[ClassPath, ...]
+    missed: tuple[ClassPath, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,15 +79,16 @@ def worst_first(judged: Sequence[Judged], thresholds: Mapping[int, float]) -> li
     return ranked[:MAX_PICTURES]
 
 
-def draw_judged(
+def render_judged(
     judged: Judged, image_rgb: RgbImage | None, thresholds: Mapping[int, float]
 ) -> CalibrationView:
-    """Draw an image ``(h, w, 3)``; without one its place stays empty.
+    """The picture of an image with the masks that are kept or missed.
 
     Args:
-        judged: what was found on it.
-        image_rgb: None where it cannot be read any more.
-        thresholds: by category id.
+        judged: what was found on the image.
+        image_rgb: uint8 ``(h, w, 3)``; None where it cannot be read any more, and its place stays
+            empty.
+        thresholds: the lowest score that is kept, by category id.
     """
     labels, matches = judged.labels, judged.matches
     assert labels.height is not None
@@ -106,19 +102,19 @@ def draw_judged(
     def path(rle: Rle) -> str:
         return mask_to_path(decode_rle(rle), picture.scale)
 
-    drawn: dict[bool | None, list[tuple[int, str]]] = {True: [], False: [], None: []}
+    outlines: dict[bool | None, list[ClassPath]] = {True: [], False: [], None: []}
     for detection, outcome, kept in zip(
         labels.detections, judged.outcomes.outcomes, judged.kept(thresholds), strict=True
     ):
         if kept:
-            drawn[outcome.right].append((detection.category_id, path(detection.rle)))
+            outlines[outcome.right].append((detection.category_id, path(detection.rle)))
     missed = [matches.objects[j] for j in judged.missed(thresholds)]
     return CalibrationView(
         labels.entry.file_name,
         picture,
-        right=tuple(drawn[True]),
-        wrong=tuple(drawn[False]),
-        unclear=tuple(drawn[None]),
+        right=tuple(outlines[True]),
+        wrong=tuple(outlines[False]),
+        unclear=tuple(outlines[None]),
         missed=tuple((found.category_id, path(found.rle)) for found in missed),
     )
 
@@ -131,7 +127,7 @@ def render_calibration(
     wanted_precision: float | None,
     complete: bool,
 ) -> str:
-    """Fill the template.
+    """The page of a calibration.
 
     Args:
         found: what was chosen for each class.
@@ -140,100 +136,22 @@ def render_calibration(
         wanted_precision: what was asked for, instead of the best F1.
         complete: whether every object of the images was said to be annotated.
     """
-    numbers = {item.label.category_id: number for number, item in enumerate(found)}
-    names = {item.label.category_id: item.label.name for item in found}
-    aim = "the best F1" if wanted_precision is None else f"a precision of {wanted_precision:g}"
-    return fill_template(
-        "calibration.html",
-        subtitle=escaped(
-            f"{count_text(len(found), 'class')} · {count_text(len(seen), 'reference image')}, each "
-            f"labelled without its own references · thresholds for {aim}"
-        ),
-        tiles=_tiles(found),
-        warning=_warning(found),
-        classes=_table(found, seen),
-        unclear="" if complete else _UNCLEAR,
-        pictures="".join(_figure(view, numbers, names) for view in views)
-        + more_line(len(seen), len(views), "reference images"),
-    )
-
-
-def _tiles(found: Sequence[ClassCalibration]) -> str:
-    objects, kept = sum(i.objects for i in found), sum(i.kept for i in found)
-    right = sum(i.right for i in found)
-    enough = sum(item.enough for item in found)
-    return "".join(
-        (
-            tile(
-                "Precision",
-                figure(right / kept if kept else None),
-                f"expected: {right:,} of {kept:,} kept detections are right",
-            ),
-            tile(
-                "Recall",
-                figure(right / objects if objects else None),
-                f"expected: {right:,} of {objects:,} annotated objects are found",
-            ),
-            tile(
-                "Classes that can be told",
-                f"{enough:,} of {len(found):,}",
-                f"have {MIN_IMAGES} reference images or more",
-                kind="" if enough == len(found) else " alert",
-            ),
-        )
-    )
-
-
-def _warning(found: Sequence[ClassCalibration]) -> str:
-    few = [item.label.name for item in found if not item.enough]
-    if not few:
-        return ""
-    shown = ", ".join(shortened(name) for name in few[:8])
-    more = f" and {len(few) - 8:,} more" if len(few) > 8 else ""
-    return (
-        f'<section class="card" data-testid="too-few"><h2>Too few references to tell</h2><p>'
-        f"<bdi>{escaped(shown)}</bdi>{more}: fewer than {MIN_IMAGES} images that could be labelled "
-        "without their own references. What all classes say together is their threshold; annotate "
-        "more to know.</p></section>"
-    )
-
-
-def _table(found: Sequence[ClassCalibration], seen: Sequence[ImageOutcomes]) -> str:
     order = sorted(range(len(found)), key=lambda k: (found[k].precision or 0.0, k))
-    shown = sorted(order[:MAX_ROWS]) if len(found) > MAX_ROWS else range(len(found))
-    scores = _scores(seen)
-    rows = "".join(_row(k, found[k], scores.get(found[k].label.category_id, ())) for k in shown)
-    head = ("Class", "Images", "Objects", "Score at least", "Detections by score", "Precision")
-    columns = "".join(f'<th scope="col">{name}</th>' for name in (*head, "Recall"))
-    return (
-        '<div class="scroll" tabindex="0"><table data-testid="classes"><thead><tr>'
-        f"{columns}</tr></thead><tbody>{rows}</tbody></table></div>"
-        + more_line(len(found), MAX_ROWS, "classes, in calibration.json")
+    by_class = _scores(seen)
+    scores = [by_class.get(item.label.category_id, []) for item in found]
+    return render(
+        "calibration.html.j2",
+        found=found,
+        few=[item for item in found if not item.enough],
+        rows=[(k, found[k], len(own := scores[k]), _strip(own)) for k in sorted(order[:MAX_ROWS])],
+        images=len(seen),
+        views=views,
+        numbers={item.label.category_id: number for number, item in enumerate(found)},
+        names={item.label.category_id: item.label.name for item in found},
+        min_images=MIN_IMAGES,
+        wanted_precision=wanted_precision,
+        complete=complete,
     )
-
-
-def _row(number: int, item: ClassCalibration, scores: Sequence[tuple[float, bool]]) -> str:
-    precision_range, recall_range = item.ranges()
-    cells = [
-        f"{item.images:,}",
-        f"{item.objects:,}",
-        "merge.min_score" if item.threshold is None else f"{item.threshold:.2f}",
-        _strip(scores, item.threshold),
-        _share(item.precision, precision_range, item.right, item.kept),
-        _share(item.recall, recall_range, item.right, item.objects),
-    ]
-    return (
-        f'<tr><th scope="row"><i class="dot {colour_class(number)}"></i>'
-        f"<bdi>{escaped(shortened(item.label.name))}</bdi></th>"
-        + "".join(f"<td>{cell}</td>" for cell in cells)
-        + "</tr>"
-    )
-
-
-def _share(share: float | None, within: tuple[float, float] | None, hits: int, count: int) -> str:
-    if share is None or within is None:
-        return "–"
-    return f"{share:.2f} <small>{within[0]:.2f} to {within[1]:.2f} · {hits:,} of {count:,}</small>"
 
 
 def _scores(seen: Sequence[ImageOutcomes]) -> dict[int, list[tuple[float, bool]]]:
@@ -247,64 +165,21 @@ def _scores(seen: Sequence[ImageOutcomes]) -> dict[int, list[tuple[float, bool]]
     return scores
 
 
-def _strip(scores: Sequence[tuple[float, bool]], threshold: float | None) -> str:
-    """Detections along the score: right ones upwards, wrong ones downwards from the middle."""
+def _strip(scores: Sequence[tuple[float, bool]]) -> list[tuple[str, int, float, float]]:
+    """Detections along the score: right ones upwards, wrong ones downwards from the middle.
+
+    Returns:
+        For each bar its kind (``right`` or ``wrong``), x, y and height, in a box of `_BINS` by
+        `_STRIP_HEIGHT`.
+    """
     counts = {True: [0] * _BINS, False: [0] * _BINS}
     for score, right in scores:
         counts[right][min(_BINS - 1, int(score * _BINS))] += 1
     top, half = max(1, *counts[True], *counts[False]), _STRIP_HEIGHT / 2
     bars = []
-    for right, name in ((True, "right"), (False, "wrong")):
+    for right, kind in ((True, "right"), (False, "wrong")):
         for place, count in enumerate(counts[right]):
             height = (half - 3) * count / top
-            y = half - height if right else half
             if count:
-                bars.append(
-                    f'<rect class="{name}" x="{place}.1" y="{y:.1f}" width="1.2" '
-                    f'height="{height:.1f}"/>'
-                )
-    line = ""
-    if threshold is not None:
-        x = 100 * threshold
-        line = f'<path class="at" d="M{x:.2f} 0V{_STRIP_HEIGHT}"/>'
-    return (
-        f'<svg class="strip" viewBox="0 0 {_BINS} {_STRIP_HEIGHT}" preserveAspectRatio="none" '
-        f'role="img" aria-label="{len(scores)} detections by score">'
-        f'<path class="base" d="M0 {half}H{_BINS}"/>{"".join(bars)}{line}</svg>'
-    )
-
-
-def _figure(view: CalibrationView, numbers: Mapping[int, int], names: Mapping[int, str]) -> str:
-    groups = {"hit": view.right, "open": view.unclear, "miss": view.missed, "alarm": view.wrong}
-    drawn = "".join(
-        f'<g class="{kind} {colour_class(numbers[category_id])}"><path d="{path}"/></g>'
-        for kind, found in groups.items()
-        for category_id, path in found
-    )
-    wide, high = (v * UNITS_PER_PX for v in (view.picture.width, view.picture.height))
-    uri = view.picture.data_uri
-    image = f'<image width="{wide}" height="{high}" href="{uri}"/>' if uri else ""
-    name = escaped(view.file_name)
-    lines = [
-        _tally(word, kind, found, names)
-        for word, kind, found in (
-            ("right", "good", view.right),
-            ("wrong", "bad", view.wrong),
-            ("missed", "bad", view.missed),
-            ("unclear", "", view.unclear),
-        )
-        if found
-    ]
-    return (
-        f'<figure class="shot" style="--aspect:{wide / high:.3f}" data-testid="picture">'
-        f'<svg class="pic" viewBox="0 0 {view_box(view.picture)}" '
-        f'role="img" aria-label="{name}">{image}{drawn}</svg>'
-        f'<figcaption><bdi title="{name}">{name}</bdi>{"".join(lines)}</figcaption></figure>'
-    )
-
-
-def _tally(word: str, kind: str, found: Sequence[tuple[int, str]], names: Mapping[int, str]) -> str:
-    """``2 wrong: key, rocket``."""
-    own = list(dict.fromkeys(names[category_id] for category_id, _ in found))
-    text = ", ".join(shortened(name) for name in own[:_NAMED]) + (", …" if own[_NAMED:] else "")
-    return f'<span class="{kind}">{len(found)} {word}: <bdi>{escaped(text)}</bdi></span>'
+                bars.append((kind, place, half - height if right else half, height))
+    return bars

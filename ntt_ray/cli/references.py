@@ -193,9 +193,9 @@ def _refuse_own_input(output: str, source: str) -> None:
 
 
 def _write_page(output: str, coco: Mapping[str, Any], image_root: str, store: Storage) -> None:
-    from ntt_ray.references.page import draw_file
+    from ntt_ray.references.page import render_file
 
-    _publish_page(output, draw_file(coco, image_root, store), store)
+    _publish_page(output, render_file(coco, image_root, store), store)
 
 
 def _publish_page(output: str, page: str, store: Storage) -> None:

@@ -34,16 +34,41 @@ class Thumbnail:
     """A picture ready for a page.
 
     Attributes:
-        width: as shown, in CSS pixels.
-        height: as shown.
+        width: width as shown, in CSS pixels.
+        height: height as shown, in CSS pixels.
         scale: shown pixels per pixel of the image.
-        data_uri: the JPEG; empty when there is none.
+        data_uri: the encoded picture; empty when there is none.
     """
 
     width: int
     height: int
     scale: float
     data_uri: str
+
+    @property
+    def width_units(self) -> int:
+        """Width in the units of paths."""
+        return self.width * UNITS_PER_PX
+
+    @property
+    def height_units(self) -> int:
+        """Height in the units of paths."""
+        return self.height * UNITS_PER_PX
+
+
+@dataclass(frozen=True, slots=True)
+class OutlinedPicture:
+    """A picture with the outline of one mask.
+
+    Attributes:
+        file_name: the file name of the image.
+        picture: the image, or the part of it that is shown.
+        path: outline of the mask, see `mask_to_path`; empty where there is none.
+    """
+
+    file_name: str
+    picture: Thumbnail
+    path: str
 
 
 def blank(size_hw: tuple[int, int], max_side: int) -> Thumbnail:

@@ -19,7 +19,7 @@ from ntt_ray.masks import Rle, rle_area, segmentation_to_rle
 from ntt_ray.models.spec import ModelSpec
 from ntt_ray.records import ImageEntry
 from ntt_ray.references.dataset import checked_box, decode_sized, image_entry, read_json
-from ntt_ray.references.page import ReferenceView, draw_reference, render_references
+from ntt_ray.references.page import ReferenceView, render_reference, render_references
 from ntt_ray.references.subset import subset_coco
 from ntt_ray.references.validate import TITLE, Choice, choose_annotations
 from ntt_ray.run.cluster.connect import connect, decide
@@ -195,7 +195,7 @@ def _masked_reference(
     bbox_xywh: tuple[float, float, float, float],
     mask: BoxMask,
 ) -> MaskedReference:
-    view = draw_reference(
+    view = render_reference(
         image_rgb,
         bbox_xywh,
         mask.rle,

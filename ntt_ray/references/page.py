@@ -1,23 +1,21 @@
 """A page with a picture of every reference: its box, and the mask that it has or was given.
 
-Images come as data URIs and masks as paths, so nothing has to be loaded, and no script runs. Every
-text from the data is escaped. What has to be looked at first comes first.
+What has to be looked at first comes first. It reads the images of a file of references, renders
+each reference, and computes the values of the template ``references.html.j2``.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
-from string import Template
 from typing import Any
 
 from ntt_ray import storage
 from ntt_ray.errors import ImageError, InputError
 from ntt_ray.images import RgbImage
 from ntt_ray.masks import Rle, decode_rle, segmentation_to_rle
-from ntt_ray.pages.overlays import colour_class, escaped, more_line, shortened
+from ntt_ray.pages.environment import colour, render
 from ntt_ray.pages.pictures import UNITS_PER_PX, Thumbnail, blank, mask_to_path, thumbnail
 from ntt_ray.records import ImageEntry
 from ntt_ray.references.crops import crop_window
@@ -51,9 +49,9 @@ class ReferenceView:
     """A reference with its box and mask.
 
     Attributes:
-        annotation_id: of the reference.
-        category_id: its class.
-        file_name: of its image.
+        annotation_id: the reference's annotation id.
+        category_id: the category id of its class.
+        file_name: the file name of its image.
         picture: the image around the box.
         frame: the box in the picture, x, y, width, height in shown pixels.
         path: outline of the mask, see `mask_to_path`.
@@ -70,8 +68,24 @@ class ReferenceView:
     source: str
     note: str
 
+    def frame_units(self) -> tuple[int, ...]:
+        """The box in the units of paths: x, y, width, height."""
+        return tuple(round(value * UNITS_PER_PX) for value in self.frame)
 
-def draw_reference(
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One group of pictures, out of `total`; `names` are of its classes, where it has several."""
+
+    title: str
+    note: str
+    colour: str
+    total: int
+    views: Sequence[ReferenceView]
+    names: Mapping[int, str]
+
+
+def render_reference(
     image_rgb: RgbImage,
     bbox_xywh: tuple[float, float, float, float],
     rle: Rle | None,
@@ -99,13 +113,14 @@ def draw_reference(
     )
 
 
-def draw_file(coco: Mapping[str, Any], image_root: str, store: Storage) -> str:
+def render_file(coco: Mapping[str, Any], image_root: str, store: Storage) -> str:
     """The page of a COCO file of references.
 
     Args:
-        coco: one whose ids, sizes and numbers were checked.
+        coco: a COCO file whose ids, sizes and numbers were checked.
         image_root: folder or URI prefix of its images.
-        store: access to files. A reference that cannot be drawn has an empty picture and a reason.
+        store: access to files. A reference that cannot be rendered has an empty picture and a
+            reason.
     """
     classes = [(c["id"], c["name"]) for c in coco["categories"]]
     limit = _limit(len(classes))
@@ -121,19 +136,19 @@ def draw_file(coco: Mapping[str, Any], image_root: str, store: Storage) -> str:
             entry = image_entry(images[annotation["image_id"]], image_root)
             by_image[entry].append(annotation)
         except (ValueError, InputError) as error:
-            views[annotation["id"]] = _undrawn(annotation, "", str(error))
+            views[annotation["id"]] = _without_picture(annotation, "", str(error))
     for entry, data, problem in read_all(by_image, store):
         for annotation in by_image[entry]:
             try:
-                view = _drawn(annotation, images[entry.image_id], data, problem)
+                view = _rendered(annotation, images[entry.image_id], data, problem)
             except (ValueError, ImageError) as error:
-                view = _undrawn(annotation, entry.file_name, str(error))
+                view = _without_picture(annotation, entry.file_name, str(error))
             views[annotation["id"]] = view
     shown = [views[a["id"]] for a in coco["annotations"] if a["id"] in views]
     return render_references(shown, classes, counts=counts)
 
 
-def _drawn(
+def _rendered(
     annotation: Mapping[str, Any],
     image: Mapping[str, Any],
     data: bytes | None,
@@ -144,7 +159,7 @@ def _drawn(
         raise ImageError(problem or "it cannot be read")
     size_hw = (image["height"], image["width"])
     given = annotation.get("segmentation")
-    return draw_reference(
+    return render_reference(
         decode_sized(data, size_hw),
         checked_box(annotation, image),
         segmentation_to_rle(given, *size_hw) if given else None,
@@ -156,7 +171,7 @@ def _drawn(
     )
 
 
-def _undrawn(annotation: Mapping[str, Any], file_name: str, problem: str) -> ReferenceView:
+def _without_picture(annotation: Mapping[str, Any], file_name: str, problem: str) -> ReferenceView:
     return ReferenceView(
         annotation_id=annotation["id"],
         category_id=annotation["category_id"],
@@ -178,78 +193,39 @@ def render_references(
     """The page: what has to be looked at first, then class by class.
 
     Args:
-        views: of the references.
-        classes: id and name, in the order shown.
-        counts: references by class, where `views` does not have all of them.
+        views: the references, rendered.
+        classes: category id and name of each class, in the order shown.
+        counts: how many references each class has, by category id, where `views` does not have
+            all of them.
     """
-    template = (
-        resources.files("ntt_ray.pages")
-        .joinpath("templates")
-        .joinpath("references.html")
-        .read_text("utf-8")
-    )
     sources = Counter(view.source for view in views)
     total = len(views) if counts is None else sum(counts.values())
-    summary = [f"{total:,} {'reference' if total == 1 else 'references'}"]
-    if total == len(views):
-        summary += [f"{text}: {sources[s]:,}" for s, text in SOURCES.items() if sources[s]]
-    names, limit, sections = dict(classes), _limit(len(classes) + len(FIRST)), []
+    named = SOURCES.items() if total == len(views) else ()
+    return render(
+        "references.html.j2",
+        total=total,
+        sources=[(text, sources[s]) for s, text in named if sources[s]],
+        source_texts=SOURCES,
+        with_masks_of_boxes=sources["sam2"] + sources["doubtful"] + sources["box"] > 0,
+        sections=list(_sections(views, classes, counts)),
+    )
+
+
+def _sections(
+    views: Sequence[ReferenceView],
+    classes: Sequence[tuple[int, str]],
+    counts: Mapping[int, int] | None,
+) -> Iterator[Section]:
+    limit = _limit(len(classes) + len(FIRST))
     for source, (title, note) in FIRST.items():
         if own := [view for view in views if view.source == source]:
-            sections.append(_section(title, own[:limit], len(own), note, "cx", names))
+            yield Section(title, note, "cx", len(own), own[:limit], dict(classes))
     for number, (category_id, name) in enumerate(classes):
         own = [v for v in views if v.category_id == category_id and v.source not in FIRST]
         count = len(own) if counts is None else counts.get(category_id, 0)
         if own:
-            sections.append(_section(name, own[:limit], count, "", colour_class(number), {}))
-    legend = []
-    if sources["sam2"] + sources["doubtful"] + sources["box"]:
-        legend.append(
-            "Box IoU compares the drawn box with the box of SAM2's mask, predicted IoU is what "
-            "SAM2 expects of it; 1 is best."
-        )
-    return Template(template).substitute(
-        summary=escaped(" · ".join(summary)),
-        legend=escaped(" ".join(legend)),
-        sections="".join(sections),
-    )
+            yield Section(name, "", colour(number), count, own[:limit], {})
 
 
 def _limit(sections: int) -> int:
     return max(MIN_SHOWN, MAX_SHOWN // max(1, sections))
-
-
-def _section(
-    title: str,
-    shown: Sequence[ReferenceView],
-    total: int,
-    note: str,
-    colour: str,
-    names: Mapping[int, str],
-) -> str:
-    """One group of pictures; `names` is given where it has several classes."""
-    below = f'<p class="note">{escaped(note)}</p>' if note else ""
-    figures = "".join(_figure(view, colour, names.get(view.category_id, "")) for view in shown)
-    return (
-        f'<section><h2><i class="dot {colour}"></i><bdi>{escaped(shortened(title))}</bdi> '
-        f'<small>{total:,}</small></h2>{below}<div class="figures">{figures}</div>'
-        f"{more_line(total, len(shown), 'in the file')}</section>"
-    )
-
-
-def _figure(shown: ReferenceView, colour: str, class_name: str) -> str:
-    width, height = shown.picture.width * UNITS_PER_PX, shown.picture.height * UNITS_PER_PX
-    x, y, w, h = (round(value * UNITS_PER_PX) for value in shown.frame)
-    badge = f'<b class="badge {escaped(shown.source)}">{escaped(SOURCES[shown.source])}</b>'
-    named = f"<bdi>{escaped(shortened(class_name))}</bdi> " if class_name else ""
-    alt = f"reference {shown.annotation_id} in {shown.file_name}: {SOURCES[shown.source]}"
-    uri = shown.picture.data_uri
-    image = f'<image width="{width}" height="{height}" href="{uri}"/>' if uri else ""
-    return (
-        f'<figure><svg class="{colour}" viewBox="0 0 {width} {height}" role="img" '
-        f'aria-label="{escaped(alt)}">{image}<path d="{shown.path}"/>'
-        f'<rect x="{x}" y="{y}" width="{w}" height="{h}"/></svg><figcaption>{badge}'
-        f"<span>{named}annotation {shown.annotation_id}, "
-        f"<bdi>{escaped(shortened(shown.file_name))}</bdi></span><span>{escaped(shown.note)}</span>"
-        "</figcaption></figure>"
-    )

@@ -15,13 +15,12 @@ from ntt_ray.errors import ImageError, NttRayError
 from ntt_ray.evaluate.matching import GroundTruth
 from ntt_ray.images import decode_image
 from ntt_ray.merge.rendering import Loss
-from ntt_ray.pages.overlays import ClassReferences, ReferencePicture, Shot
-from ntt_ray.pages.pictures import Thumbnail, blank, mask_to_path, thumbnail
-from ntt_ray.records import ImageEntry, Reference, ReferenceSet
-from ntt_ray.references.crops import cut_reference
-from ntt_ray.references.dataset import read_image
+from ntt_ray.pages.pictures import blank, thumbnail
+from ntt_ray.records import ImageEntry, ReferenceSet
+from ntt_ray.references.crop_pictures import crop_picture
 from ntt_ray.report.gallery import Candidate, GalleryPicker, count_matches
-from ntt_ray.report.page import render_page
+from ntt_ray.report.overlays import Shot
+from ntt_ray.report.page import ClassReferences, render_page
 from ntt_ray.report.statistics import RunFigures, figures_to_json
 from ntt_ray.run.layout import REPORT_FILE, REPORT_PAGE
 from ntt_ray.run.record import RunRecord
@@ -32,8 +31,6 @@ from ntt_ray.storage import Storage
 FORMAT_VERSION = 1
 PICTURE_SIDE = 480
 PICTURE_BYTES = 64_000
-CROP_SIDE = 144
-CROP_BYTES = 7_000
 REFERENCE_CLASSES = 24
 CROPS_PER_CLASS = 6
 
@@ -203,21 +200,6 @@ def _reference_pictures(
     groups = []
     for label in shown:
         own = references.of_class(label.category_id)
-        crops = tuple(
-            reference_picture(reference, ratio, store) for reference in own[:CROPS_PER_CLASS]
-        )
+        crops = tuple(crop_picture(reference, ratio, store) for reference in own[:CROPS_PER_CLASS])
         groups.append(ClassReferences(label, len(own), crops))
     return groups
-
-
-def reference_picture(
-    reference: Reference, context_ratio: float, store: Storage
-) -> ReferencePicture:
-    """The crop of a reference; an empty place where its image cannot be read any more."""
-    name = reference.image.file_name
-    try:
-        crop = cut_reference(reference, read_image(reference, store), context_ratio)
-    except (NttRayError, FileNotFoundError, ValueError):
-        return ReferencePicture(name, Thumbnail(CROP_SIDE, CROP_SIDE, 1.0, ""), "")
-    picture = thumbnail(crop.image_rgb, CROP_SIDE, CROP_BYTES)
-    return ReferencePicture(name, picture, mask_to_path(crop.mask, picture.scale))

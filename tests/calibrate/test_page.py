@@ -7,8 +7,8 @@ import numpy as np
 from ntt_ray.calibrate.page import (
     MAX_PICTURES,
     Judged,
-    draw_judged,
     render_calibration,
+    render_judged,
     worst_first,
 )
 from ntt_ray.calibrate.thresholds import ImageOutcomes, Outcome, calibrate, judge
@@ -55,17 +55,17 @@ LIMITS = {2: 0.5, BOLT.category_id: 0.5}
 
 
 def test_what_is_drawn():
-    view = draw_judged(_judged(1, *GOOD, PART, ELSEWHERE, LOW), IMAGE, LIMITS)
+    view = render_judged(_judged(1, *GOOD, PART, ELSEWHERE, LOW), IMAGE, LIMITS)
     assert [category_id for category_id, _ in view.right] == [2, BOLT.category_id]
     assert [len(found) for found in (view.wrong, view.unclear, view.missed)] == [1, 1, 0]
-    view = draw_judged(_judged(1, GOOD[0]), IMAGE, {**LIMITS, 2: 0.95})
+    view = render_judged(_judged(1, GOOD[0]), IMAGE, {**LIMITS, 2: 0.95})
     assert [len(found) for found in (view.right, view.wrong, view.missed)] == [0, 0, 2]
 
 
 def test_objects_that_could_not_be_found_are_not_missed():
     judged = _judged(1, GOOD[0], classes={2})
     assert judged.missed(LIMITS) == []
-    assert draw_judged(judged, IMAGE, LIMITS).missed == ()
+    assert render_judged(judged, IMAGE, LIMITS).missed == ()
 
 
 def test_the_worst_come_first_and_ties_by_id():
@@ -79,7 +79,7 @@ def _page(images, **options) -> str:
     seen = [image.outcomes for image in images]
     found = calibrate(seen, [NUT, BOLT])
     shown = worst_first(images, LIMITS)
-    views = [draw_judged(image, IMAGE, LIMITS) for image in shown]
+    views = [render_judged(image, IMAGE, LIMITS) for image in shown]
     return render_calibration(
         found, seen, views, **({"wanted_precision": None, "complete": False} | options)
     )
@@ -119,6 +119,6 @@ def test_without_anything():
 
 
 def test_an_image_that_went_away_leaves_an_empty_place():
-    view = draw_judged(_judged(1, *GOOD), None, LIMITS)
+    view = render_judged(_judged(1, *GOOD), None, LIMITS)
     assert view.picture.data_uri == ""
     assert len(view.right) == 2

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from ntt_ray.masks import encode_mask
-from ntt_ray.references.page import draw_file, draw_reference, render_references
+from ntt_ray.references.page import render_file, render_reference, render_references
 from ntt_ray.storage import Storage
 
 IMAGE = np.zeros((80, 100, 3), dtype=np.uint8)
@@ -16,7 +16,7 @@ HOSTILE = '"><script>alert(1)</script>'
 
 
 def picture(number, category_id, source, note=""):
-    return draw_reference(
+    return render_reference(
         IMAGE,
         (40.0, 30.0, 30.0, 20.0),
         encode_mask(MASK),
@@ -92,7 +92,7 @@ def _file(folder, names) -> dict:
 def test_a_file_is_drawn_and_what_cannot_be_drawn_says_why(tmp_path):
     coco = _file(tmp_path, ["a.png", "b.png", "none.png", "../out.png", "small.png"])
     Image.new("RGB", (9, 9)).save(tmp_path / "small.png")
-    page = draw_file(coco, str(tmp_path), Storage())
+    page = render_file(coco, str(tmp_path), Storage())
     assert page.count("<figure>") == 5
     assert page.count("data:image/jpeg") == 2
     assert "Nüsse" in page
@@ -101,4 +101,4 @@ def test_a_file_is_drawn_and_what_cannot_be_drawn_says_why(tmp_path):
     assert "leads out of" in page
     assert "is 9 x 9 pixels" in page
     coco["annotations"][0]["bbox"] = [300, 5, 10, 10]
-    assert "lies outside its image" in draw_file(coco, str(tmp_path), Storage())
+    assert "lies outside its image" in render_file(coco, str(tmp_path), Storage())

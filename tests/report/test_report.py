@@ -16,10 +16,10 @@ from ntt_ray.errors import InputError, reason_of
 from ntt_ray.evaluate.matching import GroundTruth, TruthObject, match
 from ntt_ray.masks import encode_mask
 from ntt_ray.merge.rendering import Loss
-from ntt_ray.pages.overlays import MAX_MASKS
 from ntt_ray.pages.pictures import UNITS_PER_PX, mask_to_path, simplify_loop, trace_outlines
 from ntt_ray.records import ClassLabel, Detection, ImageEntry, ImageLabels
 from ntt_ray.report.gallery import Candidate, GalleryPicker, rank_best, rank_worst
+from ntt_ray.report.overlays import MAX_MASKS
 from ntt_ray.report.statistics import MAX_REASONS, RunFigures, bin_of
 from tests.support.report_run import (
     CLASSES,

@@ -1,36 +1,3 @@
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<link rel="icon" href="data:,">
-<title>ntt-ray report</title>
-<style>
-$style</style>
-</head>
-<body>
-<header>
-<h1><b>ntt-ray</b> report</h1>
-<p>$subtitle</p>
-</header>
-<main>
-<div class="tiles" data-testid="tiles">$tiles</div>
-<div class="two">
-<section class="card"><h2>Classes</h2>$classes</section>
-<section class="card"><h2>Scores</h2>$histogram</section>
-</div>
-$metrics
-$failures
-$references
-<section class="card"><h2>Gallery</h2>$gallery</section>
-<section class="card"><details><summary>How this run was made</summary><dl>$details</dl></details></section>
-</main>
-<footer>One file, no network. The same figures as data are in report.json.</footer>
-<div id="tip" role="status" aria-live="polite"></div>
-<script type="application/json" id="report-data">$data</script>
-<script>
 "use strict";
 (() => {
   const slider = document.getElementById("score");
@@ -157,6 +124,3 @@ $references
   applyNames();
   update();
 })();
-</script>
-</body>
-</html>

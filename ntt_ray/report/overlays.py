@@ -1,0 +1,192 @@
+"""The masks over the pictures of the gallery: where each lies, and what the page says of it.
+
+Images are data URIs and masks are SVG paths, so nothing has to be loaded. It reads no files, knows
+no HTML, and chooses no images: `report.gallery` does.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+from ntt_ray.masks import Rle, decode_rle
+from ntt_ray.pages.environment import colour
+from ntt_ray.pages.pictures import UNITS_PER_PX, Thumbnail, mask_to_path
+from ntt_ray.records import Detection
+from ntt_ray.report.gallery import Candidate
+
+MAX_FILTERS = 30
+MAX_MASKS = 50  # predictions painted per image, those with the highest scores
+MAX_OBJECTS = 200  # objects of the ground truth painted per image
+_NAME_LETTERS = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Shot:
+    """An image of the gallery with its picture; `note` says why there is none."""
+
+    candidate: Candidate
+    picture: Thumbnail
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """A class name with a score on a mask.
+
+    Attributes:
+        text: the name and the score.
+        x: where the text stands, in units of the paths.
+        y: its middle, in units of the paths.
+        anchor: the side of the text that stands at `x`; empty for its middle.
+    """
+
+    text: str
+    x: float
+    y: float
+    anchor: str
+
+
+@dataclass(frozen=True, slots=True)
+class Overlay:
+    """A mask over a picture.
+
+    Attributes:
+        number: position of its class in the run.
+        path: its outline, see `mask_to_path`.
+        score: the score at which it is found, as text; empty for an object that is missed.
+        right: whether a prediction is right, None where that is not known.
+        name: what stands on a prediction; None on an object of the ground truth.
+    """
+
+    number: int
+    path: str
+    score: str
+    right: bool | None = None
+    name: Name | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ShotView:
+    """An image of the gallery with its masks.
+
+    Attributes:
+        id: names the picture within the page, so that it is embedded once.
+        shot: the image.
+        truth: the objects of the ground truth; None where it is not known.
+        predictions: the detections with the highest scores, the largest masks first.
+    """
+
+    id: str
+    shot: Shot
+    truth: list[Overlay] | None
+    predictions: list[Overlay]
+
+
+def gallery_view(
+    shots: Mapping[str, Sequence[Shot]],
+    numbers: Mapping[int, int],
+    names: Sequence[str],
+    threshold: float,
+) -> dict[str, Any]:
+    """The values of the template ``gallery.html.j2``.
+
+    Args:
+        shots: the images by group.
+        numbers: positions of the run's classes by category id.
+        names: names of the run's classes by position.
+        threshold: the score at which the slider starts, rounded down to its steps.
+    """
+    ids = count(1)
+    groups = {
+        name: [
+            ShotView(f"p{next(ids)}", s, _objects(s, numbers), _predictions(s, numbers, names))
+            for s in group
+        ]
+        for name, group in shots.items()
+        if group
+    }
+    views = [view for group in groups.values() for view in group]
+    used = _used(views)
+    return {
+        "groups": groups,
+        "judged": any(view.truth is not None for view in views),
+        "threshold": threshold,
+        "start": int(threshold * 100 + 1e-6) / 100,
+        "masks": used.total(),
+        "names": {number: names[number] for number in sorted(used)},
+        "filters": _filters(used, names),
+        "max_masks": MAX_MASKS,
+    }
+
+
+def _used(views: Sequence[ShotView]) -> Counter[int]:
+    """Predictions painted by position of their class; 0 where only the ground truth has it."""
+    used = Counter(mask.number for view in views for mask in view.predictions)
+    used.update({mask.number: 0 for view in views for mask in view.truth or ()})
+    return used
+
+
+def _filters(used: Counter[int], names: Sequence[str]) -> list[tuple[int | str, str, str, int]]:
+    """The most frequent classes in the order of the run, then one filter for all others."""
+    by_count = sorted(used, key=lambda number: (-used[number], number))
+    filters: list[tuple[int | str, str, str, int]] = [
+        (number, names[number], colour(number), used[number])
+        for number in sorted(by_count[:MAX_FILTERS])
+    ]
+    if others := by_count[MAX_FILTERS:]:
+        masks = sum(used[number] for number in others)
+        filters.append(("rest", f"{len(others)} other classes", "other", masks))
+    return filters
+
+
+def _objects(shot: Shot, numbers: Mapping[int, int]) -> list[Overlay] | None:
+    labels, matches = shot.candidate.labels, shot.candidate.matches
+    if matches is None:
+        return None
+    scores = ["" if i is None else _score(labels.detections[i]) for i in matches.matched_by]
+    return [
+        Overlay(numbers[found.category_id], _path(found.rle, shot), score)
+        for found, score in list(zip(matches.objects, scores, strict=True))[:MAX_OBJECTS]
+    ]
+
+
+def _predictions(shot: Shot, numbers: Mapping[int, int], names: Sequence[str]) -> list[Overlay]:
+    labels, matches = shot.candidate.labels, shot.candidate.matches
+    right = matches.right if matches is not None else (None,) * len(labels.detections)
+    ranked = list(zip(labels.detections, right))[:MAX_MASKS]
+    # large masks first, so that small ones lie above them and can be reached
+    ranked.sort(key=lambda item: (-item[0].area, -item[0].score))
+    return [
+        Overlay(
+            numbers[detection.category_id],
+            _path(detection.rle, shot),
+            _score(detection),
+            is_right,
+            _name(detection, names[numbers[detection.category_id]], shot.picture),
+        )
+        for detection, is_right in ranked
+    ]
+
+
+def _score(detection: Detection) -> str:
+    return format(detection.score, ".9g")
+
+
+def _path(rle: Rle, shot: Shot) -> str:
+    return mask_to_path(decode_rle(rle), shot.picture.scale)
+
+
+def _name(detection: Detection, class_name: str, picture: Thumbnail) -> Name:
+    x, y, width, height = detection.bbox_xywh
+    wide, high = picture.width_units, picture.height_units
+    scale = picture.scale * UNITS_PER_PX
+    middle_x, middle_y = (x + width / 2) * scale, (y + height / 2) * scale
+    # names of masks at the border must not be cut off by it
+    side = {0: ("start", 0.02 * wide), 3: ("end", 0.98 * wide)}.get(int(4 * middle_x / wide))
+    anchor, at_x = side if side and width * scale < wide / 4 else ("", middle_x)
+    text = f"{class_name[:_NAME_LETTERS]} {detection.score:.2f}"
+    return Name(text, at_x, min(max(middle_y, 0.06 * high), 0.94 * high), anchor)
