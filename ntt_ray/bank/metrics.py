@@ -1,6 +1,6 @@
-"""The figures of a memory bank's report: the content of ``bank.json``, findings in words included.
+"""The numbers of a memory bank's report: the content of ``bank.json``, findings in words included.
 
-It knows what the findings mean and how references are called; it draws and writes nothing.
+It knows what the findings mean and how references are called; it renders and writes nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ntt_ray.bank import problems as bank_findings
+from ntt_ray.bank import problems
 from ntt_ray.bank.problems import BankFindings
 from ntt_ray.masks import mask_ious
 from ntt_ray.records import ClassLabel, Reference
@@ -29,12 +29,13 @@ class BankFacts:
     """A memory bank as plain data.
 
     Attributes:
-        digest: of its file.
-        classes: by rising category id.
+        digest: SHA-256 of the bank file, in hex.
+        classes: the classes of the bank, by rising category id.
         features: for each class the mean features of its references, ``(shots, dim)``.
-        negatives: the same of its negatives, maybe none.
-        encoder: what made them.
-        sources: its history: digest of each bank, of its references, and their number by class.
+        negatives: for each class the mean features of its negatives, ``(count, dim)``, maybe none.
+        encoder: name, image size and checkpoint of the model that made the features.
+        sources: the banks that were joined: the digest of each bank, the digest of its references,
+            and how many references of each class it has.
     """
 
     digest: str
@@ -45,7 +46,7 @@ class BankFacts:
     sources: tuple[tuple[str, str, Mapping[str, int]], ...]
 
 
-def bank_figures(
+def bank_metrics(
     facts: BankFacts,
     known: Sequence[Reference | None],
     known_negatives: Sequence[Reference | None],
@@ -53,12 +54,12 @@ def bank_figures(
     """The content of ``bank.json``.
 
     Args:
-        facts: the bank.
+        facts: what the bank holds.
         known: the reference behind each row of the bank, class by class; None where it came from
             a bank that this one extends, or all came ready.
-        known_negatives: the same of the negatives.
+        known_negatives: the negative behind each row of the bank's negatives, or None likewise.
     """
-    found = bank_findings.find(facts.features)
+    found = problems.find(facts.features)
     names = [label.name for label in facts.classes]
     references = _reference_rows(facts, found, known)
     return {
@@ -83,10 +84,10 @@ def bank_figures(
         "matrix": [[_rounded(value) for value in row] for row in found.matrix.tolist()],
         "findings": _findings(found, references, names, _same_regions(known)),
         "limits": {
-            "min_shots": bank_findings.MIN_SHOTS,
-            "unusual": bank_findings.UNUSUAL,
-            "confusable": bank_findings.CONFUSABLE,
-            "duplicate_share": bank_findings.DUPLICATE_SHARE,
+            "min_shots": problems.MIN_SHOTS,
+            "unusual": problems.UNUSUAL,
+            "confusable": problems.CONFUSABLE,
+            "duplicate_share": problems.DUPLICATE_SHARE,
         },
     }
 
@@ -179,7 +180,7 @@ def _findings(
 def _untold(names: Sequence[str]) -> dict[str, Any]:
     shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
     text = (
-        f"{shown}: fewer than {bank_findings.MIN_SHOTS} references, so nothing can be told about "
+        f"{shown}: fewer than {problems.MIN_SHOTS} references, so nothing can be told about "
         "weak or mislabelled ones"
     )
     return _finding("untold", text, [], list(names))

@@ -7,7 +7,7 @@ absolute deviation), so no threshold depends on the encoder. A class with fewer 
 references has no "usual": nothing is said about its references.
 
 Measured with the demo weights on drawn objects, three seeds, every pair of 8 classes, some
-references of one replaced by objects of another (`tests/test_bank_findings.py` does it on a fourth
+references of one replaced by objects of another (`tests/bank/test_problems.py` does it on a fourth
 seed): with 2 of 10 replaced 336 of 336 were named, with 1 of 5 165 of 168, 1 of 3 150 of 168, 2 of
 5 269 of 336; falsely named were 0.8 %, 0.05 %, 0.08 % and 0.2 % of the others. Of 240 references of
 clean banks 2 were called mislabelled, 2 weak, none doubled. In banks of 24 classes, many of which
@@ -42,14 +42,16 @@ class BankFindings:
         class_of: ``(N,)`` class index of each reference.
         own: ``(N,)`` cosine similarity to the mean of the others of its class; NaN where it is the
             only one.
-        nearest: ``(N,)`` to the mean of the nearest other class; NaN where there is none.
-        nearest_class: ``(N,)`` that class; -1 where there is none.
-        matrix: ``(K, K)`` between the means of classes; the diagonal is the median of `own`.
+        nearest: ``(N,)`` cosine similarity to the mean of the nearest other class; NaN where there
+            is no other.
+        nearest_class: ``(N,)`` index of the nearest other class; -1 where there is none.
+        matrix: ``(K, K)`` cosine similarity between the means of classes; the diagonal is the
+            median of `own`.
         mislabelled: references nearer to another class than to their own, and unusually so for
             their class.
         weak: references unusually far from the rest of their class that are not `mislabelled`.
-        duplicates: pairs of references.
-        confusable: pairs of classes.
+        duplicates: pairs of references that are nearly the same.
+        confusable: pairs of classes that are hard to tell apart.
         untold: classes with too few references to say anything about them.
     """
 

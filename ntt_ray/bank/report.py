@@ -1,6 +1,6 @@
 """The report of a memory bank: ``bank.html``, one file that needs no network, and ``bank.json``.
 
-The figures of both are the same, and no clock is in them. Where a bank came ready its references
+The numbers of both are the same, and no clock is in them. Where a bank came ready its references
 are known by number only, and the page has no pictures.
 """
 
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from ntt_ray import storage
-from ntt_ray.bank.metrics import BankFacts, Features, bank_figures
+from ntt_ray.bank.metrics import BankFacts, Features, bank_metrics
 from ntt_ray.bank.page import BankPicture, render_bank_page
 from ntt_ray.records import ClassLabel, Reference, ReferenceSet
 from ntt_ray.references.crop_pictures import crop_picture
@@ -35,10 +35,10 @@ class BankExamples:
     """The references behind a bank, as far as they are known, under the bank's category ids.
 
     Attributes:
-        references: the last ones of each class in the bank.
-        negatives: the same of the negatives.
+        references: the last references of each class in the bank.
+        negatives: the last negatives of each class in the bank; None where it has none.
         colours: patch features as pictures ``(h, w, 3)`` uint8, by annotation id.
-        context_ratio: how references are cut.
+        context_ratio: how much around its box belongs to a reference, see `crop_window`.
     """
 
     references: ReferenceSet
@@ -53,10 +53,10 @@ def write_bank_report(
     """Write ``bank.html`` and ``bank.json``.
 
     Args:
-        output: where they go.
+        output: folder or URI prefix of the two files.
         store: access to files.
-        facts: the bank.
-        examples: its references; None where it came ready.
+        facts: what the bank holds.
+        examples: the references of the bank; None where it came ready.
 
     Returns:
         The content of ``bank.json``.
@@ -65,7 +65,7 @@ def write_bank_report(
     negatives = None if examples is None else examples.negatives
     known = _known(facts.features, facts.classes, references)
     known_negatives = _known(facts.negatives, facts.classes, negatives)
-    report = bank_figures(facts, known, known_negatives)
+    report = bank_metrics(facts, known, known_negatives)
     page = render_bank_page(
         report,
         {i: _picture(known[i], examples, store) for i in _shown(report)},

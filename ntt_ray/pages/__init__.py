@@ -1,1 +1,1 @@
-"""What all HTML pages share: pictures, masks as paths, templates."""
+"""What all HTML pages share: pictures, masks as paths, and the templates with their environment."""

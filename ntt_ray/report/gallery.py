@@ -35,7 +35,7 @@ class GalleryPicker:
 
     Attributes:
         threshold: detections of at least this score count as predictions.
-        max_images: images in the gallery.
+        max_images: how many images the gallery shows at most.
     """
 
     def __init__(self, threshold: float, max_images: int) -> None:

@@ -20,8 +20,9 @@ def report_run(config: Config, images_per_s: float | None = None) -> dict[str, A
     """Write ``report.html`` and ``report.json`` of a run, whole or not.
 
     Args:
-        config: the run.
-        images_per_s: of the labelling that has just ended, when there was one.
+        config: the configuration of the run.
+        images_per_s: speed of the labelling that has just ended, in images per second; None where
+            there was none.
     """
     store = Storage(config.storage_options)
     recorded = recorded_run(config.output, store)
@@ -53,7 +54,7 @@ def report_run(config: Config, images_per_s: float | None = None) -> dict[str, A
 
 
 def _has_masks(truth: Any) -> bool:
-    """Boxes cannot be drawn beside masks: ground truth of boxes gives figures, no pictures."""
+    """Boxes cannot be painted beside masks: ground truth of boxes gives metrics, no pictures."""
     annotations = truth.get("annotations") if isinstance(truth, dict) else None
     if not isinstance(annotations, list) or not annotations:
         return truth is not None

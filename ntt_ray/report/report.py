@@ -1,7 +1,7 @@
 """The report of a run: ``report.html``, one file that needs no network, and ``report.json``.
 
-Reads the shards once, in constant memory, and a few images; the figures of both files are the same.
-No clock in them: the same run gives the same bytes.
+Reads the shards once, in constant memory, and a few images; the numbers of both files are
+the same. No clock is in them: the same run gives the same bytes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ntt_ray.references.crop_pictures import crop_picture
 from ntt_ray.report.gallery import Candidate, GalleryPicker, count_matches
 from ntt_ray.report.overlays import Shot
 from ntt_ray.report.page import ClassReferences, render_page
-from ntt_ray.report.statistics import RunFigures, figures_to_json
+from ntt_ray.report.statistics import RunCounts, counts_to_json
 from ntt_ray.run.layout import REPORT_FILE, REPORT_PAGE
 from ntt_ray.run.record import RunRecord
 from ntt_ray.run.shard import iter_labels, read_shard
@@ -53,18 +53,19 @@ def write_report(
     """Write ``report.html`` and ``report.json`` of a run.
 
     Args:
-        output: the run's prefix.
+        output: folder or URI prefix of the run.
         store: access to files.
         record: the run record, the content of ``run.json``.
-        shard_ids: the shards there are, in order.
+        shard_ids: the ids of the shards there are, in order.
         read_unit: the manifest entries of a unit by its shard id; called for shown images only.
-        min_score: threshold of ``annotations.json``.
+        min_score: the lowest score in ``annotations.json``.
         references: shown as crops; None where the bank came ready.
         ground_truth: a parsed COCO instances file; shown beside the predictions.
         metrics: the content of ``metrics.json``. Its score of best F1 is where the slider starts
             and what counts as a prediction; without it that is `min_score`.
-        images_per_s: speed of the labelling, when it was measured.
-        losses: of the masks of merged profiles that cannot hold ours as they are, by profile.
+        images_per_s: speed of the labelling in images per second, where it was measured.
+        losses: how far the masks of a merged profile are from those of the shards, by profile;
+            only of profiles that cannot hold the masks as they are.
         max_images: images in the gallery; about 60 kB each.
 
     Returns:
@@ -77,17 +78,17 @@ def write_report(
     best_f1 = ((metrics or {}).get("false_alarms") or {}).get("score")
     threshold = min_score if best_f1 is None else float(best_f1)
     truth = None if ground_truth is None else GroundTruth(ground_truth, classes)
-    figures = RunFigures.of_classes(classes, min_score)
+    counts = RunCounts.of_classes(classes, min_score)
     picker = GalleryPicker(threshold, max_images)
     for shard_id in shard_ids:
         for labels in iter_labels(read_shard(output, shard_id, store)):
             matches = None if truth is None else truth.match(labels)
-            figures.add(labels, matches)
+            counts.add(labels, matches)
             picker.add(Candidate(shard_id, labels, matches))
     chosen = picker.chosen()
     report = {
         "format_version": FORMAT_VERSION,
-        **figures_to_json(figures, classes, _reference_counts(references)),
+        **counts_to_json(counts, classes, _reference_counts(references)),
         "threshold": threshold,
         "shards": {"planned": record.plan.units, "read": len(shard_ids)},
         "metrics": None if metrics is None else dict(metrics),

@@ -1,4 +1,4 @@
-"""The figures of a run, counted in one pass over its shards in constant memory.
+"""The numbers of a run, counted in one pass over its shards in constant memory.
 
 Counts, score histograms and failures by reason; the content of ``report.json`` is made of them. It
 knows neither pictures nor pages.
@@ -7,7 +7,7 @@ knows neither pictures nor pages.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ntt_ray.errors import InputError, reason_of
@@ -23,8 +23,8 @@ _OTHER = "other reasons"
 
 
 @dataclass
-class ClassFigures:
-    """What was found of one class; `kept` are detections of at least the merge threshold."""
+class ClassCounts:
+    """What was found of one class; `kept` counts detections of at least the merge threshold."""
 
     images: int = 0
     detections: int = 0
@@ -42,10 +42,10 @@ class Failure:
 
 
 @dataclass
-class RunFigures:
+class RunCounts:
     """Counts of a run; `right` and `wrong` only count images with ground truth."""
 
-    classes: dict[int, ClassFigures]
+    classes: dict[int, ClassCounts]
     min_score: float
     images: dict[str, int] = field(
         default_factory=lambda: {"total": 0, "ok": 0, "empty": 0, "failed": 0}
@@ -58,9 +58,9 @@ class RunFigures:
     failures: dict[str, Failure] = field(default_factory=dict)
 
     @classmethod
-    def of_classes(cls, classes: Sequence[ClassLabel], min_score: float) -> RunFigures:
+    def of_classes(cls, classes: Sequence[ClassLabel], min_score: float) -> RunCounts:
         """No image counted yet; detections of other classes would be an error."""
-        return cls({label.category_id: ClassFigures() for label in classes}, min_score)
+        return cls({label.category_id: ClassCounts() for label in classes}, min_score)
 
     def add(self, labels: ImageLabels, matches: Matches | None) -> None:
         """Count one image."""
@@ -108,43 +108,38 @@ def bin_of(score: float, bins: int) -> int:
     return min(max(int(score * bins), 0), bins - 1)
 
 
-def figures_to_json(
-    figures: RunFigures, classes: Sequence[ClassLabel], references: Mapping[int, int] | None
+def counts_to_json(
+    counts: RunCounts, classes: Sequence[ClassLabel], references: Mapping[int, int] | None
 ) -> dict[str, Any]:
-    """The figures as plain data.
+    """The counts as plain data.
 
     Args:
-        figures: of the whole run.
-        classes: by rising category id.
-        references: their number by category id, where they are known.
+        counts: what was counted in the whole run.
+        classes: the classes of the run, by rising category id.
+        references: how many references each class has, by category id; None where that is not
+            known.
     """
-    rows = []
-    for label in classes:
-        found = figures.classes[label.category_id]
-        rows.append(
-            {
-                "id": label.category_id,
-                "name": label.name,
-                "references": None if references is None else references.get(label.category_id, 0),
-                "images": found.images,
-                "detections": found.detections,
-                "kept": found.kept,
-                "histogram": list(found.histogram),
-            }
-        )
+    rows = [
+        {
+            "id": label.category_id,
+            "name": label.name,
+            "references": None if references is None else references.get(label.category_id, 0),
+            **asdict(counts.classes[label.category_id]),
+        }
+        for label in classes
+    ]
     return {
-        "images": dict(figures.images),
-        "detections": {"total": figures.detections, "kept": figures.kept},
-        "min_score": figures.min_score,
+        "images": dict(counts.images),
+        "detections": {"total": counts.detections, "kept": counts.kept},
+        "min_score": counts.min_score,
         "score_histogram": {
             "bin_width": 1 / SCORE_BINS,
-            "all": list(figures.histogram),
-            "right": list(figures.right),
-            "wrong": list(figures.wrong),
+            "all": list(counts.histogram),
+            "right": list(counts.right),
+            "wrong": list(counts.wrong),
         },
         "classes": rows,
         "failures": [
-            {"reason": reason, "images": f.images, "error": f.error, "examples": list(f.examples)}
-            for reason, f in figures.failures_by_count()
+            {"reason": reason, **asdict(failure)} for reason, failure in counts.failures_by_count()
         ],
     }

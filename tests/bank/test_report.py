@@ -103,7 +103,7 @@ def test_the_page_is_safe_and_the_same_every_time(tmp_path):
     assert [row["number"] for row in pages[0][0]["negatives"]] == [1, 2]
 
 
-def test_a_ready_bank_has_figures_and_no_crops(tmp_path):
+def test_a_ready_bank_has_numbers_and_no_crops(tmp_path):
     report, page = _write(tmp_path / "run", _facts(), None)
     assert [i["kind"] for i in report["findings"]] == ["mislabelled", "untold"]
     assert report["findings"][0]["text"].startswith("nut, reference 6: looks like")

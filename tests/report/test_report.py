@@ -6,21 +6,18 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from ntt_ray.errors import InputError, reason_of
-from ntt_ray.evaluate.matching import GroundTruth, TruthObject, match
 from ntt_ray.masks import encode_mask
 from ntt_ray.merge.rendering import Loss
-from ntt_ray.pages.pictures import UNITS_PER_PX, mask_to_path, simplify_loop, trace_outlines
+from ntt_ray.pages.pictures import mask_to_path
 from ntt_ray.records import ClassLabel, Detection, ImageEntry, ImageLabels
-from ntt_ray.report.gallery import Candidate, GalleryPicker, rank_best, rank_worst
 from ntt_ray.report.overlays import MAX_MASKS
-from ntt_ray.report.statistics import MAX_REASONS, RunFigures, bin_of
+from ntt_ray.report.statistics import MAX_REASONS, RunCounts, bin_of
 from tests.support.report_run import (
     CLASSES,
     HOSTILE_CLASS,
@@ -29,7 +26,6 @@ from tests.support.report_run import (
     SIZE_HW,
     UNIT,
     Run,
-    box_rle,
     detection,
     example_run,
     references_of_example,
@@ -67,7 +63,7 @@ class Page(HTMLParser):
         )
 
 
-class TestFigures:
+class TestCounts:
     def test_counts_equal_the_shards(self, run: Run) -> None:
         report = run.report()
         found = [d for item in run.labels for d in item.detections]
@@ -125,12 +121,12 @@ class TestFigures:
         assert reason_of(error) == reason
 
     def test_reasons_are_bounded(self) -> None:
-        figures = RunFigures.of_classes(CLASSES, 0.4)
+        counts = RunCounts.of_classes(CLASSES, 0.4)
         for number in range(2 * MAX_REASONS):
             error = "reason " + "x" * (number + 1)
-            figures.add(ImageLabels.failed(ImageEntry(number, "a", ""), error), None)
-        assert len(figures.failures) == MAX_REASONS + 1
-        assert figures.failures["other reasons"].images == MAX_REASONS
+            counts.add(ImageLabels.failed(ImageEntry(number, "a", ""), error), None)
+        assert len(counts.failures) == MAX_REASONS + 1
+        assert counts.failures["other reasons"].images == MAX_REASONS
 
     @pytest.mark.parametrize(("score", "expected"), [(0.0, 0), (0.019, 0), (0.5, 25), (1.0, 49)])
     def test_bin_of(self, score: float, expected: int) -> None:
@@ -242,7 +238,7 @@ class TestPage:
         assert "<b>disc" not in run.html
         assert "Mask AP" not in run.html.split("Scores</h2>")[0].split("Classes</h2>")[0]
 
-    def test_figures_by_size_class_and_frequency(self, run: Run) -> None:
+    def test_metrics_by_size_class_and_frequency(self, run: Run) -> None:
         boxes = {"AP": 0.1, "AR300": 0.301, "ARs": 0.302, "ARm": None, "ARl": 0.304}
         alarms = {"score": 0.5, "class_share": 0.126, "images_without_objects": 0, "share": None}
         metrics = {
@@ -359,132 +355,3 @@ class TestUnusualRuns:
         assert len(run.report(max_images=2)["gallery"]) == 2
         assert run.report(max_images=0)["gallery"] == []
         assert "There is no image to show" in run.html
-
-
-def candidate(image_id: int, *found: Detection, objects: Any = None) -> Candidate:
-    labels = ImageLabels.labelled(ImageEntry(image_id, f"{image_id}.png", ""), SIZE_HW, found)
-    matches = None if objects is None else match(found, tuple(objects))
-    return Candidate(0, labels, matches)
-
-
-BOX = (10, 10, 20, 20)
-OTHER = (50, 40, 20, 20)
-
-
-class TestGallery:
-    def test_best_and_worst_with_truth(self) -> None:
-        truth = [TruthObject(3, box_rle(BOX)), TruthObject(3, box_rle(OTHER))]
-        both = candidate(1, detection(3, 0.9, BOX), detection(3, 0.8, OTHER), objects=truth)
-        half = candidate(2, detection(3, 0.9, BOX), detection(3, 0.3, OTHER), objects=truth)
-        none = candidate(3, detection(7, 0.9, BOX), objects=truth)
-        best = [rank_best(c, 0.5) for c in (both, half, none)]
-        worst = [rank_worst(c, 0.5) for c in (both, half, none)]
-        assert best[0] == pytest.approx(2 / 3)
-        assert best[1] == pytest.approx(1 / 1.5 / 2)
-        assert best[2] is None
-        assert worst[0] is None
-        assert (worst[1] or 0) < (worst[2] or 0)
-
-    def test_no_image_twice(self) -> None:
-        picker = GalleryPicker(0.5, 6)
-        for number in range(1, 9):
-            picker.add(candidate(number, detection(3, 0.45 + number / 20, BOX)))
-        shown = [c.labels.entry.image_id for group in picker.chosen().values() for c in group]
-        assert len(shown) == len(set(shown)) == 6
-
-    def test_order_of_arrival_does_not_matter(self) -> None:
-        found = [candidate(n, detection(3, 0.5 + n % 3 / 10, BOX)) for n in range(1, 20)]
-        chosen = []
-        for order in (found, found[::-1]):
-            picker = GalleryPicker(0.5, 4)
-            for item in order:
-                picker.add(item)
-            chosen.append(picker.chosen())
-        assert chosen[0] == chosen[1]
-
-    def test_every_class_comes_up(self) -> None:
-        picker = GalleryPicker(0.5, 3)
-        for number in range(1, 6):
-            picker.add(candidate(number, detection(3, 0.95, BOX), detection(3, 0.95, OTHER)))
-        picker.add(candidate(8, detection(3, 0.6, BOX)))
-        picker.add(candidate(9, detection(7, 0.7, BOX)))
-        assert 9 in [c.labels.entry.image_id for c in picker.chosen()["best"][:2]]
-
-
-class TestTruth:
-    def test_one_object_is_found_once(self) -> None:
-        found = [detection(3, 0.9, BOX), detection(3, 0.8, BOX), detection(7, 0.7, BOX)]
-        matches = match(found, (TruthObject(3, box_rle(BOX)),))
-        assert matches.right == (True, False, False)
-        assert matches.matched_by == (0,)
-        assert matches.ious == (1.0,)
-
-    def test_crowds_judge_nothing(self) -> None:
-        crowd = TruthObject(3, box_rle((0, 0, 60, 60)))
-        matches = match([detection(3, 0.9, BOX), detection(7, 0.9, BOX)], (), [crowd])
-        assert matches.right == (None, False)
-
-    def test_image_of_another_size_has_no_truth(self, run: Run) -> None:
-        coco = truth_of_example()
-        coco["images"][0]["width"] += 1
-        truth = GroundTruth(coco, CLASSES)
-        assert truth.match(run.labels[0]) is None
-        assert truth.match(run.labels[1]) is not None
-
-    def test_not_coco(self) -> None:
-        with pytest.raises(InputError, match="not a COCO file"):
-            GroundTruth([], CLASSES)
-
-
-def path_area(path: str) -> float:
-    """Area inside a path by the even-odd rule, for loops that do not cross."""
-    areas = []
-    for loop in re.findall(r"M(-?\d+) (-?\d+)l([^z]*)z", path):
-        steps = np.array(loop[2].split(), dtype=float).reshape(-1, 2)
-        points = np.vstack([[float(loop[0]), float(loop[1])], steps]).cumsum(axis=0)
-        x, y = points.T
-        areas.append((x * np.roll(y, -1) - y * np.roll(x, -1)).sum() / 2)
-    return abs(sum(areas)) / UNITS_PER_PX**2
-
-
-class TestOutlines:
-    @pytest.mark.parametrize("rows", [[".."], ["..", ".."]], ids=["row", "square"])
-    def test_empty(self, rows: list[str]) -> None:
-        mask = np.array([[c == "#" for c in row] for row in rows])
-        assert mask_to_path(mask, 1.0) == ""
-        assert trace_outlines(mask) == []
-
-    def test_one_cell_is_a_diamond(self) -> None:
-        mask = np.zeros((3, 3), bool)
-        mask[1, 1] = True
-        (loop,) = trace_outlines(mask)
-        assert sorted(map(tuple, loop.tolist())) == [(1, 1.5), (1.5, 1), (1.5, 2), (2, 1.5)]
-
-    def test_hole_and_corner_contact(self) -> None:
-        ring = np.ones((5, 5), bool)
-        ring[2, 2] = False
-        assert len(trace_outlines(ring)) == 2
-        assert len(trace_outlines(np.eye(2, dtype=bool))) == 1
-
-    @pytest.mark.parametrize("scale", [0.05, 0.5, 1.0])
-    def test_area_is_kept(self, scale: float) -> None:
-        y, x = np.mgrid[:600, :800]
-        radius = np.hypot(x - 400, y - 300)
-        mask = (radius < 250) & (radius > 90)
-        area = path_area(mask_to_path(mask, scale))
-        assert area == pytest.approx(mask.sum() * scale**2, rel=0.05)
-
-    def test_random_masks_give_closed_loops(self) -> None:
-        mask = np.random.default_rng(1).random((40, 50)) > 0.5
-        loops = trace_outlines(mask)
-        points = np.concatenate(loops)
-        assert len(np.unique(points, axis=0)) == len(points)  # no crossing is used twice
-
-    def test_speck_stays_visible(self) -> None:
-        mask = np.zeros((2000, 2000), bool)
-        mask[77, 99] = True
-        assert mask_to_path(mask, 0.1).startswith("M")
-
-    def test_simplify_drops_points_on_a_line(self) -> None:
-        square = np.array([[0, 0], [1, 0], [2, 0], [2, 2], [1, 2], [0, 2], [0, 1]], dtype=float)
-        assert len(simplify_loop(square, 0.1)) == 4
