@@ -30,8 +30,10 @@ from pycocotools.coco import COCO
 
 from benchmarks.made_shards import CLASSES, write_shards
 from benchmarks.measure import machine, write_json
+from ntt_ray.merge.fragments import Layout
 from ntt_ray.merge.instances import iter_kept
-from ntt_ray.merge.passes import MergeCounts, merge_shards
+from ntt_ray.merge.passes import MergeCounts, count_shards, write_profiles
+from ntt_ray.merge.rendering import Merge, Source
 from ntt_ray.merge.thresholds import Thresholds
 from ntt_ray.run.cluster.tasks import map_on_ray
 from ntt_ray.run.shard import existing_shards
@@ -96,19 +98,14 @@ def measured(folder: Path, images: int) -> dict[str, Any]:
     started = time.perf_counter()
     with started_ray(), sampled() as peaks:
         begun = time.perf_counter()
-        _, counts = merge_shards(
-            output,
-            shard_ids,
-            store,
-            classes=CLASSES,
-            info={"description": "made up"},
-            thresholds=KEEP_ALL,
-            profiles=("coco",),
-            mapper=map_on_ray,
-        )
+        source = Source(output, store, KEEP_ALL)
+        indices = count_shards(source, shard_ids, map_on_ray)
+        info = {"description": "made up"}
+        merge = Merge(source, Layout(indices), CLASSES, info, mapper=map_on_ray)
+        write_profiles(merge, ("coco",))
         ended = time.perf_counter()
     assert not ray.is_initialized()
-    return _row(output, counts, begun - started, ended - begun, peaks)
+    return _row(output, MergeCounts.of(indices), begun - started, ended - begun, peaks)
 
 
 def _row(

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from ntt_ray.errors import InputError
-from ntt_ray.merge.passes import merge_shards
 from ntt_ray.merge.thresholds import Thresholds
 from ntt_ray.records import ClassLabel, ImageEntry, ImageLabels
 from ntt_ray.run.layout import journal_uri, shard_uri
 from ntt_ray.run.shard import labels_to_table, table_to_bytes
 from ntt_ray.storage import Storage, join
+from tests.support.merging import merge_shards
 from tests.support.paths import ROOT
 
 SOURCES = sorted(
@@ -137,7 +137,7 @@ def test_hostile_file_names_in_shards_write_nothing_elsewhere(name, tmp_path):
             profiles=("coco", "coco-results"),
             images_per_file=images_per_file,
         )
-        coco = json.loads((Path(output) / written["coco"].names[0]).read_text())
+        coco = json.loads((Path(output) / next(iter(written["coco"].files))).read_text())
         assert [image["file_name"] for image in coco["images"]] == [name]
     written = {path.parent for path in tmp_path.rglob("*") if path.is_file()}
     assert written == {Path(output), Path(output) / "labels"}

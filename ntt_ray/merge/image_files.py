@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import posixpath
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -23,6 +23,7 @@ import pyarrow as pa
 from ntt_ray import storage
 from ntt_ray.errors import InputError
 from ntt_ray.merge import mask_parts
+from ntt_ray.merge.digests import FolderDigest
 from ntt_ray.merge.fragments import BY_IMAGE, Fragment
 from ntt_ray.merge.instances import flat_instances
 from ntt_ray.merge.mask_parts import MaskPart, iter_parts
@@ -54,9 +55,9 @@ class ImageFile:
     """A file of an image.
 
     Attributes:
-        name: relative to the output.
+        name: name of the file, relative to the output.
         data: its content.
-        loss: of its masks, where they had to change.
+        loss: how far the masks in it are from ours; None: the format holds them as they are.
     """
 
     name: str
@@ -67,52 +68,51 @@ class ImageFile:
 Render = Callable[[LabelledImage], ImageFile]
 
 
-def write_image_files(merge: Merge, render: Render) -> tuple[int, Loss | None]:
+Published = tuple[FolderDigest, Loss | None]  # files of images, and the loss of all their masks
+
+
+def write_image_files(merge: Merge, render: Render) -> Published:
     """Publish a file for every image that could be read, those without instances too.
 
     Args:
         merge: what every profile gets.
-        render: makes the file; picklable.
-
-    Returns:
-        How many files, and the loss of all masks.
+        render: makes the file of an image; picklable.
 
     Raises:
         InputError: a shard is damaged, or a file name leads out of the output.
     """
     fragments = merge.layout.fragments(BY_IMAGE, 0, merge.layout.rows, 1)
     work = partial(publish_fragment, source=merge.source, render=render)
-    done, files, loss = 0, 0, None
+    done, files, losses = 0, FolderDigest(), []
     with closing(merge.mapper(work, fragments)) as results:
-        for fragment, (count, lost) in zip(fragments, results, strict=True):
-            done, files = done + fragment.items, files + count
-            loss = lost if loss is None else loss + lost if lost is not None else loss
+        for fragment, (published, loss) in zip(fragments, results, strict=True):
+            done, files = done + fragment.items, files + published
+            losses += [] if loss is None else [loss]
             merge.progress(done, merge.layout.rows)
-    return files, loss
+    return files, sum(losses, Loss()) if losses else None
 
 
-def publish_fragment(fragment: Fragment, source: Source, render: Render) -> tuple[int, Loss | None]:
-    """Publish the files of a fragment; how many, and their loss."""
-    count, losses = 0, []
+def publish_fragment(fragment: Fragment, source: Source, render: Render) -> Published:
+    """Publish the files of the images of a fragment."""
+    published, losses = FolderDigest(), []
 
-    def publish(file: ImageFile) -> None:
-        source.store.publish_bytes(storage.join(source.output, file.name), file.data)
+    def publish(file: ImageFile) -> FolderDigest:
+        return FolderDigest.of(file.name, source.publish(file.name, file.data))
 
     with ThreadPoolExecutor(THREADS, thread_name_prefix="publish") as pool:
         files = map(render, _labelled_images(fragment, source))
         while some := list(islice(files, _AT_ONCE)):
-            for _ in pool.map(publish, some):
-                count += 1
+            published = sum(pool.map(publish, some), published)
             losses += [file.loss for file in some if file.loss is not None]
-    return count, sum(losses, Loss()) if losses else None
+    return published, sum(losses, Loss()) if losses else None
 
 
 def path_below(folder: str, file_name: str) -> str:
     """Where the file of an image lies: as deep below a folder as the image in its own.
 
     Args:
-        folder: relative to the output, with a slash at the end.
-        file_name: of the image.
+        folder: name of the folder, relative to the output, with a slash at the end.
+        file_name: file name of the image.
 
     Raises:
         InputError: the name is absolute or leads out.
@@ -138,7 +138,7 @@ def check_distinct(merge: Merge, name_of: Callable[[str], str], what: str) -> No
     if not len(repeated):
         return
     of_image: dict[str, list[str]] = {}
-    for name in _names(fragments, merge.source):
+    for name in readable_names(fragments, merge.source):
         if _hash(name_of(name)) in repeated:
             of_image.setdefault(name_of(name), []).append(name)
     shared = [names for names in of_image.values() if len(names) > 1]
@@ -154,7 +154,7 @@ def hash_names(
     fragment: Fragment, source: Source, name_of: Callable[[str], str]
 ) -> npt.NDArray[np.uint64]:
     """The hash of every file name that a fragment's images lead to."""
-    hashes = [_hash(name_of(name)) for name in _names([fragment], source)]
+    hashes = [_hash(name_of(name)) for name in readable_names([fragment], source)]
     return np.array(hashes, dtype=np.uint64)
 
 
@@ -162,8 +162,8 @@ def _hash(name: str) -> int:
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
 
 
-def _names(fragments: Sequence[Fragment], source: Source) -> Iterator[str]:
-    """File names of the images that could be read."""
+def readable_names(fragments: Iterable[Fragment], source: Source) -> Iterator[str]:
+    """File names of the images that could be read: those that have a file of their own."""
     for fragment in fragments:
         for part in fragment.slices:
             for rows in iter_rows(part, ("file_name", "height"), source):

@@ -6,34 +6,40 @@ Reads a run by its record. Only the merge of a large run needs Ray, and nothing 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from ntt_ray import storage
 from ntt_ray.config import Config
-from ntt_ray.errors import RunIncompleteError
+from ntt_ray.errors import InputError, RunIncompleteError
 from ntt_ray.merge.classes import ClassChoice, choose_classes
-from ntt_ray.merge.passes import MergeCounts, merge_shards
-from ntt_ray.merge.record import MergeRecord, stretches, write_merge_record
-from ntt_ray.merge.rendering import Mapper, map_here
+from ntt_ray.merge.digests import digest_of_file
+from ntt_ray.merge.fragments import Layout
+from ntt_ray.merge.instances import ShardIndex
+from ntt_ray.merge.leftovers import remove_files, remove_image_files
+from ntt_ray.merge.passes import MergeCounts, OnProgress, count_shards, write_profiles
+from ntt_ray.merge.record import MergeRecord, read_merge_record, stretches, write_merge_record
+from ntt_ray.merge.rendering import Mapper, Merge, Source, Written, map_here
 from ntt_ray.merge.thresholds import Thresholds, calibrated
 from ntt_ray.references.dataset import read_json
 from ntt_ray.run import manifest as manifest_file
-from ntt_ray.run.layout import MERGE_LOCK_FILE
+from ntt_ray.run.layout import MERGE_LOCK_FILE, RECORD_FILE
 from ntt_ray.run.lock import RunLock
 from ntt_ray.run.record import RunRecord, recorded_run
 from ntt_ray.run.shard import existing_shards
 from ntt_ray.storage import Storage
 
+logger = logging.getLogger(__name__)
 UNITS_SHOWN = 20
 IMAGES_HERE = 20_000  # up to so many images, Ray would take longer to start than to merge them
-OnProgress = Callable[[str, int, int], None]
 
 
 def merge(
     config: Config, *, partial: bool = False, on_progress: OnProgress | None = None
 ) -> tuple[list[str], MergeCounts]:
-    """Merge the shards of a run into its COCO files.
+    """Merge the shards of a run into the files of its profiles.
 
     Args:
         config: the run.
@@ -41,49 +47,43 @@ def merge(
             `check_complete` refuses the counts, because the run is not done.
         on_progress: called with the profile, its items written so far and its items in all.
 
+    Returns:
+        Names of the files that were written, but for folders with a file for every image; and
+        what went through the merge.
+
     Raises:
         RunIncompleteError: shards are missing and `partial` is not set.
     """
     store = Storage(config.storage_options)
     recorded = recorded_run(config.output, store)
-    choice, settings = class_choice(config, recorded), config.merge
+    choice, profiles = class_choice(config, recorded), config.merge.profiles
     thresholds = replace(merge_thresholds(config, recorded, store), categories=choice.categories)
+    manifest = (config.output, recorded.identity.manifest, store)
     with RunLock(config.output, store, MERGE_LOCK_FILE) as lock:
-        merged, missing = _shards(config, recorded, store, partial)
 
         def progress(profile: str, done: int, total: int) -> None:
             lock.check()
             if on_progress is not None:
                 on_progress(profile, done, total)
 
-        written, counts = merge_shards(
-            config.output,
-            merged,
-            store,
-            classes=choice.labels,
-            info=merge_info(recorded, len(missing)),
-            thresholds=thresholds,
-            profiles=settings.profiles,
-            images_per_file=settings.images_per_file,
-            uris=functools.partial(_uris, config.output, recorded.identity.manifest, store),
-            mapper=_mapper(int(recorded.plan.images)),
-            progress=progress,
-        )
-        record = MergeRecord(
-            recorded.labels_hash,
-            settings.min_score,
-            settings.profiles,
-            settings.images_per_file,
-            stretches(merged),
-            tuple(name for profile in written.values() for name in profile.names),
-            tuple(sorted(thresholds.by_category.items())),
-            _recorded_choice(choice),
-            {name: n for profile in written.values() for name, n in profile.folders.items()},
-            {name: profile.loss for name, profile in written.items() if profile.loss is not None},
-        )
+        before = _merge_before(config, store)
+        units, missing = _shards(config, recorded, store, partial)
+        mapper = _mapper(recorded.plan.images)
+        uris = functools.partial(_listed, "uri", *manifest)
+        source = Source(config.output, store, thresholds, uris)
+        shards = count_shards(source, units, mapper)
+        info, per_file = merge_info(recorded, len(missing)), config.merge.images_per_file
+        plan = Merge(source, Layout(shards), choice.labels, info, per_file, mapper)
+        if before is not None and before.labels_hash == recorded.labels_hash:
+            names_of = functools.partial(_listed, "file_name", *manifest)
+            remove_image_files(before, plan, shards, profiles, names_of)
+        written = write_profiles(plan, profiles, progress)
+        record = _record(config, recorded, choice, shards, written, thresholds, store)
         lock.check()
+        if before is not None:
+            remove_files(before, record.files, source)
         write_merge_record(config.output, record, store)
-    return list(record.files), replace(counts, missing_shards=len(missing))
+    return list(record.files), MergeCounts.of(shards, len(missing))
 
 
 def class_choice(config: Config, recorded: RunRecord) -> ClassChoice:
@@ -103,9 +103,45 @@ def _recorded_choice(choice: ClassChoice) -> tuple[tuple[int, int, str], ...] | 
     return tuple((own, new, names[new]) for own, new in sorted(choice.categories.items()))
 
 
-def _uris(output: str, digest: str, store: Storage, shard_id: int) -> list[str]:
+def _listed(column: str, output: str, digest: str, store: Storage, shard_id: int) -> list[str]:
+    """A column of the manifest: what it says of the images of a unit."""
     entries = manifest_file.read_unit(output, shard_id, digest, store)
-    return [entry.uri for entry in entries]
+    return [getattr(entry, column) for entry in entries]
+
+
+def _merge_before(config: Config, store: Storage) -> MergeRecord | None:
+    """The record of the merge before; one that is damaged is no reason not to merge again."""
+    try:
+        return read_merge_record(config.output, store)
+    except InputError as error:
+        logger.warning("files of the merge before may stay: %s", error)
+        return None
+
+
+def _record(
+    config: Config,
+    recorded: RunRecord,
+    choice: ClassChoice,
+    shards: Sequence[ShardIndex],
+    written: Mapping[str, Written],
+    thresholds: Thresholds,
+    store: Storage,
+) -> MergeRecord:
+    profiles = written.values()
+    return MergeRecord(
+        labels_hash=recorded.labels_hash,
+        run_sha256=digest_of_file(storage.join(config.output, RECORD_FILE), store).sha256,
+        min_score=thresholds.min_score,
+        class_scores=tuple(sorted(thresholds.by_category.items())),
+        classes=_recorded_choice(choice),
+        profiles=tuple(written),
+        images_per_file=config.merge.images_per_file,
+        units=stretches(shard.shard_id for shard in shards),
+        shards=tuple(shard.sha256 for shard in shards),
+        files={name: digest for one in profiles for name, digest in one.files.items()},
+        folders={name: digest for one in profiles for name, digest in one.folders.items()},
+        losses={name: one.loss for name, one in written.items() if one.loss is not None},
+    )
 
 
 def _shards(

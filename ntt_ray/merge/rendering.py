@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from ntt_ray import storage
 from ntt_ray.errors import InputError
+from ntt_ray.merge.digests import DigestingStream, FileDigest, FolderDigest, digest_of_bytes
 from ntt_ray.merge.fragments import Fragment, Layout, Slice
 from ntt_ray.merge.thresholds import Thresholds
 from ntt_ray.records import ClassLabel
@@ -73,14 +74,14 @@ class Written:
     """What a profile published.
 
     Attributes:
-        names: of files, relative to the output.
-        folders: of folders with a file for each image, relative to the output, with a slash at
-            the end, and how many files.
-        loss: of masks, where the format cannot hold ours as they are.
+        files: name of each file, relative to the output, and its digest.
+        folders: name of each folder with a file for every image, relative to the output and with a
+            slash at the end, and the digest of those files.
+        loss: how far the masks in the files are from ours; None: the format holds them as they are.
     """
 
-    names: tuple[str, ...]
-    folders: Mapping[str, int] = field(default_factory=dict)
+    files: Mapping[str, FileDigest]
+    folders: Mapping[str, FolderDigest] = field(default_factory=dict)
     loss: Loss | None = None
 
 
@@ -116,6 +117,11 @@ class Source:
     store: Storage
     thresholds: Thresholds
     uris: Callable[[int], Sequence[str]] | None = None
+
+    def publish(self, name: str, data: bytes) -> FileDigest:
+        """Publish a small file of the output; gives its digest."""
+        self.store.publish_bytes(storage.join(self.output, name), data)
+        return digest_of_bytes(data)
 
 
 @dataclass(frozen=True)
@@ -161,21 +167,22 @@ class Merge:
 
     Attributes:
         source: the shards.
-        layout: their rows, counted.
-        classes: that the files name, also those without a detection.
-        info: provenance, without clocks.
-        images_per_file: split files for people after so many images; None: one file.
-        mapper: runs functions, in this process or in many.
-        progress: called with the items written and the items in all, of one profile.
+        layout: the rows of all shards, counted.
+        classes: the classes that the files name, also those without a detection.
+        info: the ``info`` block; no clock in it, so that the same run gives the same bytes.
+        images_per_file: JSON files are split into self-contained files of so many images, with
+            ids that are unique across them; None: one file.
+        mapper: runs functions over items, in this process or in many.
+        progress: called by a profile with its items written so far and its items in all.
     """
 
     source: Source
     layout: Layout
     classes: Sequence[ClassLabel]
     info: Mapping[str, Any]
-    images_per_file: int | None
-    mapper: Mapper
-    progress: Progress
+    images_per_file: int | None = None
+    mapper: Mapper = map_here
+    progress: Progress = lambda _done, _total: None
 
 
 def publish_files(merge: Merge, files: Sequence[TextFile]) -> Written:
@@ -192,15 +199,15 @@ def publish_files(merge: Merge, files: Sequence[TextFile]) -> Written:
             losses.extend([] if loss is None else [loss])
             yield [memoryview(buffer) for buffer in buffers]
 
-    source = merge.source
+    source, digests = merge.source, {}
     with closing(merge.mapper(partial(render_piece, source=source), pieces)) as rendered:
         texts = in_order(rendered)
         for file in files:
-            source.store.publish_stream(
-                storage.join(source.output, file.name), _chunks(file, texts)
-            )
-    total_loss = sum(losses, Loss()) if losses else None
-    return Written(tuple(file.name for file in files), loss=total_loss)
+            stream = DigestingStream()
+            uri = storage.join(source.output, file.name)
+            source.store.publish_stream(uri, stream.through(_chunks(file, texts)))
+            digests[file.name] = stream.digest()
+    return Written(digests, loss=sum(losses, Loss()) if losses else None)
 
 
 def render_piece(piece: Piece, source: Source) -> Rendered:

@@ -47,6 +47,24 @@ _SHARD = re.compile(rf"shard-(\d{{6,}}){re.escape(SHARD_SUFFIX)}")
 PART = re.compile(r"part-\d{5,}-of-\d{5,}\.parquet")
 
 
+def split_pattern(name: str) -> str:
+    """A regular expression for the name of a file and of the files that it may be split into."""
+    stem, suffix = (re.escape(part) for part in name.rsplit(".", 1))
+    return rf"{stem}(-\d{{5,}}-of-\d{{5,}})?\.{suffix}"
+
+
+# every name that a merge gives to a file, but for those of images in YOLO_LABELS and CLASS_MAPS
+MERGED_FILE = re.compile(
+    "|".join(
+        [
+            *(split_pattern(name) for name in (COCO_FILE, POLYGON_FILE, TASKS_FILE)),
+            *map(re.escape, (RESULTS_FILE, INTERFACE_FILE, YOLO_FILE, CLASS_MAPS_FILE)),
+            f"{INSTANCES_FOLDER}/{PART.pattern}",
+        ]
+    )
+)
+
+
 def shard_name(shard_id: int) -> str:
     """File name of a shard, e.g. ``shard-000123.parquet``."""
     return f"shard-{shard_id:06d}{SHARD_SUFFIX}"

@@ -111,28 +111,48 @@ def table_to_bytes(table: pa.Table, provenance: Mapping[str, str]) -> bytes:
     return sink.getvalue()
 
 
-def read_shard(output: str, shard_id: int, store: storage.Storage) -> pa.Table:
-    """Read a shard and check its format.
-
-    Raises:
-        InputError: missing, truncated or of another format.
-    """
-    with open_shard(output, shard_id, store) as file:
+def read_shard(
+    output: str, shard_id: int, store: storage.Storage, data: bytes | None = None
+) -> pa.Table:
+    """Read a shard and check its format; arguments and errors as for `open_shard`."""
+    with open_shard(output, shard_id, store, data) as file:
         table = file.read()
         table.validate(full=True)
         return table
 
 
+def read_shard_bytes(output: str, shard_id: int, store: storage.Storage) -> bytes:
+    """The file of a shard as it lies in the store.
+
+    Raises:
+        InputError: the shard is missing.
+    """
+    uri = shard_uri(output, shard_id)
+    try:
+        return store.read_bytes(uri)
+    except FileNotFoundError:
+        raise InputError(f"{storage.redact(uri)}: the shard is missing") from None
+
+
 @contextmanager
-def open_shard(output: str, shard_id: int, store: storage.Storage) -> Iterator[pq.ParquetFile]:
+def open_shard(
+    output: str, shard_id: int, store: storage.Storage, data: bytes | None = None
+) -> Iterator[pq.ParquetFile]:
     """Open a shard to read some of its columns or rows, and check its format.
+
+    Args:
+        output: the run's prefix.
+        shard_id: the unit.
+        store: access to files.
+        data: the file of the shard where it was read before; else only what is needed is read.
 
     Raises:
         InputError: missing, truncated or of another format; also for what is read in the block.
     """
     uri = shard_uri(output, shard_id)
+    opened = store.open_read(uri) if data is None else io.BytesIO(data)
     try:
-        with store.open_read(uri) as stream, pq.ParquetFile(stream, pre_buffer=True) as file:
+        with opened as stream, pq.ParquetFile(stream, pre_buffer=True) as file:
             _check_format(file.schema_arrow, uri)
             yield file
     except FileNotFoundError:

@@ -1,28 +1,30 @@
-"""The merged files of an output beside its shards: what they should hold, and whether they do.
+"""The merged files of an output: whether they are what the merge wrote, and of the shards there.
 
-How one file is compared with its rows is in `quality.coco_check`; here is which files there should
-be, of which shards, and with which settings they were made.
+By the digests of the merge record alone; what the files hold is not looked at, so that every
+format is checked in the same way.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import Any
 
 from ntt_ray import storage
 from ntt_ray.config import Config
 from ntt_ray.errors import InputError
-from ntt_ray.merge.job import merge_info
-from ntt_ray.merge.profiles.coco import coco_file_names
-from ntt_ray.merge.record import MergeRecord, read_merge_record, stretches
-from ntt_ray.run.layout import COCO_FILE, MERGE_FILE, RESULTS_FILE
+from ntt_ray.merge.digests import FileDigest, FolderDigest, digest_of_bytes, digest_of_file
+from ntt_ray.merge.image_files import THREADS
+from ntt_ray.merge.record import MergeRecord, read_merge_record
+from ntt_ray.run.layout import MERGE_FILE, MERGED_FILE, RECORD_FILE, shard_name
 from ntt_ray.run.record import RunRecord
 from ntt_ray.storage import Storage
-from ntt_ray.verify.coco_check import CocoCheck, ResultsCheck
 from ntt_ray.verify.problems import Findings
 
-_MERGED_STEM = COCO_FILE.removesuffix(".json")
+AT_ONCE = 4  # large files that are read at the same time
+SHOWN = 12  # digits of a digest
+NAMES_AT_ONCE = 1024  # files of images that wait to be read
 
 
 def find_merge(
@@ -33,184 +35,157 @@ def find_merge(
     names: Sequence[str],
     out: Findings,
 ) -> MergeRecord | None:
-    """What the merged files of a run were made with, with the problems and notes on that.
+    """The record of the merge, with the problems and notes on it.
 
     Args:
         config: the run.
         store: access to files.
         recorded: the run record.
         shards: units whose shard is there.
-        names: of all files of the output.
+        names: names of all files of the output, relative to it.
         out: takes problems and notes.
 
     Returns:
         None where there are no merged files, or nobody can say what they should hold.
     """
-    files = [n for n in names if n == RESULTS_FILE or _is_annotations(n)]
-    settings = config.merge
+    files = [name for name in names if MERGED_FILE.fullmatch(name)]
     try:
         merge = read_merge_record(config.output, store)
     except InputError as error:
         out.problem("file damaged", MERGE_FILE, str(error))
         return None
     if merge is None:
-        if not files:
+        if files:
+            text = f"is missing, so {len(files)} merged files cannot be checked; merge again"
+            out.problem("file missing", MERGE_FILE, text)
+        else:
             out.problem("not merged", config.output, "there are no merged files yet")
-            return None
-        out.note(f"there is no {MERGE_FILE}: compared by the merge settings of the config")
-        return MergeRecord(
-            recorded.labels_hash,
-            settings.min_score,
-            settings.profiles,
-            settings.images_per_file,
-            stretches(shards),
-            tuple(files),
-        )
-    if merge.labels_hash != recorded.labels_hash:
-        out.problem("merge of another run", MERGE_FILE, "merge again")
+        return None
+    _check_record(merge, config, store, recorded, out)
     for name in files:
         if name not in merge.files:
             out.problem("stray file", name, "is not of the last merge")
-    _check_folders(merge, names, out)
     for key in ("min_score", "profiles", "images_per_file"):
-        then, now = getattr(merge, key), getattr(settings, key)
+        then, now = getattr(merge, key), getattr(config.merge, key)
         if then != now:
             out.note(f"merged with {key} {_shown(then)}, the config now says {_shown(now)}")
-    missing = recorded.plan.units - sum(1 for _ in _units(merge, recorded.plan.units))
-    if missing:
-        text = f"made without {missing} of {recorded.plan.units} shards; merge again"
-        if len(shards) == recorded.plan.units:
+    units = recorded.plan.units
+    if missing := merge.missing(units):
+        text = f"made without {len(missing)} of {units} shards; merge again"
+        if len(shards) == units:
             out.problem("partial merge", MERGE_FILE, text)
         else:
             out.note(f"the merged files were {text} when all are there")
     return merge
 
 
-class MergedFiles:
-    """The merged files beside the shards they were made of, as the units come by.
+def _check_record(
+    merge: MergeRecord,
+    config: Config,
+    store: Storage,
+    recorded: RunRecord,
+    out: Findings,
+) -> None:
+    """Whether the record is of this run, and as the merge wrote it."""
+    if merge.labels_hash != recorded.labels_hash:
+        out.problem("merge of another run", MERGE_FILE, "merge again")
+    if not merge.has_digests:
+        text = "was written by an earlier version, without digests: the merged files cannot be "
+        out.problem("merged files not checked", MERGE_FILE, f"{text}checked; merge again")
+        return
+    if merge.record_sha256 != merge.digest():
+        out.problem("file edited", MERGE_FILE, "it is not as the merge wrote it; merge again")
+    found = digest_of_file(storage.join(config.output, RECORD_FILE), store).sha256
+    if merge.run_sha256 != found:
+        text = f"its SHA-256 is {found[:SHOWN]}, when merging it was {merge.run_sha256[:SHOWN]}"
+        out.problem("run record edited", RECORD_FILE, f"{text}; restore it, or merge again")
+
+
+def check_shard(merged: Mapping[int, str], unit: int, sha256: str, out: Findings) -> None:
+    """Whether a shard is the one that was merged.
 
     Args:
-        config: the run.
+        merged: SHA-256 of every merged shard, by its unit.
+        unit: the unit of the shard.
+        sha256: SHA-256 of the shard now.
+        out: takes the problem.
+    """
+    if merged.get(unit, sha256) != sha256:
+        text = "the merged files were made of another shard of this name; merge again"
+        out.problem("merge older than shard", shard_name(unit), text)
+
+
+def check_files(
+    output: str, store: Storage, merge: MergeRecord, names: Sequence[str], out: Findings
+) -> None:
+    """Whether every merged file is there, as it was written, and no more are in their folders.
+
+    Args:
+        output: the run's prefix.
         store: access to files.
-        recorded: the run record.
-        merge: how the files were made, if they were.
-        sizes: images of each unit, if they are known.
+        merge: the record of the merge.
+        names: names of all files of the output, relative to it.
         out: takes the problems.
     """
-
-    def __init__(
-        self,
-        config: Config,
-        store: Storage,
-        recorded: RunRecord,
-        merge: MergeRecord | None,
-        sizes: Sequence[int] | None,
-        out: Findings,
-    ) -> None:
-        self._merge, self._out = merge, out
-        self._checks: list[CocoCheck | ResultsCheck] = []
-        self._left = deque(_units(merge, recorded.plan.units))
-        if merge is None or sizes is None:
-            return
-        images = sum(sizes[unit] for unit in self._left if unit < len(sizes))
-        names = coco_file_names(images, merge.images_per_file)
-        _check_merged_names(merge, names, out)
-
-        def open_file(name: str) -> Any:
-            return store.open_read(storage.join(config.output, name))
-
-        if "coco" in merge.profiles:
-            missing = recorded.plan.units - len(self._left)
-            self._checks.append(
-                CocoCheck(
-                    names,
-                    open_file,
-                    head=_head(recorded, merge, missing),
-                    thresholds=merge.thresholds,
-                    images_per_file=merge.images_per_file,
-                    out=out,
-                )
-            )
-        if "coco-results" in merge.profiles:
-            self._checks.append(ResultsCheck(open_file, merge.thresholds, out))
-
-    def start_unit(self, unit: int) -> bool:
-        """Whether the rows of a unit are to be compared."""
-        if self._left and unit > self._left[0]:
-            self._give_up(self._left[0])
-        if not self._left or unit != self._left[0]:
-            return False
-        self._left.popleft()
-        return bool(self._checks)
-
-    def row(self, row: Mapping[str, Any]) -> None:
-        """Compare one image."""
-        for check in self._checks:
-            check.row(row)
-
-    def finish(self) -> None:
-        """Report what is left over."""
-        if self._left and self._checks:
-            self._give_up(self._left[0])
-        for check in self._checks:
-            check.finish_file()
-
-    def _give_up(self, unit: int) -> None:
-        if self._checks:
-            self._out.note(
-                f"the merged files were compared up to unit {unit} only, whose shard is not there "
-                "or cannot be read"
-            )
-        self._left.clear()
-        self._checks.clear()
-
-
-def _check_merged_names(merge: MergeRecord, names: Sequence[str], out: Findings) -> None:
-    wanted = [*(names if "coco" in merge.profiles else ())]
-    wanted += [RESULTS_FILE] if "coco-results" in merge.profiles else []
-    found = [name for name in merge.files if name == RESULTS_FILE or _is_annotations(name)]
-    if sorted(found) != sorted(wanted):
-        text = f"names {len(found)} files, a merge of its shards has {len(wanted)}"
-        out.problem("wrong merged files", MERGE_FILE, text)
-
-
-def _check_folders(merge: MergeRecord, names: Sequence[str], out: Findings) -> None:
-    """Whether the files of other profiles are there; what they hold is not looked at."""
     there = set(names)
     for name in merge.files:
-        if not (name == RESULTS_FILE or _is_annotations(name)) and name not in there:
+        if name not in there:
             out.problem("merged file missing", name, "merge again")
-    for folder, wanted in merge.folders.items():
-        inside = (name for name in names if name.startswith(folder))
-        found = sum(not name.rsplit("/", 1)[-1].startswith(".") for name in inside)
-        if found < wanted:
-            out.problem(
-                "merged file missing", folder, f"has {found} files of {wanted}; merge again"
-            )
+    known = [(name, wanted) for name, wanted in merge.files.items() if name in there and wanted]
+    with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="verify") as pool:
+        found = pool.map(lambda item: digest_of_file(storage.join(output, item[0]), store), known)
+        for (name, wanted), digest in zip(known, found, strict=True):
+            _compare(name, digest, wanted, out)
+    for folder, wanted_folder in merge.folders.items():
+        if wanted_folder is not None:
+            inside = (name for name in names if name.startswith(folder) and not _is_left(name))
+            images = (name for name in inside if name not in merge.files)
+            _compare_folder(folder, _folder_digest(output, store, images), wanted_folder, out)
 
 
-def _units(merge: MergeRecord | None, units: int) -> Iterator[int]:
-    """The units that were merged."""
-    for first, last in merge.units if merge is not None else ():
-        yield from range(max(0, first), min(last + 1, units))
+def _compare(name: str, found: FileDigest, wanted: FileDigest, out: Findings) -> None:
+    if found.size != wanted.size:
+        text = f"has {found.size} bytes, {wanted.size} were written; merge again"
+    elif found.sha256 != wanted.sha256:
+        text = (
+            f"its SHA-256 is {found.sha256[:SHOWN]}, when it was written {wanted.sha256[:SHOWN]}; "
+            "merge again"
+        )
+    else:
+        return
+    out.problem("merged file edited", name, text)
 
 
-def _head(recorded: RunRecord, merge: MergeRecord, missing: int) -> dict[str, Any]:
-    classes = {item.id: item.name for item in recorded.classes}
-    if merge.classes is not None:
-        classes = {number: name for _, number, name in merge.classes}
-    return {
-        "info": merge_info(recorded, missing),
-        "licenses": [],
-        "categories": [
-            {"id": number, "name": name, "supercategory": ""}
-            for number, name in sorted(classes.items())
-        ],
-    }
+def _compare_folder(folder: str, found: FolderDigest, wanted: FolderDigest, out: Findings) -> None:
+    if found == wanted:
+        return
+    kind = "merged file missing" if found.files < wanted.files else "merged file edited"
+    kind = "stray file" if found.files > wanted.files else kind
+    if found.files != wanted.files:
+        text = f"has {found.files} files, {wanted.files} were written"
+    elif found.size != wanted.size:
+        text = f"its files have {found.size} bytes together, {wanted.size} were written"
+    else:
+        text = "its files are not those that were written, by their SHA-256"
+    out.problem(kind, folder, f"{text}; merge again")
 
 
-def _is_annotations(name: str) -> bool:
-    return "/" not in name and name.startswith(_MERGED_STEM) and name.endswith(".json")
+def _folder_digest(output: str, store: Storage, names: Iterator[str]) -> FolderDigest:
+    def digest(name: str) -> FolderDigest:
+        data = store.read_bytes(storage.join(output, name))
+        return FolderDigest.of(name, digest_of_bytes(data))
+
+    total = FolderDigest()
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="verify") as pool:
+        while some := list(islice(names, NAMES_AT_ONCE)):
+            total = sum(pool.map(digest, some), total)
+    return total
+
+
+def _is_left(name: str) -> bool:
+    """Whether a file was left by a write that did not end."""
+    base = name.rsplit("/", 1)[-1]
+    return base.startswith(".") and base.endswith(".tmp")
 
 
 def _shown(value: Any) -> str:

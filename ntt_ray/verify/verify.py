@@ -1,13 +1,12 @@
 """Whether an output is whole: its run record, manifest, bank, shards and merged files agree.
 
-Reads everything once, unit by unit, and changes nothing; needs neither Ray nor the models. What a
-check is, is in `quality`; here is the order of them.
+Reads everything once and changes nothing; needs neither Ray nor the models. The checks themselves
+are in `shard_check` and `merged_files`; here is their order.
 """
 
 from __future__ import annotations
 
 import bisect
-import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,6 +20,7 @@ import pyarrow.parquet as pq
 from ntt_ray import storage
 from ntt_ray.config import Config
 from ntt_ray.errors import InputError
+from ntt_ray.merge.digests import digest_of_bytes, digest_of_file
 from ntt_ray.records import ImageEntry
 from ntt_ray.run import manifest as manifest_file
 from ntt_ray.run.layout import (
@@ -34,15 +34,14 @@ from ntt_ray.run.layout import (
     shard_name,
 )
 from ntt_ray.run.record import RunRecord, recorded_run
-from ntt_ray.run.shard import read_shard
+from ntt_ray.run.shard import read_shard, read_shard_bytes
 from ntt_ray.storage import Storage
-from ntt_ray.verify.merged_files import MergedFiles, find_merge
+from ntt_ray.verify.merged_files import check_files, check_shard, find_merge
 from ntt_ray.verify.problems import Findings
 from ntt_ray.verify.shard_check import check_images, check_provenance, check_row
 
 READ_AHEAD = 4  # shards fetched before they are looked at
 ROWS_AT_ONCE = 64
-HASH_BYTES = 8 << 20
 
 
 @dataclass
@@ -50,13 +49,13 @@ class Verdict:
     """What an output holds, and what is wrong with it.
 
     Attributes:
-        images: of the run.
-        units: of the run.
-        units_done: units whose shard is there.
-        rows: of all shards that could be read.
-        statuses: rows by status.
-        detections: in those rows.
-        merged: whether there are merged files.
+        images: how many images the run has.
+        units: how many units the run has.
+        units_done: how many units have their shard.
+        rows: how many rows all shards have that could be read.
+        statuses: how many of these rows have each status.
+        detections: how many detections these rows have.
+        merged: whether there are merged files and their record.
         findings: problems and notes.
     """
 
@@ -106,18 +105,14 @@ def verify(
         verdict.units_done = len(shards)
         merge = find_merge(config, store, recorded, shards, names, findings)
         verdict.merged = merge is not None
-        merged = MergedFiles(
-            config,
-            store,
-            recorded,
-            merge,
-            manifest.sizes if manifest is not None else None,
-            findings,
-        )
-        for done, (unit, rows) in enumerate(_read_units(config, store, shards, findings), start=1):
-            _check_unit(recorded, manifest, unit, rows, verdict, merged)
+        merged = {} if merge is None else merge.shard_digests()
+        for done, shard in enumerate(_read_units(config, store, shards, findings), start=1):
+            if shard.table is not None:
+                check_shard(merged, shard.unit, shard.sha256, findings)
+                _check_unit(recorded, manifest, shard.unit, shard.table, verdict)
             on_unit(done, len(shards))
-        merged.finish()
+    if merge is not None:
+        check_files(config.output, store, merge, names, findings)
     _say_what_failed(config, verdict)
     return verdict
 
@@ -165,16 +160,13 @@ def _check_record(recorded: RunRecord, out: Findings) -> None:
 
 def _check_digest(config: Config, store: Storage, name: str, wanted: str, out: Findings) -> None:
     """Whether a file is the one that the run record speaks of."""
-    digest = hashlib.sha256()
     try:
-        with store.open_read(storage.join(config.output, name)) as stream:
-            while chunk := stream.read(HASH_BYTES):
-                digest.update(chunk)
+        digest = digest_of_file(storage.join(config.output, name), store).sha256
     except FileNotFoundError:
         out.problem("file missing", name, "it belongs to the run")
         return
-    if digest.hexdigest() != wanted:
-        text = f"its SHA-256 is {digest.hexdigest()[:12]}, in {RECORD_FILE} {wanted[:12]}"
+    if digest != wanted:
+        text = f"its SHA-256 is {digest[:12]}, in {RECORD_FILE} {wanted[:12]}"
         out.problem("file edited", name, text)
 
 
@@ -221,36 +213,54 @@ def _check_names(names: Sequence[str], units: int, out: Findings) -> list[int]:
     return found
 
 
+@dataclass(frozen=True)
+class _Shard:
+    """A shard as it was read.
+
+    Attributes:
+        unit: the unit of the shard.
+        sha256: SHA-256 of the file, in hex.
+        table: the rows; None: it cannot be read.
+    """
+
+    unit: int
+    sha256: str = ""
+    table: pa.Table | None = None
+
+
 def _read_units(
     config: Config, store: Storage, shards: Sequence[int], out: Findings
-) -> Iterator[tuple[int, pa.Table | None]]:
-    """The shards in order, a few of them read ahead; None for one that cannot be read."""
+) -> Iterator[_Shard]:
+    """The shards in order, a few of them read ahead."""
+
+    def read(unit: int) -> _Shard:
+        data = read_shard_bytes(config.output, unit, store)
+        table = read_shard(config.output, unit, store, data)
+        return _Shard(unit, digest_of_bytes(data).sha256, table)
+
     waiting = deque(shards)
-    reading: deque[tuple[int, Future[pa.Table]]] = deque()
+    reading: deque[tuple[int, Future[_Shard]]] = deque()
     with ThreadPoolExecutor(READ_AHEAD, thread_name_prefix="verify") as pool:
         while waiting or reading:
             while waiting and len(reading) < READ_AHEAD:
                 unit = waiting.popleft()
-                reading.append((unit, pool.submit(read_shard, config.output, unit, store)))
+                reading.append((unit, pool.submit(read, unit)))
             unit, future = reading.popleft()
             try:
-                table = future.result()
+                shard = future.result()
             except InputError as error:
                 out.problem("shard damaged", shard_name(unit), str(error))
-                table = None
-            yield unit, table
+                shard = _Shard(unit)
+            yield shard
 
 
 def _check_unit(
     recorded: RunRecord,
     manifest: _Manifest | None,
     unit: int,
-    table: pa.Table | None,
+    table: pa.Table,
     verdict: Verdict,
-    merged: MergedFiles,
 ) -> None:
-    if table is None:
-        return
     name, out = shard_name(unit), verdict.findings
     wanted = recorded.identity.provenance()
     check_provenance(table.schema.metadata, wanted, name, out)
@@ -261,13 +271,10 @@ def _check_unit(
         except InputError as error:
             out.problem("file damaged", MANIFEST_FILE, str(error))
     category_ids = {item.id for item in recorded.classes}
-    compare = merged.start_unit(unit)
     for batch in table.to_batches(max_chunksize=ROWS_AT_ONCE):
         for row in batch.to_pylist():
             verdict.count(row)
             check_row(row, category_ids, f"{name}, image {row['image_id']}", out)
-            if compare:
-                merged.row(row)
 
 
 def _say_what_failed(config: Config, verdict: Verdict) -> None:

@@ -11,7 +11,7 @@ from ntt_ray.merge.instances import ShardIndex
 def _shard(shard_id, kept, found=None):
     kept = np.array(kept, np.int32)
     found = kept if found is None else np.array(found, np.int32)
-    return ShardIndex(shard_id, found, kept, len(kept), 0, 0, 1000 * int(found.sum()), 20)
+    return ShardIndex(shard_id, "", found, kept, len(kept), 0, 0, 1000 * int(found.sum()), 20)
 
 
 def test_small_shards_share_a_fragment():

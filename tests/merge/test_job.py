@@ -63,17 +63,17 @@ def test_a_second_merge_is_refused(run):
 
 def test_a_merge_that_lost_its_lock_leaves_no_record(run, monkeypatch):
     def taken_over(*arguments, **options):
-        names, counts = merge_shards(*arguments, **options)
+        written = write_profiles(*arguments, **options)
         locks[0].lost.set()
-        return names, counts
+        return written
 
     class Kept(RunLock):
         def __init__(self, *arguments):
             super().__init__(*arguments)
             locks.append(self)
 
-    locks, merge_shards = [], merge_job.merge_shards
-    monkeypatch.setattr(merge_job, "merge_shards", taken_over)
+    locks, write_profiles = [], merge_job.write_profiles
+    monkeypatch.setattr(merge_job, "write_profiles", taken_over)
     monkeypatch.setattr(merge_job, "RunLock", Kept)
     with pytest.raises(OutputLockedError, match="took over"):
         run.merge()

@@ -10,10 +10,10 @@ from benchmarks.made_shards import CLASSES, write_shards
 from ntt_ray.errors import InputError
 from ntt_ray.merge import fragments
 from ntt_ray.merge.instances import flat_instances, index_shard, iter_kept
-from ntt_ray.merge.passes import merge_shards
 from ntt_ray.merge.thresholds import Thresholds
 from ntt_ray.run import shard as shards
 from ntt_ray.storage import Storage
+from tests.support.merging import merge_shards
 from tests.support.plain_coco import plain_coco
 
 STORE = Storage()
@@ -33,7 +33,7 @@ def run(tmp_path_factory):
 def _merged(output, ids, thresholds=SOME, profiles=PROFILES, **options):
     settings = {"classes": CLASSES, "info": INFO, "thresholds": thresholds, **options}
     written, counts = merge_shards(output, ids, STORE, profiles=profiles, **settings)
-    return [name for profile in written.values() for name in profile.names], counts
+    return [name for profile in written.values() for name in profile.files], counts
 
 
 def _contents(output, names):

@@ -3,12 +3,12 @@
 import numpy as np
 
 from ntt_ray.masks import encode_mask, rle_area, rle_bbox_xywh
-from ntt_ray.merge.passes import merge_shards
 from ntt_ray.merge.thresholds import Thresholds
 from ntt_ray.records import ClassLabel, Detection, ImageEntry, ImageLabels
 from ntt_ray.run.layout import shard_uri
 from ntt_ray.run.shard import labels_to_table, table_to_bytes
 from ntt_ray.storage import Storage
+from tests.support.merging import merge_shards
 from tests.support.odd_masks import MASKS, SIZE_HW
 
 STORE = Storage()

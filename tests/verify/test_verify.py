@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import subprocess
 import sys
 
@@ -14,7 +15,6 @@ from ntt_ray.errors import InputError
 from ntt_ray.masks import encode_mask
 from ntt_ray.merge.record import read_merge_record
 from ntt_ray.run.layout import shard_uri
-from ntt_ray.verify.json_stream import JsonStream
 from ntt_ray.verify.problems import KEPT, Findings
 from tests.support.verify_run import STORE, Run
 
@@ -147,17 +147,17 @@ DAMAGE = {
     # rows
     "an image twice in a shard": (
         _rows_change(1, lambda rows: rows.append(rows[0])),
-        {"image twice", "merged file edited"},
+        {"image twice", "merge older than shard"},
         "image 4 has 2 rows",
     ),
     "an image twice in two shards": (
         _moved_to_another_shard,
-        {"foreign image", "image without row", "merged file edited"},
+        {"foreign image", "image without row", "merge older than shard"},
         "image 1 belongs to unit 0",
     ),
     "an image of nowhere": (
         _row_change(1, 2, image_id=99),
-        {"foreign image", "image without row", "merged file edited"},
+        {"foreign image", "image without row", "merge older than shard"},
         "image 99 is not in the manifest",
     ),
     "a row dropped": (
@@ -167,232 +167,82 @@ DAMAGE = {
     ),
     "rows swapped": (
         _rows_change(0, lambda rows: rows.reverse()),
-        {"rows out of order", "merged file edited"},
+        {"rows out of order", "merge older than shard"},
         "image 3 is not where the manifest has it",
     ),
     "another file name": (
         _row_change(0, 1, file_name="b.jpg"),
-        {"wrong file name", "merged file edited"},
+        {"wrong file name", "merge older than shard"},
         "is 'b.jpg', in the manifest 'img/2.jpg'",
     ),
     "an unknown status": (_row_change(0, 0, status="fine"), {"wrong status"}, "'fine' is not"),
     "failed without a reason": (_row_change(1, 1, error=None), {"wrong status"}, "without a rea"),
     "failed with a size": (
         _row_change(1, 1, height=6, width=8),
-        {"wrong status", "merged file edited"},
+        {"wrong status", "merge older than shard"},
         "yet it has a size",
     ),
     "ok without a size": (
         _row_change(0, 0, height=None, width=None),
-        {"wrong status", "merged file edited"},
+        {"wrong status", "merge older than shard"},
         "its size is None",
     ),
     "ok without detections": (
         _row_change(0, 0, annotations=[]),
-        {"wrong status", "merged file edited"},
+        {"wrong status", "merge older than shard"},
         "it has 0 detections",
     ),
     "empty with a reason": (_row_change(1, 0, error="odd"), {"wrong status"}, "a reason to fail"),
     # detections
     "a damaged mask": (
         _detection_change(0, 0, 0, counts="o"),
-        {"wrong mask", "merged file edited"},
+        {"wrong mask", "merge older than shard"},
         "end in the middle of a number",
     ),
     "a mask of another size": (
         _detection_change(0, 0, 0, counts="11"),
-        {"wrong mask", "merged file edited"},
+        {"wrong mask", "merge older than shard"},
         "of 2 pixels, not 6 x 8",
     ),
     "an empty mask": (
         _detection_change(0, 0, 0, counts=NOTHING),
-        {"wrong mask", "merged file edited"},
+        {"wrong mask", "merge older than shard"},
         "its mask is empty",
     ),
     "another mask": (
         _detection_change(0, 0, 0, counts=FULL),
-        {"wrong area", "wrong box", "merged file edited"},
+        {"wrong area", "wrong box", "merge older than shard"},
         "its mask has 48 pixels",
     ),
     "another area": (
         _detection_change(0, 0, 0, area=7),
-        {"wrong area", "merged file edited"},
+        {"wrong area", "merge older than shard"},
         "says 7, its mask has 6",
     ),
     "another box": (
         _detection_change(0, 0, 0, bbox=[2.0, 1.0, 3.0, 3.0]),
-        {"wrong box", "merged file edited"},
+        {"wrong box", "merge older than shard"},
         "its mask [2, 1, 3, 2]",
     ),
     "a score above one": (
         _detection_change(0, 0, 0, score=1.5),
-        {"wrong score", "merged file edited"},
+        {"wrong score", "merge older than shard"},
         "not all in 0 to 1",
     ),
     "a score that is no number": (
         _detection_change(0, 0, 0, score=float("nan")),
-        {"wrong score", "merged file edited"},
+        {"wrong score", "merge older than shard"},
         "not all in 0 to 1",
     ),
     "scores that rise": (
         _rows_change(0, lambda rows: rows[2]["annotations"].reverse()),
-        {"wrong score", "merged file edited"},
+        {"wrong score", "merge older than shard"},
         "do not fall",
     ),
     "an unknown class": (
         _detection_change(0, 0, 0, category_id=5),
-        {"unknown class", "merged file edited"},
+        {"unknown class", "merge older than shard"},
         "category 5 is no class",
-    ),
-    # annotations.json
-    "a digit of a score": (
-        lambda run: run.edit("annotations.json", '"score":0.75', '"score":0.76'),
-        {"merged file edited"},
-        "score is 0.76, should be 0.75",
-    ),
-    "an annotation dropped": (
-        _json_change("annotations.json", lambda coco: coco["annotations"].pop(1)),
-        {"merged file edited"},
-        "1 annotation records, 2 by its shard",
-    ),
-    "the last annotation dropped": (
-        _json_change("annotations.json", lambda coco: coco["annotations"].pop()),
-        {"merged file edited"},
-        "image 7: 1 annotation records, 2",
-    ),
-    "an annotation twice": (
-        _json_change(
-            "annotations.json", lambda coco: coco["annotations"].insert(1, coco["annotations"][0])
-        ),
-        {"merged file edited"},
-        "2 annotation records, 1 by its shard",
-    ),
-    "an annotation moved to a later image": (
-        _json_change("annotations.json", lambda c: c["annotations"][0].update(image_id=6)),
-        {"merged file edited"},
-        "an annotation of image 6 that no shard has there",
-    ),
-    "an annotation moved to nowhere": (
-        _json_change("annotations.json", lambda c: c["annotations"][-1].update(image_id=10**9)),
-        {"merged file edited"},
-        "an annotation of image 1000000000",
-    ),
-    "another category": (
-        _json_change("annotations.json", lambda c: c["annotations"][0].update(category_id=2)),
-        {"merged file edited"},
-        "category_id is 2, should be 1",
-    ),
-    "another id": (
-        _json_change("annotations.json", lambda c: c["annotations"][0].update(id=12)),
-        {"merged file edited"},
-        "id is 12, should be 1",
-    ),
-    "a crowd": (
-        _json_change("annotations.json", lambda c: c["annotations"][0].update(iscrowd=1)),
-        {"merged file edited"},
-        "iscrowd is 1, should be 0",
-    ),
-    "a type": (
-        _json_change("annotations.json", lambda c: c["annotations"][0].update(iscrowd=False)),
-        {"merged file edited"},
-        "iscrowd is False, should be 0",
-    ),
-    "a mask in the file": (
-        _json_change(
-            "annotations.json",
-            lambda c: c["annotations"][0]["segmentation"].update(counts=FULL),
-        ),
-        {"merged file edited"},
-        "segmentation is",
-    ),
-    "a field more": (
-        _json_change("annotations.json", lambda c: c["annotations"][0].update(note="x")),
-        {"merged file edited"},
-        "note is 'x', should be None",
-    ),
-    "an annotation that is none": (
-        _json_change("annotations.json", lambda c: c["annotations"].insert(0, [1])),
-        {"merged file edited"},
-        "an annotation of image None",
-    ),
-    "an image dropped": (
-        _json_change("annotations.json", lambda coco: coco["images"].pop(2)),
-        {"merged file edited"},
-        "image 3: 0 image records, 1 by its shard",
-    ),
-    "images swapped": (
-        _json_change("annotations.json", lambda coco: coco["images"].reverse()),
-        {"merged file edited"},
-        "image",
-    ),
-    "the width of an image": (
-        _json_change("annotations.json", lambda coco: coco["images"][0].update(width=9)),
-        {"merged file edited"},
-        "width is 9, should be 8",
-    ),
-    "a class renamed": (
-        _json_change("annotations.json", lambda coco: coco["categories"][0].update(name="nit")),
-        {"merged file edited"},
-        "its categories is not that of the run",
-    ),
-    "the provenance": (
-        _json_change("annotations.json", lambda coco: coco["info"].update(bank="0")),
-        {"merged file edited"},
-        "its info is not that of the run: bank is '0'",
-    ),
-    "a key more": (
-        _json_change("annotations.json", lambda coco: coco.update(extra=1)),
-        {"merged file edited"},
-        "unknown keys: ['extra']",
-    ),
-    "a truncated COCO file": (
-        _truncate("annotations.json", 900),
-        {"merged file damaged"},
-        "annotations.json",
-    ),
-    "an empty COCO file": (_truncate("annotations.json", 0), {"merged file damaged"}, "the end"),
-    "something behind the COCO file": (
-        lambda run: run.publish(
-            "annotations.json", (run.output / "annotations.json").read_bytes() + b"{}"
-        ),
-        {"merged file damaged"},
-        "something follows the end",
-    ),
-    "a COCO file that is deeply nested": (
-        _publish("annotations.json", b'{"info":' + b"[" * 100_000),
-        {"merged file damaged"},
-        "annotations.json",
-    ),
-    "a key twice": (
-        lambda run: run.edit("annotations.json", '"licenses"', '"info":{},"licenses"'),
-        {"merged file damaged"},
-        "the key 'info' twice",
-    ),
-    "no annotations.json": (
-        lambda run: (run.output / "annotations.json").unlink(),
-        {"merged file missing"},
-        "annotations.json",
-    ),
-    # results.json
-    "a score in the results": (
-        lambda run: run.edit("results.json", '"score":0.25', '"score":0.2'),
-        {"merged file edited"},
-        "score is 0.2, should be 0.25",
-    ),
-    "a result dropped": (
-        _json_change("results.json", lambda results: results.pop(3)),
-        {"merged file edited"},
-        "2 result records, 3 by its shard",
-    ),
-    "a result more": (
-        _json_change("results.json", lambda results: results.append(results[0])),
-        {"merged file edited"},
-        "a result of image 1 that no shard has there",
-    ),
-    "no results.json": (
-        lambda run: (run.output / "results.json").unlink(),
-        {"merged file missing"},
-        "results.json",
     ),
     # the run's own files
     "another manifest": (
@@ -418,7 +268,7 @@ DAMAGE = {
     ),
     "an edited identity": (
         _json_change("run.json", lambda record: record["identity"]["method"].update(nms_iou=0.6)),
-        {"run record edited", "shard of another run", "merged file edited"},
+        {"run record edited", "shard of another run"},
         "its labels_hash is not that of its identity",
     ),
     "another plan": (
@@ -428,8 +278,8 @@ DAMAGE = {
     ),
     "a class added": (
         _json_change("run.json", lambda r: r["classes"].append({"id": 9, "name": "new"})),
-        {"merged file edited"},
-        "its categories is not that of the run",
+        {"run record edited"},
+        "run.json: its SHA-256 is",
     ),
     "a damaged merge record": (_truncate("merge.json", 20), {"file damaged"}, "merge again"),
     "a merge record of another run": (
@@ -464,40 +314,106 @@ def test_damage_is_found_and_named(run, damage, kinds, text):
     assert any(text in line for line in found), found
 
 
+def _annotation(number=0, **changes):
+    return lambda coco: coco["annotations"][number].update(**changes)
+
+
+def _mask_in_the_file(coco):
+    coco["annotations"][0]["segmentation"].update(counts=FULL)
+
+
+# what is done to the data of a merged JSON file
+EDITS = {
+    "an annotation dropped": lambda coco: coco["annotations"].pop(1),
+    "the last annotation dropped": lambda coco: coco["annotations"].pop(),
+    "an annotation twice": lambda coco: coco["annotations"].insert(1, coco["annotations"][0]),
+    "an annotation moved to a later image": _annotation(image_id=6),
+    "an annotation moved to nowhere": _annotation(-1, image_id=10**9),
+    "another category": _annotation(category_id=2),
+    "another id": _annotation(id=12),
+    "a crowd": _annotation(iscrowd=1),
+    "a type": _annotation(iscrowd=False),
+    "a mask in the file": _mask_in_the_file,
+    "a field more": _annotation(note="x"),
+    "an annotation that is none": lambda coco: coco["annotations"].insert(0, [1]),
+    "an image dropped": lambda coco: coco["images"].pop(2),
+    "images swapped": lambda coco: coco["images"].reverse(),
+    "the width of an image": lambda coco: coco["images"][0].update(width=9),
+    "a class renamed": lambda coco: coco["categories"][0].update(name="nit"),
+    "the provenance": lambda coco: coco["info"].update(bank="0"),
+    "a key more": lambda coco: coco.update(extra=1),
+    "a layout of its own": lambda coco: None,  # other spaces, the same data
+}
+RESULT_EDITS = {
+    "a result dropped": lambda results: results.pop(3),
+    "a result more": lambda results: results.append(results[0]),
+    "the predicted IoU of a result": lambda results: results[0].update(predicted_iou=0.5),
+}
+COCO, RESULTS = "annotations.json", "results.json"
+# a merged file, and what is done to it
+FILE_DAMAGE = {
+    "a digit of a score": (COCO, lambda run: run.edit(COCO, '"score":0.75', '"score":0.76')),
+    **{name: (COCO, _json_change(COCO, change)) for name, change in EDITS.items()},
+    "a truncated COCO file": (COCO, _truncate(COCO, 900)),
+    "an empty COCO file": (COCO, _truncate(COCO, 0)),
+    "something behind the COCO file": (COCO, lambda run: run.edit(COCO, "]}\n", "]}\n{}")),
+    "a byte behind the COCO file": (COCO, lambda run: run.edit(COCO, "]}\n", "]}\n\n")),
+    "a COCO file that is deeply nested": (COCO, _publish(COCO, b'{"info":' + b"[" * 100_000)),
+    "a key twice": (COCO, lambda run: run.edit(COCO, '"licenses"', '"info":{},"licenses"')),
+    "a score in the results": (
+        RESULTS,
+        lambda run: run.edit(RESULTS, '"score":0.25', '"score":0.2'),
+    ),
+    **{name: (RESULTS, _json_change(RESULTS, change)) for name, change in RESULT_EDITS.items()},
+}
+
+
+@pytest.mark.parametrize(("name", "damage"), FILE_DAMAGE.values(), ids=FILE_DAMAGE.keys())
+def test_a_merged_file_that_was_edited_is_named_once(run, name, damage):
+    damage(run)
+    assert [(p.kind, p.where) for p in run.problems()] == [("merged file edited", name)]
+
+
+@pytest.mark.parametrize("name", [COCO, RESULTS])
+def test_a_merged_file_that_is_missing_is_named(run, name):
+    (run.output / name).unlink()
+    assert [(p.kind, p.where) for p in run.problems()] == [("merged file missing", name)]
+
+
+def test_what_is_said_of_an_edited_file(run):
+    run.edit(COCO, '"score":0.75', '"score":0.76')
+    (problem,) = run.problems()
+    text = r"its SHA-256 is \w{12}, when it was written \w{12}; merge again"
+    assert re.fullmatch(text, problem.text)
+    run.edit(COCO, '"score":0.76', '"score":0.7')
+    (problem,) = run.problems()
+    assert re.fullmatch(r"has (\d+) bytes, \d+ were written; merge again", problem.text)
+
+
+SECOND = "annotations-00002-of-00003.json"
 SPLIT_DAMAGE = {
     "a score in the second file": (
-        lambda run: run.edit("annotations-00002-of-00003.json", '"score":0.75', '"score":0.7'),
-        "00002-of-00003.json, image 6, annotation 1: score is 0.7, should be 0.75",
+        lambda run: run.edit(SECOND, '"score":0.75', '"score":0.7'),
+        ("merged file edited", SECOND),
     ),
     "a file deleted": (
-        lambda run: (run.output / "annotations-00002-of-00003.json").unlink(),
-        "00002-of-00003.json: merge again",
+        lambda run: (run.output / SECOND).unlink(),
+        ("merged file missing", SECOND),
     ),
     "files swapped": (
         lambda run: run.publish(
-            "annotations-00002-of-00003.json",
-            (run.output / "annotations-00003-of-00003.json").read_bytes(),
+            SECOND, (run.output / "annotations-00003-of-00003.json").read_bytes()
         ),
-        "image 4: 0 image records, 1 by its shard",
+        ("merged file edited", SECOND),
     ),
 }
 
 
-@pytest.mark.parametrize(("damage", "text"), SPLIT_DAMAGE.values(), ids=SPLIT_DAMAGE.keys())
-def test_damage_to_split_files_is_found(tmp_path, damage, text):
+@pytest.mark.parametrize(("damage", "problem"), SPLIT_DAMAGE.values(), ids=SPLIT_DAMAGE.keys())
+def test_damage_to_split_files_is_found(tmp_path, damage, problem):
     run = Run(tmp_path, images_per_file=3).merge()
     damage(run)
-    assert any(text in f"{p.where}: {p.text}" for p in run.problems())
-
-
-def test_one_edit_is_one_problem(run):
-    run.edit_json("annotations.json", lambda coco: coco["annotations"].pop(1))
-    assert len(run.problems()) == 1
-
-
-def test_a_layout_of_its_own_is_no_edit(run):
-    run.edit_json("annotations.json", lambda coco: None)  # other spaces, the same data
-    assert run.verify().whole
+    assert [(p.kind, p.where) for p in run.problems()] == [problem]
 
 
 def test_an_unfinished_run_says_what_is_missing(tmp_path):
@@ -511,7 +427,7 @@ def test_an_unfinished_run_says_what_is_missing(tmp_path):
     assert any("notes on a unit at work" in note for note in verdict.findings.notes)
 
 
-def test_a_partial_merge_is_compared_and_reported(tmp_path):
+def test_a_partial_merge_is_checked_and_reported(tmp_path):
     run = Run(tmp_path, units=range(1, 3)).merge(partial=True)
     verdict = run.verify()
     assert verdict.findings.counts == {"shard missing": 1}
@@ -535,12 +451,12 @@ def test_other_merge_settings_are_said_and_are_no_problem(run):
     )
 
 
-def test_without_a_merge_record_the_config_says_how_it_was_merged(run):
+def test_without_a_merge_record_nothing_can_be_said_of_merged_files(run):
     (run.output / "merge.json").unlink()
-    verdict = run.verify()
-    assert verdict.whole
-    assert any("there is no merge.json" in note for note in verdict.findings.notes)
-    assert not run.verify(min_score=0.6).whole
+    (problem,) = run.problems()
+    assert (problem.kind, problem.where) == ("file missing", "merge.json")
+    assert problem.text == "is missing, so 2 merged files cannot be checked; merge again"
+    assert run.merge().verify().whole
 
 
 def test_left_over_temporary_files_are_said(run):
@@ -550,11 +466,19 @@ def test_left_over_temporary_files_are_said(run):
     assert any("left by a write that did not end" in note for note in verdict.findings.notes)
 
 
-def test_merged_files_are_compared_up_to_the_first_unreadable_shard(run):
+def test_merged_files_are_checked_beside_an_unreadable_shard(run):
     _truncate("labels/shard-000001.parquet", -9)(run)
-    verdict = run.verify()
-    assert verdict.findings.counts == {"shard damaged": 1}
-    assert any("compared up to unit 1 only" in note for note in verdict.findings.notes)
+    assert run.verify().findings.counts == {"shard damaged": 1}
+    run.edit("annotations.json", '"score":0.75', '"score":0.7')
+    assert run.verify().findings.counts == {"shard damaged": 1, "merged file edited": 1}
+
+
+def test_a_shard_that_was_labelled_again_is_named(run):
+    run.write_shard(1, note="the same rows, in other bytes than those that were merged")
+    (problem,) = run.problems()
+    assert (problem.kind, problem.where) == ("merge older than shard", "shard-000001.parquet")
+    assert problem.text == "the merged files were made of another shard of this name; merge again"
+    assert run.merge().verify().whole
 
 
 def test_there_must_be_a_run(tmp_path):
@@ -572,37 +496,6 @@ def test_memory_holds_few_problems_and_the_listener_gets_all():
     assert findings.counts == {"odd": 1000}
     assert len(findings.kept) == KEPT
     assert len(heard) == 1000
-
-
-@pytest.mark.parametrize("step", [1, 2, 7, 1 << 18])
-def test_a_document_is_read_whatever_the_size_of_the_pieces(monkeypatch, step):
-    data = {"a": [1, 23, {"b": 'ü\\"]'}, [], -1.5e3], "c": {"d": None}, "e": [], "f": 12}
-    text = json.dumps(data, indent=1, ensure_ascii=False).encode()
-
-    class Slowly(io.BytesIO):
-        def read(self, size=-1):
-            return super().read(min(size, step))
-
-    stream = JsonStream(Slowly(text))
-    lists = frozenset({"a", "e"})
-    found = {key: list(v) if key in lists else v for key, v in stream.members(lists)}
-    stream.end()
-    assert found == data
-
-
-def test_a_document_that_goes_on_wrongly_is_not_read_to_its_end():
-    class Endless(io.RawIOBase):
-        """Numbers behind a value that is whole without them."""
-
-        taken = 0
-
-        def read(self, size=-1):
-            assert self.taken < 1 << 22, "far more was read than one value needs"
-            self.taken += size
-            return b'["a"'.ljust(size, b"1") if self.taken == size else b"1" * size
-
-    with pytest.raises(ValueError, match="is missing before '1111"):
-        list(JsonStream(Endless()).items())
 
 
 def _command(run, tmp_path, *options):
@@ -626,7 +519,7 @@ def test_the_command_and_its_exit_status(run, tmp_path):
     done = _command(run, tmp_path, "--json", str(tmp_path / "problems.jsonl"))
     assert done.returncode == 1, done.stderr
     assert "merged file edited: 1" in done.stderr
-    assert "score is 0.7, should be 0.75" in done.stderr
+    assert "annotations.json: has" in done.stderr
     (line,) = (tmp_path / "problems.jsonl").read_text().splitlines()
     assert json.loads(line)["kind"] == "merged file edited"
     (run.output / "run.json").unlink()
@@ -635,48 +528,142 @@ def test_the_command_and_its_exit_status(run, tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_a_calibrated_merge_is_compared_by_its_thresholds(tmp_path):
+def test_a_calibrated_merge_needs_its_calibration_no_more(tmp_path):
     calibration = tmp_path / "calibration.json"
     calibration.write_text('{"thresholds": {"nut": 0.8}}')
     run = Run(tmp_path, calibration=str(calibration)).merge()
-    calibration.unlink()  # the record of the merge knows
+    calibration.unlink()
     assert run.verify().whole
-    run.edit_json("merge.json", lambda record: record.update(class_scores=[]))
-    assert not run.verify().whole
+    assert read_merge_record(str(run.output), STORE).class_scores == ((1, 0.8),)
 
 
-EVERYTHING = ("coco", "coco-results", "coco-polygon", "yolo-seg", "labelstudio", "parquet")
+RECORD_EDITS = {
+    "class_scores": [[1, 0.8]],
+    "classes": None,
+    "min_score": 0.3,
+    "images_per_file": 5,
+    "files": {},
+    "shards": [],
+    "a field of a later version": 1,
+}
+
+
+@pytest.mark.parametrize("key", RECORD_EDITS)
+def test_an_edited_merge_record_is_found(tmp_path, key):
+    run = Run(tmp_path, classes=["bölt"]).merge()
+    run.edit_json("merge.json", lambda record: record.update({key: RECORD_EDITS[key]}))
+    assert ("file edited", "merge.json") in {(p.kind, p.where) for p in run.problems()}
+
+
+EVERYTHING = (
+    *("coco", "coco-results", "coco-polygon", "yolo-seg", "labelstudio", "parquet"),
+    "semantic-png",
+)
 
 
 def test_all_profiles_with_other_classes_are_whole(tmp_path):
     for number, choice in enumerate(
         ({}, {"classes": ["bölt"]}, {"rename": {"nut": "thing", "bölt": "thing"}})
     ):
-        profiles = [*EVERYTHING, "semantic-png"]
-        run = Run(tmp_path / str(number), profiles=profiles, **choice).merge()
+        run = Run(tmp_path / str(number), profiles=EVERYTHING, **choice).merge()
         assert run.problems() == []
         assert run.verify().whole
 
 
-def test_other_classes_than_recorded_are_found(tmp_path):
-    run = Run(tmp_path, classes=["bölt"]).merge()
-    run.edit_json("merge.json", lambda record: record.update(classes=None))
-    assert "merged file edited" in {problem.kind for problem in run.problems()}
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory):
+    return Run(tmp_path_factory.mktemp("all"), profiles=EVERYTHING).merge()
 
 
-@pytest.mark.parametrize(
-    ("missing", "where"),
-    [
-        ("polygons.json", "polygons.json"),
-        ("labelstudio.xml", "labelstudio.xml"),
-        ("instances/part-00001-of-00001.parquet", "instances/part-00001-of-00001.parquet"),
-        ("yolo/labels/img/4.txt", "yolo/labels/"),
-    ],
-)
-def test_missing_files_of_other_profiles(tmp_path, missing, where):
-    run = Run(tmp_path, profiles=EVERYTHING).merge()
-    (run.output / missing).unlink()
-    assert [(p.kind, p.where) for p in run.problems()] == [("merged file missing", where)]
+# a merged file, and where it is said that it is missing or was edited
+FILES = {
+    "polygons.json": "polygons.json",
+    "labelstudio.json": "labelstudio.json",
+    "labelstudio.xml": "labelstudio.xml",
+    "instances/part-00001-of-00001.parquet": "instances/part-00001-of-00001.parquet",
+    "yolo/data.yaml": "yolo/data.yaml",
+    "yolo/labels/img/4.txt": "yolo/labels/",
+    "yolo/labels/img/1.txt": "yolo/labels/",
+    "semantic/classes.json": "semantic/classes.json",
+    "semantic/img/4.jpg.png": "semantic/",
+}
+
+
+@pytest.mark.parametrize(("name", "where"), FILES.items(), ids=FILES)
+def test_damage_to_files_of_every_profile(everything, name, where):
+    path = everything.output / name
+    before = path.read_bytes()
+    damage = [("merged file missing", None), ("merged file edited", before + b"\n")]
+    if before:  # an empty label file has no byte to change
+        damage.append(("merged file edited", bytes([before[0] ^ 1]) + before[1:]))
+    for kind, data in damage:
+        path.unlink() if data is None else path.write_bytes(data)
+        found = [(p.kind, p.where) for p in everything.problems()]
+        path.write_bytes(before)
+        assert found == [(kind, where)]
+    assert everything.verify().whole
+
+
+STRAY = {
+    "annotations-00001-of-00002.json": "annotations-00001-of-00002.json",
+    "polygons-00001-of-00002.json": "polygons-00001-of-00002.json",
+    "instances/part-00002-of-00002.parquet": "instances/part-00002-of-00002.parquet",
+    "yolo/labels/img/more.txt": "yolo/labels/",
+    "semantic/more.png": "semantic/",
+}
+
+
+@pytest.mark.parametrize(("name", "where"), STRAY.items(), ids=STRAY)
+def test_files_that_the_merge_did_not_write(everything, name, where):
+    everything.publish(name, b"x")
+    found = [(p.kind, p.where) for p in everything.problems()]
+    (everything.output / name).unlink()
+    assert found == [("stray file", where)]
+
+
+def test_files_of_two_images_swapped(everything):
+    paths = [everything.output / f"yolo/labels/img/{number}.txt" for number in (1, 2)]
+    before = [path.read_bytes() for path in paths]
+    for path, data in zip(paths, reversed(before), strict=True):
+        path.write_bytes(data)
+    found = [(p.kind, p.where) for p in everything.problems()]
+    for path, data in zip(paths, before, strict=True):
+        path.write_bytes(data)
+    assert found == [("merged file edited", "yolo/labels/")]
+
+
+def test_other_files_beside_the_merged_ones_are_no_problem(everything):
+    others = ("yolo/images/img/1.jpg", "yolo/labels/img/.4.txt.0123456789ab.tmp", "notes.json")
+    for name in others:
+        everything.publish(name, b"x")
+    whole = everything.verify().whole
+    for name in others:
+        (everything.output / name).unlink()
+    assert whole
+
+
+def as_version_1(run):
+    """The merge record as the version before wrote it."""
+
+    def change(record):
+        for key in ("run_sha256", "shards", "record_sha256"):
+            del record[key]
+        record["files"] = list(record["files"])
+        record["folders"] = {name: f["files"] for name, f in record["folders"].items()}
+        record["format_version"] = 1
+
+    run.edit_json("merge.json", change)
+
+
+def test_a_merge_record_without_digests_asks_for_another_merge(tmp_path):
+    run = Run(tmp_path, profiles=["coco", "yolo-seg"]).merge()
+    as_version_1(run)
+    (problem,) = run.problems()
+    assert (problem.kind, problem.where) == ("merged files not checked", "merge.json")
+    assert problem.text.endswith("the merged files cannot be checked; merge again")
+    (run.output / "annotations.json").unlink()
+    assert {p.kind for p in run.problems()} == {problem.kind, "merged file missing"}
+    assert run.merge().verify().whole
 
 
 def test_the_merge_record_tells_what_was_lost(tmp_path):
@@ -684,4 +671,4 @@ def test_the_merge_record_tells_what_was_lost(tmp_path):
     record = read_merge_record(str(run.output), STORE)
     assert record.losses["coco-polygon"].instances == record.losses["yolo-seg"].instances > 0
     assert record.losses["coco-polygon"].changed == 0
-    assert record.folders == {"yolo/labels/": 7}
+    assert {name: folder.files for name, folder in record.folders.items()} == {"yolo/labels/": 7}

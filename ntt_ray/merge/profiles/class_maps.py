@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ntt_ray import storage
 from ntt_ray.errors import InputError
 from ntt_ray.merge.image_files import (
     ImageFile,
@@ -47,11 +46,10 @@ def write_class_maps(merge: Merge) -> Written:
     if len(labels) > _MOST_CLASSES:
         raise InputError(f"{len(labels)} classes are more than a class map can hold; keep fewer")
     indices = {label.category_id: index for index, label in enumerate(labels, start=1)}
-    count, _ = write_image_files(merge, partial(map_file, indices=indices))
+    files, _ = write_image_files(merge, partial(map_file, indices=indices))
     text = json.dumps(class_table(labels), indent=1, ensure_ascii=False) + "\n"
-    source = merge.source
-    source.store.publish_bytes(storage.join(source.output, CLASS_MAPS_FILE), text.encode())
-    return Written((CLASS_MAPS_FILE,), {CLASS_MAPS: count})
+    classes_file = merge.source.publish(CLASS_MAPS_FILE, text.encode())
+    return Written({CLASS_MAPS_FILE: classes_file}, {CLASS_MAPS: files})
 
 
 def class_table(labels: Sequence[ClassLabel]) -> list[dict[str, Any]]:

@@ -8,7 +8,6 @@ images without objects listed, the decoded size of every image. It does not know
 from __future__ import annotations
 
 import json
-import posixpath
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -31,7 +30,7 @@ from ntt_ray.merge.rendering import (
 )
 from ntt_ray.merge.thresholds import Thresholds
 from ntt_ray.records import ClassLabel
-from ntt_ray.run.layout import COCO_FILE, RESULTS_FILE, split_names
+from ntt_ray.run.layout import COCO_FILE, RESULTS_FILE, split_names, split_pattern
 
 _SIZE = ("image_id", "height", "width")
 _IMAGE = (*_SIZE, "file_name")
@@ -52,13 +51,11 @@ def write_coco(merge: Merge) -> Written:
 
 def publish_parts(merge: Merge, files: Sequence[TextFile], name: str) -> Written:
     """Publish the files that `name` is split into; of an earlier split nothing stays."""
-    stem, suffix = (re.escape(part) for part in posixpath.splitext(name))
-    ours = re.compile(rf"{stem}(-\d{{5,}}-of-\d{{5,}})?{suffix}")
-    output, store = merge.source.output, merge.source.store
+    output, store, ours = merge.source.output, merge.source.store, re.compile(split_pattern(name))
     store.discard_unfinished(output, ours)
     written = publish_files(merge, files)
     for left in store.list_folder(output):
-        if ours.fullmatch(left) and left not in written.names:
+        if ours.fullmatch(left) and left not in written.files:
             store.delete(storage.join(output, left))
     return written
 

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ntt_ray import storage
+from ntt_ray.merge.digests import FileDigest
 from ntt_ray.merge.fragments import KEPT, Fragment
 from ntt_ray.merge.instances import flat_instances
 from ntt_ray.merge.rendering import Merge, Source, Written, iter_rows
@@ -64,24 +65,24 @@ def write_table(merge: Merge) -> Written:
         Part(part_name(number, count), fragment)
         for number, fragment in enumerate(fragments, start=1)
     ]
-    source, done = merge.source, 0
+    source, done, files = merge.source, 0, {}
     folder = storage.join(source.output, INSTANCES_FOLDER)
     source.store.discard_unfinished(folder, PART)
     total = sum(fragment.items for fragment in fragments)
     work = partial(publish_part, source=source, classes=merge.classes)
     with closing(merge.mapper(work, parts)) as results:
-        for items in results:
-            done += items
+        for part, digest in zip(parts, results, strict=True):
+            files[part.name] = digest
+            done += part.fragment.items
             merge.progress(done, total)
-    names = tuple(part.name for part in parts)
     for left in source.store.list_folder(folder):
-        if PART.fullmatch(left) and f"{INSTANCES_FOLDER}/{left}" not in names:
+        if PART.fullmatch(left) and f"{INSTANCES_FOLDER}/{left}" not in files:
             source.store.delete(storage.join(folder, left))
-    return Written(names)
+    return Written(files)
 
 
-def publish_part(part: Part, source: Source, classes: Sequence[ClassLabel]) -> int:
-    """Publish a part; gives the number of its rows."""
+def publish_part(part: Part, source: Source, classes: Sequence[ClassLabel]) -> FileDigest:
+    """Publish a part; gives its digest."""
     tables, next_id = [SCHEMA.empty_table()], part.fragment.first_id
     for piece in part.fragment.slices:
         for rows in iter_rows(piece, _COLUMNS, source):
@@ -89,8 +90,7 @@ def publish_part(part: Part, source: Source, classes: Sequence[ClassLabel]) -> i
             next_id += len(tables[-1])
     sink = io.BytesIO()
     pq.write_table(pa.concat_tables(tables), sink, compression="zstd")
-    source.store.publish_bytes(storage.join(source.output, part.name), sink.getvalue())
-    return next_id - part.fragment.first_id
+    return source.publish(part.name, sink.getvalue())
 
 
 def _table(instances: pa.Table, first_id: int, classes: Sequence[ClassLabel]) -> pa.Table:

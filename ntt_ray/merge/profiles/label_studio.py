@@ -17,7 +17,6 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 import pyarrow as pa
 
-from ntt_ray import storage
 from ntt_ray.merge import mask_parts
 from ntt_ray.merge.fragments import INSTANCE_BYTES, Measure
 from ntt_ray.merge.instances import ShardIndex, flat_instances
@@ -44,7 +43,7 @@ _TASKS = Measure(lambda shard: np.ones_like(shard.found), _weights)
 
 def write_label_studio(merge: Merge) -> Written:
     """Write the tasks, split as ``annotations.json`` is, and the labelling interface."""
-    layout, source = merge.layout, merge.source
+    layout = merge.layout
     step = merge.images_per_file or max(1, layout.rows)
     names = {label.category_id: label.name for label in merge.classes}
     render = partial(_tasks, names=names, version=_model_version(merge.info))
@@ -54,9 +53,8 @@ def write_label_studio(merge: Merge) -> Written:
         pieces = tuple(Piece(fragment, _COLUMNS, render) for fragment in fragments)
         files.append(TextFile(name, (Section("[", len(BETWEEN), "]\n", pieces),)))
     written = publish_parts(merge, files, TASKS_FILE)
-    uri = storage.join(source.output, INTERFACE_FILE)
-    source.store.publish_bytes(uri, interface(merge.classes).encode())
-    return Written((*written.names, INTERFACE_FILE))
+    interface_file = merge.source.publish(INTERFACE_FILE, interface(merge.classes).encode())
+    return Written({**written.files, INTERFACE_FILE: interface_file})
 
 
 def interface(classes: Sequence[ClassLabel]) -> str:

@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
-from ntt_ray import storage
 from ntt_ray.masks import BoolMask, mask_iou, rasterise, rle_area
 from ntt_ray.merge.image_files import (
     ImageFile,
@@ -43,7 +42,7 @@ def write_yolo(merge: Merge) -> Written:
     check_distinct(merge, label_name, "label files")
     labels = sorted(merge.classes, key=lambda label: label.category_id)
     indices = {label.category_id: index for index, label in enumerate(labels)}
-    count, loss = write_image_files(merge, partial(label_file, indices=indices))
+    files, loss = write_image_files(merge, partial(label_file, indices=indices))
     data = {
         "train": "images",
         "val": "images",
@@ -51,9 +50,8 @@ def write_yolo(merge: Merge) -> Written:
         "category_ids": {index: number for number, index in indices.items()},
     }
     text = yaml.safe_dump(data, allow_unicode=True, sort_keys=False)
-    source = merge.source
-    source.store.publish_bytes(storage.join(source.output, YOLO_FILE), text.encode())
-    return Written((YOLO_FILE,), {YOLO_LABELS: count}, loss or Loss())
+    data_file = merge.source.publish(YOLO_FILE, text.encode())
+    return Written({YOLO_FILE: data_file}, {YOLO_LABELS: files}, loss or Loss())
 
 
 def label_name(file_name: str) -> str:

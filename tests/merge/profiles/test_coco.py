@@ -7,12 +7,12 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from ntt_ray.merge.passes import merge_shards
 from ntt_ray.merge.thresholds import Thresholds
 from ntt_ray.records import ClassLabel, ImageEntry, ImageLabels
 from ntt_ray.run.layout import shard_uri
 from ntt_ray.run.shard import labels_to_table, table_to_bytes
 from ntt_ray.storage import Storage
+from tests.support.merging import merge_shards
 from tests.support.run_files import make_labels
 
 CLASSES = [ClassLabel(1, "nut"), ClassLabel(2, "bölt"), ClassLabel(9, "never found")]
@@ -34,7 +34,7 @@ def _merge(tmp_path, shard_rows=SHARDS, min_score=0.4, **options):
         **options,
     }
     written, counts = merge_shards(output, range(len(shard_rows)), store, **settings)
-    return [name for profile in written.values() for name in profile.names], counts
+    return [name for profile in written.values() for name in profile.files], counts
 
 
 def test_the_rules_of_the_coco_writer(tmp_path):

@@ -19,8 +19,8 @@ def output(tmp_path):
 
 def test_rows_are_annotations(output):
     written = merged(output, "coco", "parquet")["parquet"]
-    assert written.names == ("instances/part-00001-of-00001.parquet",)
-    table = pq.read_table(output / written.names[0])
+    assert list(written.files) == ["instances/part-00001-of-00001.parquet"]
+    table = pq.read_table(output / "instances/part-00001-of-00001.parquet")
     assert table.schema.equals(SCHEMA)
     coco = json.loads((output / "annotations.json").read_text())
     files = {image["id"]: image["file_name"] for image in coco["images"]}
@@ -42,9 +42,10 @@ def test_rows_are_annotations(output):
 
 
 def test_parts_follow_one_another_and_old_ones_go(output, monkeypatch):
-    whole = pq.read_table(output / merged(output, "parquet")["parquet"].names[0])
+    (name,) = merged(output, "parquet")["parquet"].files
+    whole = pq.read_table(output / name)
     monkeypatch.setattr(fragments, "FRAGMENT_BYTES", 1)
-    names = merged(output, "parquet")["parquet"].names
+    names = merged(output, "parquet")["parquet"].files
     assert len(names) > 1
     left = {f"instances/{path.name}" for path in (output / "instances").iterdir()}
     assert left == set(names)
@@ -53,14 +54,14 @@ def test_parts_follow_one_another_and_old_ones_go(output, monkeypatch):
 
 
 def test_without_instances_there_is_a_table_all_the_same(output):
-    (name,) = merged(output, "parquet", min_score=1.0)["parquet"].names
+    (name,) = merged(output, "parquet", min_score=1.0)["parquet"].files
     assert pq.read_table(output / name).num_rows == 0
-    (name,) = merged(output, "parquet", shard_ids=[])["parquet"].names
+    (name,) = merged(output, "parquet", shard_ids=[])["parquet"].files
     assert pq.read_schema(output / name).equals(SCHEMA)
 
 
 def test_without_a_manifest_addresses_are_names(output):
-    (name,) = merged(output, "parquet", uris=None)["parquet"].names
+    (name,) = merged(output, "parquet", uris=None)["parquet"].files
     table = pq.read_table(output / name)
     assert table["uri"].equals(table["file_name"])
 
@@ -69,6 +70,6 @@ def test_credentials_stay_out(output):
     def signed(shard_id):
         return [f"{uri}?v=1&X-Amz-Signature=abc" for uri in uris(shard_id)]
 
-    (name,) = merged(output, "parquet", uris=signed)["parquet"].names
+    (name,) = merged(output, "parquet", uris=signed)["parquet"].files
     found = pq.read_table(output / name)["uri"].to_pylist()
     assert found[0] == "s3://bucket/photos/deep/er/img 1.jpg?v=1"

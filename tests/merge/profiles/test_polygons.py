@@ -22,7 +22,7 @@ def output(tmp_path):
 
 def test_it_is_the_coco_file_with_other_masks(output):
     written = merged(output, "coco", "coco-polygon")
-    assert written["coco-polygon"].names == ("polygons.json",)
+    assert list(written["coco-polygon"].files) == ["polygons.json"]
     assert written["coco-polygon"].loss == Loss(instances=len(MASKS))
     plain = json.loads((output / "annotations.json").read_text())
     polygons = json.loads((output / "polygons.json").read_text())

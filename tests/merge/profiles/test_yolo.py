@@ -40,8 +40,8 @@ def _read(output):
 
 def test_labels_give_masks_and_classes_back(output):
     written = merged(output, "yolo-seg")["yolo-seg"]
-    assert written.names == ("yolo/data.yaml",)
-    assert written.folders == {"yolo/labels/": 5}
+    assert list(written.files) == ["yolo/data.yaml"]
+    assert {name: folder.files for name, folder in written.folders.items()} == {"yolo/labels/": 5}
     found = _read(output)
     expected = kept_masks()
     assert sorted(found) == sorted(name.rsplit(".", 1)[0] for name in expected)

@@ -1,0 +1,94 @@
+"""What merged files must be: size and SHA-256 of a file, and one digest for a folder of many.
+
+The digest of a folder is the sum, modulo 2^256, of the SHA-256 of each file's line as `sha256sum`
+prints it: ``<SHA-256>  <name>``. A sum needs no order and no list of names, so that processes add
+up what they wrote, and millions of files are checked in little memory. It finds damage; whoever
+wants to forge can.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+from ntt_ray.storage import Storage
+
+Chunk = TypeVar("Chunk", bytes, bytes | memoryview)
+READ_BYTES = 8 << 20
+_MODULUS = 1 << 256
+
+
+@dataclass(frozen=True, slots=True)
+class FileDigest:
+    """The content of a file.
+
+    Attributes:
+        size: length in bytes.
+        sha256: SHA-256 in hex.
+    """
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class FolderDigest:
+    """The content of a folder, see the module.
+
+    Attributes:
+        files: how many files it has.
+        size: length of all files together in bytes.
+        sha256_sum: the sum of the SHA-256 of each file's line, in hex.
+    """
+
+    files: int = 0
+    size: int = 0
+    sha256_sum: str = "0" * 64
+
+    @classmethod
+    def of(cls, name: str, file: FileDigest) -> FolderDigest:
+        """The folder that has only this file; its name is relative to the output."""
+        line = f"{file.sha256}  {name}\n"
+        return cls(1, file.size, digest_of_bytes(line.encode()).sha256)
+
+    def __add__(self, other: FolderDigest) -> FolderDigest:
+        total = (int(self.sha256_sum, 16) + int(other.sha256_sum, 16)) % _MODULUS
+        return FolderDigest(self.files + other.files, self.size + other.size, f"{total:064x}")
+
+
+class DigestingStream:
+    """Hands chunks of a file through and adds them up, so that no byte is read twice."""
+
+    def __init__(self) -> None:
+        self._sha256, self._size = hashlib.sha256(), 0
+
+    def through(self, chunks: Iterable[Chunk]) -> Iterator[Chunk]:
+        """The same chunks."""
+        for chunk in chunks:
+            self._sha256.update(chunk)
+            self._size += len(chunk)
+            yield chunk
+
+    def digest(self) -> FileDigest:
+        """Of the chunks that were handed through so far."""
+        return FileDigest(self._size, self._sha256.hexdigest())
+
+
+def digest_of_bytes(data: bytes) -> FileDigest:
+    """The digest of a file with this content."""
+    return FileDigest(len(data), hashlib.sha256(data).hexdigest())
+
+
+def digest_of_file(uri: str, store: Storage) -> FileDigest:
+    """Read a file of any size in little memory.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    found = DigestingStream()
+    with store.open_read(uri) as stream:
+        for _ in found.through(iter(lambda: stream.read(READ_BYTES), b"")):
+            pass
+    return found.digest()
