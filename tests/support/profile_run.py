@@ -48,19 +48,27 @@ def uris(shard_id):
     return [f"s3://bucket/photos/{image.entry.file_name}" for image in part]
 
 
-def write_run(output):
+def write_run(output, store=STORE):
     images = labelled_images()
     for shard_id, rows in enumerate((images[:3], images[3:])):
         data = table_to_bytes(labels_to_table(rows), {})
-        STORE.publish_bytes(shard_uri(output, shard_id), data)
+        store.publish_bytes(shard_uri(output, shard_id), data)
 
 
-def merged(output, *profiles, shard_ids=(0, 1), min_score=0.4, categories=None, **options):
+def merged(
+    output,
+    *profiles,
+    shard_ids=(0, 1),
+    min_score=0.4,
+    categories=None,
+    store=STORE,
+    **options,
+):
     """What each profile wrote."""
     written, _ = merge_shards(
         str(output),
         shard_ids,
-        STORE,
+        store,
         profiles=profiles,
         thresholds=Thresholds(min_score, {}, categories),
         **{"classes": CLASSES, "info": INFO, "uris": uris, **options},
