@@ -26,10 +26,11 @@ from benchmarks.plain import PlainLabeler
 from benchmarks.random_checkpoints import write_checkpoints
 from ntt_ray.bank.memory import MemoryBank
 from ntt_ray.images import RgbImage, resize_square
-from ntt_ray.method.labeler import Labeler, to_input
+from ntt_ray.method.labeler import Labeler
 from ntt_ray.models.cache import local_checkpoint
 from ntt_ray.models.compilation import CompileOptions
 from ntt_ray.models.dinov2 import Dinov2Encoder
+from ntt_ray.models.inputs import to_input
 from ntt_ray.models.sam2.proposer import Sam2Proposer, build_sam2
 from ntt_ray.models.weights import load_into, read_state_dict
 from ntt_ray.records import ClassLabel

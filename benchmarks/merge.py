@@ -17,7 +17,8 @@ from torch import Tensor
 
 from benchmarks.measure import machine, peak_memory, timed, write_json
 from ntt_ray.bank.memory import MemoryBank
-from ntt_ray.method.labeler import Candidates, Labeler
+from ntt_ray.method.candidates import Candidates
+from ntt_ray.method.labeler import Labeler
 from ntt_ray.models.interfaces import Proposals
 from ntt_ray.records import ClassLabel
 
@@ -75,7 +76,7 @@ def _candidates(count: int, classes: int, device: torch.device) -> Candidates:
     falling = torch.linspace(1, 0.4, count)
     tensors: tuple[Tensor, ...] = (logits, falling, torch.arange(count))
     proposals = Proposals(*(tensor.to(device) for tensor in tensors))
-    rest = (features, torch.zeros(count, classes), scores, labels)
+    rest = (features, scores, labels)
     return Candidates(proposals, *(tensor.to(device) for tensor in rest))
 
 

@@ -14,8 +14,8 @@ from torchvision.ops import batched_nms
 
 from ntt_ray.images import RgbImage, resize_square
 from ntt_ray.masks import Rle, encode_mask
-from ntt_ray.method.labeler import to_input
-from ntt_ray.models.interfaces import Encoder, normalize_imagenet
+from ntt_ray.models.inputs import normalize_imagenet, to_input
+from ntt_ray.models.interfaces import Encoder
 from ntt_ray.models.sam2.proposer import point_grid
 from ntt_ray.settings import MethodSettings
 

@@ -51,9 +51,10 @@ from benchmarks.quality_scenes import (
 from ntt_ray.demo.families import NOVEL_FAMILIES
 from ntt_ray.evaluate.evaluation import evaluate
 from ntt_ray.images import resize_square
-from ntt_ray.method.labeler import Labeler, to_input
+from ntt_ray.method.labeler import Labeler
 from ntt_ray.method.tiling import TiledLabeler, make_labeler
 from ntt_ray.models.dinov2 import Dinov2Encoder
+from ntt_ray.models.inputs import to_input
 from ntt_ray.models.published import BUNDLED, bundled_file
 from ntt_ray.models.sam2.proposer import Sam2Proposer
 from ntt_ray.records import ClassLabel, Detection, PromptWork

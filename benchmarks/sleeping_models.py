@@ -32,12 +32,10 @@ class SleepingProposer:
     """Gives the same masks for every image, after so many seconds."""
 
     image_size = SIDE
-    points_per_step = 64
     device = torch.device("cpu")
 
     def __init__(self, image_s: float, masks: int) -> None:
         self._image_s = image_s
-        self.points = torch.zeros(max(masks, 1), 2)
         logits = torch.full((masks, SIDE // 4, SIDE // 4), -5.0)
         for number in range(masks):
             logits[number, 2 : 6 + number, 3:9] = 5.0
@@ -48,8 +46,11 @@ class SleepingProposer:
         images: torch.Tensor,
         min_predicted_iou: float,
         wanted: Sequence[int] | None = None,
-        points: torch.Tensor | None = None,
     ) -> list[Proposals]:
         """The masks, once for each image wanted."""
         time.sleep(self._image_s * len(images))
         return [self._proposals for _ in (images if wanted is None else wanted)]
+
+    def halve_step(self) -> bool:
+        """No step is smaller than a nap."""
+        return False

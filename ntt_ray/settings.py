@@ -97,8 +97,8 @@ class MethodSettings(Settings):
     `context_ratio` when references are cut for the memory bank.
 
     Attributes:
-        points_per_side: the proposer is asked at a grid of ``points_per_side ** 2`` points, if it
-            is one that is asked with points. Higher finds smaller objects; its square is the time.
+        points_per_side: a proposer with a grid of points is asked at ``points_per_side ** 2`` of
+            them. Higher finds smaller objects; the time grows with the number of points.
         min_predicted_iou: masks must have a predicted IoU above it, strictly. Lower finds more and
             takes more time.
         nms_iou: boxes of a class with an IoU above it are duplicates. Higher keeps more of a crowd.

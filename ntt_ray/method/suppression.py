@@ -70,8 +70,14 @@ def soft_merge_decay(
     return (1 - torch.where(counts, share, 0).amax(dim=1)).sqrt()
 
 
-def ranking(scores: Tensor, point_index: Tensor, max_detections: int) -> Tensor:
-    """Positions of the best scores, falling; equal scores go by point index (METHOD 35)."""
-    by_point = point_index.argsort(stable=True)
-    by_score = scores[by_point].argsort(descending=True, stable=True)
-    return by_point[by_score][:max_detections]
+def ranking(scores: Tensor, index: Tensor, max_detections: int) -> Tensor:
+    """Positions of the best scores, falling (METHOD 35).
+
+    Args:
+        scores: ``(N,)`` float32.
+        index: ``(N,)`` int64; of equal scores the one with the lower index goes first.
+        max_detections: how many positions are given at most.
+    """
+    by_index = index.argsort(stable=True)
+    by_score = scores[by_index].argsort(descending=True, stable=True)
+    return by_index[by_score][:max_detections]

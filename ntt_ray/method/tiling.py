@@ -1,7 +1,7 @@
 """Large images by views: each is labelled like an image, and their masks are merged.
 
-Which views there are is in `matching.tiles`, what is done to each in `labeler`. An image with one
-view gets the labels that it gets without tiles. This module does not know files, config or Ray.
+Which views there are is in `method.tiles`, what is done to each in `method.labeler`. An image with
+one view gets the labels that it gets without tiles. This module does not know files, config or Ray.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,21 +18,36 @@ from torch import Tensor
 from ntt_ray.bank.memory import MemoryBank
 from ntt_ray.images import RgbImage, resize_square
 from ntt_ray.masks import Rle, placed_rles, rle_area, rle_bbox_xywh
-from ntt_ray.method.labeler import (
-    MERGE_FACTOR,
-    EncodedMask,
-    Labeler,
-    as_rle,
-    nothing_found,
-    to_detection,
-    to_input,
-)
-from ntt_ray.method.merging import merged_scores, rle_shares
+from ntt_ray.method.detections import BestMasks, nothing_found
+from ntt_ray.method.labeler import MERGE_FACTOR, Labeler
+from ntt_ray.method.masks_at_size import EncodedMask, RleMasks, as_rle, encoded_masks
+from ntt_ray.method.merging import merged_scores
 from ntt_ray.method.suppression import nms_order, ranking
 from ntt_ray.method.tiles import View, cut_off, views_of
+from ntt_ray.models.inputs import to_input
 from ntt_ray.models.interfaces import Encoder, Proposer
 from ntt_ray.records import Detection, PromptWork
 from ntt_ray.settings import MethodSettings, TileSettings
+
+
+class MaskValues(NamedTuple):
+    """What merging has to know of N masks.
+
+    Attributes:
+        scores: ``(N,)`` float32, similarity to the best class.
+        labels: ``(N,)`` int64, index of the best class.
+        features: ``(N, C)`` float32 of length 1.
+        predicted_iou: ``(N,)`` float32.
+    """
+
+    scores: Tensor
+    labels: Tensor
+    features: Tensor
+    predicted_iou: Tensor
+
+    def select(self, index: Tensor) -> MaskValues:
+        """The values at the positions `index`, int64."""
+        return MaskValues(*(field[index] for field in self))
 
 
 @dataclass(frozen=True)
@@ -39,27 +55,21 @@ class ViewMasks:
     """What was found in one view, on the host.
 
     Attributes:
-        view: where it lies in the image.
-        masks: N of them at the view's size; they may be empty there.
-        features: ``(N, C)`` float32 of length 1.
-        scores: ``(N,)`` float32, similarity to the best class.
-        labels: ``(N,)`` int64, index of the best class.
-        predicted_iou: ``(N,)`` float32.
+        view: where the view lies in the image.
+        masks: N masks at the view's size; they may be empty there.
+        found: what is known of each of them.
     """
 
     view: View
     masks: tuple[EncodedMask, ...]
-    features: Tensor
-    scores: Tensor
-    labels: Tensor
-    predicted_iou: Tensor
+    found: MaskValues
 
-    def filled(self, size_hw: tuple[int, int]) -> tuple[list[Rle], Tensor]:
-        """Masks with a pixel as masks of the whole image, and which they are."""
+    def placed(self, size_hw: tuple[int, int]) -> tuple[list[Rle], MaskValues]:
+        """The masks with a pixel as masks of the whole image, and what is known of them."""
         rles = [as_rle(mask, self.view.size_hw) for mask in self.masks]
-        index = [n for n, rle in enumerate(rles) if rle_area(rle) > 0]
-        placed = placed_rles([rles[n] for n in index], self.view.left, self.view.top, *size_hw)
-        return placed, torch.tensor(index, dtype=torch.int64)
+        filled = [n for n, rle in enumerate(rles) if rle_area(rle) > 0]
+        placed = placed_rles([rles[n] for n in filled], self.view.left, self.view.top, *size_hw)
+        return placed, self.found.select(torch.tensor(filled, dtype=torch.int64))
 
 
 class TiledLabeler:
@@ -134,47 +144,32 @@ class TiledLabeler:
             candidates = self.labeler.match(own, proposed)
             whole = ~cut_off(candidates.proposals.logits > 0, view, size_hw)
             kept = self.labeler.suppress(candidates.select(whole))
+            logits = kept.proposals.logits
+            fields = kept.scores, kept.labels, kept.features, kept.proposals.predicted_iou
             yield ViewMasks(
                 view,
-                self.labeler.encoded(kept.proposals.logits, view.size_hw),
-                kept.features.cpu(),
-                kept.scores.cpu(),
-                kept.labels.cpu(),
-                kept.proposals.predicted_iou.cpu(),
+                encoded_masks(logits, view.size_hw, self.labeler.in_strips(logits)),
+                MaskValues(*(field.cpu() for field in fields)),
             )
 
     @torch.inference_mode()
-    def _merge(self, found: Sequence[ViewMasks], size_hw: tuple[int, int]) -> tuple[Detection, ...]:
+    def _merge(self, views: Sequence[ViewMasks], size_hw: tuple[int, int]) -> tuple[Detection, ...]:
         """NMS, the cut, merging and ranking of all views' masks, at the image's size."""
-        settings = self.labeler.settings
-        rles: list[Rle] = []
-        kept: list[tuple[Tensor, ...]] = []
-        for masks in found:
-            placed, index = masks.filled(size_hw)
-            rles += placed
-            fields = masks.scores, masks.labels, masks.features, masks.predicted_iou
-            kept.append(tuple(field[index] for field in fields))
-        scores, labels, features, predicted_iou = (torch.cat(field) for field in zip(*kept))
-        _, dense = torch.unique(labels, return_inverse=True)  # small ones keep boxes exact there
-        order = nms_order(_inclusive_boxes(rles), predicted_iou, dense, settings.nms_iou)
-        order = order[: MERGE_FACTOR * settings.max_detections]
-        rles = [rles[position] for position in order.tolist()]
-        scores, labels, features, predicted_iou = (
-            field[order] for field in (scores, labels, features, predicted_iou)
-        )
+        settings, limit = self.labeler.settings, self.labeler.settings.max_detections
+        placed, values = zip(*(masks.placed(size_hw) for masks in views))
+        rles = [rle for own in placed for rle in own]
+        every = MaskValues(*(torch.cat(field) for field in zip(*values)))
+        _, dense = torch.unique(every.labels, return_inverse=True)  # small ones keep boxes exact
+        order = nms_order(_inclusive_boxes(rles), every.predicted_iou, dense, settings.nms_iou)
+        order = order[: MERGE_FACTOR * limit]
+        masks, kept = RleMasks(tuple(rles)).select(order), every.select(order)
         scores = merged_scores(
-            scores, labels, features, rle_shares(rles), settings.diffusion, settings.max_detections
+            kept.scores, kept.labels, kept.features, masks.shares, settings.diffusion, limit
         )
-        best = ranking(scores, order, settings.max_detections).tolist()
-        return tuple(
-            to_detection(
-                rles[n],
-                self.labeler.category_ids[int(labels[n])],
-                float(scores[n]),
-                float(predicted_iou[n]),
-            )
-            for n in best
-        )
+        best = ranking(scores, order, limit)
+        labels, predicted_iou = kept.labels[best], kept.predicted_iou[best]
+        found = BestMasks.of(size_hw, masks.select(best).rles, labels, scores[best], predicted_iou)
+        return found.detections(self.labeler.category_ids)
 
 
 def make_labeler(

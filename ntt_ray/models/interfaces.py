@@ -1,42 +1,41 @@
-"""What the method asks of a model: two small protocols and the records they exchange.
+"""What the method asks of a model: small protocols, and the records they exchange.
 
 Images are float32 ``(B, 3, H, W)``, RGB, values in about [0, 1], not normalised: each model resizes
-and normalises as it was trained.
+and normalises as it was trained. Nothing here knows a model: another proposer is a module beside
+this one and a line in `spec`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
 
 @dataclass(frozen=True, slots=True)
 class Proposals:
-    """The masks SAM2 proposes for one image, in the order of their points.
+    """The masks proposed for one image.
 
     Attributes:
         logits: ``(N, h, w)`` float32, low-resolution mask logits; a pixel above 0 is in the mask.
         predicted_iou: ``(N,)`` float32, the model's own estimate of each mask's IoU, 0 to 1.
-        point_index: ``(N,)`` int64, which grid point each mask came from, strictly rising.
+        index: ``(N,)`` int64, strictly rising, the place of each mask among all that the proposer
+            considered; of two detections with equal scores the lower one goes first.
     """
 
     logits: Tensor
     predicted_iou: Tensor
-    point_index: Tensor
+    index: Tensor
 
     def __post_init__(self) -> None:
         n = len(self.logits)
         if self.logits.ndim != 3 or self.logits.dtype != torch.float32:
             raise ValueError(f"logits must be float32 (N, h, w), not {tuple(self.logits.shape)}")
-        if self.predicted_iou.shape != (n,) or self.point_index.shape != (n,):
-            raise ValueError("predicted_iou and point_index need one value per mask")
+        if self.predicted_iou.shape != (n,) or self.index.shape != (n,):
+            raise ValueError("predicted_iou and index need one value per mask")
 
     @classmethod
     def none(cls, side: int, device: torch.device) -> Proposals:
@@ -47,9 +46,9 @@ class Proposals:
     def __len__(self) -> int:
         return len(self.logits)
 
-    def select(self, index: Tensor) -> Proposals:
-        """Keep some proposals: `index` is a bool mask or int64 positions, for all fields alike."""
-        return Proposals(self.logits[index], self.predicted_iou[index], self.point_index[index])
+    def select(self, kept: Tensor) -> Proposals:
+        """Keep some proposals: `kept` is a bool mask or int64 positions, for all fields alike."""
+        return Proposals(self.logits[kept], self.predicted_iou[kept], self.index[kept])
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +72,14 @@ class BoxCandidates:
 
 
 class Encoder(Protocol):
-    """Image to patch features (DINOv2)."""
+    """Image to patch features (DINOv2, DINOv3).
+
+    Attributes:
+        name: model name, written into the memory bank.
+        image_size: side of the square input in pixels.
+        patch_size: side of a patch in pixels.
+        feature_dim: channels of a patch feature.
+    """
 
     name: str
     image_size: int
@@ -86,44 +92,64 @@ class Encoder(Protocol):
 
 
 class Proposer(Protocol):
-    """Image to mask proposals (SAM2).
+    """Image to masks with scores (SAM2, or any other model that proposes masks).
 
     Attributes:
-        points: ``(P, 2)`` float32 (x, y) in pixels of the input, the grid that is asked.
+        image_size: side S of the square input in pixels.
+        device: where images are expected and masks are given.
     """
 
     image_size: int
-    points_per_step: int
     device: torch.device
-    points: Tensor
 
     def propose(
-        self,
-        images: Tensor,
-        min_predicted_iou: float,
-        wanted: Sequence[int] | None = None,
-        points: Tensor | None = None,
+        self, images: Tensor, min_predicted_iou: float, wanted: Sequence[int] | None = None
     ) -> list[Proposals]:
         """Images ``(B, 3, S, S)`` to proposals whose predicted IoU is above the threshold.
 
-        Proposals are given for the positions in `wanted` only; None wants all. Of the grid only
-        `points` are asked, int64 ``(n,)``, rising; None asks all.
+        What one image gets does not depend on the others. Proposals are given for the positions in
+        `wanted` only; None wants all.
+        """
+        ...
+
+    def halve_step(self) -> bool:
+        """Work in smaller steps from now on, for less memory; False where they cannot be smaller.
+
+        What is proposed stays the same, up to rounding.
+        """
+        ...
+
+
+@runtime_checkable
+class PromptableProposer(Proposer, Protocol):
+    """A proposer that looks for masks at points, and can be asked at some of them only.
+
+    Attributes:
+        points: ``(P, 2)`` float32 (x, y) in pixels of the input, where `propose` looks.
+    """
+
+    points: Tensor
+
+    def propose_at(self, image: Tensor, min_predicted_iou: float, points: Tensor) -> Proposals:
+        """Image ``(3, S, S)`` to the proposals that `propose` finds at some of the points.
+
+        Args:
+            image: one image.
+            min_predicted_iou: proposals have a predicted IoU above it, strictly.
+            points: int64 ``(n,)``, positions in `points`, rising; there may be none.
         """
         ...
 
 
 class BoxPrompter(Protocol):
-    """Image and boxes to masks (SAM2)."""
+    """Image and boxes to masks (SAM2).
+
+    Attributes:
+        image_size: side S of the square input in pixels.
+    """
 
     image_size: int
 
     def candidates(self, image: Tensor, boxes_xyxy: Tensor) -> list[BoxCandidates]:
         """Image ``(3, S, S)`` and boxes ``(N, 4)`` in its pixels to the masks of each box."""
         ...
-
-
-def normalize_imagenet(images: Tensor) -> Tensor:
-    """Subtract ImageNet's mean and divide by its standard deviation, per channel."""
-    mean = torch.tensor(IMAGENET_MEAN, dtype=images.dtype, device=images.device)
-    std = torch.tensor(IMAGENET_STD, dtype=images.dtype, device=images.device)
-    return (images - mean[:, None, None]) / std[:, None, None]

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import torch
 
     from ntt_ray.models.compilation import CompileOptions
+    from ntt_ray.models.interfaces import Proposer
     from ntt_ray.models.sam2.boxes import Sam2BoxPrompter
-    from ntt_ray.models.sam2.proposer import Sam2Proposer
     from ntt_ray.models.vit import VitDimensions, VitEncoder
 
 
@@ -97,8 +97,8 @@ class ModelSpec:
             encoder.compile(self._compile_options())
         return encoder
 
-    def load_proposer(self, points_per_side: int) -> Sam2Proposer:
-        """The proposer, ready to run."""
+    def load_proposer(self, points_per_side: int) -> Proposer:
+        """The proposer, ready to run; `points_per_side` is for one that has a grid of points."""
         from ntt_ray.models.sam2.proposer import Sam2Proposer
 
         proposer = Sam2Proposer.load(

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ntt_ray.models.compilation import CompileOptions
-from ntt_ray.models.interfaces import normalize_imagenet
+from ntt_ray.models.inputs import normalize_imagenet
 
 
 @dataclass(frozen=True)

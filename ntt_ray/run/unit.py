@@ -26,7 +26,6 @@ logger = logging.getLogger(__name__)
 
 JOURNAL_STEP = 32  # images noted at once before they are taken up
 WHOLE_IMAGES_STEP = 4  # the same where images are kept at their own size
-MIN_POINTS_PER_STEP = 32
 
 
 _Decoded = tuple[RgbImage, tuple[int, int]]  # as the labeller takes it; height and width before
@@ -131,21 +130,17 @@ class UnitLabeler:
         return rows | self._rows(shard_id, images, begun.pop())
 
     def _shrink(self, shard_id: int, error: torch.OutOfMemoryError) -> None:
-        """Halve the points, then the images, of a step, and stay there."""
-        proposer = self._labeler.proposer
-        if proposer.points_per_step > MIN_POINTS_PER_STEP:
-            proposer.points_per_step //= 2
+        """Halve the proposer's steps, then the images of a step, and stay there."""
+        if self._labeler.proposer.halve_step():
+            smaller = "half as much at once in the proposer"
         elif self.images_per_step > 1:
             self.images_per_step //= 2
+            smaller = f"{self.images_per_step} images per step"
         else:
             raise LabelError(f"unit {shard_id}: out of GPU memory at the smallest step") from error
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        logger.warning(
-            "out of GPU memory: going on with %d points and %d images per step",
-            proposer.points_per_step,
-            self.images_per_step,
-        )
+        logger.warning("out of GPU memory: going on with %s", smaller)
 
     def _begin_step(
         self, shard_id: int, images: Sequence[FetchedImage], step: dict[int, _Decoded | ImageError]

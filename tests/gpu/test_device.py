@@ -7,13 +7,7 @@ import torch
 from ntt_ray.bank.memory import MemoryBank
 from ntt_ray.masks import decode_rle, runs_to_rle
 from ntt_ray.method.labeler import Labeler
-from ntt_ray.method.merging import (
-    full_size_rles,
-    rle_shares,
-    strip_areas,
-    strip_runs,
-    strip_shares,
-)
+from ntt_ray.method.masks_at_size import RleMasks, StripMasks, full_size_rles
 from ntt_ray.models.compilation import CompileOptions
 from ntt_ray.models.dinov2 import Dinov2Encoder, VitDimensions
 from ntt_ray.models.sam2.proposer import Sam2Proposer
@@ -107,8 +101,9 @@ def test_strips_on_the_device_give_the_integers_of_the_run_lengths(size_hw):
     logits = torch.nn.functional.interpolate(logits[None], (64, 64), mode="bilinear")[0]
     on_device = logits.cuda()
     rles = full_size_rles(logits, size_hw)
-    assert [runs_to_rle(runs, *size_hw) for runs in strip_runs(on_device, size_hw)] == rles
-    areas = strip_areas(on_device, size_hw)
+    in_strips = StripMasks.of(on_device, size_hw)
+    assert [runs_to_rle(runs, *size_hw) for runs in in_strips.encoded()] == rles
     everyone = torch.arange(len(rles))
-    shares = strip_shares(on_device, size_hw, areas)(everyone.cuda(), everyone.cuda()).cpu()
-    torch.testing.assert_close(shares, rle_shares(rles)(everyone, everyone), atol=1e-6, rtol=0)
+    shares = in_strips.shares(everyone.cuda(), everyone.cuda()).cpu()
+    expected = RleMasks(tuple(rles)).shares(everyone, everyone)
+    torch.testing.assert_close(shares, expected, atol=1e-6, rtol=0)

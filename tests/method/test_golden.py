@@ -18,11 +18,11 @@ from ntt_ray.bank.build import build_bank, crop_tensors, load_crops
 from ntt_ray.bank.masked_mean import mask_at_patches
 from ntt_ray.bank.memory import MemoryBank
 from ntt_ray.images import resize_square
-from ntt_ray.method.labeler import Labeler, to_input
+from ntt_ray.method.labeler import Labeler
 from ntt_ray.method.pooling import resize_matrix
 from ntt_ray.method.suppression import inclusive_boxes, nms_order, ranking
 from ntt_ray.models.dinov2 import Dinov2Encoder, VitDimensions
-from ntt_ray.models.interfaces import normalize_imagenet
+from ntt_ray.models.inputs import normalize_imagenet, to_input
 from ntt_ray.models.sam2.proposer import Sam2Proposer
 from ntt_ray.references.dataset import load_references
 from ntt_ray.settings import MethodSettings
@@ -145,9 +145,9 @@ def test_target(image_id, strips, encoder, proposer, bank):
     boxes = inclusive_boxes(kept.proposals.logits > 0)
     after_nms = nms_order(boxes, kept.proposals.predicted_iou, kept.labels, 0.5)
     merged = labeler.merge(labeler.suppress(kept), size_hw)
-    order = ranking(merged.scores, merged.candidates.proposals.point_index, 100)
+    order = ranking(merged.scores, merged.candidates.proposals.index, 100)
     decay = merged.scores / merged.candidates.scores
-    rows = torch.searchsorted(proposals.point_index, merged.candidates.proposals.point_index)
+    rows = torch.searchsorted(proposals.index, merged.candidates.proposals.index)
     upscale = resize_matrix(8, 64)
     at_mask_size = torch.einsum("yi,xj,ijc->yxc", upscale, upscale, features)
     best = labeler.best(features, proposals, size_hw)
@@ -172,16 +172,16 @@ def test_target(image_id, strips, encoder, proposer, bank):
             "lr_logits": logits.numpy(),
             "lr_logits_f16": logits.numpy(),
             "lr_logit_mean_std_min_max": torch.stack(moments, dim=1).numpy(),
-            "kept": proposals.point_index.numpy().astype(np.int32),
+            "kept": proposals.index.numpy().astype(np.int32),
             "feats_at_mask_res": at_mask_size.flatten(0, 1).numpy(),
             "object_feats": kept.features.numpy(),
-            "similarity": kept.similarity.numpy(),
+            "similarity": labeler.similarity(kept.features).numpy(),
             "class_scores": kept.scores.numpy(),
             "labels": kept.labels.numpy(),
             "lr_boxes": boxes.numpy().astype(np.int32),
             "nms_kept": after_nms.numpy(),
             "merge_input": rows.numpy().astype(np.int32),
-            "merge_area": merged.areas.numpy(),
+            "merge_area": merged.masks.areas.numpy(),
             "merge_ios": (1 - decay**2).numpy(),
             "merge_decay": decay.numpy(),
             "scores_before_merge": merged.candidates.scores.numpy(),

@@ -5,7 +5,8 @@ import torch
 from ntt_ray.bank.memory import MemoryBank
 from ntt_ray.images import resize_square
 from ntt_ray.masks import decode_rle
-from ntt_ray.method.labeler import Labeler, to_input
+from ntt_ray.method.labeler import Labeler
+from ntt_ray.models.inputs import to_input
 from ntt_ray.models.interfaces import Proposals
 from ntt_ray.settings import MethodSettings
 from tests import reference
@@ -133,7 +134,7 @@ def test_the_whole_method_equals_the_plain_one(strips):
         features,
         logits,
         proposals.predicted_iou,
-        proposals.point_index,
+        proposals.index,
         labeler.prototypes,
         (45, 70),
         nms_iou=1.0,  # random masks all have the same box
@@ -154,10 +155,3 @@ def test_a_batch_gives_what_single_images_give():
     labeler = Labeler(FakeEncoder(), FakeProposer(proposals), BANK)
     together = labeler.label(images)
     assert together == [labeler.label([image])[0] for image in images]
-
-
-def test_proposals_check_themselves():
-    with pytest.raises(ValueError, match="one value per mask"):
-        Proposals(torch.zeros(2, 4, 4), torch.zeros(3), torch.zeros(2, dtype=torch.int64))
-    with pytest.raises(ValueError, match="logits"):
-        Proposals(torch.zeros(4, 4), torch.zeros(4), torch.zeros(4, dtype=torch.int64))

@@ -6,9 +6,10 @@ import torch
 
 from ntt_ray.images import resize_square
 from ntt_ray.masks import decode_rle
-from ntt_ray.method.labeler import Labeler, to_input
+from ntt_ray.method.labeler import Labeler
 from ntt_ray.method.tiles import views_of
 from ntt_ray.method.tiling import TiledLabeler, make_labeler
+from ntt_ray.models.inputs import to_input
 from ntt_ray.models.interfaces import Proposals
 from ntt_ray.settings import (
     DiffusionSettings,
@@ -18,28 +19,19 @@ from ntt_ray.settings import (
     TileSettings,
 )
 from tests import reference
+from tests.support.colours import ColourProposer
 from tests.support.fakes import BANK, CLASSES, FakeEncoder, FakeProposer
 
 SIDE = 32  # of the fake models' input, and so of the smallest tiles
 
 
-class Colours(FakeProposer):
-    """Finds what is red and what is green, at the input's size."""
+class PromptedColours(ColourProposer):
+    """The same, with two points to be asked at."""
 
     points = torch.tensor([[4.0, 4.0], [20.0, 20.0]])
 
-    def __init__(self) -> None:
-        self.batches: list[int] = []
-
-    def propose(self, images, min_predicted_iou, wanted=None, points=None):
-        self.batches.append(len(images))
-        positions = range(len(images)) if wanted is None else wanted
-        found = []
-        for position in positions:
-            logits = torch.stack([images[position, channel] - 0.5 for channel in (0, 1)])
-            own = Proposals(logits * 20, torch.tensor([0.9, 0.8]), torch.arange(2))
-            found.append(own)
-        return found
+    def propose_at(self, image, min_predicted_iou, points):
+        return self.propose(image[None], min_predicted_iou)[0]
 
 
 class Noise(FakeProposer):
@@ -48,7 +40,7 @@ class Noise(FakeProposer):
     def __init__(self) -> None:
         pass
 
-    def propose(self, images, min_predicted_iou, wanted=None, points=None):
+    def propose(self, images, min_predicted_iou, wanted=None):
         positions = range(len(images)) if wanted is None else wanted
         return [_noise(images[position]) for position in positions]
 
@@ -78,7 +70,7 @@ def test_an_object_across_the_borders_of_tiles_comes_out_once_and_whole():
     image = _canvas()
     # (24, 24) and (48, 24) are borders of the smallest tiles
     image[20:30, 43:55, 0] = 255
-    found = _tiled(Colours()).label([image])[0]
+    found = _tiled(ColourProposer()).label([image])[0]
     red = [d for d in found if d.category_id == CLASSES[0].category_id and d.score > 0.5]
     assert len(red) == 1
     x, y, width, height = red[0].bbox_xywh
@@ -91,8 +83,8 @@ def test_small_objects_are_found_that_the_whole_image_does_not_show():
     image = _canvas(192, 192)
     for x in (10, 60, 100, 150):
         image[x : x + 5, x : x + 5, 1] = 255
-    plain = Labeler(FakeEncoder(), Colours(), BANK).label([image])[0]
-    tiled = _tiled(Colours()).label([image])[0]
+    plain = Labeler(FakeEncoder(), ColourProposer(), BANK).label([image])[0]
+    tiled = _tiled(ColourProposer()).label([image])[0]
     corners = {tuple(round(v / 10) for v in d.bbox_xywh[:2]) for d in tiled if d.area < 60}
     assert corners == {(1, 1), (6, 6), (10, 10), (15, 15)}
     assert not [d for d in plain if d.area < 60]
@@ -161,14 +153,14 @@ def _plain(image: np.ndarray, overlap: float, wanted: int) -> list:
 def test_an_image_of_one_view_gets_the_labels_that_it_gets_without_tiles():
     image = _canvas(40, 48)
     image[5:20, 5:20, 0] = image[10:30, 30:44, 1] = 255
-    plain = Labeler(FakeEncoder(), Colours(), BANK).label([image])
-    assert _tiled(Colours()).label([image]) == plain
+    plain = Labeler(FakeEncoder(), ColourProposer(), BANK).label([image])
+    assert _tiled(ColourProposer()).label([image]) == plain
     assert plain[0]
 
 
 @pytest.mark.parametrize("strips", [False, True], ids=["run lengths", "strips"])
 def test_nothing_found_is_a_normal_result(strips):
-    labeler = _tiled(Colours())
+    labeler = _tiled(ColourProposer())
     labeler.labeler.strips = strips
     assert labeler.label([_canvas()]) == [()]
 
@@ -178,11 +170,11 @@ def test_as_many_views_as_places_go_through_the_models(count):
     """And what an image gets does not depend on the others."""
     image = _canvas()
     image[20:30, 40:60, 0] = 255
-    labeler = _tiled(Colours())
+    labeler = _tiled(ColourProposer())
     filler = _canvas(8, 8)
     (found,) = labeler.begin([image] + [filler] * (count - 1), [image.shape[:2]])
     assert set(labeler.proposer.batches) == {count}
-    assert found.result() == _tiled(Colours()).label([image])[0]
+    assert found.result() == _tiled(ColourProposer()).label([image])[0]
     assert labeler.begin([image, filler], [None])[0].result() == ()
 
 
@@ -194,7 +186,7 @@ def test_other_options_hold_for_every_view():
         "prototypes": PrototypeSettings(),
         "diffusion": DiffusionSettings(),
     }
-    labeler = _tiled(Colours(), **options)
+    labeler = _tiled(PromptedColours(), **options)
     (found,) = labeler.label([image])
     assert [d.category_id for d in found if d.score > 0.5] == [CLASSES[0].category_id]
     work = labeler.take_work()
@@ -204,4 +196,6 @@ def test_other_options_hold_for_every_view():
 
 
 def test_without_tiles_it_is_the_plain_labeller():
-    assert isinstance(make_labeler(FakeEncoder(), Colours(), BANK, MethodSettings()), Labeler)
+    assert isinstance(
+        make_labeler(FakeEncoder(), ColourProposer(), BANK, MethodSettings()), Labeler
+    )

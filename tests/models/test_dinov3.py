@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from ntt_ray.config import ENCODER_NAMES, EncoderConfig
 from ntt_ray.errors import WeightsError
 from ntt_ray.models.dinov3 import TIMM_NAMES, Dinov3Encoder, build_dinov3
-from ntt_ray.models.interfaces import normalize_imagenet
+from ntt_ray.models.inputs import normalize_imagenet
 from ntt_ray.models.spec import ModelSpec
 from ntt_ray.models.vit import VitDimensions
 

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from ntt_ray.errors import LabelError
-from ntt_ray.method import labeler as labeler_module
+from ntt_ray.method import detections
 from ntt_ray.method.labeler import Labeler
 from ntt_ray.method.tiling import make_labeler
 from ntt_ray.records import FetchedImage, ImageEntry
@@ -118,14 +118,16 @@ def test_a_fault_while_masks_are_encoded_names_its_image(tmp_path, monkeypatch):
     def broken(rle):
         raise ValueError("not a mask")
 
-    monkeypatch.setattr(labeler_module, "rle_area", broken)
+    monkeypatch.setattr(detections, "rle_area", broken)
     monkeypatch.setattr(Labeler, "strips", True)
     with pytest.raises(LabelError, match=r"unit 7, image 4\.png: ValueError: not a mask"):
         _units(tmp_path).label(7, MIXED[1:])
 
 
 class _SmallGpu(FakeProposer):
-    """Runs out of memory above a number of points and images at once."""
+    """Runs out of memory above a number of points and images at once; has steps of points."""
+
+    points_per_step = 64
 
     def __init__(self, points: int, images: int) -> None:
         super().__init__(make_proposals(torch.ones(1, 32, 32) > 0, [0.9]))
@@ -135,6 +137,12 @@ class _SmallGpu(FakeProposer):
         if self.points_per_step > self._points or len(images) > self._images:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return super().propose(images, min_predicted_iou, wanted)
+
+    def halve_step(self):
+        if self.points_per_step <= 32:
+            return False
+        self.points_per_step //= 2
+        return True
 
 
 def test_out_of_memory_halves_points_then_images_and_goes_on(tmp_path, caplog):

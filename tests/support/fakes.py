@@ -37,7 +37,6 @@ class FakeProposer:
     """Gives the proposals it was made with, for every image, in the seconds it was told."""
 
     image_size = 32
-    points_per_step = 64
     device = torch.device("cpu")
 
     def __init__(self, proposals: Proposals, image_s: float = 0.0) -> None:
@@ -48,6 +47,9 @@ class FakeProposer:
         time.sleep(self._image_s * len(images))
         keep = self._proposals.predicted_iou > min_predicted_iou
         return [self._proposals.select(keep) for _ in (images if wanted is None else wanted)]
+
+    def halve_step(self) -> bool:
+        return False
 
 
 def make_proposals(masks: torch.Tensor, predicted_iou: list[float]) -> Proposals:

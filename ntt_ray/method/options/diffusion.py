@@ -10,11 +10,10 @@ Positions are in NMS order: earlier is better.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
+from ntt_ray.method.masks_at_size import Shares
 from ntt_ray.settings import DiffusionSettings
 
 
@@ -22,7 +21,7 @@ def diffused_scores(
     scores: Tensor,
     labels: Tensor,
     features: Tensor,
-    shares: Callable[[Tensor, Tensor], Tensor],
+    shares: Shares,
     settings: DiffusionSettings,
 ) -> Tensor:
     """Scores after graph diffusion: ``score * (1 - covered) ** power``.
@@ -31,7 +30,7 @@ def diffused_scores(
         scores: ``(M,)`` float32, in NMS order like everything here.
         labels: ``(M,)`` int64 class indices.
         features: ``(M, C)`` float32 of length 1.
-        shares: gives ``[i, j] = |i and j| / |i|`` for positions `i` and `j`, one class at a time.
+        shares: overlaps of the masks; asked for one class at a time.
         settings: alpha, power and steps of the diffusion.
 
     Returns:
@@ -54,9 +53,10 @@ def covered_shares(affinity: Tensor, alpha: float, steps: int) -> Tensor:
     restart r the largest affinity of each row.
 
     Args:
-        affinity: ``(n, n)`` in [0, 1], ``[i, j]`` of node i to a better node j; 0 elsewhere.
+        affinity: ``(n, n)`` in [0, 1], ``[i, j]`` is the weight of the edge from node i to a
+            better node j; 0 elsewhere.
         alpha: weight of the walk; 0 leaves the restart alone.
-        steps: number of iterations; they start at 1 / n.
+        steps: how often the walk is repeated; it starts at 1 / n for each node.
 
     Returns:
         ``(n,)`` in [0, 1], how much of each node is covered.

@@ -19,11 +19,14 @@ from torch import Tensor, nn
 
 from ntt_ray.errors import WeightsError
 from ntt_ray.models.compilation import CompileOptions
-from ntt_ray.models.interfaces import Proposals, normalize_imagenet
+from ntt_ray.models.inputs import normalize_imagenet
+from ntt_ray.models.interfaces import Proposals
 from ntt_ray.models.published import BUNDLED, bundled_file
 from ntt_ray.models.sam2.decoder.image import Sam2Features
 from ntt_ray.models.sam2.decoder.run import PointDecoder
 from ntt_ray.models.weights import load_into, read_state_dict
+
+MIN_POINTS_PER_STEP = 32  # fewer save no memory that counts
 
 # A YAML may build the classes of the published SAM2s and nothing else: building one calls it.
 _TARGETS = frozenset(
@@ -70,14 +73,12 @@ class Sam2Proposer:
         self._decoder = PointDecoder(model, self.points, dtype=dtype)
         self._model: Any = model.to(dtype)
 
-    @property
-    def points_per_step(self) -> int:
-        """Points decoded at once; smaller takes less memory."""
-        return self._decoder.points_per_step
-
-    @points_per_step.setter
-    def points_per_step(self, points: int) -> None:
-        self._decoder.points_per_step = points
+    def halve_step(self) -> bool:
+        """Decode half as many points at once from now on; False where they are few already."""
+        if self._decoder.points_per_step <= MIN_POINTS_PER_STEP:
+            return False
+        self._decoder.points_per_step //= 2
+        return True
 
     def compile(self, options: CompileOptions) -> None:
         """Compile the image encoder and the point decoder; the first images then take minutes."""
@@ -127,35 +128,25 @@ class Sam2Proposer:
     def predict(
         self, features: Sam2Features, min_predicted_iou: float, points: Tensor | None = None
     ) -> tuple[Proposals, Tensor]:
-        """Decode the points of the grid for one image (METHOD 20 to 25).
+        """Decode the points of the grid for one image (METHOD 20 to 25); see `PointDecoder.decode`.
 
         Of outputs 1 to 3 the one with the highest predicted IoU is taken, output 0 never.
-
-        Args:
-            features: the features of one image.
-            min_predicted_iou: threshold on the predicted IoU; masks must lie above it, strictly.
-            points: int64 ``(n,)``, positions of the points to decode in the grid, rising, at least
-                one; None decodes every point.
-
-        Returns:
-            The surviving proposals in the order of their points, and the predicted IoU of all
-            four outputs of the points, ``(P, 4)`` or ``(n, 4)`` float32.
         """
         return self._decoder.decode(features, min_predicted_iou, points)
 
     def propose(
-        self,
-        images: Tensor,
-        min_predicted_iou: float,
-        wanted: Sequence[int] | None = None,
-        points: Tensor | None = None,
+        self, images: Tensor, min_predicted_iou: float, wanted: Sequence[int] | None = None
     ) -> list[Proposals]:
-        """Proposals of each wanted image; see `encode_images` and `predict`."""
+        """Proposals of each wanted image at every point; see `encode_images` and `predict`."""
         positions = range(len(images)) if wanted is None else wanted
-        if points is not None and len(points) == 0:
-            return [Proposals.none(self.image_size // 4, self.device) for _ in positions]
         features = self.encode_images(images)
-        return [self.predict(features.image(i), min_predicted_iou, points)[0] for i in positions]
+        return [self.predict(features.image(i), min_predicted_iou)[0] for i in positions]
+
+    def propose_at(self, image: Tensor, min_predicted_iou: float, points: Tensor) -> Proposals:
+        """Proposals of one image ``(3, S, S)`` at some points; without any it is not looked at."""
+        if len(points) == 0:
+            return Proposals.none(self.image_size // 4, self.device)
+        return self.predict(self.encode_images(image[None]), min_predicted_iou, points)[0]
 
 
 def image_features(model: Any, images: Tensor, dtype: torch.dtype) -> Sam2Features:

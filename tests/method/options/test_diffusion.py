@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from ntt_ray.masks import encode_mask
-from ntt_ray.method.merging import rle_shares
+from ntt_ray.method.masks_at_size import RleMasks
 from ntt_ray.method.options.diffusion import covered_shares, diffused_scores
 from ntt_ray.settings import DiffusionSettings
 from tests import reference
@@ -53,7 +53,7 @@ def _random(count: int, classes: int, seed: int):
 
 
 def _diffused(scores, labels, features, masks, settings=PUBLISHED) -> torch.Tensor:
-    shares = rle_shares([encode_mask(mask) for mask in masks])
+    shares = RleMasks(tuple(encode_mask(mask) for mask in masks)).shares
     return diffused_scores(scores, labels, features, shares, settings)
 
 

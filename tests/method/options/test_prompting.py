@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from ntt_ray.errors import ConfigError
 from ntt_ray.method.labeler import Labeler
 from ntt_ray.method.options.prompting import promising_points
 from ntt_ray.models.sam2.proposer import point_grid
 from ntt_ray.records import PromptWork
 from ntt_ray.settings import MethodSettings, PromptSettings
+from tests.support.colours import ColourProposer
 from tests.support.fakes import BANK, FakeEncoder, FakeProposer, make_proposals
 
 
@@ -51,10 +53,13 @@ class Grid(FakeProposer):
         super().__init__(make_proposals(masks, [0.9] * 16))
         self.asked: list[tuple[int, list[int] | None]] = []
 
-    def propose(self, images, min_predicted_iou, wanted=None, points=None):
-        self.asked.append((len(images), None if points is None else points.tolist()))
-        found = super().propose(images, min_predicted_iou, wanted)
-        return found if points is None else [own.select(points) for own in found]
+    def propose(self, images, min_predicted_iou, wanted=None):
+        self.asked.append((len(images), None))
+        return super().propose(images, min_predicted_iou, wanted)
+
+    def propose_at(self, image, min_predicted_iou, points):
+        self.asked.append((1, points.tolist()))
+        return super().propose(image[None], min_predicted_iou)[0].select(points)
 
 
 def _corner(channel: int | None) -> np.ndarray:
@@ -91,6 +96,11 @@ def test_what_is_found_there_is_what_asking_everywhere_finds():
     clear = [d for d in everywhere[0] if d.score > 0.9]
     assert [d for d in found[0] if d.score > 0.9] == clear
     assert clear
+
+
+def test_a_proposer_that_cannot_be_asked_at_points_is_refused():
+    with pytest.raises(ConfigError, match=r"method\.prompts: ColourProposer .* take another"):
+        Labeler(FakeEncoder(), ColourProposer(), BANK, MethodSettings(prompts=PromptSettings()))
 
 
 def test_from_no_similarity_on_all_points_are_asked():

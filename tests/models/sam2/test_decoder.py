@@ -115,7 +115,7 @@ def test_golden_model_agrees_with_the_stock_decoder(golden, low_rank):
     for threshold in (-1.0, about_half(iou)):
         logits, best, index = plain_survivors(masks, iou, threshold)
         found, every = decoder.decode(features, threshold)
-        assert found.point_index.tolist() == index.tolist()
+        assert found.index.tolist() == index.tolist()
         torch.testing.assert_close(every, iou, atol=2e-6, rtol=0)
         torch.testing.assert_close(found.predicted_iou, best, atol=2e-6, rtol=0)
         # Logits reach 31; stock float32 is itself 2.5e-5 from float64.
@@ -159,7 +159,7 @@ def test_the_step_does_not_change_results(low_rank):
     for step in (1, 4, 24, 1000):
         decoder = PointDecoder(model, points, points_per_step=step, low_rank=low_rank)
         found, every = decoder.decode(features, -1.0)
-        assert found.point_index.tolist() == list(range(25))
+        assert found.index.tolist() == list(range(25))
         torch.testing.assert_close(every, iou, atol=2e-6, rtol=0)
         torch.testing.assert_close(found.logits, whole.logits, atol=1e-5, rtol=0)
 
@@ -184,8 +184,8 @@ def test_chosen_points_get_what_they_get_among_all(chosen, full_steps, low_rank)
     decoder._compiled = full_steps  # as `compile` does; compiling itself is tested elsewhere
     index = torch.tensor(chosen)
     found, own_iou = decoder.decode(features, threshold, index)
-    expected = everything.select(torch.isin(everything.point_index, index))
-    assert found.point_index.tolist() == expected.point_index.tolist()
+    expected = everything.select(torch.isin(everything.index, index))
+    assert found.index.tolist() == expected.index.tolist()
     torch.testing.assert_close(own_iou, iou[index], atol=1e-7, rtol=0)
     torch.testing.assert_close(found.predicted_iou, expected.predicted_iou, atol=1e-7, rtol=0)
     torch.testing.assert_close(found.logits, expected.logits, atol=1e-6, rtol=0)
@@ -217,9 +217,9 @@ def test_the_threshold_is_strict_and_none_is_fine(low_rank):
     none, iou = decoder.decode(features, value)
     assert none.logits.shape == (0, 4 * SIDE, 4 * SIDE)
     assert iou.shape == (9, 4)
-    assert len(none) == len(none.predicted_iou) == len(none.point_index) == 0
+    assert len(none) == len(none.predicted_iou) == len(none.index) == 0
     best, _ = decoder.decode(features, np.nextafter(np.float32(value), np.float32(-1)).item())
-    assert best.point_index.tolist() == [int(everything.predicted_iou.argmax())]
+    assert best.index.tolist() == [int(everything.predicted_iou.argmax())]
     assert torch.equal(best.predicted_iou, everything.predicted_iou.max()[None])
 
 

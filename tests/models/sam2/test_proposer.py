@@ -35,12 +35,30 @@ def test_pt_and_safetensors_are_the_same_model():
 def test_every_point_is_decoded_whatever_the_step():
     image = torch.rand(1, 3, 256, 256, generator=torch.Generator().manual_seed(1))
     whole, steps = _load(), _load()
-    steps.points_per_step = 7  # 16 points: a remainder of 2
+    steps._decoder.points_per_step = 7  # 16 points: a remainder of 2
     a, iou_a = whole.predict(whole.encode_images(image), -1.0)
     b, iou_b = steps.predict(steps.encode_images(image), -1.0)
-    assert b.point_index.tolist() == list(range(16))
+    assert b.index.tolist() == list(range(16))
     torch.testing.assert_close(iou_a, iou_b, atol=1e-5, rtol=0)
     torch.testing.assert_close(a.logits, b.logits, atol=1e-4, rtol=0)
+
+
+def test_points_asked_are_those_of_all_and_none_is_fine():
+    image = torch.rand(3, 256, 256, generator=torch.Generator().manual_seed(1))
+    proposer, asked = _load(), torch.tensor([2, 5, 11])
+    (every,) = proposer.propose(image[None], -1.0)
+    some = proposer.propose_at(image, -1.0, asked)
+    assert some.index.tolist() == asked.tolist()
+    torch.testing.assert_close(some.logits, every.select(asked).logits, atol=1e-4, rtol=0)
+    none = proposer.propose_at(image, -1.0, asked[:0])
+    assert none.logits.shape == (0, 64, 64)
+
+
+def test_steps_are_halved_while_they_are_large():
+    proposer = _load()
+    proposer._decoder.points_per_step = 100
+    assert [proposer.halve_step() for _ in range(3)] == [True, True, False]
+    assert proposer._decoder.points_per_step == 25
 
 
 def test_the_threshold_is_strict_and_none_is_fine():
@@ -113,5 +131,5 @@ def test_compiling_changes_nothing(cuda_graphs):
     compiled.compile(CompileOptions("eager", cuda_graphs))
     for threshold in (-1.0, 0.3, 2.0):
         (a,), (b,) = plain.propose(image, threshold), compiled.propose(image, threshold)
-        assert torch.equal(a.point_index, b.point_index)
+        assert torch.equal(a.index, b.index)
         torch.testing.assert_close(a.logits, b.logits, atol=1e-4, rtol=0)

@@ -149,9 +149,9 @@ class PointDecoder:
         )
         if points is None or asked is None:
             return proposals, torch.cat(every).float()
-        proposals = proposals.select(proposals.point_index < len(points))
-        index = points[proposals.point_index]
-        return replace(proposals, point_index=index), torch.cat(every).float()[: len(points)]
+        proposals = proposals.select(proposals.index < len(points))
+        index = points[proposals.index]
+        return replace(proposals, index=index), torch.cat(every).float()[: len(points)]
 
     def _full_steps(self, points: Tensor) -> Tensor:
         """Repeat the last point until steps are full, where what is compiled wants one shape."""
