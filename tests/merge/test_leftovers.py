@@ -3,9 +3,9 @@
 import pytest
 
 from ntt_ray.merge import job as merge_job
-from ntt_ray.merge.leftovers import MERGED_FILE
 from ntt_ray.merge.passes import WRITERS
 from ntt_ray.records import ImageLabels
+from ntt_ray.run.layout import MERGED_FILE
 from tests.support.verify_run import Run
 
 EVERYTHING = tuple(WRITERS)
