@@ -9,7 +9,6 @@ score thresholds is `quality.calibrate`'s matter.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -30,7 +29,7 @@ from ntt_ray.calibrate.page import (
 from ntt_ray.calibrate.thresholds import (
     ClassCalibration,
     calibrate,
-    calibration_to_json,
+    calibration_of,
     judge,
 )
 from ntt_ray.config import Config
@@ -111,10 +110,8 @@ def calibrate_run(
     judged.sort(key=lambda item: item.labels.entry.image_id)  # tasks end in any order
     seen = [item.outcomes for item in judged]
     found = calibrate(seen, classes, wanted_precision=wanted_precision)
-    content = calibration_to_json(
-        found, wanted_precision=wanted_precision, bank=bank_digest(run.bank)
-    )
-    text = json.dumps(content, indent=1, sort_keys=True) + "\n"
+    bank = bank_digest(run.bank)
+    calibration = calibration_of(found, wanted_precision=wanted_precision, bank=bank)
     thresholds = {
         item.label.category_id: config.merge.min_score if item.threshold is None else item.threshold
         for item in found
@@ -129,7 +126,7 @@ def calibrate_run(
     store.publish_bytes(
         storage.join(config.output, CALIBRATION_PAGE), page.encode("utf-8", "replace")
     )
-    store.publish_bytes(storage.join(config.output, CALIBRATION_FILE), text.encode())
+    store.publish_bytes(storage.join(config.output, CALIBRATION_FILE), calibration.to_bytes())
     return found
 
 

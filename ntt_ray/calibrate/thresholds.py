@@ -1,8 +1,7 @@
 """Score thresholds from the references alone: each reference image labelled without its own shots.
 
 Knows what counts as right and as a false alarm when only some objects are annotated, and how a
-threshold is chosen from few samples. Defines ``calibration.json``. It does not know how the
-reference images were labelled.
+threshold is chosen from few samples. It does not know how the reference images were labelled.
 
 A reference image often holds more objects than the annotated ones. A detection of a class is
 
@@ -18,16 +17,15 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ntt_ray.evaluate.matching import Matches
 from ntt_ray.masks import overlap_shares
+from ntt_ray.merge.calibration import Calibration, ClassEvidence
 from ntt_ray.records import ClassLabel, Detection
 
-FORMAT_VERSION = 1
 MIN_IMAGES = 3  # of a class with fewer, nothing is said but what all classes say together
 PRIOR_IMAGES = 10.0  # how many images of its own weigh as much as what all classes together say
 # References are clearer than what is to be found, so their scores are higher: among thresholds
@@ -177,33 +175,39 @@ def share_range(hits: int, count: int) -> tuple[float, float]:
     return max(0.0, low), min(1.0, high)
 
 
-def calibration_to_json(
+def calibration_of(
     found: Sequence[ClassCalibration], *, wanted_precision: float | None, bank: str
-) -> dict[str, Any]:
-    """The content of ``calibration.json``: ``thresholds`` by class name, and what they stand on."""
-    return {
-        "format_version": FORMAT_VERSION,
-        "bank": bank,
-        "wanted_precision": wanted_precision,
-        "thresholds": {
+) -> Calibration:
+    """The content of ``calibration.json``.
+
+    Args:
+        found: what `calibrate` found for each class.
+        wanted_precision: what `calibrate` was asked for.
+        bank: digest of the memory bank.
+    """
+    return Calibration(
+        bank=bank,
+        wanted_precision=wanted_precision,
+        thresholds={
             item.label.name: item.threshold for item in found if item.threshold is not None
         },
-        "classes": {
-            item.label.name: {
-                "images": item.images,
-                "objects": item.objects,
-                "judged_detections": item.kept,
-                "right_detections": item.right,
-                "expected_precision": item.precision,
-                "expected_recall": item.recall,
-                "precision_range": ranges[0],
-                "recall_range": ranges[1],
-                "enough_references": item.enough,
-            }
-            for item in found
-            for ranges in [item.ranges()]
-        },
-    }
+        classes={item.label.name: _evidence(item) for item in found},
+    )
+
+
+def _evidence(item: ClassCalibration) -> ClassEvidence:
+    precision_range, recall_range = item.ranges()
+    return ClassEvidence(
+        images=item.images,
+        objects=item.objects,
+        judged_detections=item.kept,
+        right_detections=item.right,
+        expected_precision=item.precision,
+        expected_recall=item.recall,
+        precision_range=precision_range,
+        recall_range=recall_range,
+        enough_references=item.enough,
+    )
 
 
 @dataclass(frozen=True)

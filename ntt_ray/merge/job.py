@@ -14,6 +14,7 @@ from typing import Any
 from ntt_ray import storage
 from ntt_ray.config import Config
 from ntt_ray.errors import InputError, RunIncompleteError
+from ntt_ray.merge.calibration import calibrated
 from ntt_ray.merge.classes import ClassChoice, choose_classes
 from ntt_ray.merge.digests import digest_of_file
 from ntt_ray.merge.fragments import Layout
@@ -22,7 +23,7 @@ from ntt_ray.merge.leftovers import remove_files, remove_image_files
 from ntt_ray.merge.passes import MergeCounts, OnProgress, count_shards, write_profiles
 from ntt_ray.merge.record import MergeRecord, read_merge_record, stretches, write_merge_record
 from ntt_ray.merge.rendering import Mapper, Merge, Source, Written, map_here
-from ntt_ray.merge.thresholds import Thresholds, calibrated
+from ntt_ray.merge.thresholds import Thresholds
 from ntt_ray.references.dataset import read_json
 from ntt_ray.run import manifest as manifest_file
 from ntt_ray.run.layout import MERGE_LOCK_FILE, RECORD_FILE

@@ -1,16 +1,10 @@
-"""The score an instance must reach to be kept, for each class, and the file that sets it.
+"""The score an instance must reach to be kept, for each class, and which classes are kept.
 
-Owns the format of ``calibration.json``::
-
-    {"thresholds": {"nut": 0.35, "bolt": 0.5}}
-
-Class names lead to scores between 0 and 1; a class that is not listed uses ``merge.min_score``.
-Other top-level keys are for people and ignored. It does not know how thresholds are found.
+It does not know where thresholds come from: see `calibration` and `classes`.
 """
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,8 +13,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ntt_ray import storage
-from ntt_ray.errors import InputError
 from ntt_ray.records import ClassLabel, Detection
 
 IntArray = npt.NDArray[np.integer[Any]]
@@ -80,38 +72,3 @@ class Thresholds:
             for label in classes
             if label.category_id in self.by_category
         }
-
-
-def calibrated(
-    content: Any, uri: str, classes: Sequence[ClassLabel], min_score: float
-) -> Thresholds:
-    """Thresholds from the content of a ``calibration.json``.
-
-    Args:
-        content: the parsed file.
-        uri: where it came from, for messages.
-        classes: of the run.
-        min_score: for classes that the file does not list.
-
-    Raises:
-        InputError: not of the format, or a class that the run does not have.
-    """
-    where = storage.redact(uri)
-    listed = content.get("thresholds") if isinstance(content, dict) else None
-    if not isinstance(listed, dict):
-        raise InputError(f'{where}: a calibration is {{"thresholds": {{class name: score}}}}')
-    names = {label.name for label in classes}
-    for name, score in listed.items():
-        if name not in names:
-            raise InputError(
-                f"{where}: thresholds.{name}: the run has no such class{_near(name, names)}"
-            )
-        if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 1:
-            raise InputError(f"{where}: thresholds.{name}: {score!r} is no score between 0 and 1")
-    found = {c.category_id: float(listed[c.name]) for c in classes if c.name in listed}
-    return Thresholds(min_score, found)
-
-
-def _near(name: str, names: set[str]) -> str:
-    near = difflib.get_close_matches(name, sorted(names), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""

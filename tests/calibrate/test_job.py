@@ -15,7 +15,7 @@ from ntt_ray.calibrate.thresholds import (
     ImageOutcomes,
     Outcome,
     calibrate,
-    calibration_to_json,
+    calibration_of,
     judge,
     share_range,
 )
@@ -168,9 +168,9 @@ def test_nothing_found_at_all():
     found = calibrate(images, [BIRD, FISH])
     assert [item.threshold for item in found] == [None, None]
     assert (found[0].precision, found[0].recall) == (None, 0.0)
-    content = calibration_to_json(found, wanted_precision=None, bank="abc")
-    assert content["thresholds"] == {}  # merging takes merge.min_score
-    assert content["classes"]["bird"]["images"] == 5
+    content = calibration_of(found, wanted_precision=None, bank="abc")
+    assert content.thresholds == {}  # merging takes merge.min_score
+    assert content.classes["bird"].images == 5
 
 
 def test_a_threshold_in_digits_keeps_what_it_was_chosen_to_keep():
@@ -189,14 +189,12 @@ def test_objects_of_a_class_that_the_bank_lacks_are_no_misses():
 
 def test_the_file_has_a_threshold_for_every_class():
     images = [_image((1, 0.8, True), bird=1) for _ in range(5)]
-    content = calibration_to_json(
-        calibrate(images, [BIRD, FISH]), wanted_precision=None, bank="abc"
-    )
-    assert set(content["thresholds"]) == {"bird", "fish"}
-    assert content["classes"]["bird"]["enough_references"] is True
-    assert content["classes"]["fish"]["expected_recall"] is None
-    assert content["classes"]["fish"]["recall_range"] is None
-    assert content["classes"]["bird"]["right_detections"] == 5
+    content = calibration_of(calibrate(images, [BIRD, FISH]), wanted_precision=None, bank="abc")
+    assert set(content.thresholds) == {"bird", "fish"}
+    assert content.classes["bird"].enough_references is True
+    assert content.classes["fish"].expected_recall is None
+    assert content.classes["fish"].recall_range is None
+    assert content.classes["bird"].right_detections == 5
 
 
 def _reference(number: int, category_id: int, image: int) -> Reference:

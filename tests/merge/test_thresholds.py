@@ -1,20 +1,15 @@
 import numpy as np
 import pytest
 
-from ntt_ray.errors import InputError
-from ntt_ray.merge.thresholds import Thresholds, calibrated
+from ntt_ray.merge.thresholds import Thresholds
 from ntt_ray.records import ClassLabel
 from tests.support.run_files import make_labels
 
 CLASSES = [ClassLabel(1, "nut"), ClassLabel(2, "bolt"), ClassLabel(7, "washer")]
-URI = "s3://key:secret@bucket/calibration.json"
 
 
 def test_classes_have_their_own_threshold_or_the_common_one():
-    found = calibrated(
-        {"thresholds": {"bolt": 0.9, "nut": 0}, "made": "by hand"}, URI, CLASSES, 0.4
-    )
-    assert found == Thresholds(0.4, {1: 0.0, 2: 0.9})
+    found = Thresholds(0.4, {1: 0.0, 2: 0.9})
     assert found.of(np.array([2, 7, 1, 3, 2])).tolist() == [0.9, 0.4, 0.0, 0.4, 0.9]
     assert Thresholds(0.4).of(np.array([2, 7], np.int32)).tolist() == [0.4, 0.4]
     assert found.by_name(CLASSES) == {"nut": 0.0, "bolt": 0.9}
@@ -27,22 +22,3 @@ def test_one_by_one_is_as_by_column(score):
         (detection,) = make_labels(1, (score,)).detections
         by_column = score >= thresholds.of(np.array([detection.category_id]))
         assert thresholds.keeps(detection) == bool(by_column[0])
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ([], "a calibration is"),
-        ({"nut": 0.5}, "a calibration is"),
-        ({"thresholds": {"nutt": 0.5}}, "no such class; did you mean 'nut'?"),
-        ({"thresholds": {"nut": 1.5}}, r"thresholds\.nut: 1\.5 is no score"),
-        ({"thresholds": {"nut": True}}, "True is no score"),
-        ({"thresholds": {"nut": "0.5"}}, "'0.5' is no score"),
-        ({"thresholds": {"nut": float("nan")}}, "nan is no score"),
-    ],
-    ids=["a list", "flat", "unknown class", "too large", "bool", "text", "nan"],
-)
-def test_what_is_no_calibration_is_refused(content, message):
-    with pytest.raises(InputError, match=message) as caught:
-        calibrated(content, URI, CLASSES, 0.4)
-    assert "secret" not in str(caught.value)

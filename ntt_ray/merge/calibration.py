@@ -1,0 +1,124 @@
+"""Defines ``calibration.json``: the score threshold of each class, and what it stands on.
+
+People may write one by hand, as little as::
+
+    {"thresholds": {"nut": 0.35, "bolt": 0.5}}
+
+Class names lead to scores between 0 and 1; a class that is not listed uses ``merge.min_score``.
+Other keys at the top are for people and ignored. It does not know how thresholds are found.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ntt_ray import storage
+from ntt_ray.errors import InputError
+from ntt_ray.merge.thresholds import Thresholds
+from ntt_ray.records import ClassLabel
+
+Score = Annotated[float, Field(strict=True, ge=0, le=1)]
+
+
+class ClassEvidence(BaseModel):
+    """What the references say of one class; `calibrate.thresholds.ClassCalibration` explains it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    images: int
+    objects: int
+    judged_detections: int
+    right_detections: int
+    expected_precision: float | None
+    expected_recall: float | None
+    precision_range: tuple[float, float] | None
+    recall_range: tuple[float, float] | None
+    enough_references: bool
+
+
+class Calibration(BaseModel):
+    """The content of a ``calibration.json``.
+
+    Attributes:
+        format_version: 1, also where the file does not say.
+        bank: digest of the memory bank that it was made with.
+        wanted_precision: share of the detections that should be right; None: best F1.
+        thresholds: the score that a detection must reach, by class name.
+        classes: what the thresholds stand on, by class name.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    format_version: Literal[1] = 1
+    bank: str | None = None
+    wanted_precision: float | None = None
+    thresholds: dict[str, Score]
+    classes: dict[str, ClassEvidence] = {}
+
+    def to_bytes(self) -> bytes:
+        """The file; the same calibration gives the same bytes."""
+        text = json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True)
+        return f"{text}\n".encode()
+
+    @classmethod
+    def parse(cls, content: Any, uri: str) -> Calibration:
+        """Check the parsed content of a file.
+
+        Args:
+            content: the parsed JSON.
+            uri: where it came from, for messages.
+
+        Raises:
+            InputError: it is not of the format; all problems are named.
+        """
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            problems = "; ".join(_problem(item) for item in error.errors())
+            raise InputError(f"{storage.redact(uri)}: {problems}") from None
+
+
+def calibrated(
+    content: Any, uri: str, classes: Sequence[ClassLabel], min_score: float
+) -> Thresholds:
+    """Thresholds from the content of a ``calibration.json``.
+
+    Args:
+        content: the parsed JSON.
+        uri: where it came from, for messages.
+        classes: the classes of the run.
+        min_score: the threshold of classes that the file does not list.
+
+    Raises:
+        InputError: it is not of the format, or lists classes that the run does not have.
+    """
+    listed = Calibration.parse(content, uri).thresholds
+    names = {label.name for label in classes}
+    if unknown := [name for name in listed if name not in names]:
+        problems = (
+            f"thresholds.{name}: the run has no such class{_near(name, names)}" for name in unknown
+        )
+        raise InputError(f"{storage.redact(uri)}: {'; '.join(problems)}")
+    return Thresholds(
+        min_score, {c.category_id: listed[c.name] for c in classes if c.name in listed}
+    )
+
+
+def _problem(error: Any) -> str:
+    path = error["loc"]
+    if path in ((), ("thresholds",)):
+        return 'a calibration is {"thresholds": {class name: score}}'
+    where = ".".join(str(part) for part in path)
+    if path[0] == "thresholds":
+        return f"{where}: {error['input']!r} is no score between 0 and 1"
+    return f"{where}: {error['msg']}"
+
+
+def _near(name: str, names: set[str]) -> str:
+    near = difflib.get_close_matches(name, sorted(names), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
