@@ -1,10 +1,10 @@
 """Labels the reference images, each with a bank that its own references are left out of.
 
 Images of the same bytes are one picture, whatever their names and ids: it is labelled once, without
-the references of all of them, and what is annotated in any of them is there.
+the references of all these images, and what is annotated in any of them counts as annotated.
 
 The images are divided among tasks with the resources of a labelling actor. What the labels say of
-score thresholds is `quality.calibrate`'s matter.
+score thresholds is the matter of `thresholds`.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ class Picture:
 
     Attributes:
         entry: the image that stands for it.
-        image_ids: of all images of the reference file that show it.
-        uris: of these, and of images of negatives that show it.
+        image_ids: ids of all images of the reference file that show it.
+        uris: addresses of these images, and of images of negatives that show it.
     """
 
     entry: ImageEntry
@@ -81,7 +81,7 @@ def calibrate_run(
         config: the run; needs references.
         wanted_precision: share of the detections that must be right, instead of the best F1.
         complete: whether every object of the run's classes is annotated in the reference images.
-        on_images: called with the reference images done so far, and all of them.
+        on_images: called with how many reference images are done, and how many there are.
 
     Raises:
         InputError: the config names a ready bank: there is no reference image to label.
@@ -163,10 +163,11 @@ def bank_without(
 
     Args:
         bank: holds the references last in each class; what it was extended from comes before.
-        references: under the bank's category ids.
-        uris: of the images.
-        negatives: the same of the bank's negatives.
-        per_background: negatives before these that each image of a class's references gave.
+        references: the references in the bank, under the bank's category ids.
+        uris: addresses of the images that are left out.
+        negatives: the negative references in the bank, under the bank's category ids.
+        per_background: how many negatives each image of a class's references gave; in the bank
+            they come before `negatives`.
     """
     positive = PaddedMeans(bank.features, bank.weights, bank.shots)
     positive = positive.without(_rows_of(references, uris, bank.classes, bank.shots.tolist()))
@@ -199,7 +200,7 @@ def _rows_of(
     classes: Sequence[ClassLabel],
     shots: Sequence[int],
 ) -> dict[int, set[int]]:
-    """By class index the positions in a bank of what lies in some images."""
+    """Positions in a bank, by class index, of the references that lie in some images."""
     by_class: dict[int, list[Reference]] = defaultdict(list)
     for reference in () if references is None else references.references:
         by_class[reference.category_id].append(reference)
@@ -220,7 +221,7 @@ def _background_rows(
     shots: Sequence[int],
     per_background: int,
 ) -> dict[int, set[int]]:
-    """The same of what lies around references; they come before the other negatives."""
+    """Positions, by class index, of negatives made of the surroundings of references."""
     rows: dict[int, set[int]] = {}
     for k, label in enumerate(classes):
         own = images_of(references, label.category_id)

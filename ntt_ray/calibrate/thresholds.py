@@ -58,13 +58,14 @@ class ClassCalibration:
 
     Attributes:
         label: the class.
-        images: reference images that have it and could be labelled without their own shots.
-        objects: annotated objects in them.
+        images: how many reference images have it and could be labelled without their own shots.
+        objects: how many annotated objects these images have.
         threshold: the chosen score, None where no class has a right detection to go by.
-        kept: detections at or above it that can be judged.
-        right: of these.
-        precision: expected at it, None where nothing was found or nothing can be said.
-        recall: expected at it, None where nothing can be said.
+        kept: how many detections that can be judged reach the threshold.
+        right: how many of these detections are right.
+        precision: expected precision at the threshold, None where nothing was found or nothing can
+            be said.
+        recall: expected recall at the threshold, None where nothing can be said.
         enough: whether there were references enough for a threshold of its own.
     """
 
@@ -95,7 +96,7 @@ def judge(
     """Tell right from wrong on one reference image, see the module.
 
     Args:
-        detections: of the image, by falling score.
+        detections: detections of the image, by falling score.
         matches: the same detections beside the annotated objects.
         complete: whether every object of the image is annotated.
         classes: category ids of the bank it was labelled with, None for all; objects of other
@@ -123,13 +124,13 @@ def calibrate(
     """Choose a threshold for each class.
 
     The threshold is the lowest of nearly the best F1, or the lowest that has `wanted_precision`.
-    That of a class is drawn to that of all classes together, the more so the fewer its images
-    are; a class with fewer than `MIN_IMAGES` takes the common one. Without any right detection
+    That of a class is moved towards that of all classes together, the more so the fewer images
+    it has; a class with fewer than `MIN_IMAGES` takes the common one. Without any right detection
     there is none.
 
     Args:
         images: reference images, each labelled by a bank without its own shots.
-        classes: of the bank.
+        classes: the classes of the bank.
         wanted_precision: share of the detections that must be right, 0 to 1.
     """
     seen = list(images)
@@ -140,7 +141,7 @@ def calibrate(
         own = _Sample.of(seen, label.category_id)
         enough = own.images >= MIN_IMAGES
         alone = own.threshold(wanted_precision) if enough else None
-        threshold = shared if alone is None else _drawn(alone, shared, own.images)
+        threshold = shared if alone is None else _shrunk(alone, shared, own.images)
         threshold = None if threshold is None else _rounded_down(threshold)
         kept, right = own.counts(threshold)
         found.append(
@@ -165,8 +166,8 @@ def share_range(hits: int, count: int) -> tuple[float, float]:
     The threshold was chosen on the same samples, so the lower end is the one to trust.
 
     Args:
-        hits: of `count`.
-        count: above 0.
+        hits: how many of `count` are hits.
+        count: how many there are, at least 1.
     """
     share, square = hits / count, _NORMAL_95**2
     middle = share + square / (2 * count)
@@ -215,10 +216,10 @@ class _Sample:
     """Detections that can be judged, by falling score, of one class or of all.
 
     Attributes:
-        scores: ``(n,)``.
-        right: ``(n,)`` bool.
-        objects: annotated ones.
-        images: that have such objects.
+        scores: scores of the detections that can be judged, falling, ``(n,)``.
+        right: whether each of these detections is right, bool ``(n,)``.
+        objects: how many annotated objects there are.
+        images: how many images have such objects.
     """
 
     scores: npt.NDArray[np.float64]
@@ -277,8 +278,8 @@ class _Sample:
         return int(kept.sum()), int(self.right[kept].sum())
 
 
-def _drawn(alone: float, shared: float | None, images: int) -> float:
-    """A class's own threshold, drawn to that of all classes."""
+def _shrunk(alone: float, shared: float | None, images: int) -> float:
+    """A class's own threshold, moved towards that of all classes."""
     weight = images / (images + PRIOR_IMAGES)
     return alone if shared is None else weight * alone + (1 - weight) * shared
 

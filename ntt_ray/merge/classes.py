@@ -36,8 +36,8 @@ def choose_classes(
     """Choose and rename classes.
 
     Args:
-        classes: of the run.
-        names: of the classes that are kept; None keeps all.
+        classes: the classes of the run.
+        names: names of the classes that are kept; None keeps all.
         new_names: name of a class of the run -> its name in the files. Classes that come to have
             the same name become one, with the lowest of their ids.
 

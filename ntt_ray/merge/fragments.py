@@ -1,7 +1,7 @@
 """Dividing a merge into fragments: which rows of which shards are rendered as one piece.
 
-Fragments follow the order of the shards, know the first annotation id of theirs, and are of about
-the same size, so that a process that renders one needs little memory. It does not know formats.
+Fragments follow the order of the shards and are of about the same size, so that a process that
+renders one needs little memory; each knows its first annotation id. It does not know formats.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class Fragment:
     """Slices that are rendered as one piece.
 
     Attributes:
-        slices: in order.
-        first_id: of the first item; ids count the items from 1.
-        items: how many there are.
+        slices: rows of shards, in order.
+        first_id: id of the first item; ids count the items of a file from 1.
+        items: how many items the slices have.
     """
 
     slices: tuple[Slice, ...]
@@ -51,8 +51,8 @@ class Measure:
     """How a kind of content is counted and weighed, row by row.
 
     Attributes:
-        items: what ids count, of each row of a shard, ``(rows,)``.
-        bytes: how long the text of each row will be, about, ``(rows,)``.
+        items: how many items that get an id each row of a shard has, ``(rows,)``.
+        bytes: about how many bytes the text of each row will have, ``(rows,)``.
     """
 
     items: Callable[[ShardIndex], IntArray]

@@ -40,9 +40,9 @@ class LabelledImage:
     """An image and its kept instances.
 
     Attributes:
-        file_name: as in the manifest.
+        file_name: file name of the image, as in the manifest.
         size_hw: height and width in pixels.
-        instances: category id in the files and mask, by rank; can be read once.
+        instances: category id in the files and mask of each instance, by rank; can be read once.
     """
 
     file_name: str
@@ -56,7 +56,7 @@ class ImageFile:
 
     Attributes:
         name: name of the file, relative to the output.
-        data: its content.
+        data: content of the file.
         loss: how far the masks in it are from ours; None: the format holds them as they are.
     """
 

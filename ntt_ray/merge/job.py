@@ -79,7 +79,7 @@ def merge(
             names_of = functools.partial(_listed, "file_name", *manifest)
             remove_image_files(before, plan, shards, profiles, names_of)
         written = write_profiles(plan, profiles, progress)
-        record = _record(config, recorded, choice, shards, written, thresholds, store)
+        record = _record(recorded, plan, choice, shards, written)
         lock.check()
         if before is not None:
             remove_files(before, record.files, source)
@@ -93,8 +93,7 @@ def class_choice(config: Config, recorded: RunRecord) -> ClassChoice:
     Raises:
         InputError: the run has no class of that name.
     """
-    classes = recorded.class_labels
-    return choose_classes(classes, config.merge.classes, config.merge.rename)
+    return choose_classes(recorded.class_labels, config.merge.classes, config.merge.rename)
 
 
 def _recorded_choice(choice: ClassChoice) -> tuple[tuple[int, int, str], ...] | None:
@@ -120,23 +119,22 @@ def _merge_before(config: Config, store: Storage) -> MergeRecord | None:
 
 
 def _record(
-    config: Config,
     recorded: RunRecord,
+    plan: Merge,
     choice: ClassChoice,
     shards: Sequence[ShardIndex],
     written: Mapping[str, Written],
-    thresholds: Thresholds,
-    store: Storage,
 ) -> MergeRecord:
-    profiles = written.values()
+    source, thresholds, profiles = plan.source, plan.source.thresholds, written.values()
+    run_uri = storage.join(source.output, RECORD_FILE)
     return MergeRecord(
         labels_hash=recorded.labels_hash,
-        run_sha256=digest_of_file(storage.join(config.output, RECORD_FILE), store).sha256,
+        run_sha256=digest_of_file(run_uri, source.store).sha256,
         min_score=thresholds.min_score,
         class_scores=tuple(sorted(thresholds.by_category.items())),
         classes=_recorded_choice(choice),
         profiles=tuple(written),
-        images_per_file=config.merge.images_per_file,
+        images_per_file=plan.images_per_file,
         units=stretches(shard.shard_id for shard in shards),
         shards=tuple(shard.sha256 for shard in shards),
         files={name: digest for one in profiles for name, digest in one.files.items()},

@@ -47,7 +47,7 @@ def annotation_texts(
 
     Args:
         instances: the table.
-        first_id: of the first annotation.
+        first_id: id of the first annotation.
         polygons: JSON texts that are the segmentations, instead of the RLEs.
     """
     ids = pa.array(np.arange(first_id, first_id + len(instances)))

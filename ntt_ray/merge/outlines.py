@@ -46,10 +46,10 @@ class _Joint:
     """Where a loop is joined to another one.
 
     Attributes:
-        loop: the other one.
-        position: of the point behind which the way leaves it.
-        meeting: ``(2,)`` where exactly, x, y.
-        start: ``(2,)`` where the joined loop begins and ends.
+        loop: number of the other loop.
+        position: number of its point behind which the way leaves it.
+        meeting: where exactly the way leaves it, ``(2,)``, x and y.
+        start: where the joined loop begins and ends, ``(2,)``, x and y.
     """
 
     loop: int
@@ -223,9 +223,9 @@ def _joined(loops: Sequence[Points], kept: int, joints: Sequence[_Joint]) -> lis
     """Loops with others joined to them.
 
     Args:
-        loops: those that stay, then those that are joined to one before them.
-        kept: how many stay.
-        joints: of the others, in order.
+        loops: the loops that stay, then those that are joined to a loop before them.
+        kept: how many loops stay.
+        joints: where each of the others is joined, in their order.
     """
     added: list[list[tuple[_Joint, Points]]] = [[] for _ in loops]
     for number in range(len(loops) - 1, kept - 1, -1):  # what is joined to it is there already

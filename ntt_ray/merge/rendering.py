@@ -35,10 +35,10 @@ class Loss:
     """How far the masks that a format holds are from ours.
 
     Attributes:
-        instances: how many were compared.
-        changed: how many are not the same.
-        lost_iou: the sum of 1 - IoU over all.
-        min_iou: of the worst.
+        instances: how many masks were compared.
+        changed: how many masks are not the same.
+        lost_iou: sum of 1 - IoU over all masks.
+        min_iou: lowest IoU of a mask.
     """
 
     instances: int = 0

@@ -23,7 +23,7 @@ class Thresholds:
     """Which instances are kept: those whose score is at least their class's threshold.
 
     Attributes:
-        min_score: of classes that are not in `by_category`.
+        min_score: threshold of classes that are not in `by_category`.
         by_category: thresholds by category id.
         categories: the classes that are kept, as category id of the run -> category id in the
             merged files; None: all, as they are.
@@ -52,7 +52,7 @@ class Thresholds:
         return category_id if self.categories is None else self.categories[category_id]
 
     def categories_of(self, category_ids: npt.NDArray[np.integer[Any]]) -> IntArray:
-        """The same for an array of category ids ``(n,)``, all of them kept."""
+        """The ids in the merged files of an array of category ids ``(n,)`` that are all kept."""
         if self.categories is None or not len(category_ids):
             return category_ids
         known, position = np.unique(category_ids, return_inverse=True)

@@ -1,4 +1,4 @@
-"""What a check found: problems counted by kind, so many of them kept. It checks nothing itself."""
+"""What a check found: all problems counted by kind, a few kept. It checks nothing itself."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-KEPT = 20  # of each kind; all are counted, and all are handed to the listener
+KEPT = 20  # problems of each kind; all are counted, and all are handed to the listener
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Findings:
     """Collects problems and notes in memory that does not grow with their number.
 
     Attributes:
-        counts: problems of each kind, all of them.
+        counts: how many problems of each kind were found.
         kept: the first problems of each kind.
         notes: what a person should know, but is no problem.
     """

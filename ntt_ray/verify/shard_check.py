@@ -21,8 +21,8 @@ def check_provenance(
     """Whether a shard says that it was made of what the run was made of.
 
     Args:
-        metadata: of the shard's schema.
-        provenance: what it must say.
+        metadata: metadata of the shard's schema.
+        provenance: what the metadata must say.
         where: the shard's name.
         out: takes the problems.
     """
@@ -44,9 +44,9 @@ def check_images(
     """Whether the rows are the images of the unit, each once, in order.
 
     Args:
-        rows: of the shard.
-        entries: the unit in the manifest.
-        unit_of: the unit that an image id belongs to, if any.
+        rows: rows of the shard.
+        entries: images of the unit in the manifest.
+        unit_of: gives the unit that an image id belongs to, if any.
         where: the shard's name.
         out: takes the problems.
     """
@@ -81,9 +81,9 @@ def check_row(
     """Whether one row agrees with itself.
 
     Args:
-        row: of a shard.
-        category_ids: of the run's classes.
-        where: shard and image.
+        row: a row of a shard.
+        category_ids: category ids of the run's classes.
+        where: the shard and the image, for messages.
         out: takes the problems.
     """
     for text in _status_problems(row):
@@ -125,12 +125,12 @@ def _check_masks(row: Mapping[str, Any], where: str, out: Findings) -> None:
     found = row["annotations"]
     count = len(found)
     counts = [item["counts"] for item in found]
-    figures = measure_rles(counts, [row["height"]] * count, [row["width"]] * count)
-    areas, boxes = figures.areas.tolist(), figures.boxes_xywh.tolist()
+    measures = measure_rles(counts, [row["height"]] * count, [row["width"]] * count)
+    areas, boxes = measures.areas.tolist(), measures.boxes_xywh.tolist()
     for index, item in enumerate(found):
         place = f"{where}, detection {index + 1}"
-        if index in figures.problems:
-            out.problem("wrong mask", place, f"has an RLE {figures.problems[index]}")
+        if index in measures.problems:
+            out.problem("wrong mask", place, f"has an RLE {measures.problems[index]}")
         elif areas[index] == 0:
             out.problem("wrong mask", place, "its mask is empty")
         else:

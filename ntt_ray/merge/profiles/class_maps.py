@@ -72,8 +72,8 @@ def map_file(image: LabelledImage, indices: Mapping[int, int]) -> ImageFile:
     """The class map of an image.
 
     Args:
-        image: with its instances.
-        indices: value by category id.
+        image: the image with its instances.
+        indices: value of a pixel by category id.
     """
     kind = np.uint8 if len(indices) <= _PALETTE_CLASSES else np.uint16
     return ImageFile(map_name(image.file_name), _png(class_map(image, indices, kind)))

@@ -72,9 +72,9 @@ def coco_file_names(images: int, images_per_file: int | None, name: str = COCO_F
     """Names of the files that ``annotations.json`` consists of.
 
     Args:
-        images: rows that went into the merge, failed ones included.
-        images_per_file: None where it is one file.
-        name: of another file that is split in the same way.
+        images: how many rows went into the merge, failed images included.
+        images_per_file: how many images each file has; None: there is one file for all.
+        name: name of another file that is split in the same way.
     """
     if images_per_file is None:
         return [name]
@@ -86,7 +86,7 @@ def coco_files(merge: Merge, name: str, annotations: Render) -> list[TextFile]:
 
     Args:
         merge: what every profile gets.
-        name: of the file when it is not split.
+        name: name of the file when it is not split.
         annotations: renders rows with the columns that `INSTANCE` names.
     """
     layout, head = merge.layout, _head(merge.classes, merge.info)

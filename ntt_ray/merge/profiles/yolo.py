@@ -63,7 +63,7 @@ def label_file(image: LabelledImage, indices: Mapping[int, int]) -> ImageFile:
     """The label file of an image; an empty one where nothing was found.
 
     Args:
-        image: with its instances.
+        image: the image with its instances.
         indices: class index by category id.
     """
     lines, ious = [], []

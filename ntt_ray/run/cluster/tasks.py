@@ -63,7 +63,7 @@ def run_tasks(
 def map_on_ray(function: Callable[[T], R], items: Iterable[T]) -> Generator[R]:
     """Run a function over items in Ray tasks of one CPU each; results come in order.
 
-    A `Mapper` of `outputs.rendering`. Joins or starts Ray.
+    A `Mapper` of `merge.rendering`. Joins or starts Ray.
 
     Args:
         function: picklable.
