@@ -1,13 +1,15 @@
 """The shard: one Parquet file of labels per work unit. Defines its schema, names and conversions.
 
 One row per image of the unit, in manifest order, always. A shard exists or it does not: its
-presence means that the unit is done. It does not know how labels are made.
+presence means that the unit is done. Columns that this version does not know are passed over if
+they are nullable, in the structs too; so a nullable column may be added without a new version.
+It does not know how labels are made.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -33,6 +35,7 @@ ANNOTATION = pa.struct(
         pa.field("counts", pa.string(), nullable=False),
     ]
 )
+LIST = pa.list_(pa.field("item", ANNOTATION, nullable=False))
 ROW_FIELDS = [
     pa.field("image_id", pa.int64(), nullable=False),
     pa.field("file_name", pa.string(), nullable=False),
@@ -40,9 +43,10 @@ ROW_FIELDS = [
     pa.field("width", pa.int32()),
     pa.field("status", pa.string(), nullable=False),
     pa.field("error", pa.string()),
-    pa.field("annotations", pa.list_(pa.field("item", ANNOTATION, nullable=False)), nullable=False),
+    pa.field("annotations", LIST, nullable=False),
 ]
 SCHEMA = pa.schema(ROW_FIELDS)
+ADDED = frozenset[str]()  # nullable columns that shards written before them lack
 
 
 def existing_shards(output: str, store: storage.Storage) -> set[int]:
@@ -116,7 +120,7 @@ def read_shard(
 ) -> pa.Table:
     """Read a shard and check its format; arguments and errors as for `open_shard`."""
     with open_shard(output, shard_id, store, data) as file:
-        table = file.read()
+        table = file.read([field.name for field in SCHEMA])
         table.validate(full=True)
         return table
 
@@ -175,10 +179,35 @@ def iter_batches(file: pq.ParquetFile, columns: Sequence[str]) -> Iterator[pa.Re
 
 def _check_format(schema: pa.Schema, uri: str) -> None:
     version = (schema.metadata or {}).get(b"format_version", b"").decode()
-    if version != FORMAT_VERSION or not schema.equals(SCHEMA):
+    if version != FORMAT_VERSION:
         raise InputError(
             f"{storage.redact(uri)}: shard format {version or 'unknown'!r}, not {FORMAT_VERSION!r}"
         )
+    if problems := _misfits(schema, SCHEMA):
+        raise InputError(f"{storage.redact(uri)}: wrong shard format: {'; '.join(problems)}")
+
+
+def _misfits(found: Iterable[pa.Field], known: Iterable[pa.Field], within: str = "") -> list[str]:
+    """Known columns that are missing or of another type, and unknown ones that may not be null."""
+    wanted, problems = {field.name: field for field in known}, []
+    for field in found:
+        own, name = wanted.pop(field.name, None), within + field.name
+        if own is None:
+            problems += [] if field.nullable else [f"{name} is unknown, and not nullable"]
+        elif own.nullable != field.nullable:
+            problems.append(f"{name} is {'' if field.nullable else 'not '}nullable")
+        elif own.type == LIST and pa.types.is_list(field.type):
+            problems += _misfits(_inner(field.type), _inner(own.type), f"{name}.")
+        elif own.type != field.type:
+            problems.append(f"{name} is {field.type}, not {own.type}")
+    return [*problems, *(f"{within}{name} is missing" for name in wanted if name not in ADDED)]
+
+
+def _inner(kind: pa.ListType) -> Iterable[pa.Field]:
+    inner = kind.value_field
+    if not pa.types.is_struct(inner.type) or inner.nullable:
+        return [inner.with_name("item")]
+    return [inner.type.field(index) for index in range(inner.type.num_fields)]
 
 
 def iter_labels(table: pa.Table) -> Iterator[ImageLabels]:

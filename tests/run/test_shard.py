@@ -8,6 +8,7 @@ from ntt_ray.run import shard as shards
 from ntt_ray.run.layout import shard_uri
 from ntt_ray.storage import Storage
 from tests.support.run_files import make_labels
+from tests.support.shard_columns import UNKNOWN, with_column, with_unknown_columns
 
 ROWS = {
     "two detections": make_labels(),
@@ -71,3 +72,71 @@ def test_records_refuse_contradictions():
         ImageLabels(entry, "failed", None, None, None, ())
     with pytest.raises(ValueError, match="at least one"):
         ImageLabels(entry, "ok", 1, 1, None, ())
+
+
+def _publish(folder, table: pa.Table) -> str:
+    uri = shard_uri(str(folder), 0)
+    Storage().publish_bytes(uri, shards.table_to_bytes(table, {"newer_key": "x"}))
+    return str(folder)
+
+
+def test_unknown_nullable_columns_are_passed_over(tmp_path):
+    rows = list(ROWS.values())
+    output = _publish(tmp_path, with_unknown_columns(shards.labels_to_table(rows)))
+    read = shards.read_shard(output, 0, Storage())
+    assert read.column_names == shards.SCHEMA.names
+    assert list(shards.iter_labels(read)) == rows
+
+
+def test_a_column_that_was_added_may_be_missing(tmp_path, monkeypatch):
+    rows = list(ROWS.values())
+    output = _publish(tmp_path, shards.labels_to_table(rows))
+    monkeypatch.setattr(shards, "SCHEMA", shards.SCHEMA.append(UNKNOWN))
+    with pytest.raises(InputError, match="wrong shard format: sharpness is missing"):
+        shards.read_shard(output, 0, Storage())
+    monkeypatch.setattr(shards, "ADDED", {"sharpness"})
+    assert list(shards.iter_labels(shards.read_shard(output, 0, Storage()))) == rows
+
+
+MISFITS = {
+    "a missing column": (lambda t: t.drop_columns(["height"]), "height is missing"),
+    "another type": (
+        lambda t: with_column(t, pa.field("height", pa.int64()), [None] * len(t)),
+        "height is int64, not int32",
+    ),
+    "nulls allowed": (
+        lambda t: with_column(t, pa.field("status", pa.string()), ["ok"] * len(t)),
+        "status is nullable",
+    ),
+    "an unknown column that is not nullable": (
+        lambda t: with_column(t, pa.field("x", pa.int8(), nullable=False), [1] * len(t)),
+        "x is unknown, and not nullable",
+    ),
+    "other detections": (
+        lambda t: with_column(
+            t,
+            pa.field(
+                "annotations",
+                pa.list_(pa.field("item", pa.struct([("score", pa.string())]), nullable=False)),
+                nullable=False,
+            ),
+            [[]] * len(t),
+        ),
+        "annotations.score is nullable; annotations.category_id is missing",
+    ),
+    "detections of another kind": (
+        lambda t: with_column(
+            t, pa.field("annotations", pa.list_(pa.string()), nullable=False), [[]] * len(t)
+        ),
+        "annotations.category_id is missing",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MISFITS)
+def test_known_columns_are_needed_as_they_are(tmp_path, case):
+    change, said = MISFITS[case]
+    output = _publish(tmp_path, change(shards.labels_to_table(list(ROWS.values()))))
+    with pytest.raises(InputError, match="wrong shard format") as caught:
+        shards.read_shard(output, 0, Storage())
+    assert said in str(caught.value)
