@@ -20,6 +20,7 @@ ROOMS = (
     "images",
     "storage",
     "config",
+    "coco_input",
     "run.cluster",
     "run.layout",
     "pages",
@@ -55,6 +56,7 @@ FORBIDDEN = {
     "references": {"ray", "torch"},
     "images.py": {"ray", "torch"},
     "masks.py": {"ray", "torch"},
+    "coco_input.py": HEAVY,
     "merge": {"ray", "torch"},
     "evaluate": {"ray", "torch"},
     "report": {"ray", "torch"},
@@ -70,6 +72,8 @@ FORBIDDEN = {
 MAY = {"references/boxes.py": {"torch"}, "references/from_boxes.py": {"torch"}}
 # a dependency has one home
 HOMES = {
+    "pydantic": {"config.py", "coco_input.py"},
+    "pydantic_core": {"coco_input.py"},
     "fsspec": {"storage"},
     "pycocotools.mask": {"masks.py"},
     "pycocotools.cocoeval": {"evaluate/average_precision.py"},

@@ -12,11 +12,12 @@ from typing import Any
 from ntt_ray import storage
 from ntt_ray.bank.file import BankFile
 from ntt_ray.bank.join import joined_classes
+from ntt_ray.coco_input import read_coco
 from ntt_ray.config import Config, NegativesConfig
 from ntt_ray.errors import InputError
 from ntt_ray.records import ClassLabel, ReferenceSet
 from ntt_ray.references.background import Surroundings, surroundings_digest, surroundings_of
-from ntt_ray.references.dataset import check_images, load_references, read_json
+from ntt_ray.references.dataset import check_images, load_references
 from ntt_ray.references.negatives import negatives_of, used_classes
 from ntt_ray.run.layout import BANK_FILE
 from ntt_ray.storage import Storage
@@ -70,7 +71,7 @@ def checked_inputs(config: Config, store: Storage) -> BankInputs:
         digest = hashlib.sha256(both.encode()).hexdigest()
     surroundings: tuple[Surroundings, ...] = ()
     if block.background is not None:
-        surroundings = surroundings_of(read_json(block.annotations, store), references)
+        surroundings = surroundings_of(read_coco(block.annotations, store), references)
         how = [block.background.per_image, config.models.proposer.image_size]
         both = f"{digest}\n{surroundings_digest(surroundings)}\n{how}"
         digest = hashlib.sha256(both.encode()).hexdigest()
@@ -83,7 +84,7 @@ def checked_inputs(config: Config, store: Storage) -> BankInputs:
 def _load_negatives(block: NegativesConfig, store: Storage) -> ReferenceSet:
     choice = block.choice()
     if block.classes is None:
-        choice["classes"] = used_classes(read_json(block.annotations, store))
+        choice["classes"] = used_classes(read_coco(block.annotations, store))
     return load_references(block.annotations, block.image_root, store, **choice)
 
 

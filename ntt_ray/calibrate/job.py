@@ -32,6 +32,7 @@ from ntt_ray.calibrate.thresholds import (
     calibration_of,
     judge,
 )
+from ntt_ray.coco_input import read_json
 from ntt_ray.config import Config
 from ntt_ray.errors import InputError, NttRayError
 from ntt_ray.evaluate.matching import GroundTruth
@@ -40,7 +41,7 @@ from ntt_ray.method.tiling import make_labeler
 from ntt_ray.models.spec import ModelSpec
 from ntt_ray.records import ClassLabel, ImageEntry, ImageLabels, Reference, ReferenceSet
 from ntt_ray.references.background import images_of
-from ntt_ray.references.dataset import picture_digests, read_json
+from ntt_ray.references.dataset import picture_digests
 from ntt_ray.run.cluster.tasks import run_tasks
 from ntt_ray.run.layout import CALIBRATION_FILE, CALIBRATION_PAGE
 from ntt_ray.run.prepare import ReferenceRun, prepare_references

@@ -11,6 +11,7 @@ import typer
 
 from ntt_ray import storage
 from ntt_ray.cli.app import ConfigPath, Overrides, Verbose, app, override, say, start_logging
+from ntt_ray.coco_input import Category, CocoFile, read_coco
 from ntt_ray.config import load_config
 from ntt_ray.errors import InputError
 from ntt_ray.storage import Storage
@@ -77,15 +78,13 @@ def sample(
     Example: ntt-ray references sample --annotations train.json --shots 10 --output refs.json
     """
     start_logging(verbose)
-    from ntt_ray.references.dataset import read_json_and_digest
     from ntt_ray.references.subset import sampled_coco
 
     store, source = Storage(), storage.absolute(annotations)
     _refuse_own_input(output, source)
-    coco, digest = read_json_and_digest(source, store)
+    coco = read_coco(source, store)
     sampled = sampled_coco(
         coco,
-        digest,
         classes=None if classes is None else _class_names(classes, coco),
         shots=shots,
         seed=seed,
@@ -179,10 +178,10 @@ def convert(
         say(f"{boxes} of them are boxes without a mask: ntt-ray references from-boxes makes masks")
 
 
-def _class_names(texts: Sequence[str], coco: Any) -> list[str]:
+def _class_names(texts: Sequence[str], coco: CocoFile) -> list[str]:
     """Names divided by commas; a text that is a class's whole name, commas and all, is that."""
-    categories = coco.get("categories") if isinstance(coco, dict) else None
-    known = [c.get("name") for c in categories or () if isinstance(c, dict)]
+    categories = coco.items("categories", Category)
+    known = [c.name for _, c in categories.sound()] if categories else []
     parts = [[text] if text in known else text.split(",") for text in texts]
     return [name.strip() for part in parts for name in part if name.strip()]
 

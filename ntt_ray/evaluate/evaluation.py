@@ -11,12 +11,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ntt_ray.coco_input import Truth, check_results, checked_truth
 from ntt_ray.errors import InputError
 from ntt_ray.evaluate.average_precision import Evaluator, Kind, Selection, matched, tables
 from ntt_ray.evaluate.confusion import confusion
 from ntt_ray.evaluate.false_alarms import class_false_alarms, false_alarms
-from ntt_ray.evaluate.ground_truth import check_ground_truth, check_results, with_checked_masks
 from ntt_ray.evaluate.semantic import semantic_figures
+from ntt_ray.masks import segmentation_to_rle
 from ntt_ray.records import ClassLabel
 from ntt_ray.run.layout import RESULTS_FILE
 
@@ -100,7 +101,7 @@ def _compared(
     classes: Sequence[ClassLabel],
 ) -> tuple[Selection, dict[int, str], int]:
     """What both sides share, the names of its classes by id, and the number of its images."""
-    truth = check_ground_truth(ground_truth)
+    truth = checked_truth(ground_truth)
     results = check_results(results, RESULTS_FILE)
     image_ids = _matched_images(truth, file_names)
     category_ids = _matched_classes(truth, classes)
@@ -120,9 +121,9 @@ def _kinds(selection: Selection) -> tuple[Kind, ...]:
     return ("bbox", "segm") if not objects or "segmentation" in objects[0] else ("bbox",)
 
 
-def _matched_images(truth: Mapping[str, Any], file_names: Mapping[int, str]) -> dict[int, int]:
+def _matched_images(truth: Truth, file_names: Mapping[int, str]) -> dict[int, int]:
     """Run image id to ground-truth image id, by file name."""
-    by_name = {image["file_name"]: image["id"] for image in truth["images"]}
+    by_name = {image.file_name: image.id for _, image in truth.images.sound()}
     matched = {i: by_name[name] for i, name in file_names.items() if name in by_name}
     if not matched:
         shown = next(iter(file_names.values()), "none"), next(iter(by_name), "none")
@@ -133,8 +134,8 @@ def _matched_images(truth: Mapping[str, Any], file_names: Mapping[int, str]) -> 
     return matched
 
 
-def _matched_classes(truth: Mapping[str, Any], classes: Sequence[ClassLabel]) -> dict[int, int]:
-    by_name = {category["name"]: category["id"] for category in truth["categories"]}
+def _matched_classes(truth: Truth, classes: Sequence[ClassLabel]) -> dict[int, int]:
+    by_name = {category.name: category.id for _, category in truth.categories.sound()}
     matched = {c.category_id: by_name[c.name] for c in classes if c.name in by_name}
     if not matched:
         raise InputError(
@@ -143,28 +144,51 @@ def _matched_classes(truth: Mapping[str, Any], classes: Sequence[ClassLabel]) ->
     return matched
 
 
-def _selected(truth: Mapping[str, Any], images: set[int], categories: set[int]) -> dict[str, Any]:
+def _selected(truth: Truth, image_ids: set[int], category_ids: set[int]) -> dict[str, Any]:
     """The part of the ground truth that is compared; areas are filled in where they are missing.
 
     Annotations are numbered anew: COCOeval takes the id 0 for no match.
     """
-    annotations = []
-    for annotation in truth["annotations"]:
-        if annotation["image_id"] in images and annotation["category_id"] in categories:
-            area = annotation.get("area", annotation["bbox"][2] * annotation["bbox"][3])
-            crowd = annotation.get("iscrowd", 0)
-            annotations.append({**annotation, "area": area, "iscrowd": crowd})
-    selected = [image for image in truth["images"] if image["id"] in images]
-    if any(a.get("segmentation") for a in annotations):
-        annotations = with_checked_masks(annotations, selected)
-    else:
-        annotations = [{k: v for k, v in a.items() if k != "segmentation"} for a in annotations]
+    images = {i.id: truth.images.raw(n) for n, i in truth.images.sound() if i.id in image_ids}
+    chosen = [
+        truth.annotations.raw(n)
+        for n, a in truth.annotations.sound()
+        if a.image_id in image_ids and a.category_id in category_ids
+    ]
+    with_masks = any(annotation.get("segmentation") for annotation in chosen)
     return {
         "info": {},
-        "images": selected,
-        "categories": [c for c in truth["categories"] if c["id"] in categories],
-        "annotations": [{**a, "id": n} for n, a in enumerate(annotations, start=1)],
+        "images": list(images.values()),
+        "categories": [
+            truth.categories.raw(n)
+            for n, category in truth.categories.sound()
+            if category.id in category_ids
+        ],
+        "annotations": [
+            _judged(annotation, number, images[annotation["image_id"]], with_masks=with_masks)
+            for number, annotation in enumerate(chosen, start=1)
+        ],
     }
+
+
+def _judged(
+    annotation: Mapping[str, Any], number: int, image: Mapping[str, Any], *, with_masks: bool
+) -> dict[str, Any]:
+    """An annotation under another id, with its area, and with its mask as a compressed RLE.
+
+    Raises:
+        InputError: it has no usable mask.
+    """
+    found = {"area": annotation["bbox"][2] * annotation["bbox"][3], "iscrowd": 0, **annotation}
+    mask = found.pop("segmentation", None)
+    if with_masks:
+        try:
+            rle = segmentation_to_rle(mask, image["height"], image["width"])
+        except ValueError as error:
+            name = f"annotation {annotation['id']}"
+            raise InputError(f"ground_truth: {name} {error}") from None
+        found["segmentation"] = rle
+    return {**found, "id": number}
 
 
 def _most_frequent(truth: Mapping[str, Any], names: Mapping[int, str]) -> list[int]:

@@ -6,13 +6,13 @@ import json
 from typing import Any
 
 from ntt_ray import storage
+from ntt_ray.coco_input import read_coco, read_json
 from ntt_ray.config import Config
 from ntt_ray.errors import InputError, RunIncompleteError
 from ntt_ray.evaluate.evaluation import evaluate, evaluate_classes
 from ntt_ray.merge.job import class_choice, units_text
 from ntt_ray.merge.record import read_merge_record
 from ntt_ray.records import ClassLabel
-from ntt_ray.references.dataset import read_json
 from ntt_ray.run import manifest as manifest_file
 from ntt_ray.run.layout import METRICS_FILE, RESULTS_FILE
 from ntt_ray.run.record import RunRecord, recorded_run
@@ -50,7 +50,7 @@ def _judged(config: Config) -> tuple[Any, Any, dict[int, str], tuple[ClassLabel,
     recorded = recorded_run(config.output, store)
     _check_results(config, recorded, store)
     return (
-        read_json(config.ground_truth, store),
+        read_coco(config.ground_truth, store),
         read_json(storage.join(config.output, RESULTS_FILE), store),
         manifest_file.file_names(manifest_file.read_manifest(config.output, store)),
         class_choice(config, recorded).labels,

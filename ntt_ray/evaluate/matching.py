@@ -7,11 +7,11 @@ by file name and classes by name, as there.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ntt_ray.evaluate.ground_truth import check_ground_truth
+from ntt_ray.coco_input import TruthAnnotation, TruthImage, checked_truth
 from ntt_ray.masks import Rle, mask_ious, overlap_shares, rle_area, segmentation_to_rle
 from ntt_ray.records import ClassLabel, Detection, ImageLabels
 
@@ -49,44 +49,44 @@ class Matches:
 
 
 class GroundTruth:
-    """A parsed COCO instances file, looked up by the run's file names and classes."""
+    """A COCO instances file, looked up by the run's file names and classes.
+
+    Masks are parsed when their image is compared, so that memory does not hold them all.
+    """
 
     def __init__(self, coco: Any, classes: Sequence[ClassLabel]) -> None:
-        coco = check_ground_truth(coco)
+        truth = checked_truth(coco)
         own = {label.name: label.category_id for label in classes}
-        self._classes = {c["id"]: own[c["name"]] for c in coco["categories"] if c["name"] in own}
-        self._images = {image["file_name"]: image for image in coco["images"]}
-        self._annotations: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
-        for annotation in coco["annotations"]:
-            if annotation["category_id"] in self._classes:
-                self._annotations[annotation["image_id"]].append(annotation)
+        self._classes = {c.id: own[c.name] for _, c in truth.categories.sound() if c.name in own}
+        self._images = {image.file_name: image for _, image in truth.images.sound()}
+        self._raw = truth.annotations.raw
+        self._annotations: dict[int, list[tuple[int, TruthAnnotation]]] = defaultdict(list)
+        for position, annotation in truth.annotations.sound():
+            if annotation.category_id in self._classes:
+                self._annotations[annotation.image_id].append((position, annotation))
 
     def match(self, labels: ImageLabels) -> Matches | None:
         """Compare an image's detections with its annotations; None where it has no ground truth."""
         image = self._images.get(labels.entry.file_name)
-        if image is None or (image.get("height"), image.get("width")) != (
-            labels.height,
-            labels.width,
-        ):
+        if image is None or (image.height, image.width) != (labels.height, labels.width):
             return None
         objects, crowds = self._objects(image)
         return match(labels.detections, objects, crowds)
 
     def _objects(
-        self, image: Mapping[str, Any]
+        self, image: TruthImage
     ) -> tuple[tuple[TruthObject, ...], tuple[TruthObject, ...]]:
         objects: list[TruthObject] = []
         crowds: list[TruthObject] = []
-        for annotation in self._annotations.get(image["id"], ()):
+        for position, annotation in self._annotations.get(image.id, ()):
+            mask = self._raw(position).get("segmentation")
             try:
-                rle = segmentation_to_rle(
-                    annotation.get("segmentation"), image["height"], image["width"]
-                )
+                rle = segmentation_to_rle(mask, image.height, image.width)
             except ValueError:
-                continue  # a box without a mask cannot be drawn
+                continue  # a box without a mask has nothing to show
             if rle_area(rle):
-                found = TruthObject(self._classes[annotation["category_id"]], rle)
-                (crowds if annotation.get("iscrowd") else objects).append(found)
+                found = TruthObject(self._classes[annotation.category_id], rle)
+                (crowds if annotation.iscrowd else objects).append(found)
         return tuple(objects), tuple(crowds)
 
 

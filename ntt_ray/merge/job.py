@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from ntt_ray import storage
+from ntt_ray.coco_input import read_json
 from ntt_ray.config import Config
 from ntt_ray.errors import InputError, RunIncompleteError
 from ntt_ray.merge.calibration import calibrated
@@ -24,7 +25,6 @@ from ntt_ray.merge.passes import MergeCounts, OnProgress, count_shards, write_pr
 from ntt_ray.merge.record import MergeRecord, read_merge_record, stretches, write_merge_record
 from ntt_ray.merge.rendering import Mapper, Merge, Source, Written, map_here
 from ntt_ray.merge.thresholds import Thresholds
-from ntt_ray.references.dataset import read_json
 from ntt_ray.run import manifest as manifest_file
 from ntt_ray.run.layout import MERGE_LOCK_FILE, RECORD_FILE
 from ntt_ray.run.lock import RunLock

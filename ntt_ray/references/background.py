@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ntt_ray.coco_input import Annotation, CocoFile
 from ntt_ray.errors import InputError, ReferencesError
 from ntt_ray.masks import Rle, decode_rle, segmentation_to_rle
 from ntt_ray.records import ImageEntry, ReferenceSet
@@ -30,7 +31,7 @@ class Surroundings:
         category_id: the class.
         image: the image.
         size_hw: its height and width according to the reference file.
-        rles: of all that is annotated as the class there, references or not, crowds too.
+        rles: masks of all that is annotated as the class there, references or not, crowds too.
     """
 
     category_id: int
@@ -55,8 +56,9 @@ def surroundings_of(coco: Any, references: ReferenceSet) -> tuple[Surroundings, 
     """What lies around references, class by class and in the order of `images_of`.
 
     Args:
-        coco: the file that the references were chosen from, which was checked on the way.
-        references: those chosen, under the ids of that file.
+        coco: the COCO file that the references were chosen from, opened or parsed; it was checked
+            when they were chosen.
+        references: the chosen references, under the ids of that file.
 
     Raises:
         ReferencesError: with every annotation of their classes in their images whose mask is none.
@@ -64,18 +66,17 @@ def surroundings_of(coco: Any, references: ReferenceSet) -> tuple[Surroundings, 
     wanted = {
         (r.category_id, r.image.image_id): (r.image, r.size_hw) for r in references.references
     }
-    ids = {label.category_id for label in references.classes}
     found: dict[tuple[int, int], list[Rle]] = {key: [] for key in wanted}
     problems = []
-    for annotation in coco["annotations"]:
-        if annotation["category_id"] not in ids:
-            continue  # of another class nothing was checked, and nothing matters
-        key = (annotation["category_id"], annotation["image_id"])
+    annotations = CocoFile.of(coco).items("annotations", Annotation)
+    assert annotations is not None  # the references come from it
+    for position, annotation in annotations.sound():
+        key = (annotation.category_id, annotation.image_id)
         if key in wanted:
             try:
-                found[key].append(_mask(annotation, *wanted[key][1]))
+                found[key].append(_mask(annotations.raw(position), *wanted[key][1]))
             except (InputError, ValueError) as error:
-                problems.append(f"annotation {annotation['id']}: {error}")
+                problems.append(f"annotation {annotation.id}: {error}")
     if problems:
         raise ReferencesError(TITLE, problems)
     keys = [

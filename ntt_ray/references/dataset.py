@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from ntt_ray import storage
+from ntt_ray.coco_input import read_coco
 from ntt_ray.errors import ImageError, InputError, NttRayError, ReferencesError
 from ntt_ray.images import RgbImage, decode_image
 from ntt_ray.masks import rle_area, rle_bbox_xywh, segmentation_to_rle
@@ -41,12 +42,13 @@ def parse_references(
     """Check a COCO object and choose its references.
 
     Args:
-        coco: the parsed JSON.
+        coco: the COCO file, opened by `read_coco` or parsed.
         image_root: folder or URI prefix of the images' file names.
         classes: names of the wanted classes; None takes all.
-        shots: None makes every annotation but crowds a reference; n draws n per class.
-        seed: of the draw.
-        profile: rules of the draw, see `sampling`.
+        shots: how many annotations of each class are sampled; None makes every annotation but
+            crowds a reference.
+        seed: seed of the sampling.
+        profile: rules of the sampling, see `references.sample`.
 
     Raises:
         ReferencesError: with every problem found.
@@ -84,31 +86,11 @@ def load_references(
     profile: Profile = "paper",
 ) -> ReferenceSet:
     """Read and check a COCO file; see `parse_references`. `image_root` defaults to its folder."""
-    coco = read_json(annotations, store)
+    coco = read_coco(annotations, store)
     root = image_root or annotations.rsplit("/", 1)[0]
     return parse_references(
         coco, image_root=root, classes=classes, shots=shots, seed=seed, profile=profile
     )
-
-
-def read_json(uri: str, store: Storage) -> Any:
-    """Parse a JSON file.
-
-    Raises:
-        InputError: missing or not JSON.
-    """
-    return read_json_and_digest(uri, store)[0]
-
-
-def read_json_and_digest(uri: str, store: Storage) -> tuple[Any, str]:
-    """Parse a JSON file; also the SHA-256 of its bytes, in hex. See `read_json`."""
-    try:
-        data = store.read_bytes(uri)
-        return json.loads(data), hashlib.sha256(data).hexdigest()
-    except FileNotFoundError:
-        raise InputError(f"{storage.redact(uri)}: no such file") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{storage.redact(uri)}: not JSON ({error})") from None
 
 
 def check_images(references: ReferenceSet, store: Storage, context_ratio: float) -> str:

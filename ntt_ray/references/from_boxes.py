@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ntt_ray import storage
+from ntt_ray.coco_input import read_coco
 from ntt_ray.config import Config
 from ntt_ray.errors import InputError, NttRayError, ReferencesError
 from ntt_ray.images import RgbImage
 from ntt_ray.masks import Rle, rle_area, segmentation_to_rle
 from ntt_ray.models.spec import ModelSpec
 from ntt_ray.records import ImageEntry
-from ntt_ray.references.dataset import checked_box, decode_sized, image_entry, read_json
+from ntt_ray.references.dataset import checked_box, decode_sized, image_entry
 from ntt_ray.references.page import ReferenceView, render_reference, render_references
 from ntt_ray.references.subset import subset_coco
 from ntt_ray.references.validate import TITLE, Choice, choose_annotations
@@ -43,14 +44,14 @@ class MaskedReference:
 
 @dataclass(frozen=True)
 class BoxWork:
-    """The references of one image; `rles` are the masks that were given, None where a box is all.
+    """The references of one image.
 
     Attributes:
         entry: the image.
-        size_hw: its height and width according to the file.
-        annotations: as they stand in the file.
-        boxes_xywh: theirs, checked.
-        rles: theirs.
+        size_hw: height and width of the image according to the file, in pixels.
+        annotations: the references as they stand in the file.
+        boxes_xywh: the checked box of each reference, in pixels.
+        rles: the mask that each reference has, None where it has a box only.
     """
 
     entry: ImageEntry
@@ -65,7 +66,7 @@ def make_masks(config: Config) -> tuple[dict[str, Any], str, Counter[str]]:
 
     Returns:
         The COCO file of the chosen references, a page with a picture of each, and how many masks
-        are from where, by the keys of `reference_page.SOURCES`.
+        come from where, by the keys of `references.page.SOURCES`.
 
     Raises:
         ReferencesError: boxes or images that cannot be used, all of them named.
@@ -74,7 +75,7 @@ def make_masks(config: Config) -> tuple[dict[str, Any], str, Counter[str]]:
     if block is None:
         raise InputError("references: the config has none; give them with --annotations")
     store = Storage(config.storage_options)
-    coco = read_json(block.annotations, store)
+    coco = read_coco(block.annotations, store)
     choice = choose_annotations(coco, **block.choice())
     work = _work(choice, block.image_root or block.annotations.rsplit("/", 1)[0])
     boxes = sum(rle is None for item in work for rle in item.rles)

@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ntt_ray.coco_input import CocoFile
 from ntt_ray.errors import ReferencesError
 from ntt_ray.references.sample import Profile
 from ntt_ray.references.validate import TITLE, Choice, choose_annotations
@@ -16,23 +17,21 @@ from ntt_ray.yaml_input import is_unicode
 
 
 def sampled_coco(
-    coco: Any,
-    source_digest: str,
+    coco: CocoFile,
     *,
     classes: Sequence[str] | None,
     shots: int,
     seed: int,
     profile: Profile,
 ) -> dict[str, Any]:
-    """Draw references and keep just them.
+    """Sample references and keep just them.
 
     Args:
-        coco: the COCO file, parsed.
-        source_digest: SHA-256 of its bytes, in hex; goes into ``info``.
+        coco: the COCO file; its digest goes into ``info``.
         classes: names of the wanted classes; None takes all.
-        shots: references per class.
-        seed: of the draw.
-        profile: rules of the draw, see `sampling`.
+        shots: how many references a class gets.
+        seed: seed of the sampling.
+        profile: rules of the sampling, see `references.sample`.
 
     Raises:
         ReferencesError: with every problem found; a class with too few references is one.
@@ -41,7 +40,7 @@ def sampled_coco(
     info = {
         "description": f"{shots} references per class, drawn by ntt-ray references sample",
         "sampled": {
-            "source_sha256": source_digest,
+            "source_sha256": coco.digest,
             "classes": None if classes is None else sorted(classes),
             "shots": shots,
             "seed": seed,
@@ -52,7 +51,7 @@ def sampled_coco(
 
 
 def subset_coco(
-    coco: Mapping[str, Any],
+    coco: Any,
     choice: Choice,
     annotations: Sequence[Mapping[str, Any]],
     info: Mapping[str, Any],
@@ -60,9 +59,9 @@ def subset_coco(
     """A COCO file of the chosen annotations, in the order of the file they come from.
 
     Args:
-        coco: the file they come from; gives licences and categories.
-        choice: of its annotations.
-        annotations: the chosen ones, as they are or changed.
+        coco: the COCO file they come from, opened or parsed; gives licences and categories.
+        choice: which of its classes, images and annotations were chosen.
+        annotations: the chosen annotations, as they are or changed.
         info: says how they were chosen or made.
 
     Raises:
@@ -70,14 +69,16 @@ def subset_coco(
     """
     if not annotations:
         raise ReferencesError(TITLE, ["no annotation was chosen"])
+    file = CocoFile.of(coco)
+    licenses = file.get("licenses")
     used = {annotation["image_id"] for annotation in annotations}
     wanted = {label.category_id for label in choice.classes}
     return {
         "info": dict(info),
-        "licenses": coco.get("licenses", []),
+        "licenses": [] if licenses is None else licenses,
         "images": [image for i, image in choice.images.items() if i in used],
         "annotations": list(annotations),
-        "categories": [c for c in coco["categories"] if c["id"] in wanted],
+        "categories": [c for c in file.get("categories") if c["id"] in wanted],
     }
 
 

@@ -1,6 +1,7 @@
-"""Which annotations of a COCO file become references. Their masks are looked at elsewhere.
+"""Which annotations of a COCO file become references; every problem that is in the way is named.
 
-It checks what choosing needs, ids, sizes and boxes, and names every problem it finds.
+`coco_input` says what is wrong with an item; here it is known which items are wanted, and whether
+they fit together. Masks are looked at by `dataset`.
 """
 
 from __future__ import annotations
@@ -10,18 +11,16 @@ import logging
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any, Generic, TypeVar
 
+from ntt_ray.coco_input import Annotation, Category, CocoFile, Image, Item, Items, Key, Problem
 from ntt_ray.errors import ReferencesError
-from ntt_ray.masks import is_finite_number
-from ntt_ray.records import MAX_CATEGORY_ID, ClassLabel
+from ntt_ray.records import ClassLabel
 from ntt_ray.references.sample import Profile, sample_annotations, sample_plainly
-from ntt_ray.yaml_input import is_unicode
 
 logger = logging.getLogger(__name__)
 
-# COCO readers take ids as doubles
-MAX_IDS = {"images": 2**53 - 1, "annotations": 2**53 - 1, "categories": MAX_CATEGORY_ID}
+T = TypeVar("T", bound=Item)
 TITLE = "the references cannot be used:"
 
 
@@ -30,9 +29,9 @@ class Choice:
     """The annotations of a COCO file that become references, checked but for their masks.
 
     Attributes:
-        classes: the selected ones, by rising id.
-        images: every image of the file by id, as it stands there.
-        annotations: the chosen ones as they stand there, in the file's order.
+        classes: the selected classes, by rising id.
+        images: the images of the chosen annotations by id, as they stand in the file, in its order.
+        annotations: the chosen annotations as they stand in the file, in its order.
     """
 
     classes: tuple[ClassLabel, ...]
@@ -68,61 +67,87 @@ def checked_choice(
     profile: Profile,
     problems: list[str],
 ) -> Choice:
-    """See `choose_annotations`; adds to `problems`, and raises when nothing more can be said."""
-    images = _by_id(coco, "images", problems)
-    categories = _by_id(coco, "categories", problems)
-    annotations = _by_id(coco, "annotations", problems)
-    if problems:
+    """As `choose_annotations`, but adds to `problems`; raises when nothing more can be said."""
+    file = CocoFile.of(coco)
+    images = _block(file, "images", Image, problems)
+    categories = _block(file, "categories", Category, problems)
+    annotations = _block(file, "annotations", Annotation, problems)
+    if images is None or categories is None or annotations is None or problems:
         raise ReferencesError(TITLE, problems)
     labels = _selected_classes(categories, classes, problems)
-    others = categories.keys() - {label.category_id for label in labels}
-    wanted = [a for a in annotations.values() if not _is_of(a, others)]
-    usable = [a for a in wanted if _is_sound(a, images, categories, problems)]
-    chosen = _chosen(usable, images, labels, shots, seed, profile, problems)
-    counts = Counter(a["category_id"] for a in chosen)
+    others = categories.positions.keys() - {label.category_id for label in labels}
+    usable = [
+        (position, annotation)
+        for identity, position in annotations.positions.items()
+        if (annotation := _sound(identity, annotations, images, categories, others, problems))
+    ]
+    sizes = {image.id: (image.height, image.width) for _, image in images.items.sound()}
+    ids = _chosen([a for _, a in usable], sizes, labels, shots, seed, profile, problems)
+    chosen = [(position, a) for position, a in usable if a.id in ids]
+    counts = Counter(a.category_id for _, a in chosen)
     problems += [
         f"class {label.name!r} (id {label.category_id}) has no reference; annotate one, or name "
         "the wanted classes in references.classes"
         for label in labels
         if shots is None and not counts[label.category_id]
     ]
-    return Choice(tuple(labels), images, tuple(chosen))
+    used = {a.image_id for _, a in chosen}
+    return Choice(
+        tuple(labels),
+        {i: images.items.raw(n) for i, n in images.positions.items() if i in used},
+        tuple(annotations.items.raw(position) for position, _ in chosen),
+    )
 
 
-def _by_id(coco: Any, key: str, problems: list[str]) -> dict[int, dict[str, Any]]:
-    block = coco.get(key) if isinstance(coco, dict) else None
-    if not isinstance(block, list):
+@dataclass(frozen=True)
+class _Block(Generic[T]):
+    """A list of a COCO file.
+
+    Attributes:
+        items: what stands in it.
+        positions: the place of each item in the list, by its id.
+    """
+
+    items: Items[T]
+    positions: Mapping[int, int]
+
+    def problems(self, identity: int) -> list[Problem]:
+        """What is wrong with an item."""
+        return self.items.problems.get(self.positions[identity], [])
+
+
+def _block(file: CocoFile, key: Key, model: type[T], problems: list[str]) -> _Block[T] | None:
+    """Look at the ids of a list; None where the file has no such list."""
+    items = file.items(key, model)
+    if items is None:
         problems.append(f"the COCO file has no list {key!r}")
-        return {}
-    items: dict[int, dict[str, Any]] = {}
-    for position, item in enumerate(block):
-        identity = item.get("id") if isinstance(item, dict) else None
-        if not _is_int(identity) or abs(identity) > MAX_IDS[key]:
-            problems.append(f"{key}[{position}]: has no whole-number id of {MAX_IDS[key]} or less")
-        elif identity in items:
+        return None
+    positions: dict[int, int] = {}
+    for position, identity in enumerate(items.ids()):
+        if identity is None:
+            text = next(p.text for p in items.problems[position] if p.field == "id")
+            problems.append(f"{key}[{position}]: {text}")
+        elif identity in positions:
             problems.append(f"{key}[{position}]: id {identity} is used twice")
         else:
-            items[identity] = item
-    return items
+            positions[identity] = position
+    return _Block(items, positions)
 
 
 def _selected_classes(
-    categories: dict[int, dict[str, Any]], classes: Sequence[str] | None, problems: list[str]
+    categories: _Block[Category], classes: Sequence[str] | None, problems: list[str]
 ) -> list[ClassLabel]:
-    labels = []
-    for identity, category in sorted(categories.items()):
-        name = category.get("name")
-        if not isinstance(name, str) or not name or not is_unicode(name):
-            problems.append(f"category {identity}: has no name")
-        elif classes is None or name in classes:
-            labels.append(ClassLabel(identity, name))
+    for identity in sorted(categories.positions):
+        problems += [f"category {identity}: {p.text}" for p in categories.problems(identity)]
+    every = sorted((ClassLabel(c.id, c.name) for _, c in categories.items.sound()), key=_id_of)
+    labels = [label for label in every if classes is None or label.name in classes]
     if classes is not None and not classes:
         problems.append("references.classes: names no class; leave it out to take all")
-    elif not categories:
+    elif not categories.positions:
         problems.append("the COCO file has no category")
     if any(label.category_id < 1 for label in labels):
         problems.append("category ids must be 1 or more: several COCO readers drop category 0")
-    known = [str(category.get("name")) for category in categories.values()]
+    known = [label.name for label in every]
     for name in classes or ():
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
@@ -134,61 +159,67 @@ def _selected_classes(
     return labels
 
 
-def _is_of(annotation: Mapping[str, Any], category_ids: Collection[int]) -> bool:
-    """Whether it is of one of these classes, which are not wanted: then nothing of it matters."""
-    category_id = annotation.get("category_id")
-    return _is_int(category_id) and category_id in category_ids
+def _id_of(label: ClassLabel) -> int:
+    return label.category_id
 
 
-def _is_sound(
-    annotation: dict[str, Any],
-    images: dict[int, dict[str, Any]],
-    categories: dict[int, dict[str, Any]],
+def _sound(
+    identity: int,
+    annotations: _Block[Annotation],
+    images: _Block[Image],
+    categories: _Block[Category],
+    others: Collection[int],
     problems: list[str],
-) -> bool:
-    """Whether ids and the box make sense; the mask is looked at only if it becomes a reference."""
-    name = f"annotation {annotation['id']}"
-    before = len(problems)
-    image_id, category_id = annotation.get("image_id"), annotation.get("category_id")
-    image = images.get(image_id) if _is_int(image_id) else None
-    if image is None:
-        problems.append(f"{name}: its image {image_id!r} is not in the file")
-    elif not all(_is_int(v) and v > 0 for v in _size_hw(image)):
-        problems.append(f"image {image_id}: needs width and height as whole numbers above 0")
-    if not _is_int(category_id) or category_id not in categories:
-        problems.append(f"{name}: unknown class id {category_id!r}")
-    box = annotation.get("bbox")
-    if not isinstance(box, list) or len(box) != 4 or not all(is_finite_number(v) for v in box):
-        problems.append(f"{name}: its bbox is not [x, y, width, height]")
-    return len(problems) == before
+) -> Annotation | None:
+    """An annotation whose ids and box make sense; its mask is looked at if it becomes a reference.
 
-
-def _size_hw(image: dict[str, Any]) -> tuple[Any, Any]:
-    return image.get("height"), image.get("width")
+    Of one of the `others`, the classes that are not wanted, nothing matters.
+    """
+    position = annotations.positions[identity]
+    found = annotations.items.records[position]
+    if found is not None:
+        image_id, category_id = found.image_id, found.category_id
+    else:
+        raw = annotations.items.raw(position)
+        image_id, category_id = raw.get("image_id"), raw.get("category_id")
+    if type(category_id) is int and category_id in others:
+        return None
+    name = f"annotation {identity}"
+    texts = []
+    if type(image_id) is not int or image_id not in images.positions:
+        texts.append(f"{name}: its image {image_id!r} is not in the file")
+    elif images.items.records[images.positions[image_id]] is None:
+        texts += [f"image {image_id}: {p.text}" for p in images.problems(image_id)]
+    if type(category_id) is not int or category_id not in categories.positions:
+        texts.append(f"{name}: unknown class id {category_id!r}")
+    if found is None:
+        own = annotations.problems(identity)
+        texts += [f"{name}: {p.text}" for p in own if p.field not in ("image_id", "category_id")]
+    problems += texts
+    return None if texts else found
 
 
 def _chosen(
-    annotations: list[dict[str, Any]],
-    images: dict[int, dict[str, Any]],
+    annotations: list[Annotation],
+    sizes_hw: Mapping[int, tuple[int, int]],
     labels: list[ClassLabel],
     shots: int | None,
     seed: int,
     profile: Profile,
     problems: list[str],
-) -> list[dict[str, Any]]:
+) -> set[int]:
+    """The ids of the annotations that become references."""
     wanted = {label.category_id: label.name for label in labels}
     if shots is None:
-        chosen = [a for a in annotations if a["category_id"] in wanted and not a.get("iscrowd")]
-        if crowds := sum(bool(a.get("iscrowd")) for a in annotations):
+        if crowds := sum(bool(a.iscrowd) for a in annotations):
             logger.info("%d crowd regions are not used as references", crowds)
-        return chosen
+        return {a.id for a in annotations if a.category_id in wanted and not a.iscrowd}
     plainly, too_few = sample_plainly(annotations, wanted, shots, seed)
     if profile == "plain":
         by_category, short = plainly, too_few
         rules = "no crowd, a box of a pixel or more"
     else:
-        sizes = {i: _size_hw(image) for i, image in images.items()}
-        by_category, short = sample_annotations(annotations, sizes, wanted, shots, seed)
+        by_category, short = sample_annotations(annotations, sizes_hw, wanted, shots, seed)
         rules = "at least 32 x 32 pixels, 10 from the border, no crowd, one per image"
     problems += [
         f"class {wanted[i]!r} (id {i}) has {len(by_category.get(i, ()))} valid references for "
@@ -201,9 +232,4 @@ def _chosen(
         if profile == "paper" and not too_few:
             advice += "; the profile 'plain' has no such rules and finds enough"
         problems.append(f"valid are: {rules}. Too few: {advice}")
-    ids = {i for chosen_ids in by_category.values() for i in chosen_ids}
-    return [a for a in annotations if a["id"] in ids]
-
-
-def _is_int(value: Any) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return {i for ids in by_category.values() for i in ids}

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from ntt_ray import storage
+from ntt_ray.coco_input import CocoFile, checked_truth, read_coco, read_json
 from ntt_ray.config import Config
 from ntt_ray.merge.record import read_merge_record
-from ntt_ray.references.dataset import load_references, read_json
+from ntt_ray.references.dataset import load_references
 from ntt_ray.report.report import write_report
 from ntt_ray.run import manifest as manifest_file
 from ntt_ray.run.layout import METRICS_FILE
@@ -34,7 +35,7 @@ def report_run(config: Config, images_per_s: float | None = None) -> dict[str, A
         if block.extends is not None:  # the extended bank may have given other ids
             classes = recorded.class_labels
             references = references.renumbered({c.name: c.category_id for c in classes})
-    truth = read_json(config.ground_truth, store) if config.ground_truth is not None else None
+    truth = read_coco(config.ground_truth, store) if config.ground_truth is not None else None
     metrics_uri = storage.join(config.output, METRICS_FILE)
     with_metrics = truth is not None and store.exists(metrics_uri)
     merged = read_merge_record(config.output, store)
@@ -46,16 +47,14 @@ def report_run(config: Config, images_per_s: float | None = None) -> dict[str, A
         read_unit=lambda unit: manifest_file.read_unit(config.output, unit, digest, store),
         min_score=config.merge.min_score,
         references=references,
-        ground_truth=truth if _has_masks(truth) else None,
+        ground_truth=truth if truth is not None and _has_masks(truth) else None,
         metrics=read_json(metrics_uri, store) if with_metrics else None,
         images_per_s=images_per_s,
         losses=merged.losses if merged and merged.labels_hash == recorded.labels_hash else None,
     )
 
 
-def _has_masks(truth: Any) -> bool:
-    """Boxes cannot be painted beside masks: ground truth of boxes gives metrics, no pictures."""
-    annotations = truth.get("annotations") if isinstance(truth, dict) else None
-    if not isinstance(annotations, list) or not annotations:
-        return truth is not None
-    return any(isinstance(a, dict) and a.get("segmentation") for a in annotations)
+def _has_masks(truth: CocoFile) -> bool:
+    """Boxes have nothing to show beside masks: from them come metrics, and no pictures."""
+    items = checked_truth(truth).annotations
+    return not items.records or any(items.raw(n).get("segmentation") for n, _ in items.sound())

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ntt_ray import storage
+from ntt_ray.coco_input import read_json
 from ntt_ray.errors import InputError
 from ntt_ray.masks import is_finite_number
-from ntt_ray.references.dataset import read_json
 from ntt_ray.reproduce.declaration import Needed
 from ntt_ray.storage import Storage
 

@@ -1,4 +1,4 @@
-"""Which annotations of a benchmark become references: the paper's draw, or the shots it publishes.
+"""Which annotations of a benchmark become references: the paper's sample, or published shots.
 
 Classes with fewer valid annotations than shots are an error, but for LVIS: there the valid ones are
 taken again, in order, and a class without any takes those that the paper's rules leave out.
@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from itertools import cycle, islice
 from typing import Any
 
+from ntt_ray.coco_input import Annotation, CocoFile
 from ntt_ray.references.dataset import MIN_MASK_AREA_PX
 from ntt_ray.references.sample import sample_annotations, sample_plainly
 from ntt_ray.references.subset import subset_coco
@@ -26,11 +27,11 @@ def drawn_references(
     """A COCO file with just the references of a part.
 
     Args:
-        data: what the part reads.
+        data: the files that the part reads.
         classes: names of the part's classes.
-        shots: references per class.
-        seed: of the draw.
-        fill_short: see the module.
+        shots: how many references a class gets.
+        seed: seed of the sampling.
+        fill_short: whether classes with too few annotations are filled, as the module says.
 
     Raises:
         ReferencesError: with every problem found.
@@ -51,11 +52,13 @@ def _filled(
 ) -> dict[str, Any]:
     choice = choose_annotations(data.training, classes=names)  # every sound annotation
     ids = [label.category_id for label in choice.classes]
-    everything = [a for a in data.training["annotations"] if a["category_id"] in set(ids)]
-    sizes = {i: (image["height"], image["width"]) for i, image in choice.images.items()}
-    chosen, short = sample_annotations(everything, sizes, ids, shots, seed)
+    items = CocoFile.of(data.training).items("annotations", Annotation)
+    assert items is not None  # there is a choice of them
+    own = {n: a for n, a in items.sound() if a.category_id in set(ids)}
+    sizes = {i["id"]: (i.get("height"), i.get("width")) for i in data.training["images"]}
+    chosen, short = sample_annotations([*own.values()], sizes, ids, shots, seed)
     none = [i for i in short if not chosen.get(i)]
-    large = [a for a in everything if a.get("area", 0) >= MIN_MASK_AREA_PX]
+    large = [a for n, a in own.items() if items.raw(n).get("area", 0) >= MIN_MASK_AREA_PX]
     chosen |= sample_plainly(large, none, shots, seed)[0]
     without = {i for i in ids if not chosen[i]}
     if short:
@@ -68,7 +71,9 @@ def _filled(
             len(without),
         )
     classes = tuple(label for label in choice.classes if label.category_id not in without)
-    kept = Choice(classes, choice.images, choice.annotations)
+    everything = [items.raw(n) for n in own]
+    images = {image["id"]: image for image in data.training["images"]}
+    kept = Choice(classes, images, choice.annotations)
     annotations = _repeated(everything, [chosen[i] for i in ids if i not in without], shots)
     return subset_coco(data.training, kept, annotations, info)
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ntt_ray import storage
+from ntt_ray.coco_input import read_json
 from ntt_ray.config import Config, build_config
 from ntt_ray.errors import DataSetError, InputError
-from ntt_ray.references.dataset import read_json
 from ntt_ray.references.subset import coco_bytes
 from ntt_ray.reproduce.coco_files import find_needed, missing_line
 from ntt_ray.reproduce.declaration import DataSet, Part, Protocol

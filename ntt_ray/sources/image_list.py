@@ -18,9 +18,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ntt_ray import storage
+from ntt_ray.coco_input import CocoFile, ListedImage, Problem, read_coco, shown
 from ntt_ray.errors import InputError
 from ntt_ray.images import IMAGE_SUFFIXES
-from ntt_ray.references.dataset import read_json
 from ntt_ray.run.manifest import SCHEMA
 from ntt_ray.storage import Storage
 
@@ -44,7 +44,7 @@ def list_images(images: str, image_root: str | None, store: Storage) -> pa.Table
     """
     lower = images.lower()
     if lower.endswith(".json"):
-        rows = _from_coco(read_json(images, store), image_root or _folder(images))
+        rows = _from_coco(read_coco(images, store), image_root or _folder(images))
         table = _collected(rows, images).sort_by("image_id")
     elif lower.endswith(_TABLE_SUFFIXES):
         table = _collected(_from_table(images, image_root or _folder(images), store), images)
@@ -103,19 +103,22 @@ def _collected(rows: Iterator[Row], images: str) -> pa.Table:
     return pa.Table.from_batches(batches, schema=SCHEMA)
 
 
-def _from_coco(coco: Any, image_root: str) -> Iterator[Row]:
-    images = coco.get("images") if isinstance(coco, dict) else None
-    if not isinstance(images, list):
+def _from_coco(coco: CocoFile, image_root: str) -> Iterator[Row]:
+    images = coco.items("images", ListedImage)
+    if images is None:
         raise InputError("images: the COCO file has no list 'images'")
-    for position, image in enumerate(images):
-        identity = image.get("id") if isinstance(image, dict) else None
-        name = image.get("file_name") if isinstance(image, dict) else None
-        if type(identity) is not int or not 0 <= identity < 2**53 or not isinstance(name, str):
-            raise InputError(
-                f"images: images[{position}] of the COCO file needs a file_name and a "
-                "whole-number id from 0 to 2^53"
-            )
-        yield identity, name, storage.below(image_root, name)
+    if images.problems:
+        problems = [_coco_problem(n, found) for n, found in images.problems.items()]
+        raise InputError(f"images: {shown(problems)}")
+    for _, image in images.sound():
+        yield image.id, image.file_name, storage.below(image_root, image.file_name)
+
+
+def _coco_problem(position: int, problems: Sequence[Problem]) -> str:
+    name = f"images[{position}] of the COCO file"
+    if odd := [p.text for p in problems if p.text.endswith("Unicode")]:
+        return f"{name}: {odd[0]}"
+    return f"{name} needs a file_name and a whole-number id from 0 to 2^53"
 
 
 def _from_table(table: str, image_root: str, store: Storage) -> Iterator[Row]:

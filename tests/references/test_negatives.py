@@ -36,16 +36,25 @@ def test_other_classes_are_refused_with_the_nearest_name():
         negatives_of(_set((1, "bolts"), (2, "nut")), CLASSES)
 
 
+def _annotation(identity, category_id, **changes):
+    box = {"image_id": 1, "bbox": [0, 0, 4, 4]}
+    return {"id": identity, "category_id": category_id, **box, **changes}
+
+
 USED = {
     "crowds do not count": (
         {
             "categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}],
-            "annotations": [{"category_id": 1}, {"category_id": 2, "iscrowd": 1}],
+            "annotations": [_annotation(1, 1), _annotation(2, 2, iscrowd=1)],
         },
         ("a",),
     ),
     "not a COCO file": ([], None),
-    "no name": ({"categories": [{"id": 1}], "annotations": [{"category_id": 1}]}, None),
+    "no name": ({"categories": [{"id": 1}], "annotations": [_annotation(1, 1)]}, None),
+    "no box": (
+        {"categories": [{"id": 1, "name": "a"}], "annotations": [_annotation(1, 1, bbox=5)]},
+        None,
+    ),
 }
 
 

@@ -1,21 +1,24 @@
 import itertools
 import json
+from dataclasses import replace
 
 import pytest
 
+from ntt_ray.coco_input import Annotation, CocoFile
 from ntt_ray.references.sample import sample_annotations, sample_plainly
 from tests.support.paths import ROOT
 
 FOLDER = ROOT / "tests" / "golden" / "sampler_public"
 TRAIN = json.loads((FOLDER / "train_public.json").read_text())
 EXPECTED = json.loads((FOLDER / "expected_public.json").read_text())
+ANNOTATIONS = [a for _, a in CocoFile.of(TRAIN).items("annotations", Annotation).sound()]
 SIZES = {image["id"]: (image["height"], image["width"]) for image in TRAIN["images"]}
 
 
 @pytest.mark.parametrize("sample", EXPECTED["samples"], ids=lambda s: f"{s['seed']}-{s['n_shot']}")
 def test_selections_equal_the_papers(sample):
     chosen, short = sample_annotations(
-        TRAIN["annotations"],
+        ANNOTATIONS,
         SIZES,
         set(EXPECTED["category_ids_sorted"]),
         sample["n_shot"],
@@ -34,7 +37,7 @@ def test_selections_equal_the_papers(sample):
 
 
 def _annotation(identity=1, image=1, box=(50, 50, 40, 40), **more):
-    return {"id": identity, "image_id": image, "category_id": 1, "bbox": list(box), **more}
+    return Annotation(id=identity, image_id=image, category_id=1, bbox=box, **more)
 
 
 VALIDITY = {
@@ -84,14 +87,14 @@ def test_plain_draws_take_new_images_first_and_grow_by_appending():
     crowded = [_annotation(identity=i, image=1 if i < 9 else i) for i in range(1, 12)]
     draws = [sample_plainly(crowded, {1}, shots, 3)[0][1] for shots in range(1, 12)]
     assert all(short == long[:-1] for short, long in itertools.pairwise(draws))
-    images = {a["id"]: a["image_id"] for a in crowded}
+    images = {a.id: a.image_id for a in crowded}
     assert {images[i] for i in draws[3]} == {1, 9, 10, 11}
     assert sample_plainly(crowded[::-1], {1}, 11, 3)[0][1] == draws[-1]  # whatever the file's order
 
 
 def test_a_plain_draw_depends_on_its_own_class_and_the_seed():
     own = [_annotation(identity=i, image=i) for i in range(1, 30)]
-    other = [{**_annotation(identity=100 + i, image=i), "category_id": 2} for i in range(9)]
+    other = [replace(_annotation(identity=100 + i, image=i), category_id=2) for i in range(9)]
     alone = sample_plainly(own, {1}, 5, 3)[0][1]
     assert sample_plainly(other + own, {1, 2}, 5, 3)[0][1] == alone
     assert sample_plainly(own, {1}, 5, 4)[0][1] != alone
