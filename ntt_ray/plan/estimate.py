@@ -27,10 +27,10 @@ from ntt_ray.run.cluster.connect import connect, decide
 from ntt_ray.run.job import UnitDone
 from ntt_ray.run.label import label
 from ntt_ray.run.layout import PLAN_FILE, PLAN_FOLDER, SAMPLE_FILE, shard_uri
-from ntt_ray.run.manifest import entries_of
 from ntt_ray.run.prepare import check_sources
 from ntt_ray.run.shard import existing_shards
 from ntt_ray.sources.image_list import list_images
+from ntt_ray.sources.schema import entries_of
 from ntt_ray.storage import Storage
 
 logger = logging.getLogger(__name__)

@@ -23,22 +23,11 @@ from ntt_ray import storage
 from ntt_ray.errors import InputError
 from ntt_ray.records import ImageEntry
 from ntt_ray.run.layout import MANIFEST_FILE
+from ntt_ray.sources.schema import SCHEMA, entries_of
 from ntt_ray.storage import Storage
 
-SCHEMA = pa.schema(
-    [
-        pa.field("image_id", pa.int64(), nullable=False),
-        pa.field("file_name", pa.string(), nullable=False),
-        pa.field("uri", pa.string(), nullable=False),
-    ]
-)
 UNIT_KEY = b"images_per_unit"
 ROWS_PER_GROUP = 8192
-
-
-def entries_of(table: pa.Table) -> list[ImageEntry]:
-    """The rows of a table with the manifest's columns."""
-    return [ImageEntry(**row) for row in table.to_pylist()]
 
 
 def manifest_bytes(images: pa.Table, images_per_unit: int) -> bytes:

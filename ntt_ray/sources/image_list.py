@@ -21,7 +21,7 @@ from ntt_ray import storage
 from ntt_ray.coco_input import CocoFile, ListedImage, Problem, read_coco, shown
 from ntt_ray.errors import InputError
 from ntt_ray.images import IMAGE_SUFFIXES
-from ntt_ray.run.manifest import SCHEMA
+from ntt_ray.sources.schema import SCHEMA
 from ntt_ray.storage import Storage
 
 BATCH = 65_536
@@ -31,7 +31,7 @@ Row = tuple[int, str, str]  # image id, file name, uri
 
 
 def list_images(images: str, image_root: str | None, store: Storage) -> pa.Table:
-    """List the images of a run: the manifest's columns, sorted by image id.
+    """List the images of a run: a table of `SCHEMA`, sorted by image id.
 
     Args:
         images: a prefix (recursive), a table (``.parquet``, ``.csv``, ``.jsonl`` with a column

@@ -35,6 +35,7 @@ from ntt_ray.run.layout import (
 )
 from ntt_ray.run.record import RunRecord, recorded_run
 from ntt_ray.run.shard import read_shard, read_shard_bytes
+from ntt_ray.sources.schema import SCHEMA
 from ntt_ray.storage import Storage
 from ntt_ray.verify.merged_files import check_files, check_shard, find_merge
 from ntt_ray.verify.problems import Findings
@@ -122,7 +123,7 @@ class _Manifest:
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._file = pq.ParquetFile(stream)
-        if not self._file.schema_arrow.equals(manifest_file.SCHEMA):
+        if not self._file.schema_arrow.equals(SCHEMA):
             raise ValueError("it has other columns than a manifest")
         self._units = manifest_file.Units.of(self._file.metadata)
         self.sizes = self._units.sizes()

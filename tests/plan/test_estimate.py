@@ -14,8 +14,8 @@ from ntt_ray.plan.estimate import Measured, _made_of, _sample_config, estimate_r
 from ntt_ray.records import ImageEntry
 from ntt_ray.run.cluster.placement import Resources
 from ntt_ray.run.job import UnitDone
-from ntt_ray.run.manifest import entries_of
 from ntt_ray.sources.image_list import list_images
+from ntt_ray.sources.schema import entries_of
 from ntt_ray.storage import Storage
 
 MEASURED = Measured(

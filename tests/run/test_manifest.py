@@ -7,6 +7,7 @@ from ntt_ray.errors import InputError
 from ntt_ray.records import ImageEntry
 from ntt_ray.run import manifest
 from ntt_ray.run.layout import MANIFEST_FILE
+from ntt_ray.sources.schema import SCHEMA
 from ntt_ray.storage import Storage
 from tests.support.run_files import manifest_table
 
@@ -63,7 +64,7 @@ def test_the_footer_stays_small(tmp_path):
 
 def test_older_files_have_a_row_group_for_each_unit(tmp_path):
     sink = io.BytesIO()
-    with pq.ParquetWriter(sink, manifest.SCHEMA) as writer:
+    with pq.ParquetWriter(sink, SCHEMA) as writer:
         for start in (0, 3, 6):
             writer.write_table(manifest_table(ENTRIES[start : start + 3]))
     data = sink.getvalue()
@@ -74,7 +75,7 @@ def test_older_files_have_a_row_group_for_each_unit(tmp_path):
 @pytest.mark.parametrize("said", ["0", "-3", "x", "2"])
 def test_a_contradiction_is_damage(said):
     sink = io.BytesIO()
-    schema = manifest.SCHEMA.with_metadata({manifest.UNIT_KEY: said})
+    schema = SCHEMA.with_metadata({manifest.UNIT_KEY: said})
     with pq.ParquetWriter(sink, schema) as writer:
         for start in (0, 3, 6):
             writer.write_table(manifest_table(ENTRIES[start : start + 3]).cast(schema))

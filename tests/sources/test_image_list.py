@@ -11,6 +11,7 @@ from ntt_ray.errors import InputError
 from ntt_ray.run import manifest
 from ntt_ray.run.layout import MANIFEST_FILE
 from ntt_ray.sources import image_list
+from ntt_ray.sources.schema import entries_of
 from ntt_ray.storage import Storage
 
 
@@ -24,7 +25,7 @@ def folder(tmp_path):
 
 
 def _listed(images, image_root, store):
-    return manifest.entries_of(image_list.list_images(images, image_root, store))
+    return entries_of(image_list.list_images(images, image_root, store))
 
 
 def _names(entries):

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from ntt_ray.masks import encode_mask
 from ntt_ray.records import Detection, ImageEntry, ImageLabels
-from ntt_ray.run import manifest
+from ntt_ray.sources.schema import SCHEMA
 
 
 def make_labels(image_id=1, scores=(0.75, 0.5), size=(6, 8), name=None) -> ImageLabels:
@@ -26,4 +26,4 @@ def make_labels(image_id=1, scores=(0.75, 0.5), size=(6, 8), name=None) -> Image
 def manifest_table(entries: Sequence[ImageEntry]) -> pa.Table:
     """Entries as the table that a manifest is made of."""
     rows = [{"image_id": e.image_id, "file_name": e.file_name, "uri": e.uri} for e in entries]
-    return pa.Table.from_pylist(rows, schema=manifest.SCHEMA)
+    return pa.Table.from_pylist(rows, schema=SCHEMA)
