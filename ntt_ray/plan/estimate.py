@@ -1,7 +1,7 @@
 """Labelling a seeded sample first: what the whole run will look like, take and cost.
 
 The sample is a run of its own below ``OUTPUT/plan/``, with its shards, COCO files and report; its
-figures are kept there in ``plan.json``, so that asking twice labels once.
+metrics are kept there in ``plan.json``, so that asking twice labels once.
 """
 
 from __future__ import annotations
@@ -43,14 +43,15 @@ class Measured:
     """What labelling the sample took.
 
     Attributes:
-        images: in the sample.
-        failed: of them.
-        detections: in all of them.
-        timed: how many of them were timed, see `settled`.
-        actor_s: seconds of labelling those, of all actors together, start-up not counted.
-        read_bytes: sizes of the image files that could be asked for their size.
-        sized: how many these were.
-        written_bytes: of shards and merged files.
+        images: how many images the sample has.
+        failed: how many images of the sample failed.
+        detections: how many detections the sample has.
+        timed: how many images of the sample were timed, see `settled`.
+        actor_s: seconds that all actors together took to label the timed images, start-up not
+            counted.
+        read_bytes: bytes of all image files whose size the store could tell.
+        sized: how many image files these were.
+        written_bytes: bytes of the shards and the merged files.
     """
 
     images: int
@@ -68,16 +69,16 @@ class Estimate:
     """The whole run, as far as the sample tells.
 
     Attributes:
-        images: of the run.
-        units: its shards.
+        images: how many images the run has.
+        units: how many units, and so shards, the run has.
         sample: what was measured.
         device: ``cuda`` or ``cpu``.
-        actors: that the cluster has room for now.
-        images_per_s: of all of them together.
-        hours: until the last image, start-up not counted.
+        actors: how many actors the cluster has room for now.
+        images_per_s: images per second that all actors together label.
+        hours: hours until the last image is labelled, start-up not counted.
         device_hours: GPU-hours, or core-hours where there is no GPU.
-        read_bytes: of all images.
-        written_bytes: of all shards and merged files.
+        read_bytes: bytes of all image files.
+        written_bytes: bytes of all shards and merged files.
     """
 
     images: int
@@ -99,9 +100,9 @@ def estimate_run(
 
     Args:
         config: the whole run; nothing of it is started.
-        images: how many to label.
-        seed: of the choice; the same seed chooses the same images.
-        on_unit: called for each finished unit of the sample, as `pipeline.run.label` does.
+        images: how many images to label.
+        seed: the same seed takes the same sample.
+        on_unit: called for each finished unit of the sample, as `run.label.label` does.
 
     Returns:
         The estimate, and the config of the sample's own run, whose report shows its gallery.
@@ -158,7 +159,7 @@ def _measured(
     label(sample, note)
     if not done:
         raise InputError(
-            f"{storage.redact(sample.output)}: the sample was labelled before, but its figures "
+            f"{storage.redact(sample.output)}: the sample was labelled before, but its metrics "
             "were not kept; remove that prefix or choose another --seed"
         )
     names, counts = merge(sample)
@@ -191,8 +192,8 @@ def settled(done: Sequence[UnitDone], actors: int) -> Sequence[UnitDone]:
     least as many are left.
 
     Args:
-        done: by this start; of a sample that was interrupted before, only a part.
-        actors: that labelled them.
+        done: the units that this start labelled: a part only of a sample that was interrupted.
+        actors: how many actors labelled them.
     """
     ordered = sorted(done, key=lambda unit: (unit.begun_at, unit.shard_id))
     return ordered[actors:] if len(ordered) >= 2 * actors else ordered

@@ -69,18 +69,19 @@ class UnitDone:
     """What the driver hears of a finished unit.
 
     Attributes:
-        shard_id: the unit.
-        images: its images.
-        failed: how many of them failed.
-        detections: in all of them.
+        shard_id: the number of the unit.
+        images: how many images it has.
+        failed: how many of its images failed.
+        detections: how many detections its images have together.
         fetch_s: seconds it took to read the images.
-        begun_at: when labelling began, seconds since the epoch by the worker's clock.
-        label_s: seconds of labelling.
-        write_s: seconds of writing.
-        views: these four as in `PromptWork`; 0 where every point of every image is asked.
-        views_skipped: see there.
-        points: see there.
-        points_asked: see there.
+        begun_at: when labelling began, in seconds since the epoch by the worker's clock.
+        label_s: seconds it took to label the images.
+        write_s: seconds it took to write the shard.
+        views: how many images or tiles were looked at for prompts; 0, as are the next three,
+            where every point of every image is asked.
+        views_skipped: how many of the views SAM2 never saw.
+        points: how many points the grids of all views have together.
+        points_asked: how many of the points SAM2 was asked about.
     """
 
     shard_id: int
@@ -116,16 +117,16 @@ class LabelJob:
     """Plain values that every stage of the chain gets.
 
     Attributes:
-        output: the run's prefix.
+        output: the prefix below which the run writes.
         store: access to files.
-        manifest_digest: of the manifest that the units refer to.
+        manifest_digest: SHA-256 of the manifest that lists the units.
         models: how to load both models.
         method: the `method` settings.
         decode: the `decode` settings.
-        image_timeout_s: for fetching one image, all retries included.
-        decode_threads: of each actor.
-        run_token: of this driver.
-        provenance: written into every shard.
+        image_timeout_s: seconds that fetching one image may take, all retries included.
+        decode_threads: how many threads each actor decodes images with.
+        run_token: the token of this driver; notes of other drivers count for nothing.
+        provenance: what the metadata of every shard says.
     """
 
     output: str

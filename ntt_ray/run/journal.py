@@ -24,7 +24,7 @@ class UnitJournal:
     """The notes on one unit.
 
     Attributes:
-        deaths: workers lost over each image, by its position in the unit.
+        deaths: how many workers were lost over an image, by its position in the unit.
     """
 
     def __init__(self, output: str, shard_id: int, run_token: str, store: Storage) -> None:

@@ -38,11 +38,11 @@ class Holder:
     """Who holds a lock, as the lock says.
 
     Attributes:
-        host: machine of the driver.
-        pid: its process.
-        heard_s: seconds since its last heartbeat.
+        host: the machine of the driver.
+        pid: the process id of the driver; None where the lock does not say.
+        heard_s: seconds since the driver's last heartbeat.
         alive: whether another driver would be refused.
-        progress: what it last said of its work; by `RunLock.progress`.
+        progress: what the driver last said of its work, see `RunLock.progress`.
     """
 
     host: str

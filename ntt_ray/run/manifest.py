@@ -34,8 +34,8 @@ def manifest_bytes(images: pa.Table, images_per_unit: int) -> bytes:
     """The manifest file; the same images give the same bytes.
 
     Args:
-        images: columns and order as in the manifest.
-        images_per_unit: of each unit but the last.
+        images: a table with the columns of `SCHEMA`, in the order of the manifest.
+        images_per_unit: how many images each unit has; the last one may have fewer.
     """
     schema = SCHEMA.with_metadata({UNIT_KEY: str(images_per_unit)})
     per_group = max(1, ROWS_PER_GROUP // images_per_unit) * images_per_unit
@@ -53,8 +53,8 @@ class Units:
     """Where the units of a manifest lie in it.
 
     Attributes:
-        footer: of the file.
-        per_unit: images of each unit but the last; None: a row group is a unit.
+        footer: the footer of the Parquet file.
+        per_unit: how many images each unit but the last has; None where a row group is a unit.
     """
 
     footer: Any

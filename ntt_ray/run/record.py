@@ -114,14 +114,14 @@ class RunRecord(_Recorded):
     """What ``run.json`` says.
 
     Attributes:
-        format_version: of the record; other keys may come without a new version.
+        format_version: the version of this format; a key more does not change it.
         labels_hash: the digest of the identity when the run began.
         identity: everything that can change labels.
-        classes: by rising category id.
+        classes: the classes of the bank, by rising category id.
         plan: units and images.
-        versions: of Python and the packages that began the run, by name.
+        versions: by name the versions of Python and of the packages that began the run.
         config: the resolved config, without secrets.
-        git_revision: of the checkout that began the run, if it was one.
+        git_revision: the revision of the checkout that began the run, if it was a checkout.
     """
 
     format_version: Literal[1]
@@ -164,7 +164,7 @@ def make_record(
     Args:
         identity: everything that can change labels.
         config: the resolved config, without secrets.
-        classes: by rising category id.
+        classes: the classes of the bank, by rising category id.
         units: number of work units.
         images: number of images.
     """

@@ -169,7 +169,7 @@ def iter_batches(file: pq.ParquetFile, columns: Sequence[str]) -> Iterator[pa.Re
     """Rows of an open shard in order, `BATCH_ROWS` at a time.
 
     Args:
-        file: from `open_shard`.
+        file: what `open_shard` gave.
         columns: paths as in the Parquet file, e.g. ``annotations.list.element.score``.
     """
     for batch in file.iter_batches(BATCH_ROWS, columns=list(columns), use_threads=False):

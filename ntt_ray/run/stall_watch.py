@@ -24,7 +24,7 @@ class StallWatch:
     """Context manager that watches in a thread and warns.
 
     Args:
-        folder: Ray's folder on this machine; default: where Ray puts it.
+        folder: the folder of Ray on this machine; None takes the one that Ray takes.
     """
 
     def __init__(self, folder: str | None = None) -> None:

@@ -27,7 +27,7 @@ EXAMPLES = 3  # images named for each reason
 
 @dataclass
 class Failures:
-    """Images that failed for one reason, some of them by shard and name."""
+    """How many images failed for one reason, and a few of them by shard and name."""
 
     images: int = 0
     examples: list[str] = field(default_factory=list)
@@ -38,14 +38,14 @@ class Status:
     """How a run is.
 
     Attributes:
-        output: its prefix, without secrets.
-        images: of the run.
-        units: of the run.
-        units_done: whose shard is there.
-        images_done: rows of those shards; None: they were not looked into.
-        failures: by reason, the most frequent first; None: likewise.
-        max_failed_fraction: of `images`, above which the run is not in order.
-        driver: who works on it, or died over it.
+        output: the prefix of the run, without secrets.
+        images: how many images the run has.
+        units: how many units the run has.
+        units_done: how many of the units have their shard.
+        images_done: how many rows the shards have; None where nobody looked into them.
+        failures: failed images by reason, the most frequent first; None where nobody looked.
+        max_failed_fraction: the share of `images` that may fail before the run counts as failed.
+        driver: who works on the run, or died over it.
     """
 
     output: str
@@ -97,9 +97,9 @@ def read_status(output: str, store: Storage, *, footers: bool = True) -> Status:
     """Look at a run, finished or not.
 
     Args:
-        output: its prefix.
-        store: access to it.
-        footers: look into the shards too: for failures, and the exact number of images.
+        output: the prefix of the run.
+        store: access to files.
+        footers: whether to look into the shards too, for failures and the exact number of images.
 
     Raises:
         InputError: there is no run, or a shard is damaged.

@@ -36,8 +36,8 @@ class _Begun:
     """A step whose masks are found, and whose RLE strings are being made.
 
     Attributes:
-        failed: reasons, by position in the unit.
-        found: size (height, width) and what will be the detections, by position.
+        failed: why an image failed, by its position in the unit.
+        found: size (height, width) and what will be the detections, by position in the unit.
     """
 
     failed: Mapping[int, str]
@@ -51,7 +51,7 @@ class UnitLabeler:
     be decoded is filled with black, so that what one image gets never depends on its neighbours.
 
     Attributes:
-        images_per_step: places in a step; smaller after the GPU ran out of memory.
+        images_per_step: how many places a step has; fewer after the GPU ran out of memory.
     """
 
     def __init__(

@@ -67,8 +67,8 @@ def _listed(names: list[str], prefix: str) -> pa.Table:
     """What a store has listed: whatever a name looks like, it lies below the prefix.
 
     Args:
-        names: sorted; they are taken out of the list.
-        prefix: where they lie.
+        names: sorted names of the files; they are taken out of this list.
+        prefix: where the files lie.
     """
     root, batches, count = f"{prefix.rstrip('/')}/", [], 0
     names.reverse()  # a list gives memory back at its end

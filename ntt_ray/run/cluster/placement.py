@@ -26,9 +26,9 @@ class Node:
     """What a node offers.
 
     Attributes:
-        cpus: as Ray counts them; 0 where nothing shall run (often the head).
-        gpus: likewise.
-        accelerator: Ray's name of its GPUs, ``L4``, where it has one.
+        cpus: how many CPUs Ray counts; 0 where nothing shall run (often the head).
+        gpus: how many GPUs Ray counts.
+        accelerator: Ray's name for the kind of its GPUs, as in ``L4``; None where it has none.
     """
 
     cpus: float
@@ -61,13 +61,13 @@ class Resources:
 
     Attributes:
         device: ``cpu`` or ``cuda``.
-        actors: of the pool at the start.
-        cpus_per_actor: reserved in Ray; on the CPU an actor computes with one thread whatever it
-            reserves, because results must not depend on the size of the machine.
-        gpus_per_actor: reserved in Ray, 0 on the CPU.
-        min_actors: the pool never shrinks below; None: what it had at the start.
-        max_actors: the pool never grows above; None: as far as the cluster does.
-        accelerator: the only kind of GPU to use, by Ray's name; None: any.
+        actors: how many actors the pool has at the start.
+        cpus_per_actor: CPUs that an actor reserves in Ray; where it computes on the CPU it does so
+            with one thread whatever it reserves, because results must not depend on the machine.
+        gpus_per_actor: GPUs that an actor reserves in Ray; 0 on the CPU.
+        min_actors: how far the pool may shrink; None keeps it from shrinking below its start.
+        max_actors: how far the pool may grow; None lets it grow as far as the cluster does.
+        accelerator: the only kind of GPU to use, by Ray's name; None for any.
     """
 
     device: str

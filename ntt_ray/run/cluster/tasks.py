@@ -28,7 +28,7 @@ def run_task(
 
     Args:
         function: picklable.
-        arguments: of the function, picklable.
+        arguments: what the function is called with, picklable.
         options: what the task reserves, as Ray's ``options`` takes it.
 
     Raises:
