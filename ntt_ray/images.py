@@ -103,6 +103,26 @@ def decode_image(data: bytes, settings: DecodeSettings = DecodeSettings()) -> Rg
         return np.asarray(image)
 
 
+def pillow_to_rgb(
+    image: Image.Image,
+    settings: DecodeSettings = DecodeSettings(),  # noqa: B008
+) -> RgbImage:
+    """An image that Pillow has opened or made, as `decode_image` gives that of a file.
+
+    Returns:
+        uint8 array ``(height, width, 3)``.
+
+    Raises:
+        ImageError: its file is truncated or damaged, or its samples cannot become 8 bits.
+    """
+    try:
+        return np.asarray(_rgb(_oriented(image, settings.orientation == "upright")))
+    except ImageError:
+        raise
+    except Exception as error:  # decoders raise almost anything on damaged files
+        raise ImageError(_damaged(error)) from None
+
+
 def decode_square(
     data: bytes,
     side: int,

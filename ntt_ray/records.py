@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from ntt_ray.masks import Rle
+from ntt_ray.masks import BoolMask, Rle, decode_rle
 
 Status = Literal["ok", "empty", "failed"]
 MAX_CATEGORY_ID = 2**31 - 1  # a shard keeps a category in 32 bits
@@ -58,7 +58,11 @@ class Detection:
     predicted_iou: float
     bbox_xywh: tuple[float, float, float, float]
     area: int
-    rle: Rle
+    rle: Rle = field(repr=False)
+
+    def mask(self) -> BoolMask:
+        """The mask as a bool array ``(height, width)`` of the image's size."""
+        return decode_rle(self.rle)
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,6 +81,42 @@ def checked_inputs(config: Config, store: Storage) -> BankInputs:
     return BankInputs(references, negatives, digest, base, surroundings)
 
 
+def bank_sources(config: Config, store: Storage) -> BankInputs | BankFile:
+    """The ready bank that a config names, or its references, checked; see `checked_inputs`."""
+    if config.bank is not None:
+        return read_bank(config.bank, store)
+    return checked_inputs(config, store)
+
+
+def existing_bank(
+    config: Config, store: Storage, sources: BankInputs | BankFile, encoder: dict[str, Any]
+) -> BankFile | None:
+    """The ready bank, or the one below the output if the same references and encoder made it.
+
+    Args:
+        config: the run.
+        store: access to files.
+        sources: what `bank_sources` gave for the config.
+        encoder: what identifies the encoder in a bank.
+
+    Raises:
+        InputError: another encoder made the ready bank.
+    """
+    if isinstance(sources, BankFile):
+        sources.check_encoder(encoder, storage.redact(str(config.bank)))
+        return sources
+    uri = storage.join(config.output, BANK_FILE)
+    try:
+        data = store.read_bytes(uri)
+    except FileNotFoundError:
+        return None
+    bank = BankFile.from_bytes(data, uri)
+    before = () if sources.base is None else sources.base.history()
+    history = bank.history()
+    same = history[:-1] == before and history[-1].references == sources.digest
+    return bank if same and dict(bank.encoder) == encoder else None
+
+
 def _load_negatives(block: NegativesConfig, store: Storage) -> ReferenceSet:
     choice = block.choice()
     if block.classes is None:
@@ -99,19 +135,3 @@ def read_bank(uri: str, store: Storage, key: str = "bank") -> BankFile:
     except FileNotFoundError:
         raise InputError(f"{key}: {storage.redact(uri)}: no such file") from None
     return BankFile.from_bytes(data, storage.redact(uri))
-
-
-def reusable_bank(
-    output: str, store: Storage, encoder: dict[str, Any], inputs: BankInputs
-) -> BankFile | None:
-    """The bank already below the output, when the same references and encoder made it."""
-    uri = storage.join(output, BANK_FILE)
-    try:
-        data = store.read_bytes(uri)
-    except FileNotFoundError:
-        return None
-    bank = BankFile.from_bytes(data, uri)
-    before = () if inputs.base is None else inputs.base.history()
-    sources = bank.history()
-    same = sources[:-1] == before and sources[-1].references == inputs.digest
-    return bank if same and dict(bank.encoder) == encoder else None

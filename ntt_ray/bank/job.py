@@ -19,6 +19,7 @@ from ntt_ray.bank.inputs import BankInputs, read_bank
 from ntt_ray.bank.join import join_banks
 from ntt_ray.bank.metrics import BankFacts
 from ntt_ray.bank.report import BankExamples, write_bank_report
+from ntt_ray.bank.task import bank_task
 from ntt_ray.config import Config
 from ntt_ray.errors import InputError
 from ntt_ray.models.spec import ModelSpec
@@ -47,52 +48,22 @@ def build(
     resources: Resources,
     inputs: BankInputs,
     encoder_digest: str,
-    store: Storage,
 ) -> BuiltBank:
     """Build the bank where the models run, and join it to the one it extends.
 
     Raises:
         InputError: another encoder made the bank that is to be extended.
     """
-    record = spec.encoder_record(encoder_digest)
-    if inputs.base is not None:
-        inputs.base.check_encoder(record, "references.extends")
-    logger.info(
-        "building the memory bank: %d references of %d classes",
-        len(inputs.references.references),
-        len(inputs.references.classes),
-    )
-    ratio, side = config.method.context_ratio, config.models.proposer.image_size
-    base, background = inputs.base, config.references and config.references.background
+    task = bank_task(config, spec, inputs, encoder_digest)
 
-    def build_here() -> tuple[bytes, dict[int, Picture]]:
+    def build_there() -> tuple[bytes, dict[int, Picture]]:
         import torch
 
-        from ntt_ray.bank.build import build_bank, load_backgrounds, load_crops
-        from ntt_ray.bank.colours import PatchColours
-        from ntt_ray.bank.memory import MemoryBank
-
         if spec.device == "cpu":
-            torch.set_num_threads(1)
-        colours = PatchColours()
-        negatives = inputs.negatives
-        bank = build_bank(
-            inputs.references,
-            load_crops(inputs.references, store, ratio),
-            spec.uncompiled().load_encoder(),
-            encoder_record=record,
-            reference_digest=inputs.digest,
-            negative_crops=() if negatives is None else load_crops(negatives, store, ratio),
-            backgrounds=load_backgrounds(inputs.surroundings, store, side),
-            per_background=background.per_image if background else 0,
-            on_features=colours.add,
-        )
-        if base is not None:
-            extended = MemoryBank.from_bytes(base.data, "references.extends")
-            bank = join_banks((extended, bank), ("references.extends", "these references"))
-        return bank.to_bytes(), colours.pictures()
+            torch.set_num_threads(1)  # results must not depend on the machine's cores
+        return task.run()
 
-    data, pictures = run_task(build_here, options=resources.actor_options())
+    data, pictures = run_task(build_there, options=resources.actor_options())
     return BuiltBank(BankFile.from_bytes(data, BANK_FILE), pictures)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ntt_ray.config import ModelsConfig
+from ntt_ray.errors import InputError
 from ntt_ray.storage import Storage
 
 if TYPE_CHECKING:
@@ -36,6 +37,24 @@ class ModelSpec:
     device: str = "cpu"
     precision: str = "fp32"
     store: Storage = field(default_factory=Storage)
+
+    @classmethod
+    def here(cls, settings: ModelsConfig, store: Storage) -> ModelSpec:
+        """The models in this process: ``auto`` is decided by the GPU that torch sees, if any.
+
+        Raises:
+            InputError: the settings want a GPU and there is none.
+        """
+        import torch
+
+        has_gpu = torch.cuda.is_available()
+        if settings.device == "cuda" and not has_gpu:
+            raise InputError("models.device: cuda, but there is no GPU here; use cpu or auto")
+        on_gpu, precision = has_gpu and settings.device != "cpu", settings.precision
+        if precision == "auto":
+            has_bf16 = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
+            precision = "bf16" if has_bf16 else "fp32"
+        return cls(settings, "cuda" if on_gpu else "cpu", precision, store)
 
     def uncompiled(self) -> ModelSpec:
         """This spec without compiling, which is not worth it for a few images."""

@@ -45,8 +45,7 @@ class LabelActor:
         # here, not above: the driver names this class, and would load what only actors need
         import torch
 
-        from ntt_ray.bank.memory import MemoryBank
-        from ntt_ray.method.tiling import make_labeler
+        from ntt_ray.run.loading import loaded_labeler
         from ntt_ray.run.unit import UnitLabeler
 
         job, on_cpu = self._job, self._job.models.device == "cpu"
@@ -54,13 +53,8 @@ class LabelActor:
             torch.set_num_threads(1)  # results must not depend on the machine's cores
         else:
             torch.backends.cudnn.allow_tf32 = False  # fp32 means float32, in convolutions too
-        encoder = job.models.load_encoder()
-        memory = MemoryBank.from_bytes(bank, "the broadcast bank")
-        memory.check_width(encoder.feature_dim)
-        proposer = job.models.load_proposer(job.method.points_per_side)
-        labeler = make_labeler(encoder, proposer, memory, job.method)
         units = UnitLabeler(
-            labeler,
+            loaded_labeler(job.models, bank, job.method),
             job.output,
             job.run_token,
             job.store,

@@ -15,7 +15,7 @@ from typing import Any
 
 from ntt_ray import storage
 from ntt_ray.bank.file import BankFile, bank_digest
-from ntt_ray.bank.inputs import BankInputs, checked_inputs, read_bank, reusable_bank
+from ntt_ray.bank.inputs import BankInputs, bank_sources, existing_bank
 from ntt_ray.bank.job import BuiltBank, build, examples_of, report_bank
 from ntt_ray.config import Config
 from ntt_ray.errors import InputError
@@ -115,7 +115,7 @@ def build_run_bank(config: Config) -> tuple[BankFile, dict[str, Any]]:
         return sources, report_bank(config.output, sources, store)
     with RunLock(config.output, store):
         recorded = read_record(config.output, store)
-        built = _build(config, store, sources, start_models(config, store))
+        built = _build(config, sources, start_models(config, store))
         if recorded is not None:
             digest = bank_digest(built.bank.data)
             identity = recorded.identity.model_copy(update={"bank": digest})
@@ -173,9 +173,7 @@ def check_sources(config: Config, store: Storage) -> BankInputs | BankFile:
         for path in (block.checkpoint, getattr(block, "config", None)):
             if path is not None and not store.exists(path):
                 raise InputError(f"models: {storage.redact(path)}: no such file")
-    if config.bank is not None:
-        return read_bank(config.bank, store)
-    return checked_inputs(config, store)
+    return bank_sources(config, store)
 
 
 def check_images(config: Config, store: Storage) -> Images:
@@ -208,19 +206,16 @@ def usable_bank(
     Raises:
         InputError: another encoder made the ready bank, or the one that is to be extended.
     """
-    if isinstance(sources, BankFile):
-        sources.check_encoder(models.encoder_record, str(config.bank))
-        return sources, None
-    bank = reusable_bank(config.output, store, models.encoder_record, sources)
+    bank = existing_bank(config, store, sources, models.encoder_record)
     if bank is not None:
         return bank, None
-    built = _build(config, store, sources, models)
+    assert isinstance(sources, BankInputs)
+    built = _build(config, sources, models)
     return built.bank, built
 
 
-def _build(config: Config, store: Storage, inputs: BankInputs, models: CheckedModels) -> BuiltBank:
-    digest = models.digests["encoder"]
-    return build(config, models.spec, models.resources, inputs, digest, store)
+def _build(config: Config, inputs: BankInputs, models: CheckedModels) -> BuiltBank:
+    return build(config, models.spec, models.resources, inputs, models.digests["encoder"])
 
 
 def _publish_bank(

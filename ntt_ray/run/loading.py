@@ -1,0 +1,33 @@
+"""From a model spec and the bytes of a bank to a labeller that is ready to label.
+
+The one place where both models and a bank meet. It does not know Ray, units or outputs.
+"""
+
+from __future__ import annotations
+
+from ntt_ray.bank.memory import MemoryBank
+from ntt_ray.method.labeler import Labeler
+from ntt_ray.method.tiling import TiledLabeler, make_labeler
+from ntt_ray.models.spec import ModelSpec
+from ntt_ray.settings import MethodSettings
+
+
+def loaded_labeler(
+    models: ModelSpec, bank: bytes, method: MethodSettings
+) -> Labeler | TiledLabeler:
+    """Load both models and join them with a memory bank.
+
+    Args:
+        models: how to load the models.
+        bank: the bytes of the bank's file.
+        method: the method's thresholds and options.
+
+    Raises:
+        WeightsError: a checkpoint is missing, damaged or does not fit its model.
+        InputError: the bank is damaged, or its features have another width than the encoder's.
+    """
+    encoder = models.load_encoder()
+    memory = MemoryBank.from_bytes(bank, "the memory bank")
+    memory.check_width(encoder.feature_dim)
+    proposer = models.load_proposer(method.points_per_side)
+    return make_labeler(encoder, proposer, memory, method)

@@ -1,0 +1,188 @@
+"""The package from Python: it labels what a run labels, and reads what a run wrote."""
+
+import dataclasses
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import ntt_ray
+from ntt_ray.config import build_config
+from ntt_ray.errors import ConfigError, ImageError, InputError, RunIncompleteError
+from ntt_ray.run.layout import shard_name
+from ntt_ray.run.prepare import label
+from tests.support.golden import GOLDEN, GOLDEN_MODELS
+
+TARGETS = sorted((GOLDEN / "targets").glob("*.png"))
+
+
+def test_importing_the_package_imports_nothing_else():
+    code = (
+        "import sys; before = set(sys.modules); import ntt_ray; "
+        "print({name.split('.')[0] for name in set(sys.modules) - before})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert {"numpy", "pydantic", "fsspec", "torch", "ray"}.isdisjoint(eval(done.stdout))
+
+
+def test_every_name_is_there():
+    for name in ntt_ray.__all__:
+        assert getattr(ntt_ray, name).__doc__
+        assert name in dir(ntt_ray)
+    with pytest.raises(AttributeError, match="load_labeller"):
+        _ = ntt_ray.load_labeller
+
+
+@pytest.fixture(scope="module")
+def config(golden_references, tmp_path_factory):
+    return build_config(
+        {
+            "images": str(GOLDEN / "targets.json"),
+            "image_root": str(GOLDEN / "targets"),
+            "output": str(tmp_path_factory.mktemp("api") / "run"),
+            "references": {
+                "annotations": str(golden_references),
+                "image_root": str(GOLDEN / "refs"),
+            },
+            "models": GOLDEN_MODELS,
+            "method": {"points_per_side": 16},
+            "job": {"images_per_unit": 2},
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def labeler(config):
+    return ntt_ray.load_labeler(config)
+
+
+def test_one_image(labeler):
+    image = labeler.label(TARGETS[0])
+    height, width = np.asarray(Image.open(TARGETS[0])).shape[:2]
+    assert (image.file_name, image.size_hw) == (str(TARGETS[0]), (height, width))
+    assert (image.image_id, image.status, image.error) == (1, "ok", None)
+    scores = [found.score for found in image.detections]
+    assert scores == sorted(scores, reverse=True)
+    assert {found.name for found in image.detections} <= set(labeler.classes)
+    for found in image.detections:
+        mask = found.mask()
+        assert (mask.shape, mask.dtype, mask.sum()) == ((height, width), np.bool_, found.area)
+        assert found.rle["counts"] not in repr(found)
+
+
+def test_an_image_is_the_same_in_every_form(labeler):
+    path = TARGETS[0]
+    opened = Image.open(path)
+    pixels = np.asarray(Image.open(path).convert("RGB"))
+    forms = [str(path), path.as_uri(), opened, pixels]
+    first, *others = labeler.label(forms)
+    assert first.detections
+    assert [image.file_name for image in others] == [path.as_uri(), "", ""]
+    assert all(image.detections == first.detections for image in others)
+    assert [image.detections for image in labeler.label(pixels[None])] == [first.detections]
+    assert labeler.label([]) == []
+
+
+def test_of_several_images_one_that_cannot_be_read_is_a_row(labeler, tmp_path):
+    text = tmp_path / "text.png"
+    text.write_text("no picture")
+    missing = tmp_path / "missing.png"
+    rows = labeler.label([missing, text, TARGETS[0]])
+    assert [row.status for row in rows] == ["failed", "failed", "ok"]
+    assert [row.image_id for row in rows] == [1, 2, 3]
+    assert rows[0].size_hw is None
+    assert "no such file" in rows[0].error
+    assert "not an image" in rows[1].error
+    for path in (missing, text):
+        with pytest.raises(ImageError, match=path.name):
+            labeler.label(path)
+
+
+NO_IMAGES = {
+    "a number": 7,
+    "bytes": [b"\xff\xd8"],
+    "floats": np.zeros((4, 4, 3)),
+    "grey": np.zeros((4, 4), np.uint8),
+    "four channels": np.zeros((4, 4, 4), np.uint8),
+    "without pixels": np.zeros((0, 4, 3), np.uint8),
+}
+
+
+@pytest.mark.parametrize("given", NO_IMAGES.values(), ids=NO_IMAGES.keys())
+def test_what_is_no_image_is_refused(labeler, given):
+    with pytest.raises(InputError, match="uint8"):
+        labeler.label(given)
+
+
+def test_a_bank_knows_its_encoder(labeler, config, tmp_path):
+    from ntt_ray.api import _bank_of
+    from ntt_ray.models.spec import ModelSpec
+
+    bank = tmp_path / "mine.safetensors"
+    bank.write_bytes(_bank_of(config, ModelSpec.here(config.models, labeler._store)).data)
+    with pytest.raises(ConfigError, match=r"models\.encoder.*checkpoint: is needed"):
+        ntt_ray.load_labeler(bank)
+    proposer = [
+        f"models.proposer.{key}={value}" for key, value in GOLDEN_MODELS["proposer"].items()
+    ]
+    encoder = f"models.encoder.checkpoint={GOLDEN_MODELS['encoder']['checkpoint']}"
+    settings = [*proposer, "method.points_per_side=16"]
+    other = ntt_ray.load_labeler(bank, [encoder, *settings])
+    assert other.classes == labeler.classes
+    assert other.label(TARGETS[0]) == labeler.label(TARGETS[0])
+    with pytest.raises(InputError, match="another encoder"):
+        ntt_ray.load_labeler(bank, [encoder, "models.encoder.image_size=56", *settings])
+
+
+def test_what_cannot_be_loaded_says_so(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        ntt_ray.load_labeler(tmp_path / "gone.safetensors")
+    with pytest.raises(ntt_ray.NttRayError, match="there is no run here"):
+        ntt_ray.load_labeler(tmp_path)
+    with pytest.raises(InputError, match="there is no run here"):
+        ntt_ray.read_labels(tmp_path)
+
+
+def test_tiles(config):
+    tiled = ntt_ray.load_labeler(config, ["method.tiles={side: 96}"])
+    wide = np.asarray(Image.open(TARGETS[0]).convert("RGB"))[:96, :120]
+    assert tiled.label(wide).size_hw == (96, 120)
+
+
+@pytest.fixture(scope="module")
+def output(ray_cluster, config):
+    """The golden case as a run labelled it."""
+    label(config, lambda *_: None)
+    return config.output
+
+
+@pytest.mark.ray
+def test_what_is_labelled_here_is_what_a_run_labels(output, labeler):
+    rows = list(ntt_ray.read_labels(output))
+    assert [row.image_id for row in rows] == sorted(row.image_id for row in rows)
+    own = ntt_ray.load_labeler(output)
+    for row in rows:
+        assert row.detections
+        for found in (own.label(path := GOLDEN / "targets" / row.file_name), labeler.label(path)):
+            assert (found.size_hw, found.status) == (row.size_hw, row.status)
+            assert tuple(map(_stored, found.detections)) == row.detections
+
+
+def _stored(found):
+    """As a shard keeps it: in float32."""
+    score, iou = (float(np.float32(value)) for value in (found.score, found.predicted_iou))
+    return dataclasses.replace(found, score=score, predicted_iou=iou)
+
+
+@pytest.mark.ray
+def test_a_run_with_missing_shards_is_read_when_that_is_asked_for(output, tmp_path):
+    part = tmp_path / "part"
+    shutil.copytree(output, part)
+    rows = list(ntt_ray.read_labels(part))
+    (part / "labels" / shard_name(0)).unlink()
+    with pytest.raises(RunIncompleteError, match="1 of 2 shards are missing"):
+        ntt_ray.read_labels(part)
+    assert list(ntt_ray.read_labels(part, partial=True)) == rows[2:]
