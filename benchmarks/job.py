@@ -20,7 +20,7 @@ import torch
 from benchmarks.measure import machine, write_json
 from ntt_ray.bank.memory import MemoryBank
 from ntt_ray.config import Config, load_config
-from ntt_ray.demo.example import draw_example
+from ntt_ray.demo.example import render_example
 from ntt_ray.images import decode_image
 from ntt_ray.method.labeler import Labeler
 from ntt_ray.models.spec import ModelSpec
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=None)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        path, overrides = draw_example(Path(folder), images=arguments.images)
+        path, overrides = render_example(Path(folder), images=arguments.images)
         overrides += [
             f"job.images_per_unit={arguments.images_per_unit}",
             f"job.actors={arguments.actors}",

@@ -35,12 +35,15 @@ app = typer.Typer(
 ConfigPath = Annotated[str, typer.Argument(metavar="CONFIG", help="Path of the YAML config.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="A.B=VALUE", help="Override a setting; repeatable, wins."),
+    typer.Option(
+        "--set", metavar="A.B=VALUE", help="Set A.B to VALUE, whatever the config says; repeatable."
+    ),
 ]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Validate, plan and print; start and write nothing.")
+    bool,
+    typer.Option("--dry-run", help="Check everything and print the plan; start and write nothing."),
 ]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more of what is going on.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log more of what is going on.")]
 
 
 def main() -> NoReturn:
@@ -65,7 +68,7 @@ def _on_sigterm(number: int, _frame: FrameType | None) -> NoReturn:
 
 @app.callback(invoke_without_command=True)
 def _common(
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
     if version:
         typer.echo(f"ntt-ray {__version__}")

@@ -1,4 +1,4 @@
-"""``ntt-ray average``: the figures of several runs as mean and standard deviation."""
+"""``ntt-ray average``: the metrics of several runs as mean and standard deviation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ntt_ray.config import build_config
 from ntt_ray.errors import InputError
 from ntt_ray.run.layout import METRICS_FILE
 
-FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "AR300")
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "AR300")
 KINDS = {"segm": "masks", "bbox": "boxes"}
 ALARMS = {
     "share": "false alarms, images without objects",
@@ -29,10 +29,11 @@ COMPARED = ("images", "instances")  # what was judged: the same for runs that di
 @app.command()
 def average(
     outputs: Annotated[
-        list[str], typer.Argument(metavar="OUTPUT...", help="The prefixes of two runs or more.")
+        list[str],
+        typer.Argument(metavar="OUTPUT...", help="Outputs of two runs or more, each once."),
     ],
     json_path: Annotated[
-        str | None, typer.Option("--json", metavar="FILE", help="Write every figure there.")
+        str | None, typer.Option("--json", metavar="FILE", help="Write every metric to this file.")
     ] = None,
     overrides: Overrides = None,
 ) -> None:
@@ -83,7 +84,7 @@ def _print_table(summary: Mapping[str, Any], runs: int) -> None:
     table.add_column("")
     for kind in kinds:
         table.add_column(KINDS[kind], justify="right")
-    for name in FIGURES:
+    for name in METRICS:
         if any(name in summary[kind] for kind in kinds):
             table.add_row(name, *(_shown(summary[kind].get(name)) for kind in kinds))
     names = sorted(summary["per_class"])
@@ -97,10 +98,10 @@ def _print_table(summary: Mapping[str, Any], runs: int) -> None:
         say(f"{words}: {_shown(summary.get('false_alarms', {}).get(key))}")
 
 
-def _shown(figure: Mapping[str, Any] | None) -> str:
-    """A figure in per cent; says so where only one run has it."""
-    if figure is None or figure.get("mean") is None:
+def _shown(metric: Mapping[str, Any] | None) -> str:
+    """A metric in per cent; says so where only one run has it."""
+    if metric is None or metric.get("mean") is None:
         return "-"
-    deviation = figure["deviation"]
+    deviation = metric["deviation"]
     spread = "one run" if deviation is None else f"{100 * deviation:.1f}"
-    return f"{100 * figure['mean']:.1f} ± {spread}"
+    return f"{100 * metric['mean']:.1f} ± {spread}"

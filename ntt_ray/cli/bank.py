@@ -57,10 +57,12 @@ def bank(
 @app.command("join-banks")
 def join(
     banks: Annotated[list[str], typer.Argument(metavar="BANK...", help="Two banks or more.")],
-    output: Annotated[str, typer.Option("--output", help="The joined bank, a .safetensors file.")],
+    output: Annotated[
+        str, typer.Option("--output", help="Write the joined bank to this .safetensors file.")
+    ],
     verbose: Verbose = False,
 ) -> None:
-    """Join memory banks of one encoder: classes of one name become one class.
+    """Join memory banks of the same encoder: classes of the same name become one class.
 
     The first bank that has a class gives its id; an id that is taken already is replaced by the
     next one above all of them.

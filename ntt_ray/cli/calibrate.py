@@ -35,19 +35,23 @@ def calibrate(
     overrides: Overrides = None,
     precision: Annotated[
         float | None,
-        typer.Option("--precision", min=0.0, max=1.0, help="Wanted, instead of the best F1."),
+        typer.Option(
+            "--precision", min=0.0, max=1.0, help="Reach this precision, instead of the best F1."
+        ),
     ] = None,
     complete: Annotated[
         bool,
-        typer.Option("--complete", help="Every object in the reference images is annotated."),
+        typer.Option(
+            "--complete", help="Say that every object in the reference images is annotated."
+        ),
     ] = False,
     dry_run: DryRun = False,
     verbose: Verbose = False,
 ) -> None:
     """Choose a score threshold for each class from the references: OUTPUT/calibration.json.
 
-    Every reference image is labelled with a bank made of the others; calibration.html shows each of
-    them. Classes with few references share the score of all classes; where nothing can be told,
+    Every reference image is labelled with a bank made of the others; calibration.html shows each
+    one. Classes with few references share the score of all classes; where nothing can be told,
     `merge.min_score` stays.
 
     Example: ntt-ray calibrate birds.yaml --precision 0.9

@@ -20,12 +20,14 @@ if TYPE_CHECKING:
 def plan(
     config: ConfigPath,
     overrides: Overrides = None,
-    sample: Annotated[int, typer.Option("--sample", min=1, help="Images to label.")] = 50,
-    seed: Annotated[int, typer.Option("--seed", help="Of their choice.")] = 0,
+    sample: Annotated[int, typer.Option("--sample", min=1, help="How many images to label.")] = 50,
+    seed: Annotated[int, typer.Option("--seed", help="The same seed takes the same images.")] = 0,
     price: Annotated[
         float | None,
         typer.Option(
-            "--price", min=0.0, help="Of an hour of one GPU (of one core where there is none)."
+            "--price",
+            min=0.0,
+            help="Price of an hour of one GPU, or of one core where there is none.",
         ),
     ] = None,
     dry_run: DryRun = False,
@@ -33,8 +35,8 @@ def plan(
 ) -> None:
     """Label a seeded sample and state time, size and cost of the whole run.
 
-    The sample is a run of its own below OUTPUT/plan/, with a report; asked again, it is not
-    labelled again.
+    The sample is a run of its own below OUTPUT/plan/, with a report; asked twice, it is labelled
+    once.
 
     Example: ntt-ray plan birds.yaml --sample 50 --price 3.90
     """

@@ -18,7 +18,7 @@ from ntt_ray.storage import Storage
 
 group = typer.Typer(
     name="references",
-    help="Make the reference file: draw it from a larger one, from boxes, from other formats.",
+    help="Make the reference file: of a sample of a larger one, of boxes, of other formats.",
     no_args_is_help=True,
 )
 app.add_typer(group)
@@ -30,7 +30,7 @@ PAGE = "a page with a picture of each"
 
 
 class SampleProfile(StrEnum):
-    """Rules of the draw."""
+    """Which annotations may be sampled."""
 
     paper = "paper"
     plain = "plain"
@@ -48,11 +48,13 @@ class Source(StrEnum):
 def sample(
     annotations: Annotated[
         str,
-        typer.Option("--annotations", metavar="TRAIN.json", help="COCO file, masks or boxes."),
+        typer.Option("--annotations", metavar="TRAIN.json", help="COCO file with masks or boxes."),
     ],
     shots: Annotated[int, typer.Option("--shots", min=1, help="References per class.")],
     output: OutputFile,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="The same seed, the same draw.")] = 33,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, help="The same seed gives the same sample.")
+    ] = 33,
     classes: Annotated[
         list[str] | None,
         typer.Option("--classes", metavar="A,B", help="Only these classes; repeatable."),
@@ -62,18 +64,20 @@ def sample(
         typer.Option(
             "--profile",
             help="paper: at least 32 x 32 pixels, 10 from the border, one per class and image, "
-            "the paper's own draw; plain: no such rules, for small data sets.",
+            "sampled as the paper's code does; plain: no such rules, for small data sets.",
         ),
     ] = SampleProfile.paper,
     image_root: Annotated[
         str | None,
         typer.Option(
-            "--image-root", metavar="DIR", help=f"Of its images: write {PAGE} beside REFS.json."
+            "--image-root",
+            metavar="DIR",
+            help=f"Folder of the images: {PAGE} goes beside REFS.json.",
         ),
     ] = None,
     verbose: Verbose = False,
 ) -> None:
-    """Draw N references per class from a larger COCO file, ids kept.
+    """Sample N references per class from a larger COCO file; ids stay.
 
     Example: ntt-ray references sample --annotations train.json --shots 10 --output refs.json
     """
@@ -102,20 +106,22 @@ def from_boxes(
     annotations: Annotated[
         str | None,
         typer.Option(
-            "--annotations", metavar="BOXES.json", help="COCO file; default: the config's."
+            "--annotations", metavar="BOXES.json", help="COCO file; default: that of the config."
         ),
     ] = None,
     image_root: Annotated[
         str | None,
-        typer.Option("--image-root", metavar="DIR", help="Of its images; default: the config's."),
+        typer.Option(
+            "--image-root", metavar="DIR", help="Folder of the images; default: that of the config."
+        ),
     ] = None,
     overrides: Overrides = None,
     verbose: Verbose = False,
 ) -> None:
     """Make masks of boxes with the config's SAM2; shots and classes of the config apply.
 
-    Writes a COCO file with a mask for each box and, beside it, a page with a picture of each. A box
-    that SAM2 finds no mask for stays as the mask and is marked. Masks that are there stay.
+    Writes a COCO file with a mask for each box and, beside it, a page with a picture of each. Where
+    SAM2 finds no mask, the box itself becomes the mask and is marked. Masks that are there stay.
 
     Example: ntt-ray references from-boxes my.yaml --annotations boxes.json --output refs.json
     """
@@ -143,7 +149,7 @@ def from_boxes(
 
 @group.command()
 def convert(
-    path: Annotated[str, typer.Argument(metavar="PATH", help="Folder of the export, or URI.")],
+    path: Annotated[str, typer.Argument(metavar="PATH", help="Folder or URI of the export.")],
     source: Annotated[
         Source,
         typer.Option(

@@ -1,4 +1,4 @@
-"""``ntt-ray reproduce``: the paper's benchmarks, our figures beside the published ones."""
+"""``ntt-ray reproduce``: the paper's benchmarks, our metrics beside the published ones."""
 
 from __future__ import annotations
 
@@ -29,18 +29,21 @@ def reproduce(
         typer.Argument(metavar="NAME", help="coco-novel, voc, lvis-minival, coco-20i or cd-fsod."),
     ],
     data: Annotated[
-        str, typer.Option("--data", metavar="DIR", help="The data set in its original layout.")
+        str,
+        typer.Option(
+            "--data", metavar="DIR", help="Folder of the data set, in its original layout."
+        ),
     ],
     shots: Annotated[
         str | None,
         typer.Option("--shots", metavar="N,N", help="References per class; default: as published."),
     ] = None,
     seeds: Annotated[
-        str, typer.Option("--seeds", metavar="N,N", help="Seeds of the draw of references.")
+        str, typer.Option("--seeds", metavar="N,N", help="Seeds that references are sampled with.")
     ] = "33",
     part: Annotated[
         list[str] | None,
-        typer.Option("--part", help="Only this split, fold or data set; repeatable."),
+        typer.Option("--part", help="Run only this split, fold or data set; repeatable."),
     ] = None,
     output: Annotated[
         str | None, typer.Option("--output", metavar="DIR", help="Default: runs/NAME.")
@@ -88,7 +91,7 @@ def reproduce(
 
 
 def _run(settings: Config, class_maps: bool) -> Mapping[str, Any]:
-    """One run to its end; an incomplete one raises, so that no figure stands for it."""
+    """One run to its end; an incomplete one raises, so that no metric stands for it."""
     from ntt_ray.evaluate.job import class_maps_of_run
     from ntt_ray.merge.job import check_complete
 
@@ -117,10 +120,10 @@ def _numbers(option: str, text: str | None, least: int) -> tuple[int, ...]:
 
 
 def print_table(protocol: Protocol, rows: Sequence[Row]) -> None:
-    """The figures side by side, in 80 columns; what is to be known of them below, by letters."""
+    """Our metrics and the published ones in 80 columns; letters lead to the notes below."""
     table = Table(title=f"{protocol.title}, in per cent", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for title in ("part", "shots", "figure", "ours", "published", "difference"):
-        table.add_column(title, justify="left" if title in ("part", "figure") else "right")
+    for title in ("part", "shots", "metric", "ours", "published", "difference"):
+        table.add_column(title, justify="left" if title in ("part", "metric") else "right")
     notes = dict.fromkeys(row.note for row in rows if row.note)
     letters = dict(zip(notes, ascii_lowercase))
     for row in rows:
@@ -145,7 +148,7 @@ def _points(value: float | None) -> str:
 
 
 def _difference(row: Row) -> str:
-    """Ours less the published figure, in points; nothing where they are not the same thing."""
+    """Our metric less the published one, in points; nothing where they are not the same thing."""
     if not row.comparable or row.ours is None or row.published is None:
         return ""
     judged = "" if row.within is None else " in" if row.within else " beyond"

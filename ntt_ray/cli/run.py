@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from ntt_ray.merge.passes import MergeCounts
 
 logger = logging.getLogger("ntt_ray")
-FIGURES_SAID = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")  # the others: metrics.json
+METRICS_SAID = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")  # the others: metrics.json
 Partial = Annotated[
-    bool, typer.Option("--partial", help="Merge although shards are missing; exit status 1.")
+    bool, typer.Option("--partial", help="Merge although shards are missing; the exit status is 1.")
 ]
 
 
@@ -43,24 +43,24 @@ def run(
     dry_run: DryRun = False,
     verbose: Verbose = False,
 ) -> None:
-    """Do everything: bank, label, merge, report; evaluate too when ground_truth is given."""
+    """Do everything: build the bank, label, merge, evaluate if ground_truth is given, report."""
     settings = start(config, overrides, dry_run, verbose)
     _finish(settings, run_steps(settings)[0])
 
 
 @app.command()
 def demo(
-    output: Annotated[str, typer.Option("--output", help="Folder for scenes and results.")] = (
+    output: Annotated[str, typer.Option("--output", help="Folder for the scenes and the run.")] = (
         "runs/demo"
     ),
     verbose: Verbose = False,
 ) -> None:
-    """Draw the example scenes and run the whole job on them with the bundled weights."""
-    from ntt_ray.demo.example import draw_example
+    """Render the example scenes and run the whole job on them with the bundled weights."""
+    from ntt_ray.demo.example import render_example
 
     start_logging(verbose)
-    say("drawing the example scenes")
-    config, paths = draw_example(Path(output))
+    say("rendering the example scenes")
+    config, paths = render_example(Path(output))
     settings = load_config(str(config), paths)
     counts, metrics, images_per_s = run_steps(settings)
     _print_demo(settings, counts, metrics, images_per_s)
@@ -74,7 +74,7 @@ def label(
     dry_run: DryRun = False,
     verbose: Verbose = False,
 ) -> None:
-    """Label every image that has no row yet; builds the bank if it is not there."""
+    """Label every image that has no labels yet; build the bank first if it is not there."""
     settings = start(config, overrides, dry_run, verbose)
     _label(settings)
     from ntt_ray.run.status import check_labelled
@@ -104,7 +104,7 @@ def evaluate(
     dry_run: DryRun = False,
     verbose: Verbose = False,
 ) -> None:
-    """Compare a merged run with ground_truth and write metrics.json."""
+    """Compare a merged run with its ground_truth and write metrics.json."""
     settings = start(config, overrides, dry_run, verbose)
     _evaluate(settings)
 
@@ -116,7 +116,7 @@ def report(
     dry_run: DryRun = False,
     verbose: Verbose = False,
 ) -> None:
-    """Write report.html and report.json of a run, whole or not."""
+    """Write report.html and report.json of a run, finished or not."""
     settings = start(config, overrides, dry_run, verbose)
     _report(settings)
 
@@ -162,9 +162,9 @@ def _evaluate(settings: Config) -> dict[str, Any]:
     metrics = evaluate_run(settings)
     for kind, word in (("segm", "masks"), ("bbox", "boxes")):
         found = metrics.get(kind, {})
-        figures = [f"{name} {shown(found[name])}" for name in FIGURES_SAID if name in found]
-        if figures:
-            say(f"  {word}: {'  '.join(figures)}")
+        texts = [f"{name} {shown(found[name])}" for name in METRICS_SAID if name in found]
+        if texts:
+            say(f"  {word}: {'  '.join(texts)}")
     return metrics
 
 

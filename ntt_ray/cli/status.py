@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ntt_ray.run.status import Status
 
 REASONS_SHOWN = 10
-Output = Annotated[str, typer.Argument(metavar="OUTPUT", help="The prefix of the run.")]
+Output = Annotated[str, typer.Argument(metavar="OUTPUT", help="Folder or URI prefix of the run.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Quick = Annotated[
     bool, typer.Option("--quick", help="Count shards only; do not look into them for failures.")
@@ -32,7 +32,7 @@ def status(
     as_json: AsJson = False,
     quick: Quick = False,
 ) -> None:
-    """Say how a run is: done, to do, pace, failures; exit status 1 while it is not done.
+    """Say how a run is: done, to do, pace, failures; the exit status is 1 until all is done.
 
     Stores are reached as the environment says (AWS_ENDPOINT_URL, AWS_PROFILE ...), or with
     --set storage_options.s3.endpoint_url=URL.

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 NOTES_SHOWN = 20
 JsonPath = Annotated[
     Path | None,
-    typer.Option("--json", metavar="PATH", help="Write every problem there, a line of JSON each."),
+    typer.Option(
+        "--json", metavar="PATH", help="Write every problem to this file, a line of JSON each."
+    ),
 ]
 
 

@@ -30,7 +30,7 @@ Wanted = Annotated[
 
 @group.command("list")
 def list_weights() -> None:
-    """Print name, megabytes, whether it is in this node's cache, SHA-256 and address of each."""
+    """Print each name with its megabytes, whether this node has it, its SHA-256 and address."""
     from ntt_ray.models.cache import cache_dir, cached_path
 
     for name, published in PUBLISHED.items():
@@ -62,12 +62,14 @@ def push(
     wanted: Wanted,
     to: Annotated[
         str | None,
-        typer.Option("--to", metavar="PREFIX", help="The mirror; default: the config's."),
+        typer.Option(
+            "--to", metavar="PREFIX", help="Prefix of the mirror; default: that of the config."
+        ),
     ] = None,
     overrides: Overrides = None,
     verbose: Verbose = False,
 ) -> None:
-    """Fill a mirror with published files; what is there and right is left alone.
+    """Fill a mirror with published files; files that are there and right are left alone.
 
     Example: ntt-ray weights push --to s3://bucket/weights/ my.yaml
     """

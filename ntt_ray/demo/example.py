@@ -1,4 +1,4 @@
-"""The bundled example: draws its scenes and references, and says how to run it.
+"""The bundled example: renders its scenes and references, and says how to run it.
 
 It knows the scenes and the packaged config; what runs the job is the command line.
 """
@@ -17,12 +17,12 @@ SHOTS = 5
 SEED = 7
 
 
-def draw_example(output: Path, *, images: int = IMAGES) -> tuple[Path, list[str]]:
-    """Draw references and targets of the families that no weight was trained on.
+def render_example(output: Path, *, images: int = IMAGES) -> tuple[Path, list[str]]:
+    """Render references and targets of the families that no weight was trained on.
 
     Args:
         output: folder of the example; scenes go below it, and later the run.
-        images: number of target scenes.
+        images: how many target scenes are rendered.
 
     Returns:
         The packaged config and the overrides that point it to `output`.

@@ -44,7 +44,7 @@ class Family:
 
     Attributes:
         name: Category name.
-        outline: Draws the parts of one object; small differences come from the generator.
+        outline: Gives the parts of one object; small differences come from the generator.
         texture: Maps object coordinates to a mix in [0, 1] of the first two colours.
         colours_hsv: Two texture colours and the trim's, hue, saturation and value in [0, 1].
     """

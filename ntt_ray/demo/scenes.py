@@ -27,7 +27,7 @@ Bools = NDArray[np.bool_]
 
 SIZES_WH = ((640, 480), (480, 640), (480, 480), (400, 300), (320, 240), (560, 400), (360, 480))
 JPEG_QUALITY = 90
-SUPERSAMPLING = 3  # outlines are drawn this much larger, then averaged
+SUPERSAMPLING = 3  # outlines are rendered this much larger, then averaged
 MIN_VISIBLE = 0.6  # no object is hidden more than the rest of this
 MIN_PIXELS = 120
 PLACES = 20  # tried for each object
@@ -226,7 +226,7 @@ def _blurred(alpha: FloatImage, radius: float) -> FloatImage:
 def _paint_object(
     rng: np.random.Generator, family: Family, diameter: float, light_xy: tuple[float, float]
 ) -> _Sprite:
-    """Draw one object with its own turn, stretch, colours and shading."""
+    """Render one object with its own turn, stretch, colours and shading."""
     angle, stretch, shear = rng.uniform(0, 2 * np.pi), rng.uniform(0.88, 1.12), rng.normal(0, 0.06)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     matrix = turn @ np.array([[stretch, shear], [0, 1 / stretch]]) * (diameter / 2)
@@ -236,12 +236,12 @@ def _paint_object(
     solid = np.concatenate([points for points, role in parts if role != HOLE])
     low = np.floor(solid.min(axis=0)) - 3
     w, h = (int(v) for v in np.ceil(solid.max(axis=0)) + 3 - low)
-    drawn = [Image.new("L", (w * SUPERSAMPLING, h * SUPERSAMPLING)) for _ in range(2)]
+    layers = [Image.new("L", (w * SUPERSAMPLING, h * SUPERSAMPLING)) for _ in range(2)]
     for points, role in parts:
         corners = [(float(x), float(y)) for x, y in (points - low) * SUPERSAMPLING]
-        for image, fills in zip(drawn, ((BODY, TRIM), (TRIM,)), strict=True):
+        for image, fills in zip(layers, ((BODY, TRIM), (TRIM,)), strict=True):
             ImageDraw.Draw(image).polygon(corners, fill=255 if role in fills else 0)
-    alpha, trim = (_shares(image.reduce(SUPERSAMPLING)) for image in drawn)
+    alpha, trim = (_shares(image.reduce(SUPERSAMPLING)) for image in layers)
 
     # Surface: the family's texture in object coordinates, in this object's colours.
     ys, xs = np.mgrid[0:h, 0:w]
@@ -336,7 +336,7 @@ def render_scene(
 
     Args:
         rng: Decides everything; the same state gives the same scene.
-        families: Kinds the scene's objects are drawn from.
+        families: Kinds of objects that the scene may show.
         size_wh: Width and height in pixels.
         layout: Number and size of objects.
 

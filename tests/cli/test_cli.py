@@ -57,7 +57,7 @@ def test_paths_mean_what_they_say(config_file, name, monkeypatch):
         monkeypatch.setattr(example, draw, lambda *arguments, **named: None)
     told = override("output", f"/x/{name}")
     assert load_config(str(config_file), [told]).output == f"/x/{name}"
-    _, paths = example.draw_example(config_file.parent / name)
+    _, paths = example.render_example(config_file.parent / name)
     assert load_config(str(config_file), paths).output == str(config_file.parent / name / "run")
     with pytest.raises(InputError) as refused:
         app(

@@ -10,7 +10,7 @@ from ntt_ray.calibrate.thresholds import judge
 from ntt_ray.cli import run as commands
 from ntt_ray.cli.app import console
 from ntt_ray.config import load_config
-from ntt_ray.demo.example import draw_example
+from ntt_ray.demo.example import render_example
 from ntt_ray.demo.families import NOVEL_FAMILIES, TRAIN_FAMILIES
 from ntt_ray.evaluate.matching import GroundTruth
 from ntt_ray.merge.job import merge
@@ -70,7 +70,7 @@ def test_the_demo(demo):
 
 
 def test_the_config_runs_where_the_demo_was_drawn(tmp_path):
-    path, overrides = draw_example(tmp_path, images=2)
+    path, overrides = render_example(tmp_path, images=2)
     settings = load_config(str(path), overrides)
     for place in (settings.images, settings.image_root, settings.ground_truth):
         assert Path(place).exists()
@@ -106,7 +106,7 @@ def _f1(samples: dict[str, Sample], thresholds: dict[str, float]) -> float:
 
 def test_thresholds_from_references_alone_come_near_to_those_tuned_on_the_images(demo):
     """Share of the best F1: measured 0.955 here, 0.962 and 0.944 with two other seeds."""
-    path, overrides = draw_example(demo[0])
+    path, overrides = render_example(demo[0])
     settings = load_config(str(path), overrides)
     own = {item.label.name: item.threshold for item in calibrate_run(settings)}
     written = json.loads((demo[0] / "run" / "calibration.json").read_text())
@@ -123,7 +123,7 @@ def test_thresholds_from_references_alone_come_near_to_those_tuned_on_the_images
 
     # the file is what merge takes
     calibration = f"{settings.output}/calibration.json"
-    path, overrides = draw_example(demo[0])
+    path, overrides = render_example(demo[0])
     merge(load_config(str(path), [*overrides, f"merge.calibration={calibration}"]))
     merged = json.loads((demo[0] / "run" / "annotations.json").read_text())["annotations"]
     kept = sum(score >= own[name] for name, (rows, _) in samples.items() for score, _ in rows)

@@ -9,7 +9,7 @@ import pytest
 from ntt_ray.cli import app
 from ntt_ray.cli import run as steps
 from ntt_ray.config import load_config
-from ntt_ray.demo.example import draw_example
+from ntt_ray.demo.example import render_example
 from ntt_ray.masks import mask_ious
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -21,7 +21,7 @@ MEAN_IOU, MEDIAN_IOU = 0.87, 0.90
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_box_only_references_of_the_demo(tmp_path):
-    config, overrides = draw_example(tmp_path)
+    config, overrides = render_example(tmp_path)
     folder = tmp_path / "scenes" / "references"
     truth = json.loads((folder / "annotations.json").read_text())
     boxes = copy.deepcopy(truth)
