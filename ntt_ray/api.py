@@ -135,7 +135,7 @@ class ImageLabeler:
 
     def _pixels(self, image: Any) -> RgbImage:
         if isinstance(image, Image.Image):
-            return pillow_to_rgb(image, self._decode)
+            return pillow_to_rgb(image, upright=self._decode.orientation == "upright")
         if isinstance(image, np.ndarray):
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
                 raise InputError(
@@ -274,10 +274,16 @@ def _of_bank(uri: str, store: Storage) -> dict[str, Any]:
 
 def _of_run(output: str, store: Storage) -> dict[str, Any]:
     from ntt_ray.run.layout import BANK_FILE
-    from ntt_ray.run.record import recorded_run
+    from ntt_ray.run.record import read_record
 
-    settings, bank = recorded_run(output, store).config, storage.join(output, BANK_FILE)
-    return {**settings, "references": None, "bank": bank, "storage_options": {}}
+    recorded = read_record(output, store)
+    if recorded is None:
+        raise InputError(
+            f"{storage.redact(output)}: there is no run here; give the output of a run, a "
+            ".safetensors bank or a .yaml config"
+        )
+    bank = storage.join(output, BANK_FILE)
+    return {**recorded.config, "references": None, "bank": bank, "storage_options": {}}
 
 
 def _bank_of(config: Config, models: ModelSpec) -> BankFile:

@@ -103,11 +103,12 @@ def decode_image(data: bytes, settings: DecodeSettings = DecodeSettings()) -> Rg
         return np.asarray(image)
 
 
-def pillow_to_rgb(
-    image: Image.Image,
-    settings: DecodeSettings = DecodeSettings(),  # noqa: B008
-) -> RgbImage:
+def pillow_to_rgb(image: Image.Image, *, upright: bool = False) -> RgbImage:
     """An image that Pillow has opened or made, as `decode_image` gives that of a file.
+
+    Args:
+        image: of any mode that `decode_image` takes, and of any size.
+        upright: whether it is turned as its EXIF says.
 
     Returns:
         uint8 array ``(height, width, 3)``.
@@ -116,7 +117,7 @@ def pillow_to_rgb(
         ImageError: its file is truncated or damaged, or its samples cannot become 8 bits.
     """
     try:
-        return np.asarray(_rgb(_oriented(image, settings.orientation == "upright")))
+        return np.asarray(_rgb(_oriented(image, upright)))
     except ImageError:
         raise
     except Exception as error:  # decoders raise almost anything on damaged files

@@ -12,8 +12,8 @@ from PIL import Image
 import ntt_ray
 from ntt_ray.config import build_config
 from ntt_ray.errors import ConfigError, ImageError, InputError, RunIncompleteError
+from ntt_ray.run.label import label
 from ntt_ray.run.layout import shard_name
-from ntt_ray.run.prepare import label
 from tests.support.golden import GOLDEN, GOLDEN_MODELS
 
 TARGETS = sorted((GOLDEN / "targets").glob("*.png"))
@@ -26,6 +26,14 @@ def test_importing_the_package_imports_nothing_else():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert {"numpy", "pydantic", "fsspec", "torch", "ray"}.isdisjoint(eval(done.stdout))
+
+
+def test_nothing_here_needs_ray():
+    names = ["api", "bank.task", "models.spec", "run.loading", "run.record", "run.shard"]
+    modules = ", ".join(f"ntt_ray.{name}" for name in names)
+    code = f"import sys, {modules}; print('ray' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 def test_every_name_is_there():
@@ -140,7 +148,7 @@ def test_a_bank_knows_its_encoder(labeler, config, tmp_path):
 def test_what_cannot_be_loaded_says_so(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         ntt_ray.load_labeler(tmp_path / "gone.safetensors")
-    with pytest.raises(ntt_ray.NttRayError, match="there is no run here"):
+    with pytest.raises(ntt_ray.NttRayError, match="give the output of a run"):
         ntt_ray.load_labeler(tmp_path)
     with pytest.raises(InputError, match="there is no run here"):
         ntt_ray.read_labels(tmp_path)

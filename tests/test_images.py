@@ -8,7 +8,13 @@ import pytest
 from PIL import Image
 
 from ntt_ray.errors import ImageError
-from ntt_ray.images import PixelBudget, decode_image, decode_square, resize_square
+from ntt_ray.images import (
+    PixelBudget,
+    decode_image,
+    decode_square,
+    pillow_to_rgb,
+    resize_square,
+)
 from ntt_ray.settings import DecodeSettings
 from tests.support import raw_files
 
@@ -82,6 +88,30 @@ def test_decode_square_is_decoding_and_resizing():
     square, size_hw = decode_square(data, 16)
     assert size_hw == (23, 41)
     np.testing.assert_array_equal(square, resize_square(decode_image(data), 16))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "1", "P", "I;16", "CMYK"])
+def test_an_opened_image_is_what_its_file_is(mode):
+    image = Image.new(mode, (6, 4), 1)
+    file = io.BytesIO()
+    image.save(file, "TIFF")
+    expected = decode_image(file.getvalue())
+    assert (pillow_to_rgb(Image.open(file)) == expected).all()
+
+
+def test_an_opened_image_may_be_turned_or_damaged():
+    file = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    noise = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(file, "JPEG", exif=exif)
+    assert pillow_to_rgb(Image.open(file)).shape == (40, 60, 3)
+    assert pillow_to_rgb(Image.open(file), upright=True).shape == (60, 40, 3)
+    cut = io.BytesIO(file.getvalue()[:-100])
+    with pytest.raises(ImageError, match="truncated"):
+        pillow_to_rgb(Image.open(cut))
+    with pytest.raises(ImageError, match="32 bits"):
+        pillow_to_rgb(Image.new("F", (6, 4)))
 
 
 def test_threads_hold_no_more_pixels_than_the_budget():

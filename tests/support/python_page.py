@@ -11,7 +11,7 @@ from typing import Any
 
 from ntt_ray.config import load_config
 from ntt_ray.demo.example import render_example
-from ntt_ray.run.prepare import label
+from ntt_ray.run.label import label
 from tests.support.paths import ROOT
 
 IMAGES = 2
