@@ -46,7 +46,8 @@ def reproduce(
         typer.Option("--part", help="Run only this split, fold or data set; repeatable."),
     ] = None,
     output: Annotated[
-        str | None, typer.Option("--output", metavar="DIR", help="Default: runs/NAME.")
+        str | None,
+        typer.Option("--output", metavar="DIR", help="Folder of the runs; default: runs/NAME."),
     ] = None,
     overrides: Overrides = None,
     dry_run: DryRun = False,
