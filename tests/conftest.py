@@ -22,6 +22,18 @@ from tests.support.s3_store import s3  # noqa: F401 a fixture
 if TYPE_CHECKING:
     from tests.faults.drivers import Undisturbed
 
+# files with such tests come first, so that processes which share the files end together
+LONGEST_FIRST = ("faults", "slow", "ray")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sort the files by their longest kind of test; what is in a file stays in its order."""
+    ranks: dict[Path, int] = {}
+    for item in items:
+        kinds = [n for n, mark in enumerate(LONGEST_FIRST) if item.get_closest_marker(mark)]
+        ranks[item.path] = min([*kinds, ranks.get(item.path, len(LONGEST_FIRST))])
+    items.sort(key=lambda item: ranks[item.path])
+
 
 @pytest.fixture(scope="session")
 def golden_references(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -49,7 +61,7 @@ def golden_config(golden_references: Path, tmp_path: Path) -> dict[str, Any]:
         },
         "models": GOLDEN_MODELS,
         "method": {"points_per_side": 16},
-        "job": {"images_per_unit": 2},
+        "job": {"images_per_unit": 2, "actors": 1},  # each imports torch and timm anew
         "merge": {"min_score": 0.0},
     }
 

@@ -197,6 +197,13 @@ def test_the_command_line_starts_without_torch_or_ray():
     assert done.returncode == 0, done.stderr
 
 
+def test_each_test_module_mirrors_one_of_the_package_or_says_its_subject():
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        relative = path.relative_to(ROOT / "tests")
+        mirrored = PACKAGE / relative.with_name(relative.name.removeprefix("test_"))
+        assert mirrored.exists() or ast.get_docstring(ast.parse(path.read_text())), relative
+
+
 def test_no_test_imports_another():
     for path in sorted((ROOT / "tests").rglob("*.py")):
         others = {n for n in _imports(path) if any(p.startswith("test_") for p in n.split("."))}

@@ -1,21 +1,25 @@
 """A store that fails, stalls, cuts and lies: the files are those of an undisturbed run.
 
 Every case is a whole job on the golden images, read from and written to a bucket through a proxy
-that damages what passes (tests/hostile_proxy.py); see tests/s3_store.py for stores of your own.
+that damages what passes (tests/support/hostile_proxy.py); fake models label, because the store is
+what it is about. See tests/support/s3_store.py for stores of your own.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from unittest import mock
 
 import pytest
 
 from ntt_ray.config import build_config
 from ntt_ray.errors import RunIncompleteError, StorageError
 from ntt_ray.merge import job as merge_job
+from ntt_ray.run import models
 from ntt_ray.run.label import label
 from ntt_ray.run.shard import existing_shards, iter_labels, read_shard
+from tests.support.fake_models import use_fakes
 from tests.support.golden import GOLDEN, GOLDEN_MODELS
 from tests.support.hostile_proxy import Hostility, Proxy, hostile_proxy
 
@@ -39,6 +43,13 @@ HOSTILITIES = {
 }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def fakes():
+    with mock.patch.object(models, "_decided"):  # puts back what was there
+        use_fakes()
+        yield
+
+
 @pytest.fixture(scope="module")
 def bucket_config(s3, golden_references):
     """The golden references and models on images in a bucket; the output is the test's to name."""
@@ -52,7 +63,6 @@ def bucket_config(s3, golden_references):
         "output": f"{prefix}/run",
         "references": {"annotations": str(golden_references), "image_root": str(GOLDEN / "refs")},
         "models": GOLDEN_MODELS,
-        "method": {"points_per_side": 4},
         "job": {"images_per_unit": IMAGES // UNITS, "actors": 1},
         "merge": {"min_score": 0.0},
         "storage_options": s3.options(),

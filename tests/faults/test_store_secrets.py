@@ -63,7 +63,6 @@ def test_credentials_are_in_no_file_and_no_line(s3, tmp_path, golden_references,
         "output": f"{prefix}/run",
         "references": {"annotations": str(golden_references), "image_root": str(GOLDEN / "refs")},
         "models": GOLDEN_MODELS,
-        "method": {"points_per_side": 4},
         "job": {"images_per_unit": 8, "actors": 1},
         "storage_options": options,
     }
@@ -76,7 +75,7 @@ def test_credentials_are_in_no_file_and_no_line(s3, tmp_path, golden_references,
         "RAY_TMPDIR": str(ray_folder),
     }
     done = subprocess.run(
-        [sys.executable, "-m", "ntt_ray", "run", str(config), "--verbose"],
+        [sys.executable, "-m", "tests.support.fake_models", "0", "run", str(config), "--verbose"],
         cwd=ROOT,
         env={**os.environ, **environment},
         capture_output=True,

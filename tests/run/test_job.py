@@ -135,7 +135,7 @@ def test_the_job_end_to_end(golden_config):
 
     # neither does it depend on the actors
     elsewhere = {**golden_config, "output": str(output) + "-2"}
-    run_all(elsewhere, "job.actors=1")
+    run_all(elsewhere, "job.actors=2")
     assert contents(elsewhere["output"]) == {
         **before,
         "run.json": contents(elsewhere["output"])["run.json"],  # holds the output's path

@@ -3,8 +3,6 @@
 import io
 import json
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -16,6 +14,7 @@ from ntt_ray.masks import encode_mask
 from ntt_ray.merge.record import read_merge_record
 from ntt_ray.run.layout import shard_uri
 from ntt_ray.verify.problems import KEPT, Findings
+from tests.support.commands import run_command
 from tests.support.verify_run import STORE, Run
 
 
@@ -502,12 +501,7 @@ def _command(run, tmp_path, *options):
     data = {"images": "/data", "output": str(run.output), "bank": "/data/bank"}
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(data))
-    return subprocess.run(
-        [sys.executable, "-m", "ntt_ray", "verify", str(path), *options],
-        capture_output=True,
-        text=True,
-        timeout=170,
-    )
+    return run_command("verify", str(path), *options)
 
 
 def test_the_command_and_its_exit_status(run, tmp_path):

@@ -76,7 +76,7 @@ def job_config(s3, clone):
         },
         "models": json.loads(json.dumps(GOLDEN_MODELS).replace(here, there)),
         "method": {"points_per_side": 16},
-        "job": {"images_per_unit": 1},
+        "job": {"images_per_unit": 1, "actors": 1},
         "storage_options": s3.options(),
     }
     (clone / "configs" / "job.yaml").write_text(yaml.safe_dump(data))
