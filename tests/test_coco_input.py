@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ntt_ray import coco_input
+from ntt_ray import coco_input, json_input
 from ntt_ray.coco_input import (
     Annotation,
     Category,
@@ -18,9 +18,9 @@ from ntt_ray.coco_input import (
     TruthImage,
     check_results,
     checked_truth,
-    parse_json,
 )
 from ntt_ray.errors import InputError
+from ntt_ray.json_input import parse_json
 from tests.support.fuzzing import HOSTILE, changed, damaged, fuzz, nested
 
 COCO = {
@@ -71,7 +71,7 @@ PIECES += [b'"images": [{"id": 4}], ', b'"id": 3, ', b"[{}]", b"\xff", b"\n\t ",
 @pytest.fixture(autouse=True)
 def _small_pieces(monkeypatch):
     monkeypatch.setattr(coco_input, "PIECE", 2)
-    monkeypatch.setattr(coco_input, "SCAN_BYTES", 7)
+    monkeypatch.setattr(json_input, "SCAN_BYTES", 7)
 
 
 def _seen(file):
@@ -86,7 +86,7 @@ def _seen(file):
 
 def test_the_example_is_read_in_pieces():
     file = CocoFile.parse(json.dumps(COCO).encode())
-    assert isinstance(file._source, coco_input._Pieces)
+    assert isinstance(file._source, json_input.JsonPieces)
     assert _seen(file) == _seen(CocoFile.of(COCO))
     assert file.items("annotations", Annotation).problems == {}
     assert file.get("licenses") == COCO["licenses"]

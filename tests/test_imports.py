@@ -19,6 +19,7 @@ ROOMS = (
     "settings",
     "images",
     "storage",
+    "json_input",
     "config",
     "coco_input",
     "run.cluster",
@@ -54,6 +55,7 @@ FORBIDDEN = {
     "images.py": {"ray", "torch"},
     "masks.py": {"ray", "torch"},
     "coco_input.py": HEAVY,
+    "json_input.py": HEAVY,
     "merge": {"ray", "torch"},
     "evaluate": {"ray", "torch"},
     "report": {"ray", "torch"},
@@ -71,10 +73,10 @@ MAY = {"references/boxes.py": {"torch"}, "references/from_boxes.py": {"torch"}}
 # a dependency has one home
 HOMES = {
     "pydantic": {
-        *("config.py", "settings.py", "coco_input.py"),
+        *("config.py", "settings.py", "json_input.py", "coco_input.py"),
         *("run/record.py", "merge/record.py", "merge/calibration.py"),
     },
-    "pydantic_core": {"coco_input.py"},
+    "pydantic_core": {"json_input.py"},
     "fsspec": {"storage"},
     "pycocotools.mask": {"masks.py"},
     "pycocotools.cocoeval": {"evaluate/average_precision.py"},

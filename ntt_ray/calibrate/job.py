@@ -32,11 +32,11 @@ from ntt_ray.calibrate.thresholds import (
     calibration_of,
     judge,
 )
-from ntt_ray.coco_input import read_json
 from ntt_ray.config import Config
 from ntt_ray.errors import InputError, NttRayError
 from ntt_ray.evaluate.matching import GroundTruth
 from ntt_ray.images import RgbImage, decode_image
+from ntt_ray.json_input import read_json
 from ntt_ray.method.tiling import make_labeler
 from ntt_ray.models.spec import ModelSpec
 from ntt_ray.records import ClassLabel, ImageEntry, ImageLabels, Reference, ReferenceSet

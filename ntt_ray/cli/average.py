@@ -65,7 +65,7 @@ def average(
 
 
 def _metrics(output: str, store: storage.Storage) -> Mapping[str, Any]:
-    from ntt_ray.coco_input import read_json
+    from ntt_ray.json_input import read_json
 
     uri = storage.join(output, METRICS_FILE)
     if not store.exists(uri):

@@ -172,11 +172,11 @@ def convert(
     from ntt_ray.references.importers.cvat import read_cvat
     from ntt_ray.references.importers.folders import read_folders
     from ntt_ray.references.importers.labelme import read_labelme
-    from ntt_ray.references.importers.shapes import drawn_coco
+    from ntt_ray.references.importers.shapes import shapes_to_coco
 
     read = {"folder": read_folders, "labelme": read_labelme, "cvat": read_cvat}[source.value]
     store, folder = Storage(), storage.absolute(path)
-    coco = drawn_coco(read(folder, store), source.value)
+    coco = shapes_to_coco(read(folder, store), source.value)
     _write(output, coco, store)
     _write_page(output, coco, folder, store)
     say(f"references.image_root of the config: {storage.redact(folder)}")

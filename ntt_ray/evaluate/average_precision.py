@@ -1,6 +1,6 @@
 """COCO's matching and averaging of detections, by pycocotools or by faster-coco-eval.
 
-It takes a checked selection of ground truth and detections with the same ids, and reads the figures
+It takes a checked selection of ground truth and detections with the same ids, and reads the metrics
 out of the two tables both libraries make: precision and recall by IoU, class, size and number of
 detections. Fractions between 0 and 1; None where there is no ground truth to stand on. Ground truth
 that says for each image which classes were looked for (LVIS) is judged as LVIS does: detections of
@@ -40,7 +40,7 @@ class Selection:
     Attributes:
         truth: a COCO instances file, checked.
         detections: in COCO results format, checked.
-        federated: the ground truth is LVIS's, see the module.
+        federated: whether the ground truth is LVIS's, as the module describes it.
     """
 
     truth: Mapping[str, Any]
@@ -71,9 +71,9 @@ class Tables:
     Attributes:
         precision: ``(IoUs, recalls, classes, sizes, limits)``; -1 where there is no ground truth.
         recall: ``(IoUs, classes, sizes, limits)``.
-        category_ids: of the classes, in the tables' order.
-        ious: thresholds, 0.50 to 0.95.
-        limits: detections per image and class.
+        category_ids: ids of the classes, in the tables' order.
+        ious: IoU thresholds, 0.50 to 0.95.
+        limits: how many detections count for each image and class.
     """
 
     precision: Floats
@@ -111,9 +111,9 @@ class Matched:
     """All detections of a kind at `MATCH_IOU`.
 
     Attributes:
-        scores: of the detections that count.
-        right: whether each is.
-        objects: in the ground truth, crowds left out.
+        scores: scores of the detections that count.
+        right: for each of these detections whether it is right.
+        objects: how many objects are in the ground truth, crowds left out.
     """
 
     scores: Floats

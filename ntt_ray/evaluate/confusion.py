@@ -1,6 +1,6 @@
 """Which class is taken for which: objects and detections matched at IoU 0.5, whatever their class.
 
-For pictures in the report; the official figures match within a class. It knows COCO annotations and
+For the report's table; the official metrics match within a class. It knows COCO annotations and
 results with the same ids, not where they come from.
 """
 
@@ -26,9 +26,10 @@ def confusion(
     """Count objects by their class and the class they were taken for.
 
     Args:
-        selection: ground truth and detections.
+        selection: ground truth and detections to compare.
         kind: what is compared, boxes or masks.
-        names: of the classes by category id; those with the most objects get rows of their own.
+        names: names of the classes by category id; those with the most objects get
+            rows of their own.
         score: detections below it are left out.
 
     Returns:

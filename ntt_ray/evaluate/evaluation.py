@@ -2,7 +2,7 @@
 
 `average_precision` does the matching and the averaging; this module maps images and classes between
 the run and the ground truth, and says what goes into ``metrics.json``. Fractions between 0 and 1; a
-figure that has no ground truth to stand on (no large object, say) is None.
+metric that has no ground truth to stand on (no large object, say) is None.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ntt_ray.errors import InputError
 from ntt_ray.evaluate.average_precision import Evaluator, Kind, Selection, matched, tables
 from ntt_ray.evaluate.confusion import confusion
 from ntt_ray.evaluate.false_alarms import class_false_alarms, false_alarms
-from ntt_ray.evaluate.semantic import semantic_figures
+from ntt_ray.evaluate.semantic import semantic_metrics
 from ntt_ray.masks import segmentation_to_rle
 from ntt_ray.records import ClassLabel
 from ntt_ray.run.layout import RESULTS_FILE
@@ -40,7 +40,7 @@ def evaluate(
         file_names: file name of every image of the run by its id.
         classes: the run's classes; ground truth of other classes is left out, as in the few-shot
             protocols. Classes are matched by name.
-        evaluator: who does the matching; the figures are the same.
+        evaluator: who does the matching; the metrics are the same.
 
     Returns:
         The content of ``metrics.json``: ``bbox`` and ``segm`` with AP, AP50, AP75, APs, APm, APl,
@@ -87,11 +87,11 @@ def evaluate_classes(
     classes: Sequence[ClassLabel],
     min_score: float,
 ) -> dict[str, Any]:
-    """Class mIoU and FB-IoU of a run; see `semantic_figures` and, for the rest, `evaluate`."""
+    """Class mIoU and FB-IoU of a run; see `semantic_metrics` and, for the rest, `evaluate`."""
     selection, names, _ = _compared(ground_truth, results, file_names, classes)
     if _kinds(selection) == ("bbox",):
         raise InputError("ground_truth: has boxes only; class maps need masks")
-    return semantic_figures(selection, names, min_score)
+    return semantic_metrics(selection, names, min_score)
 
 
 def _compared(

@@ -20,7 +20,7 @@ def false_alarms(found: Matched, selection: Selection) -> dict[str, Any]:
 
     Args:
         found: all detections, matched at one IoU.
-        selection: what they were matched in.
+        selection: ground truth and detections that were matched.
 
     Returns:
         ``score`` with the ``best_f1``, its ``precision`` and ``recall``;

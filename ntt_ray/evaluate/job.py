@@ -6,10 +6,11 @@ import json
 from typing import Any
 
 from ntt_ray import storage
-from ntt_ray.coco_input import read_coco, read_json
+from ntt_ray.coco_input import read_coco
 from ntt_ray.config import Config
 from ntt_ray.errors import InputError, RunIncompleteError
 from ntt_ray.evaluate.evaluation import evaluate, evaluate_classes
+from ntt_ray.json_input import read_json
 from ntt_ray.merge.job import class_choice, units_text
 from ntt_ray.merge.record import read_merge_record
 from ntt_ray.records import ClassLabel

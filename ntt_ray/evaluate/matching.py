@@ -1,7 +1,7 @@
 """Which detections of an image are right: COCO's greedy matching at one IoU, image by image.
 
-For pictures and counts in the report, where `evaluate` gives the official figures. Images are found
-by file name and classes by name, as there.
+For pictures and counts in the report, where `evaluate` gives the official metrics. Images are found
+by file name and classes by name, as `evaluate` does.
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ def match(
     """Match detections to objects of their class, the highest score first.
 
     Args:
-        detections: of one image, by falling score.
-        objects: of the same image.
+        detections: the detections of one image, by falling score.
+        objects: the annotated objects of the same image.
         crowds: regions in which detections are neither right nor wrong.
     """
     ious = mask_ious([d.rle for d in detections], [o.rle for o in objects])

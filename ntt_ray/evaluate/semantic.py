@@ -1,8 +1,8 @@
-"""Class mIoU and FB-IoU: instances painted into one class map per image, as COCO-20i is judged.
+"""Class mIoU and FB-IoU: instances rendered into one class map per image, as COCO-20i is judged.
 
-Ground truth is painted largest first, detections by rising score, so the best one is on top. Pixels
-of a crowd region are neither right nor wrong, unless an object lies on them. Each image is counted
-into one confusion of pixels and forgotten.
+Ground truth is rendered largest first, detections by rising score, so the best one is on top.
+Pixels of a crowd region are neither right nor wrong, unless an object lies on them. Each image is
+counted into one confusion of pixels and forgotten.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from ntt_ray.masks import decode_rle, rle_area
 ClassMap = npt.NDArray[np.int64]
 
 
-def semantic_figures(
+def semantic_metrics(
     selection: Selection, names: Mapping[int, str], min_score: float
 ) -> dict[str, Any]:
     """Compare class maps.
 
     Args:
         selection: ground truth and detections with masks.
-        names: of the classes by category id.
-        min_score: detections below it are not painted.
+        names: names of the classes by category id.
+        min_score: detections with a lower score are not rendered.
 
     Returns:
         ``mIoU``, the mean over classes that have a pixel in the ground truth or in a detection;
@@ -54,7 +54,7 @@ def semantic_figures(
         crowds = [a for a in objects if a["iscrowd"]]
         things = [a for a in objects if not a["iscrowd"]]
         truth, ours, crowd = (
-            _painted(items, rank, size_hw, image["file_name"]) for items in (things, found, crowds)
+            _rendered(items, rank, size_hw, image["file_name"]) for items in (things, found, crowds)
         )
         judged = (crowd == 0) | (truth > 0)
         pixels += _confusion(truth[judged], ours[judged], len(pixels))
@@ -65,18 +65,18 @@ def semantic_figures(
     return {
         "mIoU": _mean(ious[1:]),
         "FBIoU": _mean(_ious(both)),
-        "classes": {names[i]: _figure(ious[n]) for i, n in rank.items()},
+        "classes": {names[i]: _metric(ious[n]) for i, n in rank.items()},
     }
 
 
-def _painted(
+def _rendered(
     items: Sequence[Mapping[str, Any]],
     rank: Mapping[int, int],
     size_hw: tuple[int, int],
     file_name: str,
 ) -> ClassMap:
-    """Paint masks over each other, the last on top; 0 is background."""
-    painted = np.zeros(size_hw, dtype=np.int64)
+    """Render masks over each other, the last on top; 0 is background."""
+    rendered = np.zeros(size_hw, dtype=np.int64)
     for item in items:
         mask = decode_rle(item["segmentation"])
         if mask.shape != size_hw:
@@ -84,8 +84,8 @@ def _painted(
                 f"ground_truth: {file_name} has {size_hw[1]} x {size_hw[0]} pixels, a mask found "
                 f"in it {mask.shape[1]} x {mask.shape[0]}"
             )
-        painted[mask] = rank[item["category_id"]]
-    return painted
+        rendered[mask] = rank[item["category_id"]]
+    return rendered
 
 
 def _confusion(truth: ClassMap, found: ClassMap, classes: int) -> npt.NDArray[np.int64]:
@@ -106,5 +106,5 @@ def _mean(values: npt.NDArray[np.float64]) -> float | None:
     return float(known.mean()) if known.size else None
 
 
-def _figure(value: float) -> float | None:
+def _metric(value: float) -> float | None:
     return None if np.isnan(value) else float(value)

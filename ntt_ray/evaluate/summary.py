@@ -1,7 +1,7 @@
-"""Figures of several runs as one: mean and standard deviation, of everything that is a number.
+"""Metrics of several runs as one: mean and standard deviation, of everything that is a number.
 
-Runs that differ in their seed only say how much a draw of references matters. It knows neither
-files nor what a figure means; lists (curves, confusions) have no mean and are left out.
+Runs that differ in their seed only say how much a sample of references matters. It knows neither
+files nor what a metric means; lists (curves, confusions) have no mean and are left out.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ from typing import Any
 
 
 def summary_of(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Summarise runs figure by figure.
+    """Summarise runs metric by metric.
 
     Args:
-        found: contents of ``metrics.json``; one that lacks a figure, or has None there, does not
+        found: contents of ``metrics.json``; a run that lacks a metric, or has None there, does not
             take part in it.
 
     Returns:
-        A tree like theirs with ``mean``, ``deviation`` (of a sample, None for fewer than two runs)
-        and ``runs`` in the place of each number; the mean is None where no run has the figure.
+        A tree like those contents, with ``mean``, ``deviation`` (of a sample, None for fewer than
+        two runs) and ``runs`` in the place of each number; the mean is None where no run has the
+        metric.
     """
     keys = dict.fromkeys(key for metrics in found for key in metrics)
     summary: dict[str, Any] = {}

@@ -12,9 +12,9 @@ from dataclasses import replace
 from typing import Any
 
 from ntt_ray import storage
-from ntt_ray.coco_input import read_json
 from ntt_ray.config import Config
 from ntt_ray.errors import InputError, RunIncompleteError
+from ntt_ray.json_input import read_json
 from ntt_ray.merge.calibration import calibrated
 from ntt_ray.merge.classes import ClassChoice, choose_classes
 from ntt_ray.merge.digests import digest_of_file

@@ -28,8 +28,8 @@ class Surroundings:
     """An image of a class's references, and everything of the class in it.
 
     Attributes:
-        category_id: the class.
-        image: the image.
+        category_id: id of the class.
+        image: the image that holds references of the class.
         size_hw: its height and width according to the reference file.
         rles: masks of all that is annotated as the class there, references or not, crowds too.
     """

@@ -4,9 +4,9 @@ The one module here that needs torch. The model comes by protocol; reading and w
 and pictures are elsewhere.
 
 The box is the annotation, so it decides. SAM2's own answer to the box is taken when the tight box
-of that mask agrees with the drawn one. Otherwise its alternatives are asked too, and the mask with
-the highest product of box IoU and predicted IoU is taken. What sticks out of the box is cut off.
-When no mask fits, the box itself stays as the mask.
+of that mask agrees with the annotated one. Otherwise its alternatives are asked too, and the mask
+with the highest product of box IoU and predicted IoU is taken. What sticks out of the box is cut
+off. When no mask fits, the box itself stays as the mask.
 """
 
 from __future__ import annotations
@@ -39,8 +39,9 @@ class BoxMask:
 
     Attributes:
         rle: the mask at the image's size, never empty.
-        source: ``sam2``, ``box`` when the box itself is the mask, ``given`` when it had one.
-        box_iou: IoU of the drawn box with the tight box of SAM2's best mask, 0 to 1.
+        source: where the mask is from: ``sam2``; ``box`` when the box itself is the mask; ``given``
+            when the annotation had one.
+        box_iou: IoU of the annotated box with the tight box of SAM2's best mask, 0 to 1.
         predicted_iou: SAM2's own estimate of that mask, 0 to 1.
         reason: why the box was kept, for people; empty otherwise.
     """
@@ -94,9 +95,9 @@ def masks_from_boxes(
 
     Args:
         image_rgb: uint8 ``(h, w, 3)``.
-        boxes_xywh: in pixels; each covers some of the image.
+        boxes_xywh: the boxes in pixels; each covers some of the image.
         prompter: gives masks for boxes.
-        min_predicted_iou: masks must be above it, strictly, as in the method.
+        min_predicted_iou: SAM2's estimate of a mask must be above it, strictly, as in the method.
     """
     height, width = image_rgb.shape[:2]
     side = prompter.image_size
@@ -118,7 +119,7 @@ def mask_from_box(
     Boxes are compared at the size of the model's input, four times that of the logits: an image may
     be much larger.
     """
-    drawn = box_pixels(bbox_xywh, size_hw)
+    inside = box_pixels(bbox_xywh, size_hw)
     input_hw = (4 * offered.logits.shape[1], 4 * offered.logits.shape[2])
     scale_x, scale_y = input_hw[1] / size_hw[1], input_hw[0] / size_hw[0]
     x, y, width, height = bbox_xywh
@@ -130,10 +131,10 @@ def mask_from_box(
             best, best_iou, predicted = number, overlap, value
         if number == 0 and overlap >= AGREES_BOX_IOU and value > min_predicted_iou:
             break
-    mask = mask_at_size(offered.logits[best], size_hw) & drawn
+    mask = mask_at_size(offered.logits[best], size_hw) & inside
     reason = _why_not(mask, best_iou, predicted, min_predicted_iou)
     if reason:
-        return BoxMask(encode_mask(drawn), "box", best_iou, predicted, reason)
+        return BoxMask(encode_mask(inside), "box", best_iou, predicted, reason)
     return BoxMask(encode_mask(mask), "sam2", best_iou, predicted, "")
 
 

@@ -20,9 +20,9 @@ class ReferenceCrop:
     """A reference cut out of its image.
 
     Attributes:
-        reference: what it was cut for.
-        image_rgb: uint8 ``(h, w, 3)``.
-        mask: bool ``(h, w)``.
+        reference: the reference that was cut out.
+        image_rgb: pixels of the window, uint8 ``(h, w, 3)``.
+        mask: the object in the window, bool ``(h, w)``.
     """
 
     reference: Reference

@@ -75,13 +75,16 @@ def checked_choice(
     if images is None or categories is None or annotations is None or problems:
         raise ReferencesError(TITLE, problems)
     labels = _selected_classes(categories, classes, problems)
-    others = categories.positions.keys() - {label.category_id for label in labels}
-    usable = [
-        (position, annotation)
-        for identity, position in annotations.positions.items()
-        if (annotation := _sound(identity, annotations, images, categories, others, problems))
-    ]
+    wanted = {label.category_id for label in labels}
+    others = categories.positions.keys() - wanted
     sizes = {image.id: (image.height, image.width) for _, image in images.items.sound()}
+    usable: list[tuple[int, Annotation]] = []
+    for identity, position in annotations.positions.items():
+        annotation = annotations.items.records[position]
+        if annotation and annotation.category_id in wanted and annotation.image_id in sizes:
+            usable.append((position, annotation))
+        elif annotation is None or annotation.category_id not in others:
+            problems += _problems_of(identity, annotations, images, categories, others)
     ids = _chosen([a for _, a in usable], sizes, labels, shots, seed, profile, problems)
     chosen = [(position, a) for position, a in usable if a.id in ids]
     counts = Counter(a.category_id for _, a in chosen)
@@ -163,40 +166,32 @@ def _id_of(label: ClassLabel) -> int:
     return label.category_id
 
 
-def _sound(
+def _problems_of(
     identity: int,
     annotations: _Block[Annotation],
     images: _Block[Image],
     categories: _Block[Category],
     others: Collection[int],
-    problems: list[str],
-) -> Annotation | None:
-    """An annotation whose ids and box make sense; its mask is looked at if it becomes a reference.
+) -> list[str]:
+    """Why an annotation cannot be used: its ids or its box, or the size of its image.
 
-    Of one of the `others`, the classes that are not wanted, nothing matters.
+    There is none where its class is one of the `others`, which are not wanted: then nothing of it
+    matters. The mask is looked at when the annotation becomes a reference.
     """
-    position = annotations.positions[identity]
-    found = annotations.items.records[position]
-    if found is not None:
-        image_id, category_id = found.image_id, found.category_id
-    else:
-        raw = annotations.items.raw(position)
-        image_id, category_id = raw.get("image_id"), raw.get("category_id")
+    raw = annotations.items.raw(annotations.positions[identity])
+    image_id, category_id = raw.get("image_id"), raw.get("category_id")
     if type(category_id) is int and category_id in others:
-        return None
+        return []
     name = f"annotation {identity}"
-    texts = []
+    found = []
     if type(image_id) is not int or image_id not in images.positions:
-        texts.append(f"{name}: its image {image_id!r} is not in the file")
-    elif images.items.records[images.positions[image_id]] is None:
-        texts += [f"image {image_id}: {p.text}" for p in images.problems(image_id)]
+        found.append(f"{name}: its image {image_id!r} is not in the file")
+    else:
+        found += [f"image {image_id}: {p.text}" for p in images.problems(image_id)]
     if type(category_id) is not int or category_id not in categories.positions:
-        texts.append(f"{name}: unknown class id {category_id!r}")
-    if found is None:
-        own = annotations.problems(identity)
-        texts += [f"{name}: {p.text}" for p in own if p.field not in ("image_id", "category_id")]
-    problems += texts
-    return None if texts else found
+        found.append(f"{name}: unknown class id {category_id!r}")
+    own = annotations.problems(identity)
+    return found + [f"{name}: {p.text}" for p in own if p.field not in ("image_id", "category_id")]
 
 
 def _chosen(
@@ -214,9 +209,8 @@ def _chosen(
         if crowds := sum(bool(a.iscrowd) for a in annotations):
             logger.info("%d crowd regions are not used as references", crowds)
         return {a.id for a in annotations if a.category_id in wanted and not a.iscrowd}
-    plainly, too_few = sample_plainly(annotations, wanted, shots, seed)
     if profile == "plain":
-        by_category, short = plainly, too_few
+        by_category, short = sample_plainly(annotations, wanted, shots, seed)
         rules = "no crowd, a box of a pixel or more"
     else:
         by_category, short = sample_annotations(annotations, sizes_hw, wanted, shots, seed)
@@ -229,7 +223,7 @@ def _chosen(
     if short:
         least = min(len(by_category.get(i, ())) for i in short)
         advice = f"annotate more, or ask for {least} shots" if least else "annotate more"
-        if profile == "paper" and not too_few:
+        if profile == "paper" and not sample_plainly(annotations, wanted, shots, seed)[1]:
             advice += "; the profile 'plain' has no such rules and finds enough"
         problems.append(f"valid are: {rules}. Too few: {advice}")
     return {i for ids in by_category.values() for i in ids}

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ntt_ray import storage
-from ntt_ray.coco_input import CocoFile, checked_truth, read_coco, read_json
+from ntt_ray.coco_input import CocoFile, checked_truth, read_coco
 from ntt_ray.config import Config
+from ntt_ray.json_input import read_json
 from ntt_ray.merge.record import read_merge_record
 from ntt_ray.references.dataset import load_references
 from ntt_ray.report.report import write_report

@@ -1,6 +1,6 @@
 """COCO: the 20 novel classes of few-shot detection, and the four folds of COCO-20i.
 
-References are drawn from train2017, val2017 is labelled, with the classes of a part only.
+References are sampled from train2017, val2017 is labelled, with the classes of a part only.
 """
 
 from __future__ import annotations

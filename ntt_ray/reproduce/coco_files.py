@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ntt_ray import storage
-from ntt_ray.coco_input import read_json
 from ntt_ray.errors import InputError
+from ntt_ray.json_input import read_json
 from ntt_ray.masks import is_finite_number
 from ntt_ray.reproduce.declaration import Needed
 from ntt_ray.storage import Storage
@@ -44,9 +44,9 @@ def load_coco(
 
     Args:
         data: the data folder.
-        needed: the file.
+        needed: the file that is read.
         store: access to files.
-        boxes_only: see `tidied`.
+        boxes_only: whether masks are left out, as `tidied` does it.
         names_from_urls: file names are the last folder and file of ``coco_url``, as for LVIS.
 
     Raises:
@@ -73,7 +73,7 @@ def load_coco(
 def tidied(coco: Mapping[str, Any], *, boxes_only: bool = False) -> dict[str, Any]:
     """Whole-number ids of 1 and more, and boxes within their image.
 
-    Ids that are fit already stay, so that the draw of references is the published one. With
+    Ids that are fit already stay, so that the sample of references is the published one. With
     `boxes_only`, masks are left out and boxes are cut at the image's border.
 
     Raises:

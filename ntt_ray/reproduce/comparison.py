@@ -1,6 +1,6 @@
 """Our figures beside the published ones: means over seeds and parts, as rows and as a file.
 
-A published figure is either of one draw of references or a mean over many; ours is set beside the
+A published figure is either of one sample of references or a mean over many; ours is set beside the
 one of its kind where both are known.
 """
 
@@ -25,17 +25,17 @@ class Row:
     """One line of the table; fractions.
 
     Attributes:
-        part: of the protocol, or `MEAN` over those that were run.
-        shots: references per class; None for the mean over all that were run.
-        figure: its name.
-        ours: mean over seeds; None where no run has it.
+        part: name of the part, or `MEAN` for the mean over the parts that were run.
+        shots: references per class; None for the mean over all numbers that were run.
+        figure: name of the figure.
+        ours: our mean over seeds; None where no run has it.
         deviation: sample standard deviation over seeds; None for fewer than two.
-        seeds: runs behind it.
-        published: the paper's; None where we know of none.
-        note: about the published figure, and what ours lacks to be the same.
-        comparable: ours is a mean over the same parts and shots.
+        seeds: how many runs are behind our mean.
+        published: the paper's figure; None where we know of none.
+        note: what is to be said about the published figure, and what ours lacks to be the same.
+        comparable: whether ours is a mean over the same parts and shots.
         tolerance: how near counts as the same, see `Published`.
-        within: whether ours is; None where it is not comparable, or a mean over fewer draws.
+        within: whether ours is; None where it is not comparable, or a mean over fewer samples.
     """
 
     part: str
@@ -166,7 +166,7 @@ def _by_seed(measured: Sequence[Measured], figure: str) -> list[float]:
 
 
 def _published(protocol: Protocol, figure: str, shots: int | None, seeds: int) -> Published | None:
-    """Of one draw beside one seed of ours, a mean over many beside several."""
+    """Of one sample beside one seed of ours, a mean over many beside several."""
     found = [p for p in protocol.published if (p.figure, p.shots) == (figure, shots)]
     found.sort(key=lambda p: p.seeds, reverse=seeds > 1)
     return found[0] if found else None

@@ -33,11 +33,11 @@ class DataSet:
     """What a part reads from its original layout.
 
     Attributes:
-        training: COCO file that references are drawn from.
-        training_root: folder of its images.
-        test: COCO file with the images to label and their truth.
-        test_root: folder of its images.
-        given: the training file holds just the shots, nothing is drawn.
+        training: COCO file that references are sampled from.
+        training_root: folder of the training images.
+        test: COCO file with the images to label and their ground truth.
+        test_root: folder of the test images.
+        given: whether the training file holds just the shots, so that nothing is sampled.
     """
 
     training: Mapping[str, Any]
@@ -52,9 +52,10 @@ class Part:
     """One split, fold or data set. Parts that read the same files share `read`.
 
     Attributes:
-        name: as it is chosen and shown.
+        name: name of the part, as people choose it and pages show it.
         needed: the files that are read, for a number of shots.
-        read: from the data folder, with a store and the number of shots; raises `InputError`.
+        read: reads the part from the data folder, with a store and the number of shots; raises
+            `InputError`.
         classes: names of the classes that take part; raises `InputError`.
     """
 
@@ -89,7 +90,8 @@ class Published:
         shots: None for the mean over all shots.
         tolerance: a figure of ours so near to it counts as the same, see docs/protocols.md; ours
             to choose, nobody publishes it.
-        seeds: draws behind it; a figure of one draw and a mean over many may stand side by side.
+        seeds: how many samples of references are behind it; a figure of one sample and a mean over
+            many may stand side by side.
         note: what else is known of it.
     """
 
@@ -106,7 +108,7 @@ class Protocol:
     """A benchmark.
 
     Attributes:
-        name: of the command.
+        name: name of the protocol on the command line.
         title: for people.
         images_from: where to get the images, for people.
         parts: what it consists of; published figures are means over all of them.
@@ -116,7 +118,7 @@ class Protocol:
         references: what is annotated; SAM2 makes masks of boxes, and then boxes are judged.
         fill_short: classes with too few references use some twice, as the paper does for LVIS.
         class_maps: class mIoU is measured too.
-        settings: of the run, where they differ from the defaults.
+        settings: settings of the run, where they differ from the defaults.
     """
 
     name: str

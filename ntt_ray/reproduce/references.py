@@ -21,7 +21,7 @@ from ntt_ray.reproduce.declaration import DataSet
 logger = logging.getLogger(__name__)
 
 
-def drawn_references(
+def sampled_references(
     data: DataSet, classes: Sequence[str], shots: int, seed: int, *, fill_short: bool = False
 ) -> dict[str, Any]:
     """A COCO file with just the references of a part.

@@ -1,8 +1,8 @@
 """A benchmark from its original files to measured figures: one normal run per part, shots and seed.
 
-First everything is read, checked and drawn, so that what is missing is said before the first image
-is labelled; then it writes the files that a run needs and hands a config to whoever runs it. It
-knows neither Ray nor models. The same command goes on where it stopped, as every run does.
+First everything is read, checked and sampled, so that what is missing is said before the first
+image is labelled; then it writes the files that a run needs and hands a config to whoever runs it.
+It knows neither Ray nor models. The same command goes on where it stopped, as every run does.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ntt_ray import storage
-from ntt_ray.coco_input import read_json
 from ntt_ray.config import Config, build_config
 from ntt_ray.errors import DataSetError, InputError
+from ntt_ray.json_input import read_json
 from ntt_ray.references.subset import coco_bytes
 from ntt_ray.reproduce.coco_files import find_needed, missing_line
 from ntt_ray.reproduce.declaration import DataSet, Part, Protocol
-from ntt_ray.reproduce.references import drawn_references
+from ntt_ray.reproduce.references import sampled_references
 from ntt_ray.storage import Storage
 
 logger = logging.getLogger(__name__)
@@ -49,9 +49,10 @@ class Wanted:
     Attributes:
         data: folder or URI of the data set's original files.
         output: prefix of everything written.
-        parts: of the protocol.
+        parts: the parts of the protocol that are measured.
         shots: references per class, one or more numbers.
-        seeds: of the draw; where the shots are published files, only the first one counts.
+        seeds: seeds of the sampling; where the shots are published files, only the first
+            one counts.
         overrides: settings as ``a.b=value``; they win.
     """
 
@@ -79,12 +80,12 @@ class Planned:
     """A run whose files are written, but for the masks of references that are boxes.
 
     Attributes:
-        part: its name.
+        part: name of the part.
         shots: references per class.
-        seed: of the draw.
-        images: to label.
-        config: of the run.
-        boxes: the file of drawn boxes that masks are to be made of, if so.
+        seed: seed of the sampling.
+        images: how many images are labelled.
+        config: settings of the run.
+        boxes: the file of sampled boxes that masks are to be made of; None where masks are there.
     """
 
     part: str
@@ -110,7 +111,7 @@ def check_overrides(protocol: Protocol, overrides: Sequence[str]) -> Config:
 
 
 def prepare(protocol: Protocol, wanted: Wanted, *, write: bool = True) -> list[Planned]:
-    """Read, check and draw everything that is wanted; write what the runs need.
+    """Read, check and sample everything that is wanted; write what the runs need.
 
     Args:
         protocol: the benchmark.
@@ -189,8 +190,8 @@ def _planned(
     run = storage.join(place, f"{shots}-shot" if data.given else f"{shots}-shot-seed-{seed}")
     test, references = storage.join(place, "test.json"), storage.join(run, "references.json")
     boxes = storage.join(run, "boxes.json") if protocol.boxes_only else None
-    drawn = drawn_references(data, classes, shots, seed, fill_short=protocol.fill_short)
-    files = {test: coco_bytes(data.test), boxes or references: coco_bytes(drawn)}
+    sampled = sampled_references(data, classes, shots, seed, fill_short=protocol.fill_short)
+    files = {test: coco_bytes(data.test), boxes or references: coco_bytes(sampled)}
     config = build_config(
         {
             **protocol.settings,
@@ -206,7 +207,7 @@ def _planned(
 
 
 def _make_masks(config: Config, boxes: str, steps: Steps) -> None:
-    """Masks of the drawn boxes, unless those of the same boxes by the same model are there."""
+    """Masks of the sampled boxes, unless those of the same boxes by the same model are there."""
     assert config.references is not None
     store, references = Storage(config.storage_options), config.references.annotations
     made_from = _made_from(config, store.read_bytes(boxes))
@@ -220,11 +221,11 @@ def _make_masks(config: Config, boxes: str, steps: Steps) -> None:
     store.publish_bytes(references, coco_bytes(coco))
 
 
-def _made_from(config: Config, drawn: bytes) -> str:
+def _made_from(config: Config, sampled: bytes) -> str:
     """A digest of what masks depend on: the boxes, the model and what is taken of its answers."""
     settings = config.resolved()
     chosen = [settings["models"]["proposer"], settings["method"]["min_predicted_iou"]]
-    return hashlib.sha256(drawn + json.dumps(chosen, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(sampled + json.dumps(chosen, sort_keys=True).encode()).hexdigest()
 
 
 def _publish(uri: str, data: bytes, store: Storage) -> None:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from ntt_ray.errors import InputError
 from ntt_ray.evaluate.average_precision import Selection
 from ntt_ray.evaluate.evaluation import evaluate_classes
-from ntt_ray.evaluate.semantic import semantic_figures
+from ntt_ray.evaluate.semantic import semantic_metrics
 from ntt_ray.masks import encode_mask, rle_area
 from ntt_ray.records import ClassLabel
 from tests.support.fuzzing import fuzz
@@ -29,7 +29,7 @@ def figures(objects, found, min_score=0.5, crowds=()):
         {"image_id": 1, "category_id": c, "segmentation": mask(m), "score": s} for c, m, s in found
     ]
     selection = Selection({"images": [IMAGE], "annotations": truth}, detections)
-    return semantic_figures(selection, NAMES, min_score)
+    return semantic_metrics(selection, NAMES, min_score)
 
 
 def test_nothing_anywhere():

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ntt_ray.coco_input import read_json
 from ntt_ray.errors import InputError, ReferencesError
+from ntt_ray.json_input import read_json
 from ntt_ray.references.dataset import check_images, load_references, parse_references
 from ntt_ray.storage import Storage
 

@@ -20,8 +20,8 @@ from ntt_ray.errors import ImageError, InputError, ReferencesError
 from ntt_ray.masks import Rle
 from ntt_ray.references.importers.shapes import (
     TITLE,
-    DrawnImage,
-    DrawnShape,
+    AnnotatedImage,
+    Shape,
     box,
     check_size,
     ellipse_points,
@@ -38,7 +38,7 @@ FILE = "annotations.xml"
 NOT_AREAS = ("cuboid", "points", "polyline", "skeleton", "tag")
 
 
-def read_cvat(folder: str, store: Storage) -> list[DrawnImage]:
+def read_cvat(folder: str, store: Storage) -> list[AnnotatedImage]:
     """Read ``annotations.xml`` of an unpacked export.
 
     Raises:
@@ -69,7 +69,7 @@ def read_cvat(folder: str, store: Storage) -> list[DrawnImage]:
                 problems.append(f"image {name}: {child.tag} {number}: it has no {error}")
             except ValueError as error:
                 problems.append(f"image {name}: {child.tag} {number}: {error}")
-        images.append(DrawnImage(file_name, size_hw, tuple(shapes)))
+        images.append(AnnotatedImage(file_name, size_hw, tuple(shapes)))
     if problems:
         raise ReferencesError(TITLE, problems)
     for kind, count in sorted(left_out.items()):
@@ -106,7 +106,7 @@ def _image_name(name: str, subset: str, names: set[str]) -> str:
     raise ImageError("is not below the folder; export with images, or put them beside the XML")
 
 
-def _shape(element: Element, size_hw: tuple[int, int], left_out: Counter[str]) -> list[DrawnShape]:
+def _shape(element: Element, size_hw: tuple[int, int], left_out: Counter[str]) -> list[Shape]:
     """A shape of an area as a list of one; none for lines, points and tags."""
     kind, values = element.tag, element.attrib
     if kind in NOT_AREAS:

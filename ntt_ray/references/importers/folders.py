@@ -23,14 +23,14 @@ from ntt_ray import storage
 from ntt_ray.errors import ImageError, InputError, ReferencesError
 from ntt_ray.images import IMAGE_SUFFIXES, decode_mask
 from ntt_ray.masks import Rle, encode_mask
-from ntt_ray.references.importers.shapes import TITLE, DrawnImage, DrawnShape, check_size, mask
+from ntt_ray.references.importers.shapes import TITLE, AnnotatedImage, Shape, check_size, mask
 from ntt_ray.storage import Storage
 
 _MASK = re.compile(r"^(?P<image>.+?)[._-]mask([._-]?\d+)?$")
 _SOFT_VALUES = 16  # more grey values than these are soft edges, fewer are several objects
 
 
-def read_folders(folder: str, store: Storage) -> list[DrawnImage]:
+def read_folders(folder: str, store: Storage) -> list[AnnotatedImage]:
     """Read all class folders.
 
     Raises:
@@ -51,14 +51,14 @@ def read_folders(folder: str, store: Storage) -> list[DrawnImage]:
         except ImageError as error:
             problems.append(f"{image}: {error}")
             continue
-        shapes: list[DrawnShape] = []
+        shapes: list[Shape] = []
         for name in own:
             try:
                 rle = _read_mask(store.read_bytes(storage.join(folder, name)), size_hw)
                 shapes.append(mask(label, None, rle))
             except (ImageError, ValueError) as error:
                 problems.append(f"{name}: {error}")
-        images.append(DrawnImage(image, size_hw, tuple(shapes)))
+        images.append(AnnotatedImage(image, size_hw, tuple(shapes)))
     if problems:
         raise ReferencesError(TITLE, problems)
     return images

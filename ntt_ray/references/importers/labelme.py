@@ -24,8 +24,8 @@ from ntt_ray.images import decode_mask
 from ntt_ray.masks import is_finite_number
 from ntt_ray.references.importers.shapes import (
     TITLE,
-    DrawnImage,
-    DrawnShape,
+    AnnotatedImage,
+    Shape,
     box,
     check_size,
     ellipse_points,
@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 NOT_AREAS = ("line", "linestrip", "point", "points")
 
 
-def read_labelme(folder: str, store: Storage) -> list[DrawnImage]:
+def read_labelme(folder: str, store: Storage) -> list[AnnotatedImage]:
     """Read all JSON files below a folder.
 
     Raises:
@@ -69,7 +69,7 @@ def read_labelme(folder: str, store: Storage) -> list[DrawnImage]:
                 shapes += _shape(shape, size_hw, left_out)
             except ValueError as error:
                 problems.append(f"{name}: shape {number}: {error}")
-        images.append(DrawnImage(image_name, size_hw, tuple(shapes)))
+        images.append(AnnotatedImage(image_name, size_hw, tuple(shapes)))
     if problems:
         raise ReferencesError(TITLE, problems)
     for kind, count in sorted(left_out.items()):
@@ -109,7 +109,7 @@ def _size_hw(content: Mapping[str, Any]) -> tuple[int, int] | None:
     return (height, width) if isinstance(height, int) and isinstance(width, int) else None
 
 
-def _shape(shape: Any, size_hw: tuple[int, int], left_out: Counter[str]) -> list[DrawnShape]:
+def _shape(shape: Any, size_hw: tuple[int, int], left_out: Counter[str]) -> list[Shape]:
     """A shape of an area as a list of one; none for lines and points."""
     if not isinstance(shape, dict) or not isinstance(shape.get("label"), str):
         raise ValueError("it has no label")

@@ -1,4 +1,4 @@
-"""What people drew in an annotation tool, as a COCO file. The tools' formats are read elsewhere.
+"""What people annotated in a tool, as a COCO file. The tools' formats are read elsewhere.
 
 A shape is an outline, a mask or a box. A box has no mask yet: it is written without one, and
 ``ntt-ray references from-boxes`` makes it. Shapes of one label and group are one object.
@@ -35,14 +35,14 @@ Points = Sequence[tuple[float, float]]
 
 
 @dataclass(frozen=True, slots=True)
-class DrawnShape:
+class Shape:
     """One shape.
 
     Attributes:
-        label: the class's name.
+        label: name of the class.
         group: shapes of one label and group are one object; None stands alone.
-        rle: its mask at the image's size; None for a box.
-        bbox_xywh: in pixels.
+        rle: the mask at the image's size; None for a box.
+        bbox_xywh: the tight box around the shape, in pixels.
     """
 
     label: str
@@ -52,29 +52,29 @@ class DrawnShape:
 
 
 @dataclass(frozen=True, slots=True)
-class DrawnImage:
+class AnnotatedImage:
     """An image with its shapes; `file_name` is relative to the export's folder."""
 
     file_name: str
     size_hw: tuple[int, int]
-    shapes: tuple[DrawnShape, ...]
+    shapes: tuple[Shape, ...]
 
 
-def outline(label: str, group: int | None, points: Points, size_hw: tuple[int, int]) -> DrawnShape:
+def outline(label: str, group: int | None, points: Points, size_hw: tuple[int, int]) -> Shape:
     """The area inside a polygon, x and y in pixels; ValueError for fewer than three points."""
     flat = [float(value) for point in points for value in point]
     return mask(label, group, segmentation_to_rle([flat], *size_hw))
 
 
-def mask(label: str, group: int | None, rle: Rle) -> DrawnShape:
+def mask(label: str, group: int | None, rle: Rle) -> Shape:
     """A mask at the image's size; ValueError for an empty one."""
     if not rle_area(rle):
         raise ValueError("it covers no pixel of its image")
     x, y, width, height = rle_bbox_xywh(rle)
-    return DrawnShape(label, group, rle, (x, y, width, height))
+    return Shape(label, group, rle, (x, y, width, height))
 
 
-def box(label: str, group: int | None, points: Points, size_hw: tuple[int, int]) -> DrawnShape:
+def box(label: str, group: int | None, points: Points, size_hw: tuple[int, int]) -> Shape:
     """The upright box around some corners, cut off at the image's border."""
     xs = [min(max(float(x), 0.0), float(size_hw[1])) for x, _ in points]
     ys = [min(max(float(y), 0.0), float(size_hw[0])) for _, y in points]
@@ -83,7 +83,7 @@ def box(label: str, group: int | None, points: Points, size_hw: tuple[int, int])
     x, y, width, height = min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)
     if min(width, height) < 1:
         raise ValueError(f"its box of {width:g} x {height:g} pixels is too tiny")
-    return DrawnShape(label, group, None, (x, y, width, height))
+    return Shape(label, group, None, (x, y, width, height))
 
 
 def ellipse_points(
@@ -119,7 +119,7 @@ def check_size(data: bytes, size_hw: tuple[int, int] | None) -> tuple[int, int]:
     """Height and width of an image file, checked against what the annotations say.
 
     Raises:
-        ImageError: no image, another size, or stored turned: tools draw on the upright picture,
+        ImageError: no image, another size, or stored turned: tools show the picture upright,
             but pixels are taken as stored.
     """
     found, upright = stored_size(data)
@@ -134,15 +134,15 @@ def check_size(data: bytes, size_hw: tuple[int, int] | None) -> tuple[int, int]:
     return found
 
 
-def drawn_coco(images: Sequence[DrawnImage], source: str) -> dict[str, Any]:
+def shapes_to_coco(images: Sequence[AnnotatedImage], source: str) -> dict[str, Any]:
     """A COCO file: classes numbered by name, images by file name, from 1.
 
     Args:
-        images: in any order; those without shapes are left out.
-        source: name of the format, for ``info``.
+        images: the images in any order; those without shapes are left out.
+        source: name of the format they come from, for ``info``.
 
     Raises:
-        ReferencesError: nothing was drawn.
+        ReferencesError: there is no object in the images.
     """
     shown = sorted((i for i in images if i.shapes), key=lambda i: i.file_name)
     if not shown:
@@ -166,7 +166,7 @@ def drawn_coco(images: Sequence[DrawnImage], source: str) -> dict[str, Any]:
     }
 
 
-def _annotation(shape: DrawnShape, category_ids: Mapping[str, int]) -> dict[str, Any]:
+def _annotation(shape: Shape, category_ids: Mapping[str, int]) -> dict[str, Any]:
     x, y, width, height = shape.bbox_xywh
     found: dict[str, Any] = {
         "category_id": category_ids[shape.label],
@@ -177,9 +177,9 @@ def _annotation(shape: DrawnShape, category_ids: Mapping[str, int]) -> dict[str,
     return found if shape.rle is None else {**found, "segmentation": shape.rle}
 
 
-def _objects(image: DrawnImage) -> list[DrawnShape]:
-    """Shapes with those of a group made one, in the order drawn."""
-    objects: dict[object, list[DrawnShape]] = {}
+def _objects(image: AnnotatedImage) -> list[Shape]:
+    """Shapes with those of a group made one, in the order in which they were annotated."""
+    objects: dict[object, list[Shape]] = {}
     for number, shape in enumerate(image.shapes):
         alone = shape.group is None
         key = (number,) if alone else (shape.label, shape.group)
@@ -187,7 +187,7 @@ def _objects(image: DrawnImage) -> list[DrawnShape]:
     return [own[0] if len(own) == 1 else _joined(own, image.size_hw) for own in objects.values()]
 
 
-def _joined(shapes: Sequence[DrawnShape], size_hw: tuple[int, int]) -> DrawnShape:
+def _joined(shapes: Sequence[Shape], size_hw: tuple[int, int]) -> Shape:
     """One object of several shapes: all that their masks cover; boxes beside masks do not count."""
     label, group = shapes[0].label, shapes[0].group
     if rles := [shape.rle for shape in shapes if shape.rle is not None]:

@@ -10,7 +10,12 @@ from PIL import Image
 from ntt_ray.errors import ImageError, ReferencesError
 from ntt_ray.masks import decode_rle, encode_mask, rle_area
 from ntt_ray.references.importers import shapes as drawn
-from ntt_ray.references.importers.shapes import DrawnImage, drawn_coco, ellipse_points, turned
+from ntt_ray.references.importers.shapes import (
+    AnnotatedImage,
+    ellipse_points,
+    shapes_to_coco,
+    turned,
+)
 
 SIZE_HW = (60, 80)
 
@@ -64,8 +69,11 @@ def test_the_coco_file():
         box(square(5, 30, 10, 40), "bolt", 2),
         box(square(12, 30, 20, 45), "bolt", 2),
     )
-    images = [DrawnImage("b.png", SIZE_HW, shapes), DrawnImage("a.png", SIZE_HW, shapes[:1])]
-    coco = drawn_coco([*images, DrawnImage("0.png", SIZE_HW, ())], "a test")
+    images = [
+        AnnotatedImage("b.png", SIZE_HW, shapes),
+        AnnotatedImage("a.png", SIZE_HW, shapes[:1]),
+    ]
+    coco = shapes_to_coco([*images, AnnotatedImage("0.png", SIZE_HW, ())], "a test")
     assert coco["images"] == [
         {"id": 1, "file_name": "a.png", "width": 80, "height": 60},
         {"id": 2, "file_name": "b.png", "width": 80, "height": 60},
@@ -83,7 +91,7 @@ def test_the_coco_file():
     assert ["segmentation" in a for a in coco["annotations"]] == [1, 1, 1, 0, 1, 0]
     assert coco["annotations"][2]["area"] == 200
     with pytest.raises(ReferencesError, match="no object"):
-        drawn_coco([DrawnImage("0.png", SIZE_HW, ())], "a test")
+        shapes_to_coco([AnnotatedImage("0.png", SIZE_HW, ())], "a test")
 
 
 def encoded(orientation=None) -> bytes:
