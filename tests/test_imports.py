@@ -77,6 +77,7 @@ HOMES = {
         *("run/record.py", "merge/record.py", "merge/calibration.py"),
     },
     "pydantic_core": {"json_input.py"},
+    "msgspec": {"json_input.py"},
     "fsspec": {"storage"},
     "pycocotools.mask": {"masks.py"},
     "pycocotools.cocoeval": {"evaluate/average_precision.py"},
