@@ -97,6 +97,8 @@ def test_a_sample_is_divided_into_whole_steps(golden_config, images, size):
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_sample_is_a_run_of_its_own_and_labelled_once(golden_config, tmp_path):
+    # as many actors as the sample has units: none of them is left out of the time as warming up
+    golden_config["job"]["actors"] = 2
     config = build_config(golden_config)
     path, heard = tmp_path / "config.yaml", []
     path.write_text(yaml.safe_dump(golden_config))
