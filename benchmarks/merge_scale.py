@@ -31,12 +31,12 @@ from pycocotools.coco import COCO
 from benchmarks.made_shards import CLASSES, write_shards
 from benchmarks.measure import machine, write_json
 from ntt_ray.merge.fragments import Layout
-from ntt_ray.merge.instances import iter_kept
 from ntt_ray.merge.passes import MergeCounts, count_shards, write_profiles
 from ntt_ray.merge.rendering import Merge, Source
 from ntt_ray.merge.thresholds import Thresholds
+from ntt_ray.records import ImageLabels
 from ntt_ray.run.cluster.tasks import map_on_ray
-from ntt_ray.run.shard import existing_shards
+from ntt_ray.run.shard import existing_shards, iter_labels, read_shard
 from ntt_ray.storage import Storage
 
 PER_IMAGE, IMAGES_PER_SHARD = 10, 256
@@ -188,8 +188,8 @@ def checked(output: str, annotations: int) -> dict[str, Any]:
     """Read the merged file as a stream, and a part of it by pycocotools against the shards."""
     started, store = time.perf_counter(), Storage()
     shard_ids = sorted(existing_shards(output, store))[::EVERY]
-    rows = [row for shard in shard_ids for row in iter_kept(output, shard, store, KEEP_ALL)]
-    wanted = {labels.entry.image_id for labels, _ in rows}
+    rows = [row for shard in shard_ids for row in iter_labels(read_shard(output, shard, store))]
+    wanted = {labels.entry.image_id for labels in rows}
     path = Path(output, "annotations.json")
     with path.open("rb") as stream:
         images = [image for image in ijson.items(stream, "images.item") if image["id"] in wanted]
@@ -213,14 +213,14 @@ def checked(output: str, annotations: int) -> dict[str, Any]:
     }
 
 
-def compare(rows: list[Any], coco_json: dict[str, Any]) -> None:
+def compare(rows: list[ImageLabels], coco_json: dict[str, Any]) -> None:
     """Load a part of a COCO file in pycocotools and compare it with its rows of shards."""
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO()
         coco.dataset = coco_json
         coco.createIndex()
-    for labels, kept in rows:
-        identity = labels.entry.image_id
+    for labels in rows:
+        identity, kept = labels.entry.image_id, labels.detections
         if (labels.height is None) == (identity in coco.imgs):
             raise SystemExit(f"image {identity} is {'' if identity in coco.imgs else 'not '}there")
         found = coco.imgToAnns[identity]

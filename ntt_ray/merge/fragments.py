@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ntt_ray.merge.instances import IntArray, ShardIndex
+from ntt_ray.merge.instances import ShardIndex
+from ntt_ray.merge.thresholds import IntArray
 
 FRAGMENT_BYTES = 8 << 20
 ROW_BYTES, INSTANCE_BYTES = 60, 190  # of JSON around a file name, around the counts of a mask

@@ -6,8 +6,7 @@ does not know any output format.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,18 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ntt_ray.merge.digests import digest_of_bytes
-from ntt_ray.merge.thresholds import Thresholds
-from ntt_ray.records import Detection, ImageLabels
-from ntt_ray.run.shard import (
-    iter_batches,
-    iter_labels,
-    open_shard,
-    read_shard,
-    read_shard_bytes,
-)
+from ntt_ray.merge.thresholds import IntArray, Thresholds
+from ntt_ray.run.shard import iter_batches, open_shard, read_shard_bytes
 from ntt_ray.storage import Storage
 
-IntArray = npt.NDArray[np.integer[Any]]
 SCORES = ("annotations.list.element.category_id", "annotations.list.element.score")
 
 
@@ -123,19 +114,6 @@ def flat_instances(rows: pa.RecordBatch, thresholds: Thresholds | None = None) -
         ids = columns["category_id"].to_numpy()
         columns["category_id"] = pa.array(thresholds.categories_of(ids))
     return pa.table(columns)
-
-
-def iter_kept(
-    output: str, shard_id: int, store: Storage, thresholds: Thresholds
-) -> Iterator[tuple[ImageLabels, tuple[Detection, ...]]]:
-    """The rows of a shard in order, each with its kept detections by rank: what a merge writes.
-
-    Plain and slow beside `flat_instances`; for checks.
-    """
-    for labels in iter_labels(read_shard(output, shard_id, store)):
-        kept = [d for d in labels.detections if thresholds.keeps(d)]
-        ids = [thresholds.category_of(d.category_id) for d in kept]
-        yield labels, tuple(replace(d, category_id=c) for d, c in zip(kept, ids, strict=True))
 
 
 def _flattened(rows: pa.RecordBatch) -> tuple[IntArray, pa.StructArray]:

@@ -6,14 +6,12 @@ It does not know where thresholds come from: see `calibration` and `classes`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
-from ntt_ray.records import ClassLabel, Detection
 
 IntArray = npt.NDArray[np.integer[Any]]
 
@@ -37,19 +35,11 @@ class Thresholds:
         """The same choice of classes, whatever the score."""
         return Thresholds(-math.inf, {}, self.categories)
 
-    def keeps(self, detection: Detection) -> bool:
-        """Whether one detection is kept."""
-        return detection.score >= self.of_class(detection.category_id)
-
     def of_class(self, category_id: int) -> float:
         """The threshold of a class; infinite for one that is left out."""
         if self.categories is not None and category_id not in self.categories:
             return math.inf
         return self.by_category.get(category_id, self.min_score)
-
-    def category_of(self, category_id: int) -> int:
-        """The id in the merged files of a class that is kept."""
-        return category_id if self.categories is None else self.categories[category_id]
 
     def categories_of(self, category_ids: npt.NDArray[np.integer[Any]]) -> IntArray:
         """The ids in the merged files of an array of category ids ``(n,)`` that are all kept."""
@@ -64,11 +54,3 @@ class Thresholds:
             return np.full(len(category_ids), self.min_score)
         known, position = np.unique(category_ids, return_inverse=True)
         return np.array([self.of_class(int(category)) for category in known])[position]
-
-    def by_name(self, classes: Sequence[ClassLabel]) -> dict[str, float]:
-        """Thresholds by class name, for people: the classes that have their own."""
-        return {
-            label.name: self.by_category[label.category_id]
-            for label in classes
-            if label.category_id in self.by_category
-        }

@@ -9,12 +9,12 @@ from benchmarks import merge_scale
 from benchmarks.made_shards import CLASSES, write_shards
 from ntt_ray.errors import InputError
 from ntt_ray.merge import fragments
-from ntt_ray.merge.instances import flat_instances, index_shard, iter_kept
+from ntt_ray.merge.instances import flat_instances, index_shard
 from ntt_ray.merge.thresholds import Thresholds
 from ntt_ray.run import shard as shards
 from ntt_ray.storage import Storage
 from tests.support.merging import merge_shards
-from tests.support.plain_coco import plain_coco
+from tests.support.plain_coco import kept_detections, plain_coco
 
 STORE = Storage()
 PROFILES = ("coco", "coco-results")
@@ -115,13 +115,13 @@ def test_kept_one_by_one_are_those_of_the_columns(run):
     table = shards.read_shard(output, 1, STORE)
     (batch,) = table.combine_chunks().to_batches()
     flat = flat_instances(batch, SOME)
-    plain = [(r.entry.image_id, d) for r, kept in iter_kept(output, 1, STORE, SOME) for d in kept]
+    rows = [(r.entry.image_id, kept_detections(r, SOME)) for r in shards.iter_labels(table)]
+    plain = [(image, d) for image, kept in rows for d in kept]
     assert flat.column("image_id").to_pylist() == [image for image, _ in plain]
     assert flat.column("counts").to_pylist() == [d.rle["counts"] for _, d in plain]
     index = index_shard(output, 1, STORE, SOME)
     assert index.rows == 100
-    by_image = [len(kept) for _, kept in iter_kept(output, 1, STORE, SOME)]
-    np.testing.assert_array_equal(index.kept, by_image)
+    np.testing.assert_array_equal(index.kept, [len(kept) for _, kept in rows])
     assert index.found.sum() == len(flat_instances(batch))
 
 

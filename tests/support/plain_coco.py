@@ -4,6 +4,7 @@ What `ntt_ray.merge.passes` must give to the byte; simple enough to be believed.
 """
 
 import json
+from dataclasses import replace
 
 from ntt_ray.run.shard import iter_labels, read_shard
 
@@ -24,21 +25,26 @@ def plain_coco(
         images = [_dumps(_image(row)) for row in part if row.height is not None]
         annotations = []
         for row in part:
-            for detection in row.detections:
-                if thresholds.keeps(detection):
-                    annotations.append(_dumps(_annotation(next_id, row, detection, thresholds)))
-                    next_id += 1
+            for detection in kept_detections(row, thresholds):
+                annotations.append(_dumps(_annotation(next_id, row, detection)))
+                next_id += 1
         text = _head(classes, info)
         text += f',\n"images": [{_listed(images)}],\n"annotations": [{_listed(annotations)}]}}\n'
         files[name] = text.encode("ascii")
-    results = [
-        _dumps(_result(row, d, thresholds))
-        for row in rows
-        for d in row.detections
-        if thresholds.any_score().keeps(d)
-    ]
+    every = thresholds.any_score()
+    results = [_dumps(_result(row, d)) for row in rows for d in kept_detections(row, every)]
     files["results.json"] = ("[" + ",\n".join(results) + "]\n").encode("ascii")
     return files
+
+
+def kept_detections(row, thresholds):
+    """What a merge keeps of a row, by rank, with the category ids of the merged files."""
+    own = thresholds.categories
+    return [
+        d if own is None else replace(d, category_id=own[d.category_id])
+        for d in row.detections
+        if d.score >= thresholds.of_class(d.category_id)
+    ]
 
 
 def _listed(items):
@@ -62,19 +68,19 @@ def _image(row):
     }
 
 
-def _annotation(identity, row, detection, thresholds):
+def _annotation(identity, row, detection):
     return {
         "id": identity,
         "area": detection.area,
         "iscrowd": 0,
-        **_result(row, detection, thresholds),
+        **_result(row, detection),
     }
 
 
-def _result(row, detection, thresholds):
+def _result(row, detection):
     return {
         "image_id": row.entry.image_id,
-        "category_id": thresholds.category_of(detection.category_id),
+        "category_id": detection.category_id,
         "bbox": list(detection.bbox_xywh),
         "score": round(detection.score, 7),
         "segmentation": detection.rle,
