@@ -9,7 +9,6 @@ score thresholds is the matter of `thresholds`.
 
 from __future__ import annotations
 
-import logging
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,18 +19,8 @@ from ntt_ray.bank.file import bank_digest
 from ntt_ray.bank.inputs import BankInputs
 from ntt_ray.bank.memory import MemoryBank
 from ntt_ray.bank.padding import PaddedMeans
-from ntt_ray.calibrate.page import (
-    Judged,
-    render_calibration,
-    render_judged,
-    worst_first,
-)
-from ntt_ray.calibrate.thresholds import (
-    ClassCalibration,
-    calibrate,
-    calibration_of,
-    judge,
-)
+from ntt_ray.calibrate.page import Judged, render_calibration, render_judged, worst_first
+from ntt_ray.calibrate.thresholds import ClassCalibration, calibrate, calibration_of, judge
 from ntt_ray.config import Config
 from ntt_ray.errors import InputError, NttRayError
 from ntt_ray.evaluate.matching import GroundTruth
@@ -48,7 +37,6 @@ from ntt_ray.run.prepare import ReferenceRun, prepare_references
 from ntt_ray.settings import MethodSettings
 from ntt_ray.storage import Storage
 
-logger = logging.getLogger(__name__)
 IMAGES_PER_TASK = 16  # a task loads both models first
 
 _Labelled = tuple[ImageLabels, frozenset[int]]  # with the category ids of the bank
@@ -111,8 +99,6 @@ def calibrate_run(
     judged.sort(key=lambda item: item.labels.entry.image_id)  # tasks end in any order
     seen = [item.outcomes for item in judged]
     found = calibrate(seen, classes, wanted_precision=wanted_precision)
-    bank = bank_digest(run.bank)
-    calibration = calibration_of(found, wanted_precision=wanted_precision, bank=bank)
     thresholds = {
         item.label.category_id: config.merge.min_score if item.threshold is None else item.threshold
         for item in found
@@ -124,9 +110,10 @@ def calibrate_run(
     page = render_calibration(
         found, seen, views, wanted_precision=wanted_precision, complete=complete
     )
-    store.publish_bytes(
-        storage.join(config.output, CALIBRATION_PAGE), page.encode("utf-8", "replace")
-    )
+    bank = bank_digest(run.bank)
+    calibration = calibration_of(found, wanted_precision=wanted_precision, bank=bank)
+    page_uri = storage.join(config.output, CALIBRATION_PAGE)
+    store.publish_bytes(page_uri, page.encode("utf-8", "replace"))
     store.publish_bytes(storage.join(config.output, CALIBRATION_FILE), calibration.to_bytes())
     return found
 
@@ -184,7 +171,6 @@ def bank_without(
         for k, dropped in _rows_of(negatives, uris, bank.classes, shots).items():
             rows[k] |= dropped
         against = against.without(rows)
-    if against is not None:
         against = against.select(left) if against.shots[left].any() else None
     return MemoryBank(
         tuple(bank.classes[k] for k in left),

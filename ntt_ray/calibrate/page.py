@@ -6,11 +6,12 @@ reads no files, and judges nothing.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ntt_ray.calibrate.thresholds import MIN_IMAGES, ClassCalibration, ImageOutcomes
-from ntt_ray.evaluate.matching import Matches
+from ntt_ray.evaluate.matching import Matches, TruthObject
 from ntt_ray.images import RgbImage
 from ntt_ray.masks import Rle, decode_rle
 from ntt_ray.pages.environment import render
@@ -31,8 +32,6 @@ class CalibrationView:
     """A reference image as it was labelled without its own references.
 
     Attributes:
-        file_name: the image's file name.
-        picture: the image.
         right: the kept detections that match an annotated object.
         wrong: the kept detections that are false alarms.
         unclear: the kept detections that may be objects nobody annotated.
@@ -59,12 +58,14 @@ class Judged:
         """Whether each detection reaches the threshold of its class."""
         return [o.score >= thresholds[o.category_id] for o in self.outcomes.outcomes]
 
-    def missed(self, thresholds: Mapping[int, float]) -> list[int]:
-        """Positions of the annotated objects that no kept detection found."""
+    def missed(self, thresholds: Mapping[int, float]) -> list[TruthObject]:
+        """The annotated objects that could be found, and that no kept detection found."""
         kept = self.kept(thresholds)
-        found = [i is not None and kept[i] for i in self.matches.matched_by]
-        findable = [o.category_id in self.outcomes.objects for o in self.matches.objects]
-        return [j for j in range(len(found)) if findable[j] and not found[j]]
+        return [
+            found
+            for found, by in zip(self.matches.objects, self.matches.matched_by, strict=True)
+            if found.category_id in self.outcomes.objects and (by is None or not kept[by])
+        ]
 
     def mistakes(self, thresholds: Mapping[int, float]) -> int:
         """How many kept detections are wrong, and objects missed."""
@@ -90,14 +91,13 @@ def render_judged(
             empty.
         thresholds: the lowest score that is kept, by category id.
     """
-    labels, matches = judged.labels, judged.matches
+    labels = judged.labels
     assert labels.height is not None
     assert labels.width is not None
-    picture = (
-        blank((labels.height, labels.width), _SIDE_PX)
-        if image_rgb is None
-        else thumbnail(image_rgb, _SIDE_PX, _BYTES)
-    )
+    if image_rgb is None:
+        picture = blank((labels.height, labels.width), _SIDE_PX)
+    else:
+        picture = thumbnail(image_rgb, _SIDE_PX, _BYTES)
 
     def path(rle: Rle) -> str:
         return mask_to_path(decode_rle(rle), picture.scale)
@@ -108,14 +108,13 @@ def render_judged(
     ):
         if kept:
             outlines[outcome.right].append((detection.category_id, path(detection.rle)))
-    missed = [matches.objects[j] for j in judged.missed(thresholds)]
     return CalibrationView(
         labels.entry.file_name,
         picture,
         right=tuple(outlines[True]),
         wrong=tuple(outlines[False]),
         unclear=tuple(outlines[None]),
-        missed=tuple((found.category_id, path(found.rle)) for found in missed),
+        missed=tuple((o.category_id, path(o.rle)) for o in judged.missed(thresholds)),
     )
 
 
@@ -136,13 +135,14 @@ def render_calibration(
         wanted_precision: what was asked for, instead of the best F1.
         complete: whether every object of the images was said to be annotated.
     """
-    order = sorted(range(len(found)), key=lambda k: (found[k].precision or 0.0, k))
+    shares = [item.evidence.expected_precision or 0.0 for item in found]
+    order = sorted(range(len(found)), key=shares.__getitem__)
     by_class = _scores(seen)
-    scores = [by_class.get(item.label.category_id, []) for item in found]
+    scores = [by_class[item.label.category_id] for item in found]
     return render(
         "calibration.html.j2",
         found=found,
-        few=[item for item in found if not item.enough],
+        few=[item for item in found if not item.evidence.enough_references],
         rows=[(k, found[k], len(own := scores[k]), _strip(own)) for k in sorted(order[:MAX_ROWS])],
         images=len(seen),
         views=views,
@@ -154,14 +154,13 @@ def render_calibration(
     )
 
 
-def _scores(seen: Sequence[ImageOutcomes]) -> dict[int, list[tuple[float, bool]]]:
+def _scores(seen: Sequence[ImageOutcomes]) -> defaultdict[int, list[tuple[float, bool]]]:
     """Scores of the detections that can be judged, and whether they are right, by category id."""
-    scores: dict[int, list[tuple[float, bool]]] = {}
+    scores = defaultdict(list)
     for image in seen:
         for outcome in image.outcomes:
             if outcome.right is not None:
-                own = scores.setdefault(outcome.category_id, [])
-                own.append((outcome.score, outcome.right))
+                scores[outcome.category_id].append((outcome.score, outcome.right))
     return scores
 
 

@@ -15,6 +15,7 @@ A reference image often holds more objects than the annotated ones. A detection 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -54,36 +55,11 @@ class ImageOutcomes:
 
 @dataclass(frozen=True, slots=True)
 class ClassCalibration:
-    """What the references say of one class.
-
-    Attributes:
-        label: the class.
-        images: how many reference images have it and could be labelled without their own shots.
-        objects: how many annotated objects these images have.
-        threshold: the chosen score, None where no class has a right detection to go by.
-        kept: how many detections that can be judged reach the threshold.
-        right: how many of these detections are right.
-        precision: expected precision at the threshold, None where nothing was found or nothing can
-            be said.
-        recall: expected recall at the threshold, None where nothing can be said.
-        enough: whether there were references enough for a threshold of its own.
-    """
+    """The threshold of a class: None where no class has a right detection to go by."""
 
     label: ClassLabel
-    images: int
-    objects: int
     threshold: float | None
-    kept: int
-    right: int
-    precision: float | None
-    recall: float | None
-    enough: bool
-
-    def ranges(self) -> tuple[tuple[float, float] | None, tuple[float, float] | None]:
-        """Where precision and recall may well lie, so few samples considered; see `share_range`."""
-        of_kept = None if self.precision is None else share_range(self.right, self.kept)
-        of_objects = None if self.recall is None else share_range(self.right, self.objects)
-        return of_kept, of_objects
+    evidence: ClassEvidence
 
 
 def judge(
@@ -102,9 +78,7 @@ def judge(
         classes: category ids of the bank it was labelled with, None for all; objects of other
             classes could not be found and are no misses.
     """
-    counts: dict[int, int] = {}
-    for found in matches.objects:
-        counts[found.category_id] = counts.get(found.category_id, 0) + 1
+    counts = Counter(found.category_id for found in matches.objects)
     outcomes = []
     for detection, right in zip(detections, matches.right, strict=True):
         if right is False and not complete and detection.category_id in counts:
@@ -134,29 +108,14 @@ def calibrate(
         wanted_precision: share of the detections that must be right, 0 to 1.
     """
     seen = list(images)
-    common = _Sample.of(seen, None)
-    shared = common.threshold(wanted_precision)
+    shared = _Sample.of(seen, None).threshold(wanted_precision)
     found = []
     for label in classes:
         own = _Sample.of(seen, label.category_id)
-        enough = own.images >= MIN_IMAGES
-        alone = own.threshold(wanted_precision) if enough else None
+        alone = own.threshold(wanted_precision) if own.enough else None
         threshold = shared if alone is None else _shrunk(alone, shared, own.images)
         threshold = None if threshold is None else _rounded_down(threshold)
-        kept, right = own.counts(threshold)
-        found.append(
-            ClassCalibration(
-                label,
-                own.images,
-                own.objects,
-                threshold,
-                kept,
-                right,
-                right / kept if enough and kept else None,
-                right / own.objects if enough else None,
-                enough,
-            )
-        )
+        found.append(ClassCalibration(label, threshold, own.evidence(threshold)))
     return found
 
 
@@ -192,22 +151,7 @@ def calibration_of(
         thresholds={
             item.label.name: item.threshold for item in found if item.threshold is not None
         },
-        classes={item.label.name: _evidence(item) for item in found},
-    )
-
-
-def _evidence(item: ClassCalibration) -> ClassEvidence:
-    precision_range, recall_range = item.ranges()
-    return ClassEvidence(
-        images=item.images,
-        objects=item.objects,
-        judged_detections=item.kept,
-        right_detections=item.right,
-        expected_precision=item.precision,
-        expected_recall=item.recall,
-        precision_range=precision_range,
-        recall_range=recall_range,
-        enough_references=item.enough,
+        classes={item.label.name: item.evidence for item in found},
     )
 
 
@@ -249,6 +193,11 @@ class _Sample:
             sum(count > 0 for count in objects),
         )
 
+    @property
+    def enough(self) -> bool:
+        """Whether there are images enough for a threshold of its own."""
+        return self.images >= MIN_IMAGES
+
     def threshold(self, wanted_precision: float | None) -> float | None:
         """Half-way between the last detection that is kept and the first that is not.
 
@@ -270,12 +219,21 @@ class _Sample:
         below = self.scores[best + 1] if best + 1 < len(self.scores) else self.scores[best]
         return float((self.scores[best] + below) / 2)
 
-    def counts(self, threshold: float | None) -> tuple[int, int]:
-        """How many detections are at or above a score, and how many of these are right."""
-        if threshold is None:
-            return 0, 0
-        kept = self.scores >= threshold
-        return int(kept.sum()), int(self.right[kept].sum())
+    def evidence(self, threshold: float | None) -> ClassEvidence:
+        """What the sample says of a class with this threshold."""
+        reached = self.scores >= (math.inf if threshold is None else threshold)
+        kept, right, enough = int(reached.sum()), int(self.right[reached].sum()), self.enough
+        return ClassEvidence(
+            images=self.images,
+            objects=self.objects,
+            judged_detections=kept,
+            right_detections=right,
+            expected_precision=right / kept if enough and kept else None,
+            expected_recall=right / self.objects if enough else None,
+            precision_range=share_range(right, kept) if enough and kept else None,
+            recall_range=share_range(right, self.objects) if enough else None,
+            enough_references=enough,
+        )
 
 
 def _shrunk(alone: float, shared: float | None, images: int) -> float:

@@ -69,7 +69,7 @@ def calibrate(
             on_images=lambda done, total: progress.update(task, completed=done, total=total),
         )
     _print_table(found)
-    if few := [item.label.name for item in found if not item.enough]:
+    if few := [item.label.name for item in found if not item.evidence.enough_references]:
         named = ", ".join(few[:MAX_NAMED]) + (", ..." if few[MAX_NAMED:] else "")
         say(
             f"too few references to tell for {len(few)} of {len(found)} classes: {named}; "
@@ -86,14 +86,15 @@ def calibrate(
 def _print_table(found: list[ClassCalibration]) -> None:
     table = Table("class", "images", "objects", "score", "precision", "recall")
     for item in found:
-        precision_range, recall_range = item.ranges()
+        evidence = item.evidence
+        precision = _with_range(evidence.expected_precision, evidence.precision_range)
         table.add_row(
             item.label.name,
-            str(item.images),
-            str(item.objects),
+            str(evidence.images),
+            str(evidence.objects),
             shown(item.threshold),
-            _with_range(item.precision, precision_range) if item.enough else "too few to tell",
-            _with_range(item.recall, recall_range),
+            precision if evidence.enough_references else "too few to tell",
+            _with_range(evidence.expected_recall, evidence.recall_range),
         )
     console.print(table)
     say("in brackets: where it may well lie (95 %), trust the lower end")

@@ -26,7 +26,19 @@ Score = Annotated[float, Field(strict=True, ge=0, le=1)]
 
 
 class ClassEvidence(BaseModel):
-    """What the references say of one class; `calibrate.thresholds.ClassCalibration` explains it."""
+    """What the references say of one class.
+
+    Attributes:
+        images: how many reference images have it and could be labelled without their own shots.
+        objects: how many annotated objects these images have.
+        judged_detections: how many detections that can be judged reach the threshold.
+        right_detections: how many of these detections are right.
+        expected_precision: None where nothing was found or nothing can be said.
+        expected_recall: None where nothing can be said.
+        precision_range: where the precision may well lie, so few samples considered.
+        recall_range: where the recall may well lie.
+        enough_references: whether they are enough for a threshold of its own.
+    """
 
     model_config = ConfigDict(frozen=True)
 

@@ -75,6 +75,10 @@ def _image(*outcomes: tuple[int, float, bool | None], **objects: int) -> ImageOu
     )
 
 
+def _shares(found):
+    return found.evidence.expected_precision, found.evidence.expected_recall
+
+
 def test_a_threshold_lies_between_right_and_wrong():
     images = [_image((1, 0.8, True), (2, 0.3, False), bird=1) for _ in range(40)]
     images += [_image((2, 0.6, True), (1, 0.4, False), fish=1) for _ in range(40)]
@@ -82,8 +86,9 @@ def test_a_threshold_lies_between_right_and_wrong():
     assert 0.4 < bird.threshold <= 0.8
     assert 0.3 < fish.threshold <= 0.6
     assert fish.threshold < bird.threshold
-    assert (bird.precision, bird.recall, fish.precision, fish.recall) == (1.0, 1.0, 1.0, 1.0)
-    assert (bird.images, bird.objects, bird.enough) == (40, 40, True)
+    assert _shares(bird) == _shares(fish) == (1.0, 1.0)
+    assert (bird.evidence.images, bird.evidence.objects) == (40, 40)
+    assert bird.evidence.enough_references
 
 
 def test_among_nearly_the_best_the_lowest_is_taken_in_the_middle_of_its_gap():
@@ -119,13 +124,15 @@ def test_where_a_share_may_lie(share, expected):
 
 def test_few_samples_say_little():
     few, many = (
-        calibrate([_image((1, 0.8, True), bird=1)] * count, [BIRD])[0].ranges()
+        calibrate([_image((1, 0.8, True), bird=1)] * count, [BIRD])[0].evidence
         for count in (5, 500)
     )
-    assert few[0] == few[1] == pytest.approx((0.5655, 1.0), abs=5e-5)
-    assert many[0][0] > 0.99
+    assert few.precision_range == few.recall_range == pytest.approx((0.5655, 1.0), abs=5e-5)
+    assert many.precision_range[0] > 0.99
     (found,) = calibrate([_image((1, 0.8, True), bird=1)], [BIRD])
-    assert (found.kept, found.right, found.ranges()) == (1, 1, (None, None))
+    evidence = found.evidence
+    assert (evidence.judged_detections, evidence.right_detections) == (1, 1)
+    assert (evidence.precision_range, evidence.recall_range) == (None, None)
 
 
 def test_what_cannot_be_told_moves_nothing():
@@ -138,36 +145,34 @@ def test_a_wanted_precision():
     images = [_image((1, 0.9, True), bird=1) for _ in range(60)]
     images += [_image((1, 0.7, n % 2 == 0), bird=1) for n in range(60)]  # 0.75 precise with these
     strict, loose = (calibrate(images, [BIRD], wanted_precision=wanted)[0] for wanted in (0.9, 0.7))
-    assert strict.precision == 1.0
-    assert strict.recall == 0.5
-    assert loose.precision == 0.75
-    assert loose.recall == 0.75
+    assert _shares(strict) == (1.0, 0.5)
+    assert _shares(loose) == (0.75, 0.75)
 
 
 def test_a_precision_that_cannot_be_had_takes_the_most_precise():
     images = [_image((1, 0.9, n < 8), (1, 0.5, False), bird=1) for n in range(10)]
     (found,) = calibrate(images, [BIRD], wanted_precision=0.99)
     assert 0.5 < found.threshold <= 0.9
-    assert found.precision == 0.8
+    assert found.evidence.expected_precision == 0.8
 
 
 def test_too_few_references_take_what_all_classes_say():
     images = [_image((1, 0.8, True), (1, 0.2, False), bird=1) for _ in range(30)]
     images += [_image((2, 0.3, True), fish=1) for _ in range(MIN_IMAGES - 1)]
     bird, fish = calibrate(images, [BIRD, FISH])
-    assert not fish.enough
-    assert (fish.precision, fish.recall) == (None, None)
+    assert not fish.evidence.enough_references
+    assert _shares(fish) == (None, None)
     assert fish.threshold == pytest.approx(
         calibrate(images, [FISH, ClassLabel(3, "newt")])[1].threshold
     )
-    assert bird.enough
+    assert bird.evidence.enough_references
 
 
 def test_nothing_found_at_all():
     images = [_image((1, 0.7, False), bird=1) for _ in range(5)]
     found = calibrate(images, [BIRD, FISH])
     assert [item.threshold for item in found] == [None, None]
-    assert (found[0].precision, found[0].recall) == (None, 0.0)
+    assert _shares(found[0]) == (None, 0.0)
     content = calibration_of(found, wanted_precision=None, bank="abc")
     assert content.thresholds == {}  # merging takes merge.min_score
     assert content.classes["bird"].images == 5
@@ -177,7 +182,7 @@ def test_a_threshold_in_digits_keeps_what_it_was_chosen_to_keep():
     images = [_image((1, 0.8123457, True), bird=1) for _ in range(5)]
     (found,) = calibrate(images, [BIRD])
     assert found.threshold == pytest.approx(0.8123457, abs=1e-6)
-    assert (found.precision, found.recall) == (1.0, 1.0)
+    assert _shares(found) == (1.0, 1.0)
 
 
 def test_objects_of_a_class_that_the_bank_lacks_are_no_misses():
