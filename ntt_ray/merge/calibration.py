@@ -10,7 +10,6 @@ Other keys at the top are for people and ignored. It does not know how threshold
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
@@ -19,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ntt_ray import storage
 from ntt_ray.errors import InputError
+from ntt_ray.merge.classes import hint
 from ntt_ray.merge.thresholds import Thresholds
 from ntt_ray.records import ClassLabel
 
@@ -79,11 +79,7 @@ class Calibration(BaseModel):
 
     @classmethod
     def parse(cls, content: Any, uri: str) -> Calibration:
-        """Check the parsed content of a file.
-
-        Args:
-            content: the parsed JSON.
-            uri: where it came from, for messages.
+        """Check the parsed JSON of the file at `uri`.
 
         Raises:
             InputError: it is not of the format; all problems are named.
@@ -98,23 +94,18 @@ class Calibration(BaseModel):
 def calibrated(
     content: Any, uri: str, classes: Sequence[ClassLabel], min_score: float
 ) -> Thresholds:
-    """Thresholds from the content of a ``calibration.json``.
-
-    Args:
-        content: the parsed JSON.
-        uri: where it came from, for messages.
-        classes: the classes of the run.
-        min_score: the threshold of classes that the file does not list.
+    """Thresholds from the parsed ``calibration.json`` at `uri`, `min_score` for other classes.
 
     Raises:
         InputError: it is not of the format, or lists classes that the run does not have.
     """
     listed = Calibration.parse(content, uri).thresholds
     names = {label.name for label in classes}
-    if unknown := [name for name in listed if name not in names]:
-        problems = (
-            f"thresholds.{name}: the run has no such class{_near(name, names)}" for name in unknown
-        )
+    if problems := [
+        f"thresholds.{name}: the run has no such class{hint(name, names)}"
+        for name in listed
+        if name not in names
+    ]:
         raise InputError(f"{storage.redact(uri)}: {'; '.join(problems)}")
     return Thresholds(
         min_score, {c.category_id: listed[c.name] for c in classes if c.name in listed}
@@ -129,8 +120,3 @@ def _problem(error: Any) -> str:
     if path[0] == "thresholds":
         return f"{where}: {error['input']!r} is no score between 0 and 1"
     return f"{where}: {error['msg']}"
-
-
-def _near(name: str, names: set[str]) -> str:
-    near = difflib.get_close_matches(name, sorted(names), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""

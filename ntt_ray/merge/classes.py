@@ -62,6 +62,10 @@ def choose_classes(
 def _check_known(names: Iterable[str], known: Sequence[str], key: str, why: str) -> None:
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise InputError(f"{key}: {name}: {why}{hint}")
+            raise InputError(f"{key}: {name}: {why}{hint(name, known)}")
+
+
+def hint(name: str, known: Iterable[str]) -> str:
+    """The end of a message on an unknown name: the known one that is like it, if any."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""

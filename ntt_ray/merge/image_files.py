@@ -66,17 +66,13 @@ class ImageFile:
 
 
 Render = Callable[[LabelledImage], ImageFile]
-
-
 Published = tuple[FolderDigest, Loss | None]  # files of images, and the loss of all their masks
 
 
 def write_image_files(merge: Merge, render: Render) -> Published:
     """Publish a file for every image that could be read, those without instances too.
 
-    Args:
-        merge: what every profile gets.
-        render: makes the file of an image; picklable.
+    What renders it must be picklable.
 
     Raises:
         InputError: a shard is damaged, or a file name leads out of the output.
@@ -110,9 +106,7 @@ def publish_fragment(fragment: Fragment, source: Source, render: Render) -> Publ
 def path_below(folder: str, file_name: str) -> str:
     """Where the file of an image lies: as deep below a folder as the image in its own.
 
-    Args:
-        folder: name of the folder, relative to the output, with a slash at the end.
-        file_name: file name of the image.
+    The folder is relative to the output, with a slash at the end.
 
     Raises:
         InputError: the name is absolute or leads out.
@@ -181,9 +175,9 @@ def _labelled_images(fragment: Fragment, source: Source) -> Iterator[LabelledIma
 def _images_of(rows: pa.RecordBatch, thresholds: Thresholds) -> Iterator[LabelledImage]:
     instances = flat_instances(rows, thresholds)
     found = Counter(instances.column("image_id").to_pylist())
-    columns = (rows.column(name).to_pylist() for name in ("image_id", "file_name", "height"))
-    widths = rows.column("width").to_pylist()
     masks = zip(instances.column("category_id").to_pylist(), iter_parts(instances), strict=True)
-    for image_id, name, height, width in zip(*columns, widths, strict=True):
+    names = ("image_id", "file_name", "height", "width")
+    columns = (rows.column(name).to_pylist() for name in names)
+    for image_id, name, height, width in zip(*columns, strict=True):
         if height is not None:
             yield LabelledImage(name, (height, width), islice(masks, found[image_id]))

@@ -19,7 +19,10 @@ from ntt_ray.merge.thresholds import IntArray, Thresholds
 from ntt_ray.run.shard import iter_batches, open_shard, read_shard_bytes
 from ntt_ray.storage import Storage
 
-SCORES = ("annotations.list.element.category_id", "annotations.list.element.score")
+
+def annotation_columns(*names: str) -> tuple[str, ...]:
+    """Paths in the Parquet file of a shard of some fields of its annotations."""
+    return tuple(f"annotations.list.element.{name}" for name in names)
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ def index_shard(output: str, shard_id: int, store: Storage, thresholds: Threshol
     anything = thresholds.any_score()
     data = read_shard_bytes(output, shard_id, store)
     with open_shard(output, shard_id, store, data) as file:
-        for batch in iter_batches(file, ("status", *SCORES)):
+        for batch in iter_batches(file, ("status", *annotation_columns("category_id", "score"))):
             lengths, instances = _flattened(batch)
             if not np.isfinite(instances.field("score").to_numpy()).all():  # it reaches nothing
                 raise ValueError("a score is not a finite number")

@@ -167,8 +167,7 @@ def merge_thresholds(config: Config, recorded: RunRecord, store: Storage) -> Thr
     uri, min_score = config.merge.calibration, config.merge.min_score
     if uri is None:
         return Thresholds(min_score)
-    classes = recorded.class_labels
-    return calibrated(read_json(uri, store), uri, classes, min_score)
+    return calibrated(read_json(uri, store), uri, recorded.class_labels, min_score)
 
 
 def check_complete(config: Config, counts: MergeCounts) -> None:
@@ -194,12 +193,9 @@ def check_complete(config: Config, counts: MergeCounts) -> None:
 def merge_info(recorded: RunRecord, missing: int) -> dict[str, Any]:
     """The ``info`` block: provenance without clocks, so that merging again gives the same bytes.
 
-    Args:
-        recorded: the run record.
-        missing: shards that were not there to be merged.
+    It says how many shards were missing in a partial merge.
     """
-    identity = recorded.identity
-    units = recorded.plan.units
+    identity, units = recorded.identity, recorded.plan.units
     partial = {"partial": f"{missing} of {units} shards are missing"} if missing else {}
     return {
         "description": "Instance masks proposed by ntt-ray from annotated references",

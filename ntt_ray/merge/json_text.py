@@ -57,7 +57,7 @@ def annotation_texts(
         ',"id":', pc.cast(ids, pa.string()),
         ',"image_id":', _text(instances, "image_id"),
         ',"iscrowd":0',
-        *(_score_and_mask(instances) if polygons is None else _score_and(instances, polygons)),
+        *_score_and_mask(instances, polygons),
     )  # fmt: skip
 
 
@@ -105,16 +105,14 @@ def score_texts(instances: pa.Table) -> pa.StringArray:
     return float_texts(np.rint(scores * SCORE_STEP) / SCORE_STEP)
 
 
-def _score_and_mask(instances: pa.Table) -> list[Any]:
+def _score_and_mask(instances: pa.Table, polygons: pa.StringArray | None = None) -> list[Any]:
+    score = [',"score":', score_texts(instances)]
+    if polygons is not None:
+        return [*score, ',"segmentation":', polygons, "}"]
     counts = _counts(instances.column("counts").combine_chunks())
     height, width = _text(instances, "height"), _text(instances, "width")
-    head = ',"segmentation":{"counts":"'
-    end = '","size":['
-    return [',"score":', score_texts(instances), head, counts, end, height, ",", width, "]}}"]
-
-
-def _score_and(instances: pa.Table, segmentations: pa.StringArray) -> list[Any]:
-    return [',"score":', score_texts(instances), ',"segmentation":', segmentations, "}"]
+    head, middle = ',"segmentation":{"counts":"', '","size":['
+    return [*score, head, counts, middle, height, ",", width, "]}}"]
 
 
 def _counts(counts: pa.StringArray) -> pa.StringArray:

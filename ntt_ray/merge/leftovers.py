@@ -13,7 +13,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 
-from ntt_ray import storage
 from ntt_ray.merge.fragments import Fragment, Slice
 from ntt_ray.merge.image_files import THREADS, readable_names
 from ntt_ray.merge.instances import ShardIndex
@@ -50,10 +49,10 @@ def remove_image_files(
     profiles: Sequence[str],
     names_of: NamesOf,
 ) -> None:
-    """Remove files of images, before a merge writes its own.
+    """Remove files of images that the merge before wrote, before another of the same run begins.
 
     Args:
-        before: the record of the merge before, of the same run.
+        before: the record of the merge before.
         merge: the merge to come.
         shards: the shards that it takes.
         profiles: the profiles that it writes.
@@ -86,20 +85,11 @@ def remove_of_shard(shard: StaleShard, source: Source, names_of: NamesOf) -> Non
         names = list(readable_names([whole], source))
     files = [IMAGE_FILES[profile](name) for profile in shard.profiles for name in names]
     with ThreadPoolExecutor(THREADS, thread_name_prefix="remove") as pool:
-        for _ in pool.map(
-            lambda name: source.store.delete(storage.join(source.output, name)), files
-        ):
-            pass
+        list(pool.map(source.delete, files))
 
 
 def remove_files(before: MergeRecord, written: Collection[str], source: Source) -> None:
-    """Remove files, after a merge wrote its own.
-
-    Args:
-        before: the record of the merge before.
-        written: names of the files that the new merge wrote.
-        source: where the output is.
-    """
+    """Remove the files of the merge before, after a merge has written its own."""
     for name in sorted(before.files.keys() - set(written)):
         if MERGED_FILE.fullmatch(name):  # a record that was edited is not trusted
-            source.store.delete(storage.join(source.output, name))
+            source.delete(name)

@@ -12,16 +12,10 @@ import pyarrow as pa
 
 from ntt_ray.errors import InputError
 from ntt_ray.masks import BoolMask, Rle, decode_in_boxes
+from ntt_ray.merge.instances import annotation_columns
 
 # columns of a shard that `iter_parts` needs, besides what thresholds need
-COLUMNS = (
-    "image_id",
-    "height",
-    "width",
-    "annotations.list.element.category_id",
-    "annotations.list.element.score",
-    "annotations.list.element.counts",
-)
+COLUMNS = ("image_id", "height", "width", *annotation_columns("category_id", "score", "counts"))
 
 
 @dataclass(frozen=True)

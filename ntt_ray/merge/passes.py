@@ -30,7 +30,7 @@ WRITERS: dict[str, Callable[[Merge], Written]] = {
     "parquet": write_table,
     "semantic-png": write_class_maps,
 }
-OnProgress = Callable[[str, int, int], None]
+OnProgress = Callable[[str, int, int], None]  # profile, its items written so far, and in all
 
 
 @dataclass(frozen=True)
@@ -68,12 +68,7 @@ class MergeCounts:
 
 
 def count_shards(source: Source, shard_ids: Sequence[int], mapper: Mapper) -> list[ShardIndex]:
-    """Pass one: count the instances of every shard, and take its digest.
-
-    Args:
-        source: where the shards are.
-        shard_ids: the shards to merge, in order.
-        mapper: runs functions over items.
+    """Pass one: count the instances of every shard, in order, and take its digest.
 
     Raises:
         InputError: a shard is missing or damaged; it is named.
@@ -97,15 +92,7 @@ def write_profiles(
     profiles: Sequence[str],
     progress: OnProgress = lambda _profile, _done, _total: None,
 ) -> dict[str, Written]:
-    """Pass two: write the files of some profiles.
-
-    Args:
-        merge: what every profile gets.
-        profiles: names from `WRITERS`.
-        progress: called with a profile, its items written so far and its items in all.
-
-    Returns:
-        What each profile wrote.
+    """Pass two: write the files of some profiles, by their names in `WRITERS`.
 
     Raises:
         InputError: a shard is missing or damaged; it is named.

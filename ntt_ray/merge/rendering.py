@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
@@ -123,6 +124,10 @@ class Source:
         self.store.publish_bytes(storage.join(self.output, name), data)
         return digest_of_bytes(data)
 
+    def delete(self, name: str) -> None:
+        """Delete a file of the output, if it is there."""
+        self.store.delete(storage.join(self.output, name))
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -144,13 +149,17 @@ class Section:
         opening: text before the first item.
         skip: how many characters of the first item are left out (a separator in front of it).
         closing: text after the last item.
-        pieces: the items.
+        fragments: the rows that the items are made of.
+        columns: the columns of these rows that are needed.
+        render: makes the items.
     """
 
     opening: str
     skip: int
     closing: str
-    pieces: tuple[Piece, ...]
+    fragments: Sequence[Fragment]
+    columns: tuple[str, ...]
+    render: Render
 
 
 @dataclass(frozen=True)
@@ -168,7 +177,7 @@ class Merge:
     Attributes:
         source: the shards.
         layout: the rows of all shards, counted.
-        classes: the classes that the files name, also those without a detection.
+        classes: the classes that the files name, also those without a detection, by rising id.
         info: the ``info`` block; no clock in it, so that the same run gives the same bytes.
         images_per_file: JSON files are split into self-contained files of so many images, with
             ids that are unique across them; None: one file.
@@ -187,7 +196,11 @@ class Merge:
 
 def publish_files(merge: Merge, files: Sequence[TextFile]) -> Written:
     """Render and publish files, one after the other."""
-    pieces = [piece for file in files for section in file.sections for piece in section.pieces]
+    pieces = [
+        Piece(fragment, section.columns, section.render)
+        for section in chain.from_iterable(file.sections for file in files)
+        for fragment in section.fragments
+    ]
     total, done = sum(piece.fragment.items for piece in pieces), 0
     losses: list[Loss] = []
 
@@ -281,7 +294,7 @@ def _chunks(file: TextFile, texts: Iterator[list[memoryview]]) -> Iterator[bytes
     for section in file.sections:
         yield section.opening.encode("ascii")
         skip = section.skip
-        for _ in section.pieces:
+        for _ in section.fragments:
             for text in next(texts):
                 if len(text):
                     yield text[skip:]

@@ -42,7 +42,7 @@ def write_class_maps(merge: Merge) -> Written:
             but for doubled slashes.
     """
     check_distinct(merge, map_name, "class maps")
-    labels = sorted(merge.classes, key=lambda label: label.category_id)
+    labels = merge.classes
     if len(labels) > _MOST_CLASSES:
         raise InputError(f"{len(labels)} classes are more than a class map can hold; keep fewer")
     indices = {label.category_id: index for index, label in enumerate(labels, start=1)}
@@ -69,12 +69,7 @@ def class_table(labels: Sequence[ClassLabel]) -> list[dict[str, Any]]:
 
 
 def map_file(image: LabelledImage, indices: Mapping[int, int]) -> ImageFile:
-    """The class map of an image.
-
-    Args:
-        image: the image with its instances.
-        indices: value of a pixel by category id.
-    """
+    """The class map of an image, with values of pixels by category id."""
     kind = np.uint8 if len(indices) <= _PALETTE_CLASSES else np.uint16
     return ImageFile(map_name(image.file_name), _png(class_map(image, indices, kind)))
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -19,16 +18,14 @@ import pyarrow.parquet as pq
 from ntt_ray import storage
 from ntt_ray.merge.digests import FileDigest
 from ntt_ray.merge.fragments import KEPT, Fragment
-from ntt_ray.merge.instances import flat_instances
+from ntt_ray.merge.instances import annotation_columns, flat_instances
 from ntt_ray.merge.rendering import Merge, Source, Written, iter_rows
 from ntt_ray.records import ClassLabel
 from ntt_ray.run.layout import INSTANCES_FOLDER, PART, part_name
 
 _ANNOTATION = ("category_id", "score", "predicted_iou", "bbox.list.element", "area", "counts")
-_COLUMNS = (
-    *("image_id", "file_name", "uri", "height", "width"),
-    *(f"annotations.list.element.{name}" for name in _ANNOTATION),
-)
+_IMAGE = ("image_id", "file_name", "uri", "height", "width")
+_COLUMNS = (*_IMAGE, *annotation_columns(*_ANNOTATION))
 _BOX = ("bbox_x", "bbox_y", "bbox_width", "bbox_height")
 SCHEMA = pa.schema(
     [
@@ -49,48 +46,41 @@ SCHEMA = pa.schema(
 )
 
 
-@dataclass(frozen=True)
-class Part:
-    """A file of the table."""
-
-    name: str
-    fragment: Fragment
-
-
 def write_table(merge: Merge) -> Written:
     """Write the parts; of an earlier merge with other parts nothing stays."""
     fragments = merge.layout.fragments(KEPT, 0, merge.layout.rows, 1) or [Fragment((), 1, 0)]
-    count = len(fragments)
-    parts = [
-        Part(part_name(number, count), fragment)
-        for number, fragment in enumerate(fragments, start=1)
-    ]
+    names = [part_name(number, len(fragments)) for number in range(1, len(fragments) + 1)]
+    parts = list(zip(names, fragments, strict=True))
     source, done, files = merge.source, 0, {}
     folder = storage.join(source.output, INSTANCES_FOLDER)
     source.store.discard_unfinished(folder, PART)
     total = sum(fragment.items for fragment in fragments)
     work = partial(publish_part, source=source, classes=merge.classes)
     with closing(merge.mapper(work, parts)) as results:
-        for part, digest in zip(parts, results, strict=True):
-            files[part.name] = digest
-            done += part.fragment.items
+        for (name, fragment), digest in zip(parts, results, strict=True):
+            files[name] = digest
+            done += fragment.items
             merge.progress(done, total)
     for left in source.store.list_folder(folder):
-        if PART.fullmatch(left) and f"{INSTANCES_FOLDER}/{left}" not in files:
-            source.store.delete(storage.join(folder, left))
+        name = f"{INSTANCES_FOLDER}/{left}"
+        if PART.fullmatch(left) and name not in files:
+            source.delete(name)
     return Written(files)
 
 
-def publish_part(part: Part, source: Source, classes: Sequence[ClassLabel]) -> FileDigest:
-    """Publish a part; gives its digest."""
-    tables, next_id = [SCHEMA.empty_table()], part.fragment.first_id
-    for piece in part.fragment.slices:
+def publish_part(
+    part: tuple[str, Fragment], source: Source, classes: Sequence[ClassLabel]
+) -> FileDigest:
+    """Publish a part, by its name and its rows; gives its digest."""
+    name, fragment = part
+    tables, next_id = [SCHEMA.empty_table()], fragment.first_id
+    for piece in fragment.slices:
         for rows in iter_rows(piece, _COLUMNS, source):
             tables.append(_table(flat_instances(rows, source.thresholds), next_id, classes))
             next_id += len(tables[-1])
     sink = io.BytesIO()
     pq.write_table(pa.concat_tables(tables), sink, compression="zstd")
-    return source.publish(part.name, sink.getvalue())
+    return source.publish(name, sink.getvalue())
 
 
 def _table(instances: pa.Table, first_id: int, classes: Sequence[ClassLabel]) -> pa.Table:

@@ -23,8 +23,8 @@ from ntt_ray.merge.instances import ShardIndex, flat_instances
 from ntt_ray.merge.json_text import BETWEEN, SCORE_STEP
 from ntt_ray.merge.mask_parts import MaskPart, iter_parts
 from ntt_ray.merge.profiles.brush import brush_rle
-from ntt_ray.merge.profiles.coco import coco_file_names, publish_parts
-from ntt_ray.merge.rendering import Merge, Piece, Section, TextFile, Texts, Written
+from ntt_ray.merge.profiles.coco import publish_parts, split
+from ntt_ray.merge.rendering import Merge, Section, TextFile, Texts, Written
 from ntt_ray.merge.thresholds import Thresholds
 from ntt_ray.records import ClassLabel
 from ntt_ray.run.layout import INTERFACE_FILE, TASKS_FILE
@@ -43,15 +43,13 @@ _TASKS = Measure(lambda shard: np.ones_like(shard.found), _weights)
 
 def write_label_studio(merge: Merge) -> Written:
     """Write the tasks, split as ``annotations.json`` is, and the labelling interface."""
-    layout = merge.layout
-    step = merge.images_per_file or max(1, layout.rows)
     names = {label.category_id: label.name for label in merge.classes}
     render = partial(_tasks, names=names, version=_model_version(merge.info))
     files = []
-    for number, name in enumerate(coco_file_names(layout.rows, merge.images_per_file, TASKS_FILE)):
-        fragments = layout.fragments(_TASKS, number * step, (number + 1) * step, 1)
-        pieces = tuple(Piece(fragment, _COLUMNS, render) for fragment in fragments)
-        files.append(TextFile(name, (Section("[", len(BETWEEN), "]\n", pieces),)))
+    for name, start, stop in split(merge, TASKS_FILE):
+        fragments = merge.layout.fragments(_TASKS, start, stop, 1)
+        section = Section("[", len(BETWEEN), "]\n", fragments, _COLUMNS, render)
+        files.append(TextFile(name, (section,)))
     written = publish_parts(merge, files, TASKS_FILE)
     interface_file = merge.source.publish(INTERFACE_FILE, interface(merge.classes).encode())
     return Written({**written.files, INTERFACE_FILE: interface_file})

@@ -40,14 +40,13 @@ def write_yolo(merge: Merge) -> Written:
         InputError: names of two images differ in their suffix only, so their labels would too.
     """
     check_distinct(merge, label_name, "label files")
-    labels = sorted(merge.classes, key=lambda label: label.category_id)
-    indices = {label.category_id: index for index, label in enumerate(labels)}
+    indices = {label.category_id: index for index, label in enumerate(merge.classes)}
     files, loss = write_image_files(merge, partial(label_file, indices=indices))
     data = {
         "train": "images",
         "val": "images",
-        "names": {indices[label.category_id]: label.name for label in labels},
-        "category_ids": {index: number for number, index in indices.items()},
+        "names": {index: label.name for index, label in enumerate(merge.classes)},
+        "category_ids": {index: label.category_id for index, label in enumerate(merge.classes)},
     }
     text = yaml.safe_dump(data, allow_unicode=True, sort_keys=False)
     data_file = merge.source.publish(YOLO_FILE, text.encode())
@@ -60,12 +59,7 @@ def label_name(file_name: str) -> str:
 
 
 def label_file(image: LabelledImage, indices: Mapping[int, int]) -> ImageFile:
-    """The label file of an image; an empty one where nothing was found.
-
-    Args:
-        image: the image with its instances.
-        indices: class index by category id.
-    """
+    """The label file of an image, with class indices by category id; empty without instances."""
     lines, ious = [], []
     height, width = image.size_hw
     for category_id, part in image.instances:
