@@ -6,7 +6,7 @@ format is checked in the same way.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Any
@@ -17,7 +17,7 @@ from ntt_ray.errors import InputError
 from ntt_ray.merge.digests import FileDigest, FolderDigest, digest_of_bytes, digest_of_file
 from ntt_ray.merge.image_files import THREADS
 from ntt_ray.merge.record import MergeRecord, read_merge_record
-from ntt_ray.run.layout import MERGE_FILE, MERGED_FILE, RECORD_FILE, shard_name
+from ntt_ray.run.layout import MERGE_FILE, MERGED_FILE, RECORD_FILE
 from ntt_ray.run.record import RunRecord
 from ntt_ray.storage import Storage
 from ntt_ray.verify.problems import Findings
@@ -37,13 +37,7 @@ def find_merge(
 ) -> MergeRecord | None:
     """The record of the merge, with the problems and notes on it.
 
-    Args:
-        config: the run.
-        store: access to files.
-        recorded: the run record.
-        shards: units whose shard is there.
-        names: names of all files of the output, relative to it.
-        out: takes problems and notes.
+    `shards` are the units whose shard is there; `names` as in `check_files`.
 
     Returns:
         None where there are no merged files, or nobody can say what they should hold.
@@ -68,23 +62,19 @@ def find_merge(
     for key in ("min_score", "profiles", "images_per_file"):
         then, now = getattr(merge, key), getattr(config.merge, key)
         if then != now:
-            out.note(f"merged with {key} {_shown(then)}, the config now says {_shown(now)}")
+            out.notes.append(f"merged with {key} {_shown(then)}, the config now says {_shown(now)}")
     units = recorded.plan.units
     if missing := merge.missing(units):
         text = f"made without {len(missing)} of {units} shards; merge again"
         if len(shards) == units:
             out.problem("partial merge", MERGE_FILE, text)
         else:
-            out.note(f"the merged files were {text} when all are there")
+            out.notes.append(f"the merged files were {text} when all are there")
     return merge
 
 
 def _check_record(
-    merge: MergeRecord,
-    config: Config,
-    store: Storage,
-    recorded: RunRecord,
-    out: Findings,
+    merge: MergeRecord, config: Config, store: Storage, recorded: RunRecord, out: Findings
 ) -> None:
     """Whether the record is of this run, and as the merge wrote it."""
     if merge.labels_hash != recorded.labels_hash:
@@ -101,31 +91,12 @@ def _check_record(
         out.problem("run record edited", RECORD_FILE, f"{text}; restore it, or merge again")
 
 
-def check_shard(merged: Mapping[int, str], unit: int, sha256: str, out: Findings) -> None:
-    """Whether a shard is the one that was merged.
-
-    Args:
-        merged: SHA-256 of every merged shard, by its unit.
-        unit: the unit of the shard.
-        sha256: SHA-256 of the shard now.
-        out: takes the problem.
-    """
-    if merged.get(unit, sha256) != sha256:
-        text = "the merged files were made of another shard of this name; merge again"
-        out.problem("merge older than shard", shard_name(unit), text)
-
-
 def check_files(
     output: str, store: Storage, merge: MergeRecord, names: Sequence[str], out: Findings
 ) -> None:
     """Whether every merged file is there, as it was written, and no more are in their folders.
 
-    Args:
-        output: the run's prefix.
-        store: access to files.
-        merge: the record of the merge.
-        names: names of all files of the output, relative to it.
-        out: takes the problems.
+    `names` are those of all files of the output, relative to it.
     """
     there = set(names)
     for name in merge.files:
@@ -138,30 +109,27 @@ def check_files(
             _compare(name, digest, wanted, out)
     for folder, wanted_folder in merge.folders.items():
         if wanted_folder is not None:
-            inside = (name for name in names if name.startswith(folder) and not _is_left(name))
+            inside = (name for name in names if name.startswith(folder) and not is_left(name))
             images = (name for name in inside if name not in merge.files)
             _compare_folder(folder, _folder_digest(output, store, images), wanted_folder, out)
 
 
 def _compare(name: str, found: FileDigest, wanted: FileDigest, out: Findings) -> None:
-    if found.size != wanted.size:
-        text = f"has {found.size} bytes, {wanted.size} were written; merge again"
-    elif found.sha256 != wanted.sha256:
-        text = (
-            f"its SHA-256 is {found.sha256[:SHOWN]}, when it was written {wanted.sha256[:SHOWN]}; "
-            "merge again"
-        )
-    else:
+    if found == wanted:
         return
-    out.problem("merged file edited", name, text)
+    text = f"has {found.size} bytes, {wanted.size} were written"
+    if found.size == wanted.size:
+        then, now = wanted.sha256[:SHOWN], found.sha256[:SHOWN]
+        text = f"its SHA-256 is {now}, when it was written {then}"
+    out.problem("merged file edited", name, f"{text}; merge again")
 
 
 def _compare_folder(folder: str, found: FolderDigest, wanted: FolderDigest, out: Findings) -> None:
     if found == wanted:
         return
-    kind = "merged file missing" if found.files < wanted.files else "merged file edited"
-    kind = "stray file" if found.files > wanted.files else kind
+    kind = "merged file edited"
     if found.files != wanted.files:
+        kind = "stray file" if found.files > wanted.files else "merged file missing"
         text = f"has {found.files} files, {wanted.files} were written"
     elif found.size != wanted.size:
         text = f"its files have {found.size} bytes together, {wanted.size} were written"
@@ -172,8 +140,7 @@ def _compare_folder(folder: str, found: FolderDigest, wanted: FolderDigest, out:
 
 def _folder_digest(output: str, store: Storage, names: Iterator[str]) -> FolderDigest:
     def digest(name: str) -> FolderDigest:
-        data = store.read_bytes(storage.join(output, name))
-        return FolderDigest.of(name, digest_of_bytes(data))
+        return FolderDigest.of(name, digest_of_bytes(store.read_bytes(storage.join(output, name))))
 
     total = FolderDigest()
     with ThreadPoolExecutor(THREADS, thread_name_prefix="verify") as pool:
@@ -182,7 +149,7 @@ def _folder_digest(output: str, store: Storage, names: Iterator[str]) -> FolderD
     return total
 
 
-def _is_left(name: str) -> bool:
+def is_left(name: str) -> bool:
     """Whether a file was left by a write that did not end."""
     base = name.rsplit("/", 1)[-1]
     return base.startswith(".") and base.endswith(".tmp")

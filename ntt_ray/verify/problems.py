@@ -47,7 +47,3 @@ class Findings:
             self.kept.append(found)
         if self._listener is not None:
             self._listener(found)
-
-    def note(self, text: str) -> None:
-        """Take in something that is no problem."""
-        self.notes.append(text)

@@ -18,14 +18,7 @@ DIFFERENCES_SHOWN = 3
 def check_provenance(
     metadata: Mapping[bytes, bytes] | None, provenance: Mapping[str, str], where: str, out: Findings
 ) -> None:
-    """Whether a shard says that it was made of what the run was made of.
-
-    Args:
-        metadata: metadata of the shard's schema.
-        provenance: what the metadata must say.
-        where: the shard's name.
-        out: takes the problems.
-    """
+    """Whether a shard's metadata say that it was made of what the run was made of."""
     found = metadata or {}
     for key, value in provenance.items():
         said = found.get(key.encode(), b"nothing").decode("utf-8", "replace")
@@ -78,14 +71,7 @@ def check_images(
 def check_row(
     row: Mapping[str, Any], category_ids: Collection[int], where: str, out: Findings
 ) -> None:
-    """Whether one row agrees with itself.
-
-    Args:
-        row: a row of a shard.
-        category_ids: category ids of the run's classes.
-        where: the shard and the image, for messages.
-        out: takes the problems.
-    """
+    """Whether one row agrees with itself and with the category ids of the run's classes."""
     for text in _status_problems(row):
         out.problem("wrong status", where, text)
     found = row["annotations"]

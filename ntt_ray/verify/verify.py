@@ -37,7 +37,7 @@ from ntt_ray.run.record import RunRecord, recorded_run
 from ntt_ray.run.shard import read_shard, read_shard_bytes
 from ntt_ray.sources.schema import SCHEMA
 from ntt_ray.storage import Storage
-from ntt_ray.verify.merged_files import check_files, check_shard, find_merge
+from ntt_ray.verify.merged_files import check_files, find_merge, is_left
 from ntt_ray.verify.problems import Findings
 from ntt_ray.verify.shard_check import check_images, check_provenance, check_row
 
@@ -107,9 +107,13 @@ def verify(
         merge = find_merge(config, store, recorded, shards, names, findings)
         verdict.merged = merge is not None
         merged = {} if merge is None else merge.shard_digests()
-        for done, shard in enumerate(_read_units(config, store, shards, findings), start=1):
-            if shard.table is not None:
-                check_shard(merged, shard.unit, shard.sha256, findings)
+        for done, shard in enumerate(_read_shards(config.output, store, shards), start=1):
+            if shard.table is None:
+                findings.problem("shard damaged", shard_name(shard.unit), shard.damage)
+            else:
+                if merged.get(shard.unit, shard.sha256) != shard.sha256:
+                    text = "the merged files were made of another shard of this name; merge again"
+                    findings.problem("merge older than shard", shard_name(shard.unit), text)
                 _check_unit(recorded, manifest, shard.unit, shard.table, verdict)
             on_unit(done, len(shards))
     if merge is not None:
@@ -172,11 +176,7 @@ def _check_digest(config: Config, store: Storage, name: str, wanted: str, out: F
 
 
 def _open_manifest(
-    config: Config,
-    store: Storage,
-    recorded: RunRecord,
-    out: Findings,
-    stack: ExitStack,
+    config: Config, store: Storage, recorded: RunRecord, out: Findings, stack: ExitStack
 ) -> _Manifest | None:
     name, plan = MANIFEST_FILE, recorded.plan
     _check_digest(config, store, name, recorded.identity.manifest, out)
@@ -202,14 +202,14 @@ def _check_names(names: Sequence[str], units: int, out: Findings) -> list[int]:
     for unit in sorted(set(range(units)) - set(found)):
         out.problem("shard missing", shard_name(unit), "not labelled yet, or deleted")
     for name in names:
-        base = name.rsplit("/", 1)[-1]
+        below = name.startswith(f"{LABELS_FOLDER}/")
         if name in (LOCK_FILE, MERGE_LOCK_FILE):
-            out.note(f"{name}: a driver is at work here, or ended without a word")
-        elif base.startswith(".") and base.endswith(".tmp"):
-            out.note(f"{name}: left by a write that did not end; may be deleted")
-        elif name.startswith(f"{LABELS_FOLDER}/") and base.endswith(JOURNAL_SUFFIX):
-            out.note(f"{name}: notes on a unit at work, or left by a worker that died")
-        elif name.startswith(f"{LABELS_FOLDER}/") and name not in planned:
+            out.notes.append(f"{name}: a driver is at work here, or ended without a word")
+        elif is_left(name):
+            out.notes.append(f"{name}: left by a write that did not end; may be deleted")
+        elif below and name.endswith(JOURNAL_SUFFIX):
+            out.notes.append(f"{name}: notes on a unit at work, or left by a worker that died")
+        elif below and name not in planned:
             out.problem("stray file", name, f"is no shard of a run of {units} units")
     return found
 
@@ -222,49 +222,41 @@ class _Shard:
         unit: the unit of the shard.
         sha256: SHA-256 of the file, in hex.
         table: the rows; None: it cannot be read.
+        damage: why it cannot be read.
     """
 
     unit: int
     sha256: str = ""
     table: pa.Table | None = None
+    damage: str = ""
 
 
-def _read_units(
-    config: Config, store: Storage, shards: Sequence[int], out: Findings
-) -> Iterator[_Shard]:
+def _read_shards(output: str, store: Storage, units: Sequence[int]) -> Iterator[_Shard]:
     """The shards in order, a few of them read ahead."""
 
     def read(unit: int) -> _Shard:
-        data = read_shard_bytes(config.output, unit, store)
-        table = read_shard(config.output, unit, store, data)
+        try:
+            data = read_shard_bytes(output, unit, store)
+            table = read_shard(output, unit, store, data)
+        except InputError as error:
+            return _Shard(unit, damage=str(error))
         return _Shard(unit, digest_of_bytes(data).sha256, table)
 
-    waiting = deque(shards)
-    reading: deque[tuple[int, Future[_Shard]]] = deque()
+    reading: deque[Future[_Shard]] = deque()
     with ThreadPoolExecutor(READ_AHEAD, thread_name_prefix="verify") as pool:
-        while waiting or reading:
-            while waiting and len(reading) < READ_AHEAD:
-                unit = waiting.popleft()
-                reading.append((unit, pool.submit(read, unit)))
-            unit, future = reading.popleft()
-            try:
-                shard = future.result()
-            except InputError as error:
-                out.problem("shard damaged", shard_name(unit), str(error))
-                shard = _Shard(unit)
-            yield shard
+        for unit in units:
+            reading.append(pool.submit(read, unit))
+            if len(reading) == READ_AHEAD:
+                yield reading.popleft().result()
+        while reading:
+            yield reading.popleft().result()
 
 
 def _check_unit(
-    recorded: RunRecord,
-    manifest: _Manifest | None,
-    unit: int,
-    table: pa.Table,
-    verdict: Verdict,
+    recorded: RunRecord, manifest: _Manifest | None, unit: int, table: pa.Table, verdict: Verdict
 ) -> None:
     name, out = shard_name(unit), verdict.findings
-    wanted = recorded.identity.provenance()
-    check_provenance(table.schema.metadata, wanted, name, out)
+    check_provenance(table.schema.metadata, recorded.identity.provenance(), name, out)
     if manifest is not None and unit < len(manifest.sizes):
         images = table.select(["image_id", "file_name"]).to_pylist()
         try:
@@ -283,4 +275,5 @@ def _say_what_failed(config: Config, verdict: Verdict) -> None:
     if failed:
         over = failed > allowed * verdict.rows
         more = f", more than job.max_failed_fraction {allowed:g} allows" if over else ""
-        verdict.findings.note(f"{failed} of {verdict.rows} images failed{more}; they have rows")
+        text = f"{failed} of {verdict.rows} images failed{more}; they have rows"
+        verdict.findings.notes.append(text)
