@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -22,10 +24,10 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from ntt_ray.errors import InputError
+from ntt_ray.evaluate.matching import MATCH_IOU
 
 Evaluator = Literal["pycocotools", "faster-coco-eval"]
 Kind = Literal["bbox", "segm"]
-MATCH_IOU = 0.5
 SIZES = ("s", "m", "l")  # areas below 32 x 32, below 96 x 96, larger; in pixels
 LVIS_DETECTIONS = 300
 CURVE_STEP = 5  # of the 101 recalls of a curve, every fifth is kept
@@ -50,17 +52,14 @@ class Selection:
     @classmethod
     def of(cls, truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]]) -> Selection:
         """Look whether the ground truth is federated, and leave out what it does not judge."""
-        looked_for = {i["id"]: i["neg_category_ids"] for i in truth["images"] if _is_lvis(i)}
-        if not looked_for:
+        there = {i["id"]: set(i["neg_category_ids"]) for i in truth["images"] if _is_lvis(i)}
+        if not there:
             return cls(truth, detections)
-        there: dict[int, set[int]] = {i: set(ids) for i, ids in looked_for.items()}
         for annotation in truth["annotations"]:
             there.setdefault(annotation["image_id"], set()).add(annotation["category_id"])
-        judged = [
-            d
-            for d in _best_of_each_image(detections, LVIS_DETECTIONS)
-            if d["category_id"] in there.get(d["image_id"], ())
-        ]
+        ranked = (sorted(own, key=falling_score) for own in by_image(detections).values())
+        best = chain.from_iterable(own[:LVIS_DETECTIONS] for own in ranked)
+        judged = [d for d in best if d["category_id"] in there.get(d["image_id"], ())]
         return cls(truth, judged, federated=True)
 
 
@@ -213,15 +212,17 @@ def _detected(coco: Any, detections: Sequence[Mapping[str, Any]], kind: Kind, ma
     return _quiet(coco.loadRes, [{k: v for k, v in d.items() if k != dropped} for d in detections])
 
 
-def _best_of_each_image(
-    detections: Sequence[Mapping[str, Any]], limit: int
-) -> list[Mapping[str, Any]]:
-    """The detections with the highest scores in each image, of all classes together."""
-    by_image: dict[int, list[Mapping[str, Any]]] = {}
-    for detection in detections:
-        by_image.setdefault(detection["image_id"], []).append(detection)
-    ranked = (sorted(own, key=lambda d: -d["score"])[:limit] for own in by_image.values())
-    return [detection for own in ranked for detection in own]
+def by_image(items: Iterable[Mapping[str, Any]]) -> defaultdict[int, list[Mapping[str, Any]]]:
+    """Annotations or detections by the id of their image."""
+    found = defaultdict(list)
+    for item in items:
+        found[item["image_id"]].append(item)
+    return found
+
+
+def falling_score(detection: Mapping[str, Any]) -> float:
+    """The key to sort detections by, the best first."""
+    return -float(detection["score"])
 
 
 def _is_lvis(image: Mapping[str, Any]) -> bool:

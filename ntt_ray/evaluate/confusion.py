@@ -6,14 +6,15 @@ results with the same ids, not where they come from.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ntt_ray.evaluate.average_precision import MATCH_IOU, Kind, Selection
+from ntt_ray.evaluate.average_precision import Kind, Selection, by_image, falling_score
+from ntt_ray.evaluate.matching import MATCH_IOU
 from ntt_ray.masks import mask_ious
 
 MAX_CLASSES = 20
@@ -38,35 +39,32 @@ def confusion(
         alarms, its last column missed objects.
     """
     objects = [a for a in selection.truth["annotations"] if not a["iscrowd"]]
-    counts = Counter(a["category_id"] for a in objects)
-    ranked = sorted(names, key=lambda i: (-counts[i], i))
-    shown = sorted(ranked[:MAX_CLASSES])
+    shown = most_frequent(objects, names, MAX_CLASSES)
     labels = [names[i] for i in shown] + ([OTHERS] if len(names) > MAX_CLASSES else []) + [NOTHING]
     place = {i: len(labels) - 2 for i in names} | {i: n for n, i in enumerate(shown)}
     matrix = np.zeros((len(labels), len(labels)), dtype=np.int64)
-    truths, founds = _by_image(objects), _by_image(selection.detections)
-    crowds = _by_image([a for a in selection.truth["annotations"] if a["iscrowd"]])
+    truths = by_image(objects)
+    founds = by_image(d for d in selection.detections if d["score"] >= score)
+    crowds = by_image(a for a in selection.truth["annotations"] if a["iscrowd"])
     for image_id in truths.keys() | founds.keys():
-        kept = [d for d in founds.get(image_id, ()) if d["score"] >= score]
-        kept.sort(key=lambda d: -d["score"])
-        own = [place[a["category_id"]] for a in truths.get(image_id, ())]
-        taken = _taken_for(kept, truths.get(image_id, ()), kind)
+        own, kept = truths[image_id], sorted(founds[image_id], key=falling_score)
+        taken = _taken_for(kept, own, kind)
         for number, detection in enumerate(kept):
-            if number in taken.values():
-                continue
-            if not _in_crowd(detection, crowds.get(image_id, ()), kind):
+            if number not in taken.values() and not _in_crowd(detection, crowds[image_id], kind):
                 matrix[-1, place[detection["category_id"]]] += 1
-        for number, row in enumerate(own):
+        for number, annotation in enumerate(own):
             by = taken.get(number)
-            matrix[row, -1 if by is None else place[kept[by]["category_id"]]] += 1
+            column = -1 if by is None else place[kept[by]["category_id"]]
+            matrix[place[annotation["category_id"]], column] += 1
     return {"score": score, "labels": labels, "matrix": matrix.tolist()}
 
 
-def _by_image(items: Sequence[Mapping[str, Any]]) -> dict[int, list[Mapping[str, Any]]]:
-    found: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
-    for item in items:
-        found[item["image_id"]].append(item)
-    return found
+def most_frequent(
+    objects: Iterable[Mapping[str, Any]], names: Mapping[int, str], limit: int
+) -> list[int]:
+    """Ids of the classes with the most objects, rising."""
+    counts = Counter(item["category_id"] for item in objects)
+    return sorted(sorted(names, key=lambda i: (-counts[i], i))[:limit])
 
 
 def _taken_for(

@@ -7,14 +7,13 @@ metric that has no ground truth to stand on (no large object, say) is None.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ntt_ray.coco_input import Truth, check_results, checked_truth
 from ntt_ray.errors import InputError
 from ntt_ray.evaluate.average_precision import Evaluator, Kind, Selection, matched, tables
-from ntt_ray.evaluate.confusion import confusion
+from ntt_ray.evaluate.confusion import confusion, most_frequent
 from ntt_ray.evaluate.false_alarms import class_false_alarms, false_alarms
 from ntt_ray.evaluate.semantic import semantic_metrics
 from ntt_ray.masks import segmentation_to_rle
@@ -69,7 +68,7 @@ def evaluate(
         if groups := _frequencies(selection.truth):
             by_group = {group: found.summary(ids)["AP"] for group, ids in groups.items()}
             metrics.setdefault("by_frequency", {})[kind] = by_group
-    shown = _most_frequent(selection.truth, names)
+    shown = most_frequent(selection.truth["annotations"], names, MAX_CURVES)
     metrics["curves"] = {names[i]: curve for i in shown if (curve := found.curve(i)) is not None}
     metrics["false_alarms"] = false_alarms(matched(selection, kinds[-1]), selection)
     score = metrics["false_alarms"]["score"]
@@ -183,18 +182,11 @@ def _judged(
     mask = found.pop("segmentation", None)
     if with_masks:
         try:
-            rle = segmentation_to_rle(mask, image["height"], image["width"])
+            found["segmentation"] = segmentation_to_rle(mask, image["height"], image["width"])
         except ValueError as error:
             name = f"annotation {annotation['id']}"
             raise InputError(f"ground_truth: {name} {error}") from None
-        found["segmentation"] = rle
     return {**found, "id": number}
-
-
-def _most_frequent(truth: Mapping[str, Any], names: Mapping[int, str]) -> list[int]:
-    """Ids of the classes that get a curve."""
-    counts = Counter(annotation["category_id"] for annotation in truth["annotations"])
-    return sorted(sorted(names, key=lambda i: (-counts[i], i))[:MAX_CURVES])
 
 
 def _frequencies(truth: Mapping[str, Any]) -> dict[str, list[int]]:

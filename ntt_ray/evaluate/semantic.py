@@ -7,7 +7,6 @@ counted into one confusion of pixels and forgotten.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ntt_ray.errors import InputError
-from ntt_ray.evaluate.average_precision import Selection
+from ntt_ray.evaluate.average_precision import Selection, by_image
 from ntt_ray.masks import decode_rle, rle_area
 
 ClassMap = npt.NDArray[np.int64]
@@ -41,12 +40,8 @@ def semantic_metrics(
     """
     rank = {category_id: n for n, category_id in enumerate(sorted(names), start=1)}
     pixels = np.zeros((len(rank) + 1, len(rank) + 1), dtype=np.int64)
-    truths, founds = defaultdict(list), defaultdict(list)
-    for annotation in selection.truth["annotations"]:
-        truths[annotation["image_id"]].append(annotation)
-    for detection in selection.detections:
-        if detection["score"] >= min_score:
-            founds[detection["image_id"]].append(detection)
+    truths = by_image(selection.truth["annotations"])
+    founds = by_image(d for d in selection.detections if d["score"] >= min_score)
     for image in selection.truth["images"]:
         size_hw = (image["height"], image["width"])
         objects = sorted(truths[image["id"]], key=lambda a: -rle_area(a["segmentation"]))
@@ -65,7 +60,7 @@ def semantic_metrics(
     return {
         "mIoU": _mean(ious[1:]),
         "FBIoU": _mean(_ious(both)),
-        "classes": {names[i]: _metric(ious[n]) for i, n in rank.items()},
+        "classes": {names[i]: _mean(ious[n : n + 1]) for i, n in rank.items()},
     }
 
 
@@ -102,9 +97,6 @@ def _ious(pixels: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
 
 
 def _mean(values: npt.NDArray[np.float64]) -> float | None:
+    """Mean of the numbers; None where all are NaN."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if known.size else None
-
-
-def _metric(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
