@@ -120,13 +120,9 @@ def calibrate(
 
 
 def share_range(hits: int, count: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share: of 5 hits in 5 it says 0.57 to 1.
+    """Wilson's 95 % interval of a share: of 5 hits in 5 it says 0.57 to 1; `count` is at least 1.
 
     The threshold was chosen on the same samples, so the lower end is the one to trust.
-
-    Args:
-        hits: how many of `count` are hits.
-        count: how many there are, at least 1.
     """
     share, square = hits / count, _NORMAL_95**2
     middle = share + square / (2 * count)
@@ -138,13 +134,7 @@ def share_range(hits: int, count: int) -> tuple[float, float]:
 def calibration_of(
     found: Sequence[ClassCalibration], *, wanted_precision: float | None, bank: str
 ) -> Calibration:
-    """The content of ``calibration.json``.
-
-    Args:
-        found: what `calibrate` found for each class.
-        wanted_precision: what `calibrate` was asked for.
-        bank: digest of the memory bank.
-    """
+    """The content of ``calibration.json``, from what `calibrate` found with a bank's digest."""
     return Calibration(
         bank=bank,
         wanted_precision=wanted_precision,

@@ -74,7 +74,8 @@ class GalleryPicker:
         # the three take turns; one that runs out leaves its places to the others
         while sources and left > 0:
             for group in list(sources):
-                candidate = _next_unseen(sources[group], seen)
+                unseen = (c for c in sources[group] if c.labels.entry.image_id not in seen)
+                candidate = next(unseen, None)
                 if candidate is None:
                     del sources[group]
                 elif left > 0:
@@ -171,7 +172,3 @@ def _kept(candidate: Candidate, threshold: float) -> list[float]:
 def _shrunk(value: float, count: int) -> float:
     seen = min(count, _ENOUGH_OBJECTS)
     return value * seen / (seen + 1)
-
-
-def _next_unseen(source: Iterator[Candidate], seen: set[int]) -> Candidate | None:
-    return next((c for c in source if c.labels.entry.image_id not in seen), None)

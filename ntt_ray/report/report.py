@@ -88,7 +88,7 @@ def write_report(
     chosen = picker.chosen()
     report = {
         "format_version": FORMAT_VERSION,
-        **counts_to_json(counts, classes, _reference_counts(references)),
+        **counts_to_json(counts, classes, references),
         "threshold": threshold,
         "shards": {"planned": record.plan.units, "read": len(shard_ids)},
         "metrics": None if metrics is None else dict(metrics),
@@ -176,15 +176,6 @@ def _shot(
     except NttRayError as error:
         return Shot(candidate, blank(size_hw, PICTURE_SIDE), f"No picture: {error}")
     return Shot(candidate, thumbnail(image_rgb, PICTURE_SIDE, PICTURE_BYTES), "")
-
-
-def _reference_counts(references: ReferenceSet | None) -> dict[int, int] | None:
-    if references is None:
-        return None
-    counts = {label.category_id: 0 for label in references.classes}
-    for reference in references.references:
-        counts[reference.category_id] += 1
-    return counts
 
 
 def _reference_pictures(

@@ -6,13 +6,14 @@ knows neither pictures nor pages.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ntt_ray.errors import InputError, reason_of
 from ntt_ray.evaluate.matching import Matches
-from ntt_ray.records import ClassLabel, Detection, ImageLabels
+from ntt_ray.records import ClassLabel, Detection, ImageLabels, ReferenceSet
 
 SCORE_BINS = 50
 CLASS_BINS = 20
@@ -77,10 +78,6 @@ class RunCounts:
         for position, detection in enumerate(labels.detections):
             self._add_detection(detection, None if matches is None else matches.right[position])
 
-    def failures_by_count(self) -> list[tuple[str, Failure]]:
-        """Reasons and their images, the most frequent first."""
-        return sorted(self.failures.items(), key=lambda item: (-item[1].images, item[0]))
-
     def _add_detection(self, detection: Detection, right: bool | None) -> None:
         kept = detection.score >= self.min_score
         found = self.classes[detection.category_id]
@@ -109,25 +106,20 @@ def bin_of(score: float, bins: int) -> int:
 
 
 def counts_to_json(
-    counts: RunCounts, classes: Sequence[ClassLabel], references: Mapping[int, int] | None
+    counts: RunCounts, classes: Sequence[ClassLabel], references: ReferenceSet | None
 ) -> dict[str, Any]:
-    """The counts as plain data.
-
-    Args:
-        counts: what was counted in the whole run.
-        classes: the classes of the run, by rising category id.
-        references: how many references each class has, by category id; None where that is not
-            known.
-    """
+    """The counts of a run as plain data, with those of its references where they are known."""
+    shots = Counter(r.category_id for r in references.references) if references else None
     rows = [
         {
             "id": label.category_id,
             "name": label.name,
-            "references": None if references is None else references.get(label.category_id, 0),
+            "references": None if shots is None else shots[label.category_id],
             **asdict(counts.classes[label.category_id]),
         }
         for label in classes
     ]
+    failures = sorted(counts.failures.items(), key=lambda item: (-item[1].images, item[0]))
     return {
         "images": dict(counts.images),
         "detections": {"total": counts.detections, "kept": counts.kept},
@@ -139,7 +131,5 @@ def counts_to_json(
             "wrong": list(counts.wrong),
         },
         "classes": rows,
-        "failures": [
-            {"reason": reason, **asdict(failure)} for reason, failure in counts.failures_by_count()
-        ],
+        "failures": [{"reason": reason, **asdict(failure)} for reason, failure in failures],
     }
