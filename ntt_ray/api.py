@@ -292,7 +292,7 @@ def _bank_of(config: Config, models: ModelSpec) -> BankFile:
     from ntt_ray.bank.task import bank_task
     from ntt_ray.models.published import file_digest
 
-    digest = file_digest(models.encoder_checkpoint())
+    digest = file_digest(models.checkpoint("encoder"))
     sources = bank_sources(config, models.store)
     bank = existing_bank(config, models.store, sources, models.encoder_record(digest))
     if bank is not None:

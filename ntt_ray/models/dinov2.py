@@ -7,8 +7,6 @@ scores.
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, cast
@@ -16,11 +14,9 @@ from typing import Any, cast
 import timm
 import torch
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
-from torch import Tensor
 
-from ntt_ray.errors import WeightsError
 from ntt_ray.models.published import BUNDLED, bundled_file
-from ntt_ray.models.vit import VitDimensions, VitEncoder
+from ntt_ray.models.vit import VitDimensions, VitEncoder, to_timm_keys
 from ntt_ray.models.weights import load_into, read_state_dict
 
 _TIMM_SIZES = {"s": "small", "b": "base", "l": "large", "g": "giant"}
@@ -56,7 +52,9 @@ class Dinov2Encoder(VitEncoder):
             WeightsError: keys or shapes do not fit; the first differences are named.
         """
         model = build_vit(name, image_size, dimensions)
-        load_into(model, _to_timm_keys(read_state_dict(checkpoint), model, checkpoint), checkpoint)
+        tensors = read_state_dict(checkpoint)
+        tensors = to_timm_keys(tensors, model, checkpoint, checkpoint_filter_fn)
+        load_into(model, tensors, checkpoint)
         return cls(model, name, image_size, torch.device(device), dtype)
 
 
@@ -78,25 +76,3 @@ def build_vit(name: str, image_size: int, dimensions: VitDimensions | None) -> V
 def _bundled_dimensions(name: str) -> VitDimensions:
     stored = json.loads(bundled_file(f"{name}.json").read_text(encoding="ascii"))
     return VitDimensions(**{item.name: stored[item.name] for item in fields(VitDimensions)})
-
-
-def _to_timm_keys(
-    tensors: Mapping[str, Tensor], model: VisionTransformer, path: Path
-) -> dict[str, Tensor]:
-    """Official DINOv2 keys to timm's; timm's own keys pass through unchanged."""
-    patch_weight = tensors.get("patch_embed.proj.weight")
-    wanted = tuple(model.patch_embed.proj.weight.shape)
-    if patch_weight is not None and tuple(patch_weight.shape) != wanted:
-        # timm would resample it to another patch size without a word
-        raise WeightsError(
-            f"{path} does not fit the model: patch_embed.proj.weight is "
-            f"{list(patch_weight.shape)}, the model has {list(wanted)}"
-        )
-    level = logging.getLogger("timm").level
-    logging.getLogger("timm").setLevel(logging.WARNING)
-    try:
-        return dict(checkpoint_filter_fn(dict(tensors), model))
-    except (KeyError, RuntimeError, IndexError, ValueError) as error:
-        raise WeightsError(f"{path} does not look like a DINOv2 checkpoint: {error}") from None
-    finally:
-        logging.getLogger("timm").setLevel(level)

@@ -10,7 +10,6 @@ It does not know references, masks or scores.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -22,7 +21,7 @@ from timm.models.eva import Eva, checkpoint_filter_fn
 from torch import Tensor
 
 from ntt_ray.errors import WeightsError
-from ntt_ray.models.vit import VitDimensions, VitEncoder
+from ntt_ray.models.vit import VitDimensions, VitEncoder, to_timm_keys
 from ntt_ray.models.weights import load_into, read_state_dict
 
 TIMM_NAMES: Mapping[str, str] = {
@@ -65,20 +64,15 @@ class Dinov3Encoder(VitEncoder):
     ) -> Dinov3Encoder:
         """Build the model and load Meta's ``.pth`` or a safetensors file of Meta's or timm's keys.
 
-        Args:
-            checkpoint: path of the local file.
-            name: one of `TIMM_NAMES`; with `dimensions` any name.
-            image_size: side of the square input in pixels, a multiple of the patch size.
-            dimensions: the architecture, when it is not that of a published name.
-            device: device that the network runs on.
-            dtype: precision of weights and activations.
+        The arguments are those of `Dinov2Encoder.load`, and `name` is one of `TIMM_NAMES`.
 
         Raises:
             WeightsError: keys or shapes do not fit, or this timm knows no DINOv3.
         """
         tensors = read_state_dict(checkpoint)
         model = build_dinov3(name, image_size, dimensions, biases=_has_biases(tensors))
-        load_into(model, _to_timm_keys(tensors, model, checkpoint), checkpoint)
+        named = to_timm_keys(tensors, model, checkpoint, checkpoint_filter_fn)
+        load_into(model, named, checkpoint)
         if PERIODS in tensors:
             _set_periods(model, tensors[PERIODS], checkpoint)
         return cls(model, name, image_size, torch.device(device), dtype)
@@ -111,26 +105,6 @@ def build_dinov3(
 
 def _has_biases(tensors: Mapping[str, Tensor]) -> bool:
     return any(key.endswith(("attn.qkv.bias", "attn.q_bias")) for key in tensors)
-
-
-def _to_timm_keys(tensors: Mapping[str, Tensor], model: Eva, path: Path) -> dict[str, Tensor]:
-    """Meta's DINOv3 keys to timm's; timm's own keys pass through unchanged."""
-    patch_weight = tensors.get("patch_embed.proj.weight")
-    wanted = tuple(model.patch_embed.proj.weight.shape)
-    if patch_weight is not None and tuple(patch_weight.shape) != wanted:
-        # timm would resample it to another patch size without a word
-        raise WeightsError(
-            f"{path} does not fit the model: patch_embed.proj.weight is "
-            f"{list(patch_weight.shape)}, the model has {list(wanted)}"
-        )
-    level = logging.getLogger("timm").level
-    logging.getLogger("timm").setLevel(logging.WARNING)
-    try:
-        return dict(checkpoint_filter_fn(dict(tensors), model))
-    except (KeyError, RuntimeError, IndexError, ValueError) as error:
-        raise WeightsError(f"{path} does not look like a DINOv3 checkpoint: {error}") from None
-    finally:
-        logging.getLogger("timm").setLevel(level)
 
 
 @torch.no_grad()

@@ -5,13 +5,12 @@ Owns filling it. The files in a mirror have the authors' names; nothing else is 
 
 from __future__ import annotations
 
-import hashlib
 from enum import StrEnum
 
 from ntt_ray import storage
 from ntt_ray.errors import StorageError, WeightsError
 from ntt_ray.models.cache import published_checkpoint
-from ntt_ray.models.published import HASH_BLOCK_BYTES, PublishedFile, file_digest
+from ntt_ray.models.published import PublishedFile, file_digest, stream_digest
 from ntt_ray.storage import Storage
 
 
@@ -58,8 +57,5 @@ def _is_right(uri: str, sha256: str, size: int | None, store: Storage) -> bool:
     """Whether an object has the size, where one is known, and the digest."""
     if size is not None and store.size(uri) != size:
         return False
-    digest = hashlib.sha256()
     with store.open_read(uri) as stream:
-        while block := stream.read(HASH_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest() == sha256
+        return stream_digest(stream) == sha256

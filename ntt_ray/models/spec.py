@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ntt_ray.config import ModelsConfig
 from ntt_ray.errors import InputError
+from ntt_ray.models.cache import local_checkpoint
+from ntt_ray.models.published import file_digest
 from ntt_ray.storage import Storage
 
 if TYPE_CHECKING:
@@ -60,17 +62,8 @@ class ModelSpec:
         """This spec without compiling, which is not worth it for a few images."""
         return replace(self, settings=self.settings.model_copy(update={"compile": False}))
 
-    def encoder_checkpoint(self) -> Path:
-        """The encoder's checkpoint on this node."""
-        return self._checkpoint("encoder")
-
-    def proposer_checkpoint(self) -> Path:
-        """The proposer's checkpoint on this node."""
-        return self._checkpoint("proposer")
-
-    def _checkpoint(self, which: str) -> Path:
-        from ntt_ray.models.cache import local_checkpoint
-
+    def checkpoint(self, which: Literal["encoder", "proposer"]) -> Path:
+        """The checkpoint of one of the models on this node."""
         block = getattr(self.settings, which)
         return local_checkpoint(
             block.name, block.checkpoint, mirror=self.settings.mirror, store=self.store
@@ -83,8 +76,6 @@ class ModelSpec:
         return VitDimensions(**architecture.model_dump()) if architecture else None
 
     def _proposer_config(self) -> Path | None:
-        from ntt_ray.models.cache import local_checkpoint
-
         config = self.settings.proposer.config
         return local_checkpoint("", config, mirror=None, store=self.store) if config else None
 
@@ -105,7 +96,7 @@ class ModelSpec:
 
         load = Dinov3Encoder.load if self.settings.encoder.is_dinov3 else Dinov2Encoder.load
         encoder: VitEncoder = load(
-            self.encoder_checkpoint(),
+            self.checkpoint("encoder"),
             name=self.settings.encoder.name,
             image_size=self.settings.encoder.image_size,
             dimensions=self._dimensions(),
@@ -121,7 +112,7 @@ class ModelSpec:
         from ntt_ray.models.sam2.proposer import Sam2Proposer
 
         proposer = Sam2Proposer.load(
-            self.proposer_checkpoint(),
+            self.checkpoint("proposer"),
             name=self.settings.proposer.name,
             image_size=self.settings.proposer.image_size,
             points_per_side=points_per_side,
@@ -136,14 +127,11 @@ class ModelSpec:
     def load_box_prompter(self) -> Sam2BoxPrompter:
         """The proposer's model, ready to be asked with boxes; always in float32."""
         from ntt_ray.models.sam2.boxes import Sam2BoxPrompter
+        from ntt_ray.models.sam2.proposer import load_sam2
 
-        return Sam2BoxPrompter.load(
-            self.proposer_checkpoint(),
-            name=self.settings.proposer.name,
-            image_size=self.settings.proposer.image_size,
-            config=self._proposer_config(),
-            device=self.device,
-        )
+        block, config = self.settings.proposer, self._proposer_config()
+        model = load_sam2(self.checkpoint("proposer"), block.name, block.image_size, config)
+        return Sam2BoxPrompter(model, self.device)
 
     def checked_digests(self) -> dict[str, str]:
         """SHA-256 of both checkpoints in hex, after both were found to fit their models.
@@ -157,14 +145,12 @@ class ModelSpec:
         Raises:
             WeightsError: a checkpoint is missing, damaged or does not fit its model.
         """
-        from ntt_ray.models.published import file_digest
-
         on_cpu = replace(self.uncompiled(), device="cpu", precision="fp32")
         on_cpu.load_encoder()
         on_cpu.load_proposer(points_per_side=1)
         files = {
-            "encoder": self.encoder_checkpoint(),
-            "proposer": self.proposer_checkpoint(),
+            "encoder": self.checkpoint("encoder"),
+            "proposer": self.checkpoint("proposer"),
             "proposer_config": self._proposer_config(),
         }
         return {name: file_digest(path) for name, path in files.items() if path is not None}

@@ -1,18 +1,22 @@
 """What DINOv2 and DINOv3 share: images to patch features by one of timm's vision transformers.
 
-Knows what is done to an image before the network. It does not know names or files, nor how the keys
-of a checkpoint map onto a network.
+Knows what is done to an image before the network, and how timm is asked to map the keys of a
+checkpoint. It does not know the names of models.
 """
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ntt_ray.errors import WeightsError
 from ntt_ray.models.compilation import CompileOptions
 from ntt_ray.models.inputs import normalize_imagenet
 
@@ -94,3 +98,32 @@ class VitEncoder:
         tokens: Tensor = self._forward(inputs)[:, self._model.num_prefix_tokens :]
         grid = self.image_size // self.patch_size
         return tokens.float().reshape(len(images), grid, grid, self.feature_dim)
+
+
+def to_timm_keys(
+    tensors: Mapping[str, Tensor], model: Any, path: Path, filter_fn: Callable[..., Any]
+) -> dict[str, Tensor]:
+    """The authors' keys to timm's, by timm's own `filter_fn`; timm's keys pass through unchanged.
+
+    Raises:
+        WeightsError: the checkpoint `path` has another patch size or is of another model.
+    """
+    patch_weight = tensors.get("patch_embed.proj.weight")
+    wanted = tuple(model.patch_embed.proj.weight.shape)
+    if patch_weight is not None and tuple(patch_weight.shape) != wanted:
+        # timm would resample it to another patch size without a word
+        raise WeightsError(
+            f"{path} does not fit the model: patch_embed.proj.weight is "
+            f"{list(patch_weight.shape)}, the model has {list(wanted)}"
+        )
+    timm_logger = logging.getLogger("timm")
+    level = timm_logger.level
+    timm_logger.setLevel(logging.WARNING)
+    try:
+        return dict(filter_fn(dict(tensors), model))
+    except (KeyError, RuntimeError, IndexError, ValueError) as error:
+        raise WeightsError(
+            f"{path} does not look like a checkpoint of this model: {error}"
+        ) from None
+    finally:
+        timm_logger.setLevel(level)

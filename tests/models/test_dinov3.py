@@ -5,13 +5,14 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from timm.models.eva import checkpoint_filter_fn
 
 from ntt_ray.config import ENCODER_NAMES, EncoderConfig
 from ntt_ray.errors import WeightsError
 from ntt_ray.models.dinov3 import TIMM_NAMES, Dinov3Encoder, build_dinov3
 from ntt_ray.models.inputs import normalize_imagenet
 from ntt_ray.models.spec import ModelSpec
-from ntt_ray.models.vit import VitDimensions
+from ntt_ray.models.vit import VitDimensions, to_timm_keys
 
 NANO = VitDimensions(embed_dim=32, depth=2, num_heads=2, patch_size=16)
 REGISTERS, EPS = 4, 1e-5
@@ -153,8 +154,6 @@ def test_angles_stay_exact_in_bfloat16(official):
 @pytest.mark.parametrize("name", TIMM_NAMES)
 def test_published_architectures(name):
     """Every tensor of an official file of that size finds its place."""
-    from ntt_ray.models.dinov3 import _to_timm_keys
-
     with torch.device("meta"):
         model = build_dinov3(name, 512, None, biases=True)
     assert model.patch_embed.grid_size == (32, 32)
@@ -172,7 +171,7 @@ def test_published_architectures(name):
             official[key] = value
     official["mask_token"] = official["cls_token"][0]
     official["rope_embed.periods"] = torch.zeros(model.rope.periods.shape, device="meta")
-    found = _to_timm_keys(official, model, "file")
+    found = to_timm_keys(official, model, "file", checkpoint_filter_fn)
     shapes = {key: tuple(value.shape) for key, value in found.items()}
     assert shapes == {key: tuple(value.shape) for key, value in model.state_dict().items()}
 

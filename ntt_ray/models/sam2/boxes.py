@@ -6,7 +6,6 @@ points. It does not know which of its masks is taken.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,8 +13,7 @@ from torch import Tensor, nn
 
 from ntt_ray.models.interfaces import BoxCandidates
 from ntt_ray.models.sam2.decoder.image import Sam2Features
-from ntt_ray.models.sam2.proposer import build_sam2, image_features
-from ntt_ray.models.weights import load_into, read_state_dict
+from ntt_ray.models.sam2.proposer import image_features
 
 POINTS_PER_SIDE = 3  # in each box
 _POINT, _UPPER_LEFT, _LOWER_RIGHT = 1, 2, 3  # labels of SAM2's prompt encoder
@@ -29,25 +27,10 @@ class Sam2BoxPrompter:
         device: device that it runs on.
     """
 
-    def __init__(self, model: nn.Module, *, device: torch.device) -> None:
+    def __init__(self, model: nn.Module, device: torch.device | str = "cpu") -> None:
         self.image_size = int(model.image_size)  # type: ignore[arg-type]
-        self.device = device
+        self.device = torch.device(device)
         self._model: Any = model.to(device).eval().requires_grad_(False)
-
-    @classmethod
-    def load(
-        cls,
-        checkpoint: Path,
-        *,
-        name: str,
-        image_size: int,
-        config: Path | None = None,
-        device: torch.device | str = "cpu",
-    ) -> Sam2BoxPrompter:
-        """Build the model and load its checkpoint; see `Sam2Proposer.load`."""
-        model = build_sam2(name, image_size, config)
-        load_into(model, read_state_dict(checkpoint), checkpoint)
-        return cls(model, device=torch.device(device))
 
     @torch.inference_mode()
     def candidates(self, image: Tensor, boxes_xyxy: Tensor) -> list[BoxCandidates]:

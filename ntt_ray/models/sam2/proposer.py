@@ -112,8 +112,7 @@ class Sam2Proposer:
         Raises:
             WeightsError: the YAML is not a SAM2's, or keys or shapes do not fit.
         """
-        model = build_sam2(name, image_size, config)
-        load_into(model, read_state_dict(checkpoint), checkpoint)
+        model = load_sam2(checkpoint, name, image_size, config)
         return cls(model, points_per_side=points_per_side, device=torch.device(device), dtype=dtype)
 
     @torch.inference_mode()
@@ -178,6 +177,15 @@ def point_grid(image_size: int, points_per_side: int) -> Tensor:
     ticks = torch.linspace(0, image_size - 1, points_per_side)
     x, y = torch.meshgrid(ticks, ticks, indexing="ij")
     return torch.stack((x, y), dim=-1).reshape(-1, 2) + 0.5
+
+
+def load_sam2(
+    checkpoint: Path, name: str, image_size: int, config: Path | None = None
+) -> nn.Module:
+    """The model of `build_sam2` with the weights of a checkpoint; see `Sam2Proposer.load`."""
+    model = build_sam2(name, image_size, config)
+    load_into(model, read_state_dict(checkpoint), checkpoint)
+    return model
 
 
 def build_sam2(name: str, image_size: int, config: Path | None = None) -> nn.Module:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ntt_ray.models.sam2.boxes import Sam2BoxPrompter, points_in_box
-from ntt_ray.models.sam2.proposer import build_sam2
+from ntt_ray.models.sam2.proposer import build_sam2, load_sam2
 from ntt_ray.models.weights import load_into, read_state_dict
 from tests.support.golden import GOLDEN
 
@@ -21,7 +21,7 @@ def image_rgb() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def candidates(image_rgb):
-    prompter = Sam2BoxPrompter.load(CHECKPOINT, name="nano", image_size=256, config=YAML)
+    prompter = Sam2BoxPrompter(load_sam2(CHECKPOINT, "nano", 256, YAML))
     image = torch.from_numpy(image_rgb.copy()).permute(2, 0, 1).float() / 255
     return prompter.candidates(image, torch.tensor(BOXES))
 
