@@ -12,7 +12,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from ntt_ray import storage
 from ntt_ray.errors import ConfigError
@@ -40,14 +47,17 @@ _SECRET = re.compile(
     r"secret|token|password|passwd|key|credential|connection_string|sas|auth", re.IGNORECASE
 )
 
-Place = Annotated[str, Field(min_length=1)]  # empty would be the current folder
+# a URI, or a local path, which becomes absolute so that it means the same in every process
+Location = Annotated[str, AfterValidator(storage.absolute)]
+# empty would be the current folder
+Place = Annotated[str, Field(min_length=1), AfterValidator(storage.absolute)]
 
 
 class NegativesConfig(Settings):
     """Annotated examples: a COCO json with masks and the folder of its images."""
 
-    annotations: str
-    image_root: str | None = None
+    annotations: Location
+    image_root: Location | None = None
     classes: tuple[str, ...] | None = None
     shots: Annotated[int, Field(ge=1)] | None = None
     seed: Annotated[int, Field(ge=0)] = 33
@@ -55,12 +65,7 @@ class NegativesConfig(Settings):
 
     def choice(self) -> dict[str, Any]:
         """Which of the annotations become references, as keyword arguments."""
-        return {
-            "classes": self.classes,
-            "shots": self.shots,
-            "seed": self.seed,
-            "profile": self.profile,
-        }
+        return self.model_dump(include={"classes", "shots", "seed", "profile"})
 
 
 class BackgroundConfig(Settings):
@@ -74,7 +79,7 @@ class ReferencesConfig(NegativesConfig):
 
     negatives: NegativesConfig | None = None
     background: BackgroundConfig | None = None
-    extends: str | None = None
+    extends: Location | None = None
 
 
 class Architecture(Settings):
@@ -90,14 +95,14 @@ class EncoderConfig(Settings):
     """The DINOv2 encoder, or a DINOv3 one; a name that begins with dinov3 is one of those."""
 
     name: str = "dinov2_vitl14"
-    checkpoint: str | None = None
+    checkpoint: Location | None = None
     image_size: Annotated[int, Field(ge=14)] = 518
     architecture: Architecture | None = None
 
     @model_validator(mode="after")
     def _check(self) -> EncoderConfig:
         if self.architecture is None:
-            _one_of(self.name, ENCODER_NAMES, "name")
+            _check_name(self.name, ENCODER_NAMES)
         elif self.checkpoint is None:
             raise ValueError(".checkpoint: is needed when architecture is given")
         if self.is_dinov3 and self.checkpoint is None:
@@ -120,14 +125,14 @@ class ProposerConfig(Settings):
     """The SAM2 mask proposer."""
 
     name: str = "sam2_hiera_l"
-    checkpoint: str | None = None
+    checkpoint: Location | None = None
     image_size: Annotated[int, Field(ge=64)] = 1024
-    config: str | None = None
+    config: Location | None = None
 
     @model_validator(mode="after")
     def _check(self) -> ProposerConfig:
         if self.config is None:
-            _one_of(self.name, PROPOSER_NAMES, "name")
+            _check_name(self.name, PROPOSER_NAMES)
         elif self.checkpoint is None:
             raise ValueError(".checkpoint: is needed when config is given")
         if self.image_size % 32:
@@ -142,7 +147,7 @@ class ModelsConfig(Settings):
     proposer: ProposerConfig = Field(default_factory=ProposerConfig)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    mirror: str | None = None
+    mirror: Location | None = None
     compile: bool | Literal["cuda-graphs"] = False
 
 
@@ -181,7 +186,7 @@ class MergeConfig(Settings):
     """What the merged files hold."""
 
     min_score: Share = 0.4
-    calibration: str | None = None
+    calibration: Location | None = None
     profiles: tuple[Profile, ...] = PROFILES
     classes: tuple[str, ...] | None = None
     rename: dict[str, str] = Field(default_factory=dict)
@@ -199,17 +204,17 @@ class Config(Settings):
     """A whole run."""
 
     images: Place
-    image_root: str | None = None
+    image_root: Location | None = None
     output: Place
     storage_options: dict[str, dict[str, Any]] = Field(default_factory=dict)
     references: ReferencesConfig | None = None
-    bank: str | None = None
+    bank: Location | None = None
     models: ModelsConfig = Field(default_factory=ModelsConfig)
     decode: DecodeSettings = Field(default_factory=DecodeSettings)
     method: MethodSettings = Field(default_factory=MethodSettings)
     job: JobConfig = Field(default_factory=JobConfig)
     merge: MergeConfig = Field(default_factory=MergeConfig)
-    ground_truth: str | None = None
+    ground_truth: Location | None = None
     evaluator: Literal["pycocotools", "faster-coco-eval"] = "pycocotools"
 
     @model_validator(mode="after")
@@ -221,8 +226,7 @@ class Config(Settings):
     def resolved(self) -> dict[str, Any]:
         """All settings as plain data for the run record; secrets are replaced by ``***``."""
         data = self.model_dump(mode="json")
-        data["storage_options"] = _without_secrets(data["storage_options"])
-        return {key: _redacted(value) for key, value in data.items()}
+        return {k: _redacted(v, named=k == "storage_options") for k, v in data.items()}
 
 
 def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
@@ -259,7 +263,7 @@ def build_config(
         raise ConfigError(title, problems + found) from None
     if problems:
         raise ConfigError(title, problems)
-    return _with_absolute_paths(config)
+    return config
 
 
 def _with_overrides(
@@ -352,59 +356,22 @@ def _known_keys(location: Sequence[str]) -> list[str]:
     return sorted(model.model_fields)
 
 
-def _one_of(name: str, known: Sequence[str], key: str) -> None:
+def _check_name(name: str, known: Sequence[str]) -> None:
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise ValueError(f".{key}: {name!r} is not one of {', '.join(known)}{hint}")
+        raise ValueError(f".name: {name!r} is not one of {', '.join(known)}{hint}")
 
 
-def _with_absolute_paths(config: Config) -> Config:
-    def fixed(block: Any, *names: str) -> dict[str, Any]:
-        values = {name: getattr(block, name) for name in names}
-        return {name: storage.absolute(v) if v is not None else None for name, v in values.items()}
-
-    models = config.models.model_copy(
-        update={
-            "encoder": config.models.encoder.model_copy(
-                update=fixed(config.models.encoder, "checkpoint")
-            ),
-            "proposer": config.models.proposer.model_copy(
-                update=fixed(config.models.proposer, "checkpoint", "config")
-            ),
-            **fixed(config.models, "mirror"),
-        }
-    )
-    references = config.references and config.references.model_copy(
-        update={
-            **fixed(config.references, "annotations", "image_root", "extends"),
-            "negatives": (negatives := config.references.negatives)
-            and negatives.model_copy(update=fixed(negatives, "annotations", "image_root")),
-        }
-    )
-    merge = config.merge.model_copy(update=fixed(config.merge, "calibration"))
-    paths = fixed(config, "images", "image_root", "output", "bank", "ground_truth")
-    return config.model_copy(
-        update={**paths, "models": models, "references": references, "merge": merge}
-    )
-
-
-def _without_secrets(value: Any) -> Any:
+def _redacted(value: Any, *, named: bool) -> Any:
+    """Without the secrets in URIs and, if `named`, without what stands under the name of one."""
     if isinstance(value, dict):
         return {
-            key: "***" if _SECRET.search(str(key)) and item else _without_secrets(item)
+            key: "***"
+            if named and item and _SECRET.search(str(key))
+            else _redacted(item, named=named)
             for key, item in value.items()
         }
     if isinstance(value, list):
-        return [_without_secrets(item) for item in value]
-    return value
-
-
-def _redacted(value: Any) -> Any:
-    if isinstance(value, str):
-        return storage.redact(value)
-    if isinstance(value, dict):
-        return {key: _redacted(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_redacted(item) for item in value]
-    return value
+        return [_redacted(item, named=named) for item in value]
+    return storage.redact(value) if isinstance(value, str) else value
