@@ -57,9 +57,9 @@ class StoredMeans:
     weights: Floats
     shots: npt.NDArray[np.int64]
 
-    def rows(self) -> tuple[Floats, ...]:
+    def rows(self) -> list[Floats]:
         """The features of each class, ``(its shots, dim)``."""
-        return tuple(own[:count] for own, count in zip(self.features, self.shots, strict=True))
+        return [own[:count] for own, count in zip(self.features, self.shots, strict=True)]
 
     def check(self, classes: int, dim: int, *, least: int) -> None:
         """Check shapes and values for so many classes and channels.
@@ -139,6 +139,16 @@ class BankFile:
             raise InputError(f"{source}: not a usable memory bank ({error})") from None
         return read
 
+    def features(self) -> list[Floats]:
+        """The mean features of each class's references, ``(its shots, dim)``."""
+        return self.references.rows()
+
+    def negative_features(self) -> list[Floats]:
+        """The mean features of each class's negatives, ``(count, dim)``; maybe none."""
+        if self.negatives is None:
+            return [own[:0] for own in self.references.features]
+        return self.negatives.rows()
+
     def history(self) -> tuple[Source, ...]:
         """The banks that it was joined of; a bank that was built in one go is its own history."""
         if self.sources:
@@ -153,16 +163,22 @@ class BankFile:
         Raises:
             InputError: another encoder made it; the message names the differences.
         """
-        differences = [
-            f"{key} is {self.encoder.get(key)!r} in the bank and {encoder.get(key)!r} in this run"
-            for key in sorted(self.encoder.keys() | encoder.keys())
-            if self.encoder.get(key) != encoder.get(key)
-        ]
-        if differences:
+        if differences := encoder_differences(self.encoder, "the bank", encoder, "this run"):
             raise InputError(
                 f"{source}: was made by another encoder: {'; '.join(differences)}. "
                 "Build the bank again with this encoder"
             )
+
+
+def encoder_differences(
+    encoder: Mapping[str, Any], place: str, other: Mapping[str, Any], other_place: str
+) -> list[str]:
+    """In what two encoders differ, in words that say where each of them is from."""
+    return [
+        f"{key} is {encoder.get(key)!r} in {place} and {other.get(key)!r} in {other_place}"
+        for key in sorted(encoder.keys() | other.keys())
+        if encoder.get(key) != other.get(key)
+    ]
 
 
 def bank_digest(data: bytes) -> str:

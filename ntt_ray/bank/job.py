@@ -1,7 +1,6 @@
-"""Building a memory bank, reporting on one, and joining several.
+"""Building a memory bank where the models run, as one Ray task, and joining several.
 
-Building runs as one Ray task where the models run. ``bank.html`` and ``bank.json`` beside the bank
-say what its references can do. What goes into a bank is the matter of `bank.inputs`.
+What goes into a bank is the matter of `bank.inputs`, what is said of one that of `bank.report`.
 """
 
 from __future__ import annotations
@@ -9,16 +8,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from ntt_ray import storage
-from ntt_ray.bank.file import BankFile, bank_digest
+from ntt_ray.bank.file import BankFile
 from ntt_ray.bank.inputs import BankInputs, read_bank
 from ntt_ray.bank.join import join_banks
-from ntt_ray.bank.metrics import BankFacts
-from ntt_ray.bank.report import BankExamples, write_bank_report
+from ntt_ray.bank.report import BankExamples
 from ntt_ray.bank.task import bank_task
 from ntt_ray.config import Config
 from ntt_ray.errors import InputError
@@ -65,29 +61,6 @@ def build(
 
     data, pictures = run_task(build_there, options=resources.actor_options())
     return BuiltBank(BankFile.from_bytes(data, BANK_FILE), pictures)
-
-
-def report_bank(
-    output: str, bank: BankFile, store: Storage, examples: BankExamples | None = None
-) -> dict[str, Any]:
-    """Write ``bank.html`` and ``bank.json``, and give the content of the latter.
-
-    Args:
-        output: the run's prefix.
-        bank: what to look at.
-        store: access to files.
-        examples: its references; without them, for a bank that came ready, no crops are shown.
-    """
-    none = tuple(np.zeros((0, 1), dtype=np.float32) for _ in bank.classes)
-    facts = BankFacts(
-        digest=bank_digest(bank.data),
-        classes=bank.classes,
-        features=bank.references.rows(),
-        negatives=none if bank.negatives is None else bank.negatives.rows(),
-        encoder=dict(bank.encoder),
-        sources=tuple((s.bank, s.references, dict(s.shots)) for s in bank.history()),
-    )
-    return write_bank_report(output, store, facts, examples)
 
 
 def examples_of(inputs: BankInputs, built: BuiltBank, context_ratio: float) -> BankExamples:

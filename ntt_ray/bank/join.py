@@ -10,12 +10,13 @@ import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ntt_ray.bank.file import BankFile, Source
+from ntt_ray.bank.file import BankFile, Source, encoder_differences
 from ntt_ray.errors import InputError
 from ntt_ray.records import MAX_CATEGORY_ID, ClassLabel
 
 if TYPE_CHECKING:
     from ntt_ray.bank.memory import MemoryBank
+    from ntt_ray.bank.padding import Means
 
 
 def join_banks(banks: Sequence[MemoryBank], names: Sequence[str]) -> MemoryBank:
@@ -40,20 +41,20 @@ def join_banks(banks: Sequence[MemoryBank], names: Sequence[str]) -> MemoryBank:
     _check_no_source_twice(history, names)
     labels = joined_classes([bank.classes for bank in banks], names)
     rows = [{label.name: k for k, label in enumerate(bank.classes)} for bank in banks]
-    positive, negative = [bank.means() for bank in banks], [b.negative_means() for b in banks]
+
+    def joined(means: Sequence[Means]) -> Means:
+        return [
+            [pair for row, own in zip(rows, means) if c.name in row for pair in own[row[c.name]]]
+            for c in labels
+        ]
+
     sources = [source for own in history for source in own]
     return MemoryBank.from_means(
         labels,
-        [
-            [pair for own, row in zip(positive, rows) if c.name in row for pair in own[row[c.name]]]
-            for c in labels
-        ],
+        joined([bank.means() for bank in banks]),
         encoder=banks[0].encoder,
         reference_digest=joined_digest(sources),
-        negatives=[
-            [pair for own, row in zip(negative, rows) if c.name in row for pair in own[row[c.name]]]
-            for c in labels
-        ],
+        negatives=joined([bank.negative_means() for bank in banks]),
         sources=sources if len(sources) > 1 else (),
     )
 
@@ -100,13 +101,7 @@ def joined_classes(
 def _check_encoders(banks: Sequence[MemoryBank], names: Sequence[str]) -> None:
     first, dim = banks[0], banks[0].features.shape[2]
     for bank, source in zip(banks[1:], names[1:], strict=True):
-        keys = sorted(first.encoder.keys() | bank.encoder.keys())
-        differences = [
-            f"{key} is {first.encoder.get(key)!r} in {names[0]} and {bank.encoder.get(key)!r} in "
-            f"{source}"
-            for key in keys
-            if first.encoder.get(key) != bank.encoder.get(key)
-        ]
+        differences = encoder_differences(first.encoder, names[0], bank.encoder, source)
         if bank.features.shape[2] != dim:
             differences.append(
                 f"{dim} channels in {names[0]}, {bank.features.shape[2]} in {source}"

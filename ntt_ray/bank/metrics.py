@@ -7,80 +7,51 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ntt_ray.bank import problems
+from ntt_ray.bank.file import BankFile, bank_digest
 from ntt_ray.bank.problems import BankFindings
 from ntt_ray.masks import mask_ious
-from ntt_ray.records import ClassLabel, Reference
+from ntt_ray.records import Reference
 
 FORMAT_VERSION = 1
 SAME_REGION_IOU = 0.5  # of two references in one image: the same object annotated twice
 
-Features = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class BankFacts:
-    """A memory bank as plain data.
-
-    Attributes:
-        digest: SHA-256 of the bank file, in hex.
-        classes: the classes of the bank, by rising category id.
-        features: for each class the mean features of its references, ``(shots, dim)``.
-        negatives: for each class the mean features of its negatives, ``(count, dim)``, maybe none.
-        encoder: name, image size and checkpoint of the model that made the features.
-        sources: the banks that were joined: the digest of each bank, the digest of its references,
-            and how many references of each class it has.
-    """
-
-    digest: str
-    classes: tuple[ClassLabel, ...]
-    features: tuple[Features, ...]
-    negatives: tuple[Features, ...]
-    encoder: Mapping[str, Any]
-    sources: tuple[tuple[str, str, Mapping[str, int]], ...]
-
 
 def bank_metrics(
-    facts: BankFacts,
+    bank: BankFile,
     known: Sequence[Reference | None],
     known_negatives: Sequence[Reference | None],
 ) -> dict[str, Any]:
     """The content of ``bank.json``.
 
     Args:
-        facts: what the bank holds.
+        bank: the bank that is judged.
         known: the reference behind each row of the bank, class by class; None where it came from
             a bank that this one extends, or all came ready.
         known_negatives: the negative behind each row of the bank's negatives, or None likewise.
     """
-    found = problems.find(facts.features)
-    names = [label.name for label in facts.classes]
-    references = _reference_rows(facts, found, known)
+    features, negatives = bank.features(), bank.negative_features()
+    found = problems.find(features)
+    names = [label.name for label in bank.classes]
+    references = _reference_rows(bank, found, known)
     return {
         "format_version": FORMAT_VERSION,
-        "bank": facts.digest,
-        "encoder": dict(facts.encoder),
+        "bank": bank_digest(bank.data),
+        "encoder": dict(bank.encoder),
         "sources": [
-            {"bank": bank, "references": digest, "shots": dict(shots)}
-            for bank, digest, shots in facts.sources
+            {"bank": source.bank, "references": source.references, "shots": dict(source.shots)}
+            for source in bank.history()
         ],
         "classes": [
-            {
-                "id": label.category_id,
-                "name": label.name,
-                "references": len(own),
-                "negatives": len(negatives),
-            }
-            for label, own, negatives in zip(facts.classes, facts.features, facts.negatives)
+            {"id": c.category_id, "name": c.name, "references": len(own), "negatives": len(wrong)}
+            for c, own, wrong in zip(bank.classes, features, negatives)
         ],
         "references": references,
-        "negatives": _negative_rows(facts, known_negatives),
+        "negatives": _negative_rows(bank, known_negatives),
         "matrix": [[_rounded(value) for value in row] for row in found.matrix.tolist()],
         "findings": _findings(found, references, names, _same_regions(known)),
         "limits": {
@@ -93,10 +64,10 @@ def bank_metrics(
 
 
 def _reference_rows(
-    facts: BankFacts, found: BankFindings, known: Sequence[Reference | None]
+    bank: BankFile, found: BankFindings, known: Sequence[Reference | None]
 ) -> list[dict[str, Any]]:
-    names = [label.name for label in facts.classes]
-    numbers = [n + 1 for own in facts.features for n in range(len(own))]
+    names = [label.name for label in bank.classes]
+    numbers = [n + 1 for shots in bank.references.shots.tolist() for n in range(shots)]
     rows = []
     for i, k in enumerate(found.class_of.tolist()):
         nearest = int(found.nearest_class[i])
@@ -111,9 +82,9 @@ def _reference_rows(
     return rows
 
 
-def _negative_rows(facts: BankFacts, known: Sequence[Reference | None]) -> list[dict[str, Any]]:
+def _negative_rows(bank: BankFile, known: Sequence[Reference | None]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
-    for label, own, negatives in zip(facts.classes, facts.features, facts.negatives):
+    for label, own, negatives in zip(bank.classes, bank.features(), bank.negative_features()):
         mean = own.mean(axis=0, dtype=np.float64)
         for n, row in enumerate(negatives.astype(np.float64)):
             cosine = float(row @ mean / max(np.linalg.norm(row) * np.linalg.norm(mean), 1e-12))

@@ -18,7 +18,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from ntt_ray import storage
-from ntt_ray.bank.metrics import BankFacts, Features, bank_metrics
+from ntt_ray.bank.file import BankFile, Floats
+from ntt_ray.bank.metrics import bank_metrics
 from ntt_ray.bank.page import BankPicture, render_bank_page
 from ntt_ray.records import ClassLabel, Reference, ReferenceSet
 from ntt_ray.references.crop_pictures import crop_picture
@@ -48,24 +49,24 @@ class BankExamples:
 
 
 def write_bank_report(
-    output: str, store: Storage, facts: BankFacts, examples: BankExamples | None
+    output: str, store: Storage, bank: BankFile, examples: BankExamples | None = None
 ) -> dict[str, Any]:
     """Write ``bank.html`` and ``bank.json``.
 
     Args:
         output: folder or URI prefix of the two files.
         store: access to files.
-        facts: what the bank holds.
-        examples: the references of the bank; None where it came ready.
+        bank: the bank that is judged.
+        examples: the references of the bank; None where it came ready, so no crops are shown.
 
     Returns:
         The content of ``bank.json``.
     """
     references = None if examples is None else examples.references
     negatives = None if examples is None else examples.negatives
-    known = _known(facts.features, facts.classes, references)
-    known_negatives = _known(facts.negatives, facts.classes, negatives)
-    report = bank_metrics(facts, known, known_negatives)
+    known = _known(bank.features(), bank.classes, references)
+    known_negatives = _known(bank.negative_features(), bank.classes, negatives)
+    report = bank_metrics(bank, known, known_negatives)
     page = render_bank_page(
         report,
         {i: _picture(known[i], examples, store) for i in _shown(report)},
@@ -78,7 +79,7 @@ def write_bank_report(
 
 
 def _known(
-    features: Sequence[Features], classes: Sequence[ClassLabel], references: ReferenceSet | None
+    features: Sequence[Floats], classes: Sequence[ClassLabel], references: ReferenceSet | None
 ) -> list[Reference | None]:
     """The reference behind each row of the bank; None where it is not known any more."""
     rows: list[Reference | None] = []

@@ -16,7 +16,8 @@ from typing import Any
 from ntt_ray import storage
 from ntt_ray.bank.file import BankFile, bank_digest
 from ntt_ray.bank.inputs import BankInputs, bank_sources, existing_bank
-from ntt_ray.bank.job import BuiltBank, build, examples_of, report_bank
+from ntt_ray.bank.job import BuiltBank, build, examples_of
+from ntt_ray.bank.report import write_bank_report
 from ntt_ray.config import Config
 from ntt_ray.errors import InputError
 from ntt_ray.models.spec import ModelSpec
@@ -112,7 +113,7 @@ def build_run_bank(config: Config) -> tuple[BankFile, dict[str, Any]]:
     store = Storage(config.storage_options)
     sources = check_sources(config, store)
     if isinstance(sources, BankFile):
-        return sources, report_bank(config.output, sources, store)
+        return sources, write_bank_report(config.output, store, sources)
     with RunLock(config.output, store):
         recorded = read_record(config.output, store)
         built = _build(config, sources, start_models(config, store))
@@ -229,7 +230,7 @@ def _publish_bank(
     found: dict[str, Any] = {}
     if built is not None and isinstance(sources, BankInputs):
         examples = examples_of(sources, built, config.method.context_ratio)
-        found = report_bank(config.output, bank, store, examples)
+        found = write_bank_report(config.output, store, bank, examples)
     store.publish_bytes(storage.join(config.output, BANK_FILE), bank.data)
     return found
 

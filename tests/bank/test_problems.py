@@ -4,11 +4,11 @@ import json
 import numpy as np
 import pytest
 
-from ntt_ray.bank.metrics import BankFacts
 from ntt_ray.bank.problems import find
 from ntt_ray.bank.report import write_bank_report
 from ntt_ray.records import ClassLabel
 from ntt_ray.storage import Storage
+from tests.support.banks import file_of
 from tests.support.demo_features import FAMILIES, family_means
 
 
@@ -124,9 +124,7 @@ def test_the_report_names_two_mislabelled_of_ten(features, tmp_path):
     named = list(FAMILIES)
     labels = tuple(ClassLabel(k + 1, name) for k, name in enumerate(named))
     changed = _mislabelled(features, 1, 3)
-    none = tuple(np.zeros((0, 1), dtype=np.float32) for _ in labels)
-    facts = BankFacts("d" * 64, labels, tuple(changed), none, {"name": "dinov2_demo"}, ())
-    write_bank_report(str(tmp_path), Storage(), facts, None)
+    write_bank_report(str(tmp_path), Storage(), file_of(labels, changed))
     page = (tmp_path / "bank.html").read_text(encoding="utf-8")
     said = [f["text"] for f in json.loads((tmp_path / "bank.json").read_text())["findings"]]
     for number in (9, 10):

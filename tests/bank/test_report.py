@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ntt_ray.bank.metrics import BankFacts
+from ntt_ray.bank.file import BankFile, Source
 from ntt_ray.bank.report import BankExamples, write_bank_report
 from ntt_ray.masks import encode_mask
 from ntt_ray.records import ClassLabel, ImageEntry, Reference, ReferenceSet
 from ntt_ray.storage import Storage
+from tests.support.banks import file_of
 
 HOSTILE = '<script>alert("x")</script> & co'
 CLASSES = (ClassLabel(2, "nut"), ClassLabel(5, HOSTILE), ClassLabel(9, "cog"))
@@ -22,19 +23,17 @@ def _cloud(k: int, count: int) -> np.ndarray:
     return (np.eye(8)[k] * 2 + 0.2 * rng.normal(size=(count, 8))).astype(np.float32)
 
 
-def _facts(negatives=0) -> BankFacts:
+def _bank(negatives=0) -> BankFile:
     """Six nuts of which the last is a hostile one, six hostile ones, one cog."""
     features = [_cloud(0, 6), _cloud(1, 7), _cloud(2, 1)]
     features[0][5] = features[1][6]
     features[1] = features[1][:6]
-    none = np.zeros((0, 1), dtype=np.float32)
-    return BankFacts(
-        digest="d" * 64,
-        classes=CLASSES,
-        features=tuple(features),
-        negatives=(_cloud(0, negatives) if negatives else none, none, none),
+    return file_of(
+        CLASSES,
+        features,
+        [_cloud(0, negatives), _cloud(0, 0), _cloud(0, 0)],
         encoder={"name": "vit", "image_size": 56, "checkpoint": "c" * 64},
-        sources=(("b" * 64, "r" * 64, {"nut": 6, HOSTILE: 6, "cog": 1}),),
+        sources=(Source("b" * 64, "r" * 64, (("nut", 6), (HOSTILE, 6), ("cog", 1))),),
     )
 
 
@@ -65,14 +64,14 @@ def _examples(folder: Path, last_nuts=6, negatives=0) -> BankExamples:
     )
 
 
-def _write(output: Path, facts, examples):
-    report = write_bank_report(str(output), Storage(), facts, examples)
+def _write(output: Path, bank, examples):
+    report = write_bank_report(str(output), Storage(), bank, examples)
     assert json.loads((output / "bank.json").read_text()) == report
     return report, (output / "bank.html").read_text(encoding="utf-8")
 
 
 def test_what_stands_out_is_named(tmp_path):
-    report, page = _write(tmp_path / "run", _facts(), _examples(tmp_path))
+    report, page = _write(tmp_path / "run", _bank(), _examples(tmp_path))
     by_kind = {item["kind"]: item for item in report["findings"]}
     assert set(by_kind) == {"mislabelled", "duplicate", "untold"}
     assert by_kind["mislabelled"]["references"] == [5]
@@ -90,7 +89,7 @@ def test_what_stands_out_is_named(tmp_path):
 
 
 def test_the_page_is_safe_and_the_same_every_time(tmp_path):
-    pages = [_write(tmp_path / name, _facts(2), _examples(tmp_path, negatives=2)) for name in "ab"]
+    pages = [_write(tmp_path / name, _bank(2), _examples(tmp_path, negatives=2)) for name in "ab"]
     assert pages[0] == pages[1]
     page = pages[0][1]
     assert "<script" not in page
@@ -104,7 +103,7 @@ def test_the_page_is_safe_and_the_same_every_time(tmp_path):
 
 
 def test_a_ready_bank_has_numbers_and_no_crops(tmp_path):
-    report, page = _write(tmp_path / "run", _facts(), None)
+    report, page = _write(tmp_path / "run", _bank(), None)
     assert [i["kind"] for i in report["findings"]] == ["mislabelled", "untold"]
     assert report["findings"][0]["text"].startswith("nut, reference 6: looks like")
     assert "data:image" not in page
@@ -112,7 +111,7 @@ def test_a_ready_bank_has_numbers_and_no_crops(tmp_path):
 
 
 def test_of_an_extended_bank_the_last_references_are_known(tmp_path):
-    report, page = _write(tmp_path / "run", _facts(), _examples(tmp_path, last_nuts=2))
+    report, page = _write(tmp_path / "run", _bank(), _examples(tmp_path, last_nuts=2))
     assert [row["annotation_id"] for row in report["references"][:6]] == [None] * 4 + [1, 2]
     assert page.count("data:image/jpeg") == 9
 
@@ -120,7 +119,7 @@ def test_of_an_extended_bank_the_last_references_are_known(tmp_path):
 def test_an_image_that_went_away_leaves_an_empty_place(tmp_path):
     examples = _examples(tmp_path)
     (tmp_path / "<i>5.png").unlink()
-    _, page = _write(tmp_path / "run", _facts(), examples)
+    _, page = _write(tmp_path / "run", _bank(), examples)
     assert page.count("data:image/jpeg") == 12
 
 
@@ -128,15 +127,8 @@ def test_an_image_that_went_away_leaves_an_empty_place(tmp_path):
 def test_many_classes_stay_readable(tmp_path, classes):
     labels = tuple(ClassLabel(i + 1, f"class {i}") for i in range(classes))
     rng = np.random.default_rng(0)
-    facts = BankFacts(
-        "d",
-        labels,
-        tuple(rng.normal(size=(15, 64)).astype(np.float32) for _ in labels),
-        tuple(np.zeros((0, 1), dtype=np.float32) for _ in labels),
-        {},
-        (),
-    )
-    report, page = _write(tmp_path / "run", facts, None)
+    bank = file_of(labels, [rng.normal(size=(15, 64)).astype(np.float32) for _ in labels])
+    report, page = _write(tmp_path / "run", bank, None)
     assert len(report["matrix"]) == classes
     assert "and 15 more classes, in bank.json" in page
     assert page.count('data-testid="reference"') == 30 * 10

@@ -1,7 +1,11 @@
-"""A small bank of two classes, the second with two references."""
+"""A small bank of two classes, the second with two references, and banks of given features."""
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 
+from ntt_ray.bank.file import BankFile
 from ntt_ray.bank.memory import MemoryBank
 from ntt_ray.records import ClassLabel
 
@@ -15,3 +19,19 @@ def make_bank() -> MemoryBank:
         [(torch.tensor([0.0, 1.0]), 2.0), (torch.tensor([0.0, 3.0]), 8.0)],
     ]
     return MemoryBank.from_means(CLASSES, means, encoder=ENCODER, reference_digest="d")
+
+
+def file_of(
+    classes: Sequence[ClassLabel],
+    features: Sequence[np.ndarray],
+    negatives: Sequence[np.ndarray] = (),
+    **fields,
+) -> BankFile:
+    """The file of a bank with the mean features ``(shots, dim)`` of each class."""
+    means, wrong = (
+        [[(torch.from_numpy(row.copy()), 1.0) for row in rows] for rows in part]
+        for part in (features, negatives)
+    )
+    fields = {"encoder": ENCODER, "reference_digest": "d"} | fields
+    bank = MemoryBank.from_means(classes, means, negatives=wrong, **fields)
+    return BankFile.from_bytes(bank.to_bytes(), "bank")
