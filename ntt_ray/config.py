@@ -83,7 +83,14 @@ class ReferencesConfig(NegativesConfig):
 
 
 class Architecture(Settings):
-    """Dimensions of a DINOv2 ViT other than the published ones."""
+    """A DINOv2 or DINOv3 of another size than the published ones.
+
+    Attributes:
+        embed_dim: channels of a token.
+        depth: number of blocks.
+        num_heads: heads of each attention.
+        patch_size: side of a patch in pixels.
+    """
 
     embed_dim: Annotated[int, Field(ge=1)]
     depth: Annotated[int, Field(ge=1)]

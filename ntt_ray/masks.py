@@ -21,6 +21,7 @@ import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
 BoolMask = npt.NDArray[np.bool_]
+Ints = npt.NDArray[np.int64]
 MAX_PIXELS = 2**29  # in a mask; pycocotools counts in 32 bits
 MAX_NUMBER = 2**63
 MAX_DIGITS = 6  # for a number in a compressed RLE: 30 bits, more than any image has pixels
@@ -59,7 +60,7 @@ def encode_part(part: BoolMask, x: int, y: int, height: int, width: int) -> Rle:
     return runs_to_rle(part_changes(part, x, y, height), height, width)
 
 
-def part_changes(part: BoolMask, x: int, y: int, height: int) -> npt.NDArray[np.int64]:
+def part_changes(part: BoolMask, x: int, y: int, height: int) -> Ints:
     """Where the pixels of a mask change, column by column; see `encode_part` and `runs_to_rle`.
 
     With the part transposed, `x` and `y` exchanged and the width for the height: row by row.
@@ -98,7 +99,7 @@ def decode_rle(rle: Rle) -> BoolMask:
 
 
 def rasterise(polygons: Sequence[Sequence[float]], height: int, width: int) -> Rle:
-    """The mask that COCO's tools see in polygons ``x, y, x, y, ...`` of our own making."""
+    """The mask that COCO's tools see in polygons ``x, y, x, y, ...``, which are not checked."""
     return _from_coco(coco_mask.merge(coco_mask.frPyObjects(list(polygons), height, width)))
 
 
@@ -106,7 +107,7 @@ def mask_iou(rle: Rle, other: Rle) -> float:
     """Intersection over union of two masks of the same size."""
     if rle["counts"] == other["counts"]:
         return 1.0
-    return float(coco_mask.iou([_to_coco(rle)], [_to_coco(other)], [0])[0, 0])
+    return float(mask_ious([rle], [other])[0, 0])
 
 
 def rle_area(rle: Rle) -> int:
@@ -132,19 +133,19 @@ def overlap_shares(
         ``(n, m)`` float64, element ``[i, j]`` = ``|i and j| / |i|``. Exact: pycocotools'
         "crowd" IoU divides the intersection by the area of the first mask alone.
     """
-    others = rles if others is None else others
-    if not rles or not others:
-        return np.zeros((len(rles), len(others)))
-    left, right = [_to_coco(rle) for rle in rles], [_to_coco(rle) for rle in others]
-    return np.asarray(coco_mask.iou(left, right, [1] * len(right)), dtype=np.float64)
+    return _ious(rles, rles if others is None else others, crowd=True)
 
 
 def mask_ious(first: Sequence[Rle], second: Sequence[Rle]) -> npt.NDArray[np.float64]:
     """Intersection over union of every pair, ``(len(first), len(second))`` float64."""
+    return _ious(first, second, crowd=False)
+
+
+def _ious(first: Sequence[Rle], second: Sequence[Rle], *, crowd: bool) -> npt.NDArray[np.float64]:
     if not first or not second:
         return np.zeros((len(first), len(second)))
     left, right = [_to_coco(rle) for rle in first], [_to_coco(rle) for rle in second]
-    return np.asarray(coco_mask.iou(left, right, [0] * len(right)), dtype=np.float64)
+    return np.asarray(coco_mask.iou(left, right, [int(crowd)] * len(right)), dtype=np.float64)
 
 
 def segmentation_to_rle(segmentation: Any, height: int, width: int) -> Rle:
@@ -168,8 +169,7 @@ def segmentation_to_rle(segmentation: Any, height: int, width: int) -> Rle:
         return _rle_to_rle(segmentation, height, width)
     if isinstance(segmentation, list) and segmentation:
         polygons = [_checked_polygon(polygon, height, width) for polygon in segmentation]
-        merged = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
-        return _from_coco(merged)
+        return rasterise(polygons, height, width)
     raise ValueError("has no mask (a list of polygons or an RLE is needed)")
 
 
@@ -203,8 +203,8 @@ class RleFigures:
             nothing.
     """
 
-    areas: npt.NDArray[np.int64]
-    boxes_xywh: npt.NDArray[np.int64]
+    areas: Ints
+    boxes_xywh: Ints
     problems: Mapping[int, str]
 
 
@@ -241,12 +241,7 @@ def measure_rles(
 def decode_in_boxes(
     counts: Sequence[str], heights: Sequence[int], widths: Sequence[int]
 ) -> Iterator[tuple[BoolMask, int, int]]:
-    """Decode compressed RLEs of any origin, each only within its tight box.
-
-    Args:
-        counts: ``counts`` of n RLEs.
-        heights: height of each mask in pixels.
-        widths: width of each mask in pixels.
+    """Decode compressed RLEs, each only within its tight box; arguments as for `measure_rles`.
 
     Yields:
         The pixels ``(h, w)`` of the box, and its x and y.
@@ -285,9 +280,9 @@ def placed_rles(rles: Sequence[Rle], x: int, y: int, height: int, width: int) ->
 class _Runs:
     """The runs of many RLEs one behind the other; even positions are outside, odd ones inside."""
 
-    mask: npt.NDArray[np.int64]
-    position: npt.NDArray[np.int64]
-    lengths: npt.NDArray[np.int64]
+    mask: Ints
+    position: Ints
+    lengths: Ints
     problems: Mapping[int, str]
 
     @classmethod
@@ -315,7 +310,7 @@ class _Runs:
         lengths = np.where(position % 2 == 1, odd, np.where(position > 0, even, values))
         return replace(plain, lengths=lengths)
 
-    def per_mask_cumsum(self, values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    def per_mask_cumsum(self, values: Ints) -> Ints:
         """Running sums that begin anew with every mask."""
         sums = np.cumsum(values)
         first = np.arange(len(values)) - self.position
@@ -342,12 +337,7 @@ def _checked_text(counts: str, index: int, problems: dict[int, str]) -> str:
     return ""
 
 
-def _boxes(
-    mask: npt.NDArray[np.int64],
-    first: npt.NDArray[np.int64],
-    last: npt.NDArray[np.int64],
-    height: npt.NDArray[np.int64],
-) -> npt.NDArray[np.int64]:
+def _boxes(mask: Ints, first: Ints, last: Ints, height: Ints) -> Ints:
     """Tight boxes ``(n, 4)`` of runs from `first` to `last`, column-major positions, inclusive."""
     rows = height[mask]
     left, right = first // rows, last // rows
@@ -363,9 +353,7 @@ def _boxes(
     return boxes
 
 
-def _sums(
-    group: npt.NDArray[np.int64], values: npt.NDArray[np.int64], groups: int
-) -> npt.NDArray[np.int64]:
+def _sums(group: Ints, values: Ints, groups: int) -> Ints:
     """Sum of the values of each group, exact below 2^53."""
     return np.bincount(group, weights=values, minlength=groups).astype(np.int64)
 

@@ -323,14 +323,17 @@ def checks(frequency: float, angle: float = 0.0) -> Texture:
     return field
 
 
+def _bricklaid(x: Field, y: Field) -> tuple[Field, Field]:
+    """Place in its cell, from 0 to 1, in a grid of cells whose every other row is shifted."""
+    return (x + 0.5 * (np.floor(y) % 2)) % 1.0, y % 1.0
+
+
 def dots(frequency: float, size: float) -> Texture:
     """Round spots in offset rows; `size` in units of the spacing."""
 
     def field(x: Field, y: Field) -> Field:
-        row = np.floor(y * frequency)
-        u = (x * frequency + 0.5 * (row % 2)) % 1.0 - 0.5
-        v = (y * frequency) % 1.0 - 0.5
-        return _soft((size - np.hypot(u, v)) * 6.0, 1.0)
+        u, v = _bricklaid(x * frequency, y * frequency)
+        return _soft((size - np.hypot(u - 0.5, v - 0.5)) * 6.0, 1.0)
 
     return field
 
@@ -349,10 +352,8 @@ def scales(frequency: float) -> Texture:
     """Overlapping round scales."""
 
     def field(x: Field, y: Field) -> Field:
-        row = np.floor(y * frequency)
-        u = (x * frequency + 0.5 * (row % 2)) % 1.0 - 0.5
-        v = (y * frequency) % 1.0
-        return _soft(np.abs(np.hypot(u, v) - 0.55) * 6.0 - 0.6, 1.0)
+        u, v = _bricklaid(x * frequency, y * frequency)
+        return _soft(np.abs(np.hypot(u - 0.5, v) - 0.55) * 6.0 - 0.6, 1.0)
 
     return field
 
@@ -361,9 +362,7 @@ def bricks(frequency: float) -> Texture:
     """Brickwork: thin joints of the second colour."""
 
     def field(x: Field, y: Field) -> Field:
-        row = np.floor(y * frequency)
-        u = (x * frequency * 0.55 + 0.5 * (row % 2)) % 1.0
-        v = (y * frequency) % 1.0
+        u, v = _bricklaid(x * frequency * 0.55, y * frequency)
         joint = np.minimum(np.minimum(u, 1 - u) / 0.55, np.minimum(v, 1 - v))
         return _soft(1.0 - joint * 9.0, 1.0)
 

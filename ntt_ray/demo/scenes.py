@@ -8,7 +8,6 @@ detections.
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -268,6 +267,9 @@ def _paint_object(
     return _Sprite(colour.astype(np.float32), alpha)
 
 
+_Part = tuple[slice, slice]  # rows and columns
+
+
 class _Canvas:
     """A picture in the making, and which object each pixel shows."""
 
@@ -282,14 +284,10 @@ class _Canvas:
 
         With `alone`, no other object may lie below it.
         """
-        h, w = self.owner.shape
-        x1, y1 = max(left, 0), max(top, 0)
-        x2, y2 = min(left + sprite.alpha.shape[1], w), min(top + sprite.alpha.shape[0], h)
-        if x1 >= x2 or y1 >= y2:
-            return False
-        inside = slice(y1, y2), slice(x1, x2)
-        cut = slice(y1 - top, y2 - top), slice(x1 - left, x2 - left)
+        inside, cut = self._overlap(sprite.alpha, left, top)
         alpha = sprite.alpha[cut]
+        if not alpha.size:
+            return False
         solid = alpha >= 0.5
         full = int((sprite.alpha >= 0.5).sum())
         if solid.sum() < max(MIN_PIXELS, 0.6 * full):
@@ -315,18 +313,19 @@ class _Canvas:
         reach = max(2.0, 0.035 * max(sprite.alpha.shape))
         pad = int(4 * reach)
         soft = _blurred(np.pad(sprite.alpha, pad), reach)
-        left, top = (
-            left - pad + int(self.light_xy[0] * reach),
-            top - pad + int(self.light_xy[1] * reach),
-        )
+        left += int(self.light_xy[0] * reach) - pad
+        top += int(self.light_xy[1] * reach) - pad
+        inside, cut = self._overlap(soft, left, top)
+        self.image[inside] *= 1 - 0.5 * soft[cut][:, :, None]
+
+    def _overlap(self, alpha: FloatImage, left: int, top: int) -> tuple[_Part, _Part]:
+        """What an object at (left, top) covers: that part of the picture, and of the object."""
         h, w = self.owner.shape
-        x1, y1, x2, y2 = (
-            max(left, 0),
-            max(top, 0),
-            min(left + soft.shape[1], w),
-            min(top + soft.shape[0], h),
-        )
-        self.image[y1:y2, x1:x2] *= 1 - 0.5 * soft[y1 - top : y2 - top, x1 - left : x2 - left, None]
+        x1, y1 = max(left, 0), max(top, 0)
+        x2, y2 = min(left + alpha.shape[1], w), min(top + alpha.shape[0], h)
+        x2, y2 = max(x1, x2), max(y1, y2)
+        inside = slice(y1, y2), slice(x1, x2)
+        return inside, (slice(y1 - top, y2 - top), slice(x1 - left, x2 - left))
 
 
 def render_scene(
@@ -384,14 +383,7 @@ def render_scene(
 # Writing.
 
 
-def write_scenes(
-    output_dir: Path,
-    *,
-    families: Sequence[str],
-    images: int,
-    seed: int,
-    jpeg_quality: int = JPEG_QUALITY,
-) -> Path:
+def write_scenes(output_dir: Path, *, families: Sequence[str], images: int, seed: int) -> Path:
     """Write scenes and their complete instance annotations.
 
     Args:
@@ -399,7 +391,6 @@ def write_scenes(
         families: Names out of `FAMILIES`; category ids are 1, 2, ... in this order.
         images: Number of scenes; about one in eight shows no object.
         seed: The same seed gives the same bytes.
-        jpeg_quality: 1 to 95.
 
     Returns:
         Path of the annotations.
@@ -416,7 +407,7 @@ def write_scenes(
     picks = rng.permutation(
         np.searchsorted(shares, (np.arange(images) + 0.5) / images * shares[-1])
     )
-    writer = _Writer(output_dir, families, jpeg_quality)
+    writer = _Writer(output_dir, families)
     for number, pick in enumerate(picks):
         size_wh = SIZES_WH[int(rng.integers(len(SIZES_WH)))]
         scene = render_scene(
@@ -426,14 +417,7 @@ def write_scenes(
     return writer.finish("scenes")
 
 
-def write_references(
-    output_dir: Path,
-    *,
-    families: Sequence[str],
-    shots: int,
-    seed: int,
-    jpeg_quality: int = JPEG_QUALITY,
-) -> Path:
+def write_references(output_dir: Path, *, families: Sequence[str], shots: int, seed: int) -> Path:
     """Write reference images: one clear object is annotated in each.
 
     Args:
@@ -441,7 +425,6 @@ def write_references(
         families: Names out of `FAMILIES`; category ids are 1, 2, ... in this order.
         shots: References per family; each has its own image.
         seed: The same seed gives the same bytes.
-        jpeg_quality: 1 to 95.
 
     Returns:
         Path of the annotations: exactly `shots` per family.
@@ -452,7 +435,7 @@ def write_references(
     kinds = _known(families)
     if shots < 1:
         raise ValueError(f"at least one reference per family is needed, not {shots}")
-    writer = _Writer(output_dir, families, jpeg_quality)
+    writer = _Writer(output_dir, families)
     for index, family in enumerate(kinds):
         for shot in range(shots):
             scene, chosen = _reference_scene(np.random.default_rng([seed, 3, index, shot]), family)
@@ -484,9 +467,8 @@ def _known(names: Sequence[str]) -> list[Family]:
 class _Writer:
     """Collects images and annotations; the annotations are written last."""
 
-    def __init__(self, output_dir: Path, families: Sequence[str], jpeg_quality: int) -> None:
+    def __init__(self, output_dir: Path, families: Sequence[str]) -> None:
         self._dir = output_dir
-        self._quality = jpeg_quality
         self._ids = {name: number for number, name in enumerate(families, start=1)}
         self._images: list[dict[str, Any]] = []
         self._annotations: list[dict[str, Any]] = []
@@ -495,9 +477,7 @@ class _Writer:
     def add(self, scene: Scene, annotated: Sequence[int]) -> None:
         number = len(self._images) + 1
         name = f"{number:05d}.jpg"
-        data = io.BytesIO()
-        Image.fromarray(scene.image_rgb).save(data, "JPEG", quality=self._quality)
-        (self._dir / "images" / name).write_bytes(data.getvalue())
+        Image.fromarray(scene.image_rgb).save(self._dir / "images" / name, quality=JPEG_QUALITY)
         h, w = scene.image_rgb.shape[:2]
         self._images.append({"id": number, "file_name": name, "width": w, "height": h})
         for index in annotated:

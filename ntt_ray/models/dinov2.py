@@ -7,7 +7,6 @@ scores.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,8 +14,9 @@ import timm
 import torch
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 
+from ntt_ray.config import Architecture
 from ntt_ray.models.published import BUNDLED, bundled_file
-from ntt_ray.models.vit import VitDimensions, VitEncoder, to_timm_keys
+from ntt_ray.models.vit import VitEncoder, to_timm_keys
 from ntt_ray.models.weights import load_into, read_state_dict
 
 _TIMM_SIZES = {"s": "small", "b": "base", "l": "large", "g": "giant"}
@@ -32,7 +32,7 @@ class Dinov2Encoder(VitEncoder):
         *,
         name: str,
         image_size: int,
-        dimensions: VitDimensions | None = None,
+        architecture: Architecture | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> Dinov2Encoder:
@@ -42,30 +42,30 @@ class Dinov2Encoder(VitEncoder):
 
         Args:
             checkpoint: path of the local file.
-            name: ``dinov2_vit{s,b,l,g}14`` or ``..._reg``; with `dimensions` any name.
+            name: ``dinov2_vit{s,b,l,g}14`` or ``..._reg``; with `architecture` any name.
             image_size: side of the square input in pixels.
-            dimensions: the architecture, when it is not that of a published name.
+            architecture: the size of the network, when it is not that of a published name.
             device: device that the network runs on.
             dtype: precision of weights and activations.
 
         Raises:
             WeightsError: keys or shapes do not fit; the first differences are named.
         """
-        model = build_vit(name, image_size, dimensions)
+        model = build_vit(name, image_size, architecture)
         tensors = read_state_dict(checkpoint)
         tensors = to_timm_keys(tensors, model, checkpoint, checkpoint_filter_fn)
         load_into(model, tensors, checkpoint)
         return cls(model, name, image_size, torch.device(device), dtype)
 
 
-def build_vit(name: str, image_size: int, dimensions: VitDimensions | None) -> VisionTransformer:
-    """The timm model for a published name, or of the given dimensions; random weights."""
-    if name in BUNDLED and dimensions is None:
-        dimensions = _bundled_dimensions(name)
+def build_vit(name: str, image_size: int, architecture: Architecture | None) -> VisionTransformer:
+    """The timm model for a published name, or of the given size; random weights."""
+    if name in BUNDLED and architecture is None:
+        architecture = _bundled_architecture(name)
     options: dict[str, Any] = {"pretrained": False, "num_classes": 0, "img_size": image_size}
-    if dimensions is not None:
+    if architecture is not None:
         timm_name = "vit_small_patch14_dinov2"
-        options |= {**asdict(dimensions), "init_values": 1e-5}
+        options |= {**architecture.model_dump(), "init_values": 1e-5}
     else:
         size = _TIMM_SIZES[name.removeprefix("dinov2_vit")[0]]
         registers = "reg4_" if name.endswith("_reg") else ""
@@ -73,6 +73,6 @@ def build_vit(name: str, image_size: int, dimensions: VitDimensions | None) -> V
     return cast(VisionTransformer, timm.create_model(timm_name, **options))
 
 
-def _bundled_dimensions(name: str) -> VitDimensions:
+def _bundled_architecture(name: str) -> Architecture:
     stored = json.loads(bundled_file(f"{name}.json").read_text(encoding="ascii"))
-    return VitDimensions(**{item.name: stored[item.name] for item in fields(VitDimensions)})
+    return Architecture(**{key: stored[key] for key in Architecture.model_fields})

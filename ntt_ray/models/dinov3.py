@@ -11,7 +11,6 @@ It does not know references, masks or scores.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,8 +19,9 @@ import torch
 from timm.models.eva import Eva, checkpoint_filter_fn
 from torch import Tensor
 
+from ntt_ray.config import Architecture
 from ntt_ray.errors import WeightsError
-from ntt_ray.models.vit import VitDimensions, VitEncoder, to_timm_keys
+from ntt_ray.models.vit import VitEncoder, to_timm_keys
 from ntt_ray.models.weights import load_into, read_state_dict
 
 TIMM_NAMES: Mapping[str, str] = {
@@ -58,7 +58,7 @@ class Dinov3Encoder(VitEncoder):
         *,
         name: str,
         image_size: int,
-        dimensions: VitDimensions | None = None,
+        architecture: Architecture | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> Dinov3Encoder:
@@ -70,7 +70,7 @@ class Dinov3Encoder(VitEncoder):
             WeightsError: keys or shapes do not fit, or this timm knows no DINOv3.
         """
         tensors = read_state_dict(checkpoint)
-        model = build_dinov3(name, image_size, dimensions, biases=_has_biases(tensors))
+        model = build_dinov3(name, image_size, architecture, biases=_has_biases(tensors))
         named = to_timm_keys(tensors, model, checkpoint, checkpoint_filter_fn)
         load_into(model, named, checkpoint)
         if PERIODS in tensors:
@@ -79,27 +79,27 @@ class Dinov3Encoder(VitEncoder):
 
 
 def build_dinov3(
-    name: str, image_size: int, dimensions: VitDimensions | None, *, biases: bool
+    name: str, image_size: int, architecture: Architecture | None, *, biases: bool
 ) -> Eva:
-    """The timm model for a published name, or of the given dimensions; random weights.
+    """The timm model for a published name, or of the given size; random weights.
 
     Args:
-        name: model name, one of `TIMM_NAMES`; with `dimensions` any name.
+        name: model name, one of `TIMM_NAMES`; with `architecture` any name.
         image_size: side of the square input in pixels.
-        dimensions: the architecture, when it is not that of a published name.
+        architecture: the size of the network, when it is not that of a published name.
         biases: whether queries and values have biases. Meta's files have them, all zero in those
             of timm, which leaves them out.
 
     Raises:
         WeightsError: this timm knows no DINOv3.
     """
-    timm_name = TIMM_NAMES["dinov3_vits16" if dimensions is not None else name]
+    timm_name = TIMM_NAMES["dinov3_vits16" if architecture is not None else name]
     if not timm.is_model(timm_name):
         raise WeightsError(f"timm {timm.__version__} knows no DINOv3; install a newer one")
     options: dict[str, Any] = {"pretrained": False, "num_classes": 0, "img_size": image_size}
     options |= {"dynamic_img_size": False, "qkv_bias": biases}
-    if dimensions is not None:
-        options |= asdict(dimensions)
+    if architecture is not None:
+        options |= architecture.model_dump()
     return cast(Eva, timm.create_model(timm_name, **options))
 
 

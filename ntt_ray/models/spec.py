@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ntt_ray.models.compilation import CompileOptions
     from ntt_ray.models.interfaces import Proposer
     from ntt_ray.models.sam2.boxes import Sam2BoxPrompter
-    from ntt_ray.models.vit import VitDimensions, VitEncoder
+    from ntt_ray.models.vit import VitEncoder
 
 
 @dataclass(frozen=True)
@@ -69,12 +69,6 @@ class ModelSpec:
             block.name, block.checkpoint, mirror=self.settings.mirror, store=self.store
         )
 
-    def _dimensions(self) -> VitDimensions | None:
-        from ntt_ray.models.vit import VitDimensions
-
-        architecture = self.settings.encoder.architecture
-        return VitDimensions(**architecture.model_dump()) if architecture else None
-
     def _proposer_config(self) -> Path | None:
         config = self.settings.proposer.config
         return local_checkpoint("", config, mirror=None, store=self.store) if config else None
@@ -99,7 +93,7 @@ class ModelSpec:
             self.checkpoint("encoder"),
             name=self.settings.encoder.name,
             image_size=self.settings.encoder.image_size,
-            dimensions=self._dimensions(),
+            architecture=self.settings.encoder.architecture,
             device=self.device,
             dtype=self._dtype(),
         )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +18,6 @@ from torch import Tensor
 from ntt_ray.errors import WeightsError
 from ntt_ray.models.compilation import CompileOptions
 from ntt_ray.models.inputs import normalize_imagenet
-
-
-@dataclass(frozen=True)
-class VitDimensions:
-    """The size of a ViT in the official layout.
-
-    Attributes:
-        embed_dim: channels of a token.
-        depth: number of blocks.
-        num_heads: heads of each attention.
-        patch_size: side of a patch in pixels.
-    """
-
-    embed_dim: int
-    depth: int
-    num_heads: int
-    patch_size: int = 14
 
 
 class VitEncoder:

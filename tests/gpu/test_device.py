@@ -5,11 +5,12 @@ import pytest
 import torch
 
 from ntt_ray.bank.memory import MemoryBank
+from ntt_ray.config import Architecture
 from ntt_ray.masks import decode_rle, runs_to_rle
 from ntt_ray.method.labeler import Labeler
 from ntt_ray.method.masks_at_size import RleMasks, StripMasks, full_size_rles
 from ntt_ray.models.compilation import CompileOptions
-from ntt_ray.models.dinov2 import Dinov2Encoder, VitDimensions
+from ntt_ray.models.dinov2 import Dinov2Encoder
 from ntt_ray.models.sam2.proposer import Sam2Proposer
 from ntt_ray.records import ClassLabel
 from ntt_ray.settings import MethodSettings
@@ -33,7 +34,7 @@ def _labeler(device: str, dtype=torch.float32, options: CompileOptions | None = 
         WEIGHTS / "dino_nano.pth",
         name="dino_nano",
         image_size=112,
-        dimensions=VitDimensions(64, 2, 4),
+        architecture=Architecture(embed_dim=64, depth=2, num_heads=4),
         device=device,
         dtype=dtype,
     )

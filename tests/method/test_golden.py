@@ -17,11 +17,12 @@ from PIL import Image
 from ntt_ray.bank.build import build_bank, crop_tensors, load_crops
 from ntt_ray.bank.masked_mean import mask_at_patches
 from ntt_ray.bank.memory import MemoryBank
+from ntt_ray.config import Architecture
 from ntt_ray.images import resize_square
 from ntt_ray.method.labeler import Labeler
 from ntt_ray.method.pooling import resize_matrix
 from ntt_ray.method.suppression import inclusive_boxes, nms_order, ranking
-from ntt_ray.models.dinov2 import Dinov2Encoder, VitDimensions
+from ntt_ray.models.dinov2 import Dinov2Encoder
 from ntt_ray.models.inputs import normalize_imagenet, to_input
 from ntt_ray.models.sam2.proposer import Sam2Proposer
 from ntt_ray.references.dataset import load_references
@@ -67,7 +68,7 @@ def encoder() -> Dinov2Encoder:
         GOLDEN / "weights" / "dino_nano.pth",
         name="dino_nano",
         image_size=112,
-        dimensions=VitDimensions(64, 2, 4),
+        architecture=Architecture(embed_dim=64, depth=2, num_heads=4),
     )
 
 
@@ -224,7 +225,7 @@ def test_bf16_runs_and_is_close(encoder):
         GOLDEN / "weights" / "dino_nano.safetensors",
         name="dino_nano",
         image_size=112,
-        dimensions=VitDimensions(**GOLDEN_MODELS["encoder"]["architecture"]),
+        architecture=Architecture(**GOLDEN_MODELS["encoder"]["architecture"]),
         dtype=torch.bfloat16,
     )
     exact, rounded = encoder.encode(image), low.encode(image)

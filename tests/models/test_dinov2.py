@@ -1,17 +1,26 @@
 import pytest
 import torch
 
+from ntt_ray.config import Architecture
 from ntt_ray.errors import WeightsError
 from ntt_ray.models.compilation import CompileOptions
-from ntt_ray.models.dinov2 import Dinov2Encoder, VitDimensions, build_vit
+from ntt_ray.models.dinov2 import Dinov2Encoder, build_vit
 from tests.support.golden import GOLDEN
 
 WEIGHTS = GOLDEN / "weights"
-NANO = VitDimensions(64, 2, 4)
 
 
-def _load(path=WEIGHTS / "dino_nano.pth", image_size=112, dimensions=NANO) -> Dinov2Encoder:
-    return Dinov2Encoder.load(path, name="nano", image_size=image_size, dimensions=dimensions)
+def _size(embed_dim: int, depth: int, num_heads: int, patch_size: int = 14) -> Architecture:
+    return Architecture(
+        embed_dim=embed_dim, depth=depth, num_heads=num_heads, patch_size=patch_size
+    )
+
+
+NANO = _size(64, 2, 4)
+
+
+def _load(path=WEIGHTS / "dino_nano.pth", image_size=112, architecture=NANO) -> Dinov2Encoder:
+    return Dinov2Encoder.load(path, name="nano", image_size=image_size, architecture=architecture)
 
 
 def test_pth_and_safetensors_are_the_same_model():
@@ -68,16 +77,16 @@ def test_official_key_layout_of_a_published_size(tmp_path, name):
 
 WRONG = {
     "a SAM2 checkpoint": (WEIGHTS / "sam2_nano.pt", NANO, "does not fit the model"),
-    "another width": (WEIGHTS / "dino_nano.pth", VitDimensions(32, 2, 4), "does not fit the model"),
-    "another depth": (WEIGHTS / "dino_nano.pth", VitDimensions(64, 3, 4), r"missing: blocks\.2"),
-    "another patch": (WEIGHTS / "dino_nano.pth", VitDimensions(64, 2, 4, 8), r"patch_embed\.proj"),
+    "another width": (WEIGHTS / "dino_nano.pth", _size(32, 2, 4), "does not fit the model"),
+    "another depth": (WEIGHTS / "dino_nano.pth", _size(64, 3, 4), r"missing: blocks\.2"),
+    "another patch": (WEIGHTS / "dino_nano.pth", _size(64, 2, 4, 8), r"patch_embed\.proj"),
 }
 
 
-@pytest.mark.parametrize(("path", "dimensions", "text"), WRONG.values(), ids=WRONG.keys())
-def test_wrong_checkpoints_are_refused(path, dimensions, text):
+@pytest.mark.parametrize(("path", "architecture", "text"), WRONG.values(), ids=WRONG.keys())
+def test_wrong_checkpoints_are_refused(path, architecture, text):
     with pytest.raises(WeightsError, match=text):
-        _load(path, dimensions=dimensions)
+        _load(path, architecture=architecture)
 
 
 def test_compiling_changes_nothing():

@@ -7,14 +7,21 @@ import torch
 import torch.nn.functional as F
 from timm.models.eva import checkpoint_filter_fn
 
-from ntt_ray.config import ENCODER_NAMES, EncoderConfig
+from ntt_ray.config import ENCODER_NAMES, Architecture, EncoderConfig
 from ntt_ray.errors import WeightsError
 from ntt_ray.models.dinov3 import TIMM_NAMES, Dinov3Encoder, build_dinov3
 from ntt_ray.models.inputs import normalize_imagenet
 from ntt_ray.models.spec import ModelSpec
-from ntt_ray.models.vit import VitDimensions, to_timm_keys
+from ntt_ray.models.vit import to_timm_keys
 
-NANO = VitDimensions(embed_dim=32, depth=2, num_heads=2, patch_size=16)
+
+def _size(embed_dim: int, depth: int, num_heads: int, patch_size: int) -> Architecture:
+    return Architecture(
+        embed_dim=embed_dim, depth=depth, num_heads=num_heads, patch_size=patch_size
+    )
+
+
+NANO = _size(32, 2, 2, 16)
 REGISTERS, EPS = 4, 1e-5
 
 
@@ -104,9 +111,9 @@ def _plain(tensors: dict[str, torch.Tensor], images: torch.Tensor) -> torch.Tens
     return x[:, 1 + REGISTERS :].view(b, h, w, c)
 
 
-def _load(path, image_size=64, dimensions=NANO, **options) -> Dinov3Encoder:
+def _load(path, image_size=64, architecture=NANO, **options) -> Dinov3Encoder:
     return Dinov3Encoder.load(
-        path, name="dinov3_nano", image_size=image_size, dimensions=dimensions, **options
+        path, name="dinov3_nano", image_size=image_size, architecture=architecture, **options
     )
 
 
@@ -181,24 +188,24 @@ def test_the_names_are_those_of_the_config():
 
 
 WRONG = {
-    "another width": (VitDimensions(64, 2, 2, 16), "does not fit the model"),
-    "another depth": (VitDimensions(32, 3, 2, 16), r"missing: blocks\.2"),
-    "another patch": (VitDimensions(32, 2, 2, 8), r"patch_embed\.proj"),
-    "other heads": (VitDimensions(32, 2, 4, 16), r"periods"),
+    "another width": (_size(64, 2, 2, 16), "does not fit the model"),
+    "another depth": (_size(32, 3, 2, 16), r"missing: blocks\.2"),
+    "another patch": (_size(32, 2, 2, 8), r"patch_embed\.proj"),
+    "other heads": (_size(32, 2, 4, 16), r"periods"),
 }
 
 
-@pytest.mark.parametrize(("dimensions", "text"), WRONG.values(), ids=WRONG.keys())
-def test_wrong_checkpoints_are_refused(official, dimensions, text):
+@pytest.mark.parametrize(("architecture", "text"), WRONG.values(), ids=WRONG.keys())
+def test_wrong_checkpoints_are_refused(official, architecture, text):
     with pytest.raises(WeightsError, match=text):
-        _load(official, dimensions=dimensions)
+        _load(official, architecture=architecture)
 
 
 def test_dinov2s_file_is_refused():
     from tests.support.golden import GOLDEN
 
     with pytest.raises(WeightsError, match="does not fit the model"):
-        _load(GOLDEN / "weights" / "dino_nano.pth", dimensions=VitDimensions(64, 2, 4, 14))
+        _load(GOLDEN / "weights" / "dino_nano.pth", architecture=_size(64, 2, 4, 14))
 
 
 CONFIGS = {
