@@ -159,9 +159,9 @@ class PromptWork:
 
     Attributes:
         views: images, or tiles of images, that were looked at; 0 where the option is off.
-        views_skipped: those that SAM2 never saw.
-        points: of the grids of all views.
-        points_asked: those that SAM2 was asked about.
+        views_skipped: how many of the views SAM2 never saw.
+        points: how many points the grids of all views have.
+        points_asked: how many of the points SAM2 was asked about.
     """
 
     views: int = 0

@@ -55,8 +55,8 @@ class PrototypeSettings(Settings):
     Attributes:
         per_class: how many prototypes a class has at most; a class with fewer references has
             fewer. To be raised for classes of many looks.
-        temperature: of the soft-max over a class's prototypes, which are then averaged; lower is
-            nearer to the best one. None takes the best one.
+        temperature: temperature of the soft-max by which a class's prototypes are averaged; lower
+            is nearer to the best one. None takes the best one.
         seed: seed of the clustering.
     """
 

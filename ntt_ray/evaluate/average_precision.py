@@ -41,7 +41,7 @@ class Selection:
 
     Attributes:
         truth: a COCO instances file, checked.
-        detections: in COCO results format, checked.
+        detections: the detections in COCO results format, checked.
         federated: whether the ground truth is LVIS's, as the module describes it.
     """
 

@@ -2,7 +2,7 @@
 
 Minival is that part of the validation file whose images are COCO's val2017. It is passed around as
 a file of its own, with masks or without; without the file, or without its masks, the validation
-file gives them. The evaluation is federated, see `quality.average_precision`; images are COCO's,
+file gives them. The evaluation is federated, see `evaluate.average_precision`; images are COCO's,
 named by URL.
 """
 
