@@ -10,7 +10,7 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     AfterValidator,
@@ -354,12 +354,11 @@ def _known_keys(location: Sequence[str]) -> list[str]:
     model: type[BaseModel] = Config
     for part in location:
         annotation = model.model_fields[part].annotation if part in model.model_fields else None
-        candidates = [annotation, *get_args(annotation)] if annotation else []
-        blocks = [c for c in candidates if isinstance(c, type) and get_origin(c) is None]
-        inner = [c for c in blocks if issubclass(c, BaseModel)]
-        if not inner:
+        types = [t for t in (annotation, *get_args(annotation)) if isinstance(t, type)]
+        blocks = [t for t in types if issubclass(t, BaseModel)]
+        if not blocks:
             return []
-        model = inner[0]
+        model = blocks[0]
     return sorted(model.model_fields)
 
 

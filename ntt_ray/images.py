@@ -26,6 +26,7 @@ from ntt_ray.settings import DecodeSettings
 
 RgbImage = npt.NDArray[np.uint8]
 
+AS_STORED = DecodeSettings()
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 # decoded at once by all threads of a process; each pixel needs 4 to 14 bytes meanwhile
 PIXELS_AT_ONCE = 64_000_000
@@ -85,7 +86,7 @@ class PixelBudget:
 _budget = PixelBudget(PIXELS_AT_ONCE)
 
 
-def decode_image(data: bytes, settings: DecodeSettings = DecodeSettings()) -> RgbImage:  # noqa: B008
+def decode_image(data: bytes, settings: DecodeSettings = AS_STORED) -> RgbImage:
     """Decode an image file to RGB.
 
     Args:
@@ -125,9 +126,7 @@ def pillow_to_rgb(image: Image.Image, *, upright: bool = False) -> RgbImage:
 
 
 def decode_square(
-    data: bytes,
-    side: int,
-    settings: DecodeSettings = DecodeSettings(),  # noqa: B008
+    data: bytes, side: int, settings: DecodeSettings = AS_STORED
 ) -> tuple[RgbImage, tuple[int, int]]:
     """Decode an image file straight to a square: `decode_image` and `resize_square` in one.
 
@@ -149,7 +148,7 @@ def stored_size(data: bytes) -> tuple[tuple[int, int], bool]:
     Raises:
         ImageError: the file is not an image, or damaged.
     """
-    with _opened(data, DecodeSettings()) as image:
+    with _opened(data, AS_STORED) as image:
         return (image.height, image.width), _orientation(image) in (0, 1)
 
 
@@ -165,7 +164,7 @@ def decode_mask(data: bytes) -> npt.NDArray[np.int64]:
     Raises:
         ImageError: the file is not an image, damaged or too large.
     """
-    with _opened(data, DecodeSettings()) as opened:
+    with _opened(data, AS_STORED) as opened:
         image = _oriented(opened, upright=False)
         if "A" in image.getbands():
             alpha = np.asarray(image.getchannel("A"), dtype=np.int64)

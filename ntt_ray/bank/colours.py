@@ -31,18 +31,14 @@ class PatchColours:
         self._max_kept = max_kept
         self._kept: dict[int, Tensor] = {}
         self._count = 0
-        self._sum: Tensor | None = None
-        self._products: Tensor | None = None
+        self._sum = self._products = torch.zeros((), dtype=torch.float64)
 
     def add(self, identity: int, features: Tensor) -> None:
         """Take the patch features ``(h, w, dim)`` of the next reference."""
         small = _averaged(features.float().cpu())
         flat = small.flatten(0, 1).double()
-        if self._sum is None or self._products is None:
-            self._sum, self._products = flat.sum(dim=0), flat.T @ flat
-        else:
-            self._sum += flat.sum(dim=0)
-            self._products += flat.T @ flat
+        self._sum = self._sum + flat.sum(dim=0)
+        self._products = self._products + flat.T @ flat
         self._count += len(flat)
         if len(self._kept) < self._max_kept:
             self._kept[identity] = small.half()
@@ -63,8 +59,6 @@ class PatchColours:
 
         The sign of a direction is free; its entry of the largest size is made positive.
         """
-        assert self._sum is not None
-        assert self._products is not None
         mean = self._sum / self._count
         _, vectors = torch.linalg.eigh(self._products / self._count - torch.outer(mean, mean))
         strongest = F.pad(vectors[:, -3:].flip(1), (0, max(0, 3 - vectors.shape[1])))

@@ -119,11 +119,9 @@ class BankFile:
         """
         try:
             metadata = json.loads(_metadata(data)[METADATA_KEY])
-            if metadata["format_version"] not in (FORMAT_VERSION, EXTENDED_VERSION):
-                raise ValueError(
-                    f"format {metadata['format_version']}, not {FORMAT_VERSION} or "
-                    f"{EXTENDED_VERSION}"
-                )
+            version = metadata["format_version"]
+            if version not in (FORMAT_VERSION, EXTENDED_VERSION):
+                raise ValueError(f"format {version}, not {FORMAT_VERSION} or {EXTENDED_VERSION}")
             tensors = safetensors.numpy.load(data)
             read = cls(
                 data,

@@ -5,13 +5,12 @@ It starts nothing and writes nothing.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import Any
 
 from ntt_ray import storage
 from ntt_ray.bank.file import BankFile
-from ntt_ray.bank.join import joined_classes
+from ntt_ray.bank.join import joined_classes, joint_digest
 from ntt_ray.coco_input import read_coco
 from ntt_ray.config import Config, NegativesConfig
 from ntt_ray.errors import InputError
@@ -67,14 +66,12 @@ def checked_inputs(config: Config, store: Storage) -> BankInputs:
     digest, negatives = check_images(references, store, ratio), None
     if block.negatives is not None:
         negatives = negatives_of(_load_negatives(block.negatives, store), references.classes)
-        both = f"{digest}\n{check_images(negatives, store, ratio)}"
-        digest = hashlib.sha256(both.encode()).hexdigest()
+        digest = joint_digest(digest, check_images(negatives, store, ratio))
     surroundings: tuple[Surroundings, ...] = ()
     if block.background is not None:
         surroundings = surroundings_of(read_coco(block.annotations, store), references)
         how = [block.background.per_image, config.models.proposer.image_size]
-        both = f"{digest}\n{surroundings_digest(surroundings)}\n{how}"
-        digest = hashlib.sha256(both.encode()).hexdigest()
+        digest = joint_digest(digest, surroundings_digest(surroundings), str(how))
     base = None
     if block.extends is not None:
         base = read_bank(block.extends, store, "references.extends")

@@ -61,10 +61,13 @@ def join_banks(banks: Sequence[MemoryBank], names: Sequence[str]) -> MemoryBank:
 
 def joined_digest(sources: Sequence[Source]) -> str:
     """Digest of all references behind a bank, in hex; with one source the digest it has."""
-    if len(sources) == 1:
-        return sources[0].references
-    text = "\n".join(source.references for source in sources)
-    return hashlib.sha256(text.encode()).hexdigest()
+    digests = [source.references for source in sources]
+    return digests[0] if len(digests) == 1 else joint_digest(*digests)
+
+
+def joint_digest(*lines: str) -> str:
+    """SHA-256 over several digests, in hex."""
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def joined_classes(

@@ -99,15 +99,10 @@ def _groups(report: Mapping[str, Any], pictures: Mapping[int, BankPicture]) -> l
     groups = []
     for number, row in enumerate(report["classes"]):
         own = [i for i, r in enumerate(report["references"]) if r["class"] == row["name"]]
-        cards = [
-            Card(report["references"][i], pictures[i], notes.get(i, ()))
-            for i in own
-            if i in pictures
-        ]
-        if cards:
-            group = {"number": number, "name": row["name"], "total": len(own), "cards": cards}
-            groups.append(group)
-    return groups
+        shown = [i for i in own if i in pictures]
+        cards = [Card(report["references"][i], pictures[i], notes.get(i, ())) for i in shown]
+        groups.append({"number": number, "name": row["name"], "total": len(own), "cards": cards})
+    return [group for group in groups if group["cards"]]
 
 
 def _notes(report: Mapping[str, Any]) -> dict[int, list[str]]:

@@ -103,9 +103,8 @@ def find(features: Sequence[npt.NDArray[np.floating]]) -> BankFindings:
 
 
 def _unit(vectors: Floats) -> Floats:
-    lengths: Floats = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    unit: Floats = vectors / np.maximum(lengths, 1e-12)
-    return unit
+    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return np.asarray(vectors / np.maximum(lengths, 1e-12))
 
 
 def _nearest_other(similarity: Floats, class_of: Ints) -> tuple[Floats, Ints]:
@@ -120,8 +119,7 @@ def _nearest_other(similarity: Floats, class_of: Ints) -> tuple[Floats, Ints]:
 
 def _log_distance(similarity: Floats) -> Floats:
     """Logarithm of the cosine distance: distances are skewed, their logarithms hardly."""
-    distance: Floats = np.log(np.maximum(1 - similarity, DUPLICATE_MIN))
-    return distance
+    return np.asarray(np.log(np.maximum(1 - similarity, DUPLICATE_MIN)))
 
 
 def _medians(values: Floats, class_of: Ints, told: Bools) -> Floats:
@@ -148,8 +146,7 @@ def _unusually_low(values: Floats, class_of: Ints, told: Bools) -> Bools:
         return np.zeros(len(values), dtype=np.bool_)
     residuals = values - _medians(values, class_of, told)[class_of]
     limit = UNUSUAL * _spread(residuals[told], class_of[told])
-    low: Bools = residuals < -max(limit, 1e-9)
-    return low
+    return np.asarray(residuals < -max(limit, 1e-9))
 
 
 def _matrix(means: Floats, own: Floats, class_of: Ints) -> Floats:
@@ -173,8 +170,7 @@ def _confusable(margins: Floats, class_of: Ints, told: Bools) -> tuple[tuple[int
     residuals = margins[rows, nearest] - medians[class_of[rows], nearest]
     limit = CONFUSABLE * _spread(residuals, class_of[rows])
     close = np.minimum(medians, medians.T) < limit
-    pairs = np.argwhere(np.triu(close, 1))
-    return tuple((int(a), int(b)) for a, b in pairs)
+    return tuple((a, b) for a, b in np.argwhere(np.triu(close, 1)).tolist())
 
 
 def _duplicates(directions: Floats) -> tuple[tuple[int, int], ...]:
@@ -183,12 +179,12 @@ def _duplicates(directions: Floats) -> tuple[tuple[int, int], ...]:
         return ()
     nearest = np.concatenate([block.min(axis=1) for _, block in _distances(directions)])
     limit = max(DUPLICATE_SHARE * float(np.median(nearest)), DUPLICATE_MIN)
-    pairs = []
-    for start, block in _distances(directions):
-        for a, b in np.argwhere(block < limit):
-            if start + a < b:
-                pairs.append((start + int(a), int(b)))
-    return tuple(pairs)
+    return tuple(
+        (start + a, b)
+        for start, block in _distances(directions)
+        for a, b in np.argwhere(block < limit).tolist()
+        if start + a < b
+    )
 
 
 def _distances(directions: Floats) -> Iterator[tuple[int, Floats]]:

@@ -163,9 +163,8 @@ def _tiles(rng: np.random.Generator, size_wh: tuple[int, int]) -> FloatImage:
     w, h = size_wh
     pitch = rng.uniform(0.12, 0.25) * min(w, h)
     y, x = np.mgrid[0:h, 0:w] / pitch
-    tone = rng.normal(0, 0.1, (int(h / pitch) + 1, int(w / pitch) + 1))[
-        y.astype(int), x.astype(int)
-    ]
+    tones = rng.normal(0, 0.1, (int(h / pitch) + 1, int(w / pitch) + 1))
+    tone = tones[y.astype(int), x.astype(int)]
     joint = np.minimum(np.minimum(x % 1, 1 - x % 1), np.minimum(y % 1, 1 - y % 1)) < 0.025
     return np.asarray(0.6 + tone - 0.4 * joint + 0.08 * _fractal(rng, size_wh, 6), dtype=np.float32)
 
@@ -246,9 +245,7 @@ def _paint_object(
     ys, xs = np.mgrid[0:h, 0:w]
     inverse = np.linalg.inv(matrix)
     x, y = xs + 0.5 + low[0], ys + 0.5 + low[1]
-    mix = family.texture(
-        inverse[0, 0] * x + inverse[0, 1] * y, inverse[1, 0] * x + inverse[1, 1] * y
-    )
+    mix = family.texture(*(row[0] * x + row[1] * y for row in inverse))
     first, second, third = (_rgb(_jittered(rng, hsv, 0.2)) for hsv in family.colours_hsv)
     mix3, trim3 = mix[:, :, None].astype(np.float32), trim[:, :, None]
     colour = (first * (1 - mix3) + second * mix3) * (1 - trim3) + third * trim3
@@ -258,11 +255,8 @@ def _paint_object(
     slope_y, slope_x = np.gradient(height)
     shade = 1.0 - (slope_x * light_xy[0] + slope_y * light_xy[1]) * diameter * 0.10
     shade = shade * (0.62 + 0.38 * np.clip(height * 1.6, 0, 1))
-    shade = (
-        shade
-        + 0.04 * _noise(rng, (w, h), 3)
-        + 0.12 * (x * light_xy[0] + y * light_xy[1]) / diameter
-    )
+    shade = shade + 0.04 * _noise(rng, (w, h), 3)
+    shade = shade + 0.12 * (x * light_xy[0] + y * light_xy[1]) / diameter
     colour = np.clip(colour * np.clip(shade, 0.35, 1.5)[:, :, None], 0, 1)
     return _Sprite(colour.astype(np.float32), alpha)
 
@@ -297,10 +291,7 @@ class _Canvas:
         owner = self.owner.copy()
         owner[inside][solid] = len(self.full_areas) + 1
         left_over = np.bincount(owner.ravel(), minlength=len(self.full_areas) + 2)[1:-1]
-        if any(
-            n < max(MIN_PIXELS, MIN_VISIBLE * a)
-            for n, a in zip(left_over, self.full_areas, strict=True)
-        ):
+        if (left_over < np.maximum(MIN_PIXELS, MIN_VISIBLE * np.array(self.full_areas))).any():
             return False
         self.owner = owner
         self.full_areas.append(full)
@@ -404,9 +395,8 @@ def write_scenes(output_dir: Path, *, families: Sequence[str], images: int, seed
     rng = np.random.default_rng([seed, 1])
     # Shares are dealt out exactly, so that few images have every layout too.
     shares = np.cumsum([share for _, share in LAYOUTS])
-    picks = rng.permutation(
-        np.searchsorted(shares, (np.arange(images) + 0.5) / images * shares[-1])
-    )
+    middles = (np.arange(images) + 0.5) / images * shares[-1]
+    picks = rng.permutation(np.searchsorted(shares, middles))
     writer = _Writer(output_dir, families)
     for number, pick in enumerate(picks):
         size_wh = SIZES_WH[int(rng.integers(len(SIZES_WH)))]
@@ -449,11 +439,8 @@ def _reference_scene(rng: np.random.Generator, family: Family) -> tuple[Scene, i
     while True:
         scene = render_scene(rng, [family], SIZES_WH[int(rng.integers(len(SIZES_WH)))], layout)
         for index in np.argsort([-mask.sum() for mask in scene.masks_nhw]):
-            mask, border = scene.masks_nhw[index], 10
-            if (
-                scene.visible[index] > 0.98
-                and mask.sum() == mask[border:-border, border:-border].sum()
-            ):
+            mask = scene.masks_nhw[index]
+            if scene.visible[index] > 0.98 and mask.sum() == mask[10:-10, 10:-10].sum():
                 return scene, int(index)
 
 

@@ -70,7 +70,8 @@ class Dinov3Encoder(VitEncoder):
             WeightsError: keys or shapes do not fit, or this timm knows no DINOv3.
         """
         tensors = read_state_dict(checkpoint)
-        model = build_dinov3(name, image_size, architecture, biases=_has_biases(tensors))
+        biases = any(key.endswith(("attn.qkv.bias", "attn.q_bias")) for key in tensors)
+        model = build_dinov3(name, image_size, architecture, biases=biases)
         named = to_timm_keys(tensors, model, checkpoint, checkpoint_filter_fn)
         load_into(model, named, checkpoint)
         if PERIODS in tensors:
@@ -101,10 +102,6 @@ def build_dinov3(
     if architecture is not None:
         options |= architecture.model_dump()
     return cast(Eva, timm.create_model(timm_name, **options))
-
-
-def _has_biases(tensors: Mapping[str, Tensor]) -> bool:
-    return any(key.endswith(("attn.qkv.bias", "attn.q_bias")) for key in tensors)
 
 
 @torch.no_grad()

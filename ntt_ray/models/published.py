@@ -107,8 +107,8 @@ def bundled_file(file_name: str) -> Path:
         WeightsError: the file is missing, or has changed since its digest was recorded.
     """
     folder = Path(str(resources.files("ntt_ray"))) / "demo" / "weights"
-    lines = (folder / "SHA256SUMS").read_text(encoding="ascii").split("\n")
-    recorded = {name: digest for digest, name in (line.split() for line in lines if line)}
+    lines = (folder / "SHA256SUMS").read_text(encoding="ascii").splitlines()
+    recorded = {name: digest for digest, name in map(str.split, lines)}
     path = folder / file_name
     if not path.is_file() or file_digest(path) != recorded.get(file_name):
         raise WeightsError(f"{path}: missing or damaged; install the package again")
