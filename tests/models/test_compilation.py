@@ -45,6 +45,7 @@ def test_an_unknown_form_is_refused():
         cloned({1})
 
 
+@pytest.mark.slow  # the first to compile in a process imports the compiler
 def test_outputs_survive_the_next_call():
     """A function that writes to one buffer, as a CUDA graph does."""
     buffer = torch.zeros(2)

@@ -89,6 +89,7 @@ def test_wrong_checkpoints_are_refused(path, architecture, text):
         _load(path, architecture=architecture)
 
 
+@pytest.mark.slow  # the first to compile in a process imports the compiler
 def test_compiling_changes_nothing():
     image = torch.rand(1, 3, 112, 112)
     compiled = _load()

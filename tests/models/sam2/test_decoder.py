@@ -191,6 +191,7 @@ def test_chosen_points_get_what_they_get_among_all(chosen, full_steps, low_rank)
     torch.testing.assert_close(found.logits, expected.logits, atol=1e-6, rtol=0)
 
 
+@pytest.mark.slow  # the first to compile in a process imports the compiler
 def test_compiled_steps_keep_their_shape_whatever_is_chosen():
     decoder = PointDecoder(random_model(), point_grid(16 * SIDE, 5), points_per_step=6)
     shapes = []
@@ -261,6 +262,7 @@ def test_products_per_head(monkeypatch, per_head):
     torch.testing.assert_close(sam2_keys.head_means(products, maps), means)
 
 
+@pytest.mark.slow  # the first to compile in a process imports the compiler
 @pytest.mark.parametrize("low_rank", [True, False])
 @pytest.mark.parametrize("per_head", [True, False])
 @pytest.mark.parametrize("backend", ["eager", "aot_eager_decomp_partition"])

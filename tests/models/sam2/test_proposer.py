@@ -123,6 +123,7 @@ def test_published_yamls_use_allowed_classes_only():
     assert tree["model"]["_target_"] == "sam2.modeling.sam2_base.SAM2Base"
 
 
+@pytest.mark.slow  # the first to compile in a process imports the compiler
 @pytest.mark.parametrize("cuda_graphs", [False, True])
 def test_compiling_changes_nothing(cuda_graphs):
     """The graphs are whole and right; what the compiler makes of them is its own matter."""
