@@ -108,7 +108,7 @@ def pillow_to_rgb(image: Image.Image, *, upright: bool = False) -> RgbImage:
     """An image that Pillow has opened or made, as `decode_image` gives that of a file.
 
     Args:
-        image: of any mode that `decode_image` takes, and of any size.
+        image: an image of any size and any mode that `decode_image` takes.
         upright: whether it is turned as its EXIF says.
 
     Returns:

@@ -174,7 +174,7 @@ class Labeler:
         A mask without a pixel at the image's size is dropped before and decays nobody.
 
         Args:
-            candidates: in NMS order.
+            candidates: the candidates of the image, in NMS order.
             size_hw: height and width of the image.
             wanted: how many of the best are needed; None works out all scores.
         """

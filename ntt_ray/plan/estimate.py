@@ -101,7 +101,7 @@ def estimate_run(
     Args:
         config: the whole run; nothing of it is started.
         images: how many images to label.
-        seed: the same seed takes the same sample.
+        seed: seed of the sampling; the same seed takes the same images.
         on_unit: called for each finished unit of the sample, as `run.label.label` does.
 
     Returns:

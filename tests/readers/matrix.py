@@ -27,7 +27,7 @@ class Case:
 
     Attributes:
         package: that is tried, as its registry calls it.
-        profile: of `ntt_ray.merge.passes`.
+        profile: name of the profile, as in `ntt_ray.merge.passes`.
         file: of the merge, or a folder of it.
         read: gives what the reader finds.
         scores: whether it keeps them.
