@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import asdict
 from threading import Thread
 from typing import Any
 
@@ -31,7 +32,10 @@ def fetch_units(batch: pa.Table, job: LabelJob) -> pa.Table:
             {
                 "shard_id": shard_id,
                 "fetch_s": time.perf_counter() - started,
-                "images": [_fetched_row(image) for image in images],
+                "images": [
+                    {**asdict(image.entry), "data": image.data, "error": image.error}
+                    for image in images
+                ],
             }
         )
     return pa.Table.from_pylist(rows, schema=FETCHED)
@@ -85,17 +89,6 @@ def _fetched(entry: ImageEntry, future: Future[bytes], timeout_s: float) -> Fetc
         raise  # no fault of the image: all of them would end as failed rows, for good
     except NttRayError as error:
         return FetchedImage(entry, None, storage.printable(str(error)))
-
-
-def _fetched_row(image: FetchedImage) -> dict[str, Any]:
-    entry = image.entry
-    return {
-        "image_id": entry.image_id,
-        "file_name": entry.file_name,
-        "uri": entry.uri,
-        "data": image.data,
-        "error": image.error,
-    }
 
 
 def fetched_image(row: Mapping[str, Any]) -> FetchedImage:

@@ -13,83 +13,43 @@ from ntt_ray.run.shard import ROW_FIELDS
 from ntt_ray.settings import DecodeSettings, MethodSettings
 from ntt_ray.storage import Storage
 
-WORK_FIELDS = [
-    pa.field("views", pa.int64()),
-    pa.field("views_skipped", pa.int64()),
-    pa.field("points", pa.int64()),
-    pa.field("points_asked", pa.int64()),
-]
+_TIMES = [(name, pa.float64()) for name in ("fetch_s", "begun_at", "label_s")]
+_WORK = [(name, pa.int64()) for name in ("views", "views_skipped", "points", "points_asked")]
+MEASURED = [name for name, _ in (*_TIMES, *_WORK)]  # columns that the writing stage passes on
+_IMAGE = pa.struct(
+    [
+        ("image_id", pa.int64()),
+        ("file_name", pa.string()),
+        ("uri", pa.string()),
+        ("data", pa.large_binary()),
+        ("error", pa.string()),
+    ]
+)
+_ROWS = pa.large_list(pa.struct(ROW_FIELDS))
 FETCHED = pa.schema(
-    [
-        pa.field("shard_id", pa.int64()),
-        pa.field("fetch_s", pa.float64()),
-        pa.field(
-            "images",
-            pa.large_list(
-                pa.struct(
-                    [
-                        pa.field("image_id", pa.int64()),
-                        pa.field("file_name", pa.string()),
-                        pa.field("uri", pa.string()),
-                        pa.field("data", pa.large_binary()),
-                        pa.field("error", pa.string()),
-                    ]
-                )
-            ),
-        ),
-    ]
+    [("shard_id", pa.int64()), ("fetch_s", pa.float64()), ("images", pa.large_list(_IMAGE))]
 )
-LABELLED = pa.schema(
-    [
-        pa.field("shard_id", pa.int64()),
-        pa.field("fetch_s", pa.float64()),
-        pa.field("begun_at", pa.float64()),
-        pa.field("label_s", pa.float64()),
-        *WORK_FIELDS,
-        pa.field("rows", pa.large_list(pa.struct(ROW_FIELDS))),
-    ]
-)
+LABELLED = pa.schema([("shard_id", pa.int64()), *_TIMES, *_WORK, ("rows", _ROWS)])
 WRITTEN = pa.schema(
     [
-        pa.field("shard_id", pa.int64()),
-        pa.field("images", pa.int64()),
-        pa.field("failed", pa.int64()),
-        pa.field("detections", pa.int64()),
-        pa.field("fetch_s", pa.float64()),
-        pa.field("begun_at", pa.float64()),
-        pa.field("label_s", pa.float64()),
-        *WORK_FIELDS,
-        pa.field("write_s", pa.float64()),
+        *((name, pa.int64()) for name in ("shard_id", "images", "failed", "detections")),
+        *_TIMES,
+        *_WORK,
+        ("write_s", pa.float64()),
     ]
 )
 
 
 @dataclass(frozen=True)
 class UnitDone:
-    """What the driver hears of a finished unit.
-
-    Attributes:
-        shard_id: the number of the unit.
-        images: how many images it has.
-        failed: how many of its images failed.
-        detections: how many detections its images have together.
-        fetch_s: seconds it took to read the images.
-        begun_at: when labelling began, in seconds since the epoch by the worker's clock.
-        label_s: seconds it took to label the images.
-        write_s: seconds it took to write the shard.
-        views: how many images or tiles were looked at for prompts; 0, as are the next three,
-            where every point of every image is asked.
-        views_skipped: how many of the views SAM2 never saw.
-        points: how many points the grids of all views have together.
-        points_asked: how many of the points SAM2 was asked about.
-    """
+    """What the driver hears of a finished unit; the counts of prompts are as in `PromptWork`."""
 
     shard_id: int
     images: int
-    failed: int
-    detections: int
+    failed: int  # of the images
+    detections: int  # of all images together
     fetch_s: float
-    begun_at: float
+    begun_at: float  # when labelling began: seconds since the epoch by the worker's clock
     label_s: float
     write_s: float
     views: int = 0
@@ -114,20 +74,7 @@ class Pace:
 
 @dataclass(frozen=True)
 class LabelJob:
-    """Plain values that every stage of the chain gets.
-
-    Attributes:
-        output: the prefix below which the run writes.
-        store: access to files.
-        manifest_digest: SHA-256 of the manifest that lists the units.
-        models: how to load both models.
-        method: the `method` settings.
-        decode: the `decode` settings.
-        image_timeout_s: seconds that fetching one image may take, all retries included.
-        decode_threads: how many threads each actor decodes images with.
-        run_token: the token of this driver; notes of other drivers count for nothing.
-        provenance: what the metadata of every shard says.
-    """
+    """Plain values that every stage of the chain gets."""
 
     output: str
     store: Storage
@@ -135,7 +82,7 @@ class LabelJob:
     models: ModelSpec
     method: MethodSettings
     decode: DecodeSettings
-    image_timeout_s: float
-    decode_threads: int
-    run_token: str
-    provenance: Mapping[str, str]
+    image_timeout_s: float  # for fetching one image, all retries included
+    decode_threads: int  # of each actor
+    run_token: str  # of this driver; notes of other drivers count for nothing
+    provenance: Mapping[str, str]  # what the metadata of every shard says
