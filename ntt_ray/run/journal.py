@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from itertools import groupby, islice
 
 from ntt_ray import storage
 from ntt_ray.run.layout import LABELS_FOLDER, journal_name, journal_uri, shard_ids
@@ -21,25 +22,19 @@ MAX_DEATHS = 2
 
 
 class UnitJournal:
-    """The notes on one unit.
-
-    Attributes:
-        deaths: how many workers were lost over an image, by its position in the unit.
-    """
+    """The notes on one unit."""
 
     def __init__(self, output: str, shard_id: int, run_token: str, store: Storage) -> None:
         self._uri = journal_uri(output, shard_id)
         self._token, self._store = run_token, store
-        self.deaths: dict[int, int] = {}
+        self.deaths: dict[int, int] = {}  # workers lost over an image, by its place in the unit
 
     def open(self) -> None:
         """Read what the worker before left, and count its deaths."""
         try:
             note = json.loads(self._store.read_bytes(self._uri))
-        except FileNotFoundError:
-            return
-        except ValueError:
-            return  # cannot happen with whole writes; a damaged note says nothing
+        except (FileNotFoundError, ValueError):
+            return  # a damaged note says nothing; it cannot happen with whole writes
         if note.get("run") != self._token:
             return
         self.deaths = {int(position): count for position, count in note["deaths"].items()}
@@ -67,17 +62,6 @@ def delete_finished(output: str, store: Storage) -> None:
 
 
 def _groups(positions: Sequence[int], step: int, suspects: set[int]) -> Iterator[list[int]]:
-    group: list[int] = []
-    for position in positions:
-        if position in suspects:
-            if group:
-                yield group
-                group = []
-            yield [position]
-            continue
-        group.append(position)
-        if len(group) == step:
+    for alone, run in groupby(positions, suspects.__contains__):
+        while group := list(islice(run, 1 if alone else step)):
             yield group
-            group = []
-    if group:
-        yield group

@@ -70,18 +70,12 @@ def read_holder(output: str, store: Storage, file: str = LOCK_FILE) -> Holder | 
 
 
 class RunLock:
-    """Context manager that holds the lock of an output prefix.
-
-    Attributes:
-        token: unique to this driver; also marks its journals.
-        lost: set when another driver took the lock (this one was thought dead); the run must stop.
-        progress: goes into the lock with every heartbeat, for whoever asks how the run is.
-    """
+    """Context manager that holds the lock of an output prefix."""
 
     def __init__(self, output: str, store: Storage, file: str = LOCK_FILE) -> None:
-        self.token = uuid.uuid4().hex
-        self.lost = threading.Event()
-        self.progress: Mapping[str, float] = {}
+        self.token = uuid.uuid4().hex  # unique to this driver; also marks its journals
+        self.lost = threading.Event()  # another driver took the lock; the run must stop
+        self.progress: Mapping[str, float] = {}  # goes into the lock with every heartbeat
         self._uri = storage.join(output, file)
         self._claim_uri = storage.join(output, file + CLAIM_SUFFIX)
         self._store = store
@@ -89,7 +83,7 @@ class RunLock:
         self._thread = threading.Thread(target=self._beat, name="run-lock", daemon=True)
 
     def __enter__(self) -> RunLock:
-        holder = self._read(self._uri)
+        holder = _read(self._uri, self._store)
         if holder is None:
             if not self._create(self._uri):
                 self._refuse_simultaneous()
@@ -125,13 +119,13 @@ class RunLock:
 
     def _take_over(self, dead: dict[str, Any]) -> None:
         """Replace a stale lock; the claim keeps out whoever found it stale at the same moment."""
-        claim = self._read(self._claim_uri)
+        claim = _read(self._claim_uri, self._store)
         if claim is not None and _is_stale(claim):
             self._store.delete(self._claim_uri)  # its driver died over it
         if not self._create(self._claim_uri):
             self._refuse_simultaneous()
         try:
-            holder = self._read(self._uri)
+            holder = _read(self._uri, self._store)
             if holder is not None and holder.get("token") != dead.get("token"):
                 self._refuse_simultaneous()
             logger.warning("taking over the lock of a driver that ended without a word")
@@ -148,7 +142,7 @@ class RunLock:
         return self._is_ours(uri)
 
     def _is_ours(self, uri: str) -> bool:
-        holder = self._read(uri)
+        holder = _read(uri, self._store)
         return holder is not None and holder.get("token") == self.token
 
     def _refuse_simultaneous(self) -> NoReturn:
@@ -166,16 +160,13 @@ class RunLock:
     def _beat(self) -> None:
         while not self._done.wait(HEARTBEAT_S):
             try:
-                holder = self._read(self._uri)
+                holder = _read(self._uri, self._store)
                 if holder is not None and holder.get("token") != self.token:
                     self.lost.set()
                     return
                 self._store.publish_bytes(self._uri, self._record())
             except NttRayError as problem:
                 logger.warning("heartbeat: %s", problem)
-
-    def _read(self, uri: str) -> dict[str, Any] | None:
-        return _read(uri, self._store)
 
     def _record(self) -> bytes:
         record = {
@@ -194,7 +185,7 @@ def _read(uri: str, store: Storage) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except ValueError:
-        return {"heartbeat": 0}
+        holder = None
     return holder if isinstance(holder, dict) else {"heartbeat": 0}
 
 
@@ -212,8 +203,6 @@ def _is_stale(holder: dict[str, Any]) -> bool:
 def _process_is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
+    except (ProcessLookupError, PermissionError) as error:
+        return isinstance(error, PermissionError)  # it is there, and another user's
     return True

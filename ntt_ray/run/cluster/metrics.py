@@ -10,11 +10,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any, TypeVar
 
 from ray.util import metrics
 
 from ntt_ray.errors import reason_of
 from ntt_ray.records import ImageLabels, PromptWork
+
+M = TypeVar("M", bound=metrics.Metric)
 
 IMAGES = "ntt_ray_images"
 FAILURES = "ntt_ray_failures"
@@ -32,30 +35,27 @@ REASONS = 30  # more, and the rest is counted as one: each is a series of its ow
 
 
 class ActorMetrics:
-    """What a labelling actor tells of its units.
-
-    Args:
-        run: tag of every metric, the output of the run without secrets.
-    """
+    """What a labelling actor tells of its units; tagged with the run's output without secrets."""
 
     def __init__(self, run: str) -> None:
-        tags = {"run": _ascii(run)}
-        self._images = metrics.Counter(
-            IMAGES, "Images labelled, by status (ok, empty, failed)", ("run", "status")
-        ).set_default_tags(tags)
-        self._failures = metrics.Counter(
-            FAILURES, "Images that failed, by reason", ("run", "reason")
-        ).set_default_tags(tags)
-        self._detections = metrics.Counter(DETECTIONS, "Objects found", ("run",)).set_default_tags(
-            tags
+        self._images = _tagged(
+            metrics.Counter, run, IMAGES, "Images labelled, by status (ok, empty, failed)", "status"
         )
-        self._points = metrics.Counter(
-            POINTS, "Points of SAM2's grids, asked or saved (method.prompts)", ("run", "outcome")
-        ).set_default_tags(tags)
-        self._seconds = _unit_seconds(tags)
-        self._memory = metrics.Gauge(
-            GPU_MEMORY, "GPU memory of an actor, now and at most", ("run", "kind")
-        ).set_default_tags(tags)
+        self._failures = _tagged(
+            metrics.Counter, run, FAILURES, "Images that failed, by reason", "reason"
+        )
+        self._detections = _tagged(metrics.Counter, run, DETECTIONS, "Objects found")
+        self._points = _tagged(
+            metrics.Counter,
+            run,
+            POINTS,
+            "Points of SAM2's grids, asked or saved (method.prompts)",
+            "outcome",
+        )
+        self._seconds = _unit_seconds(run)
+        self._memory = _tagged(
+            metrics.Gauge, run, GPU_MEMORY, "GPU memory of an actor, now and at most", "kind"
+        )
         self._reasons: set[str] = set()
 
     def unit(self, labels: Sequence[ImageLabels], fetch_s: float, label_s: float) -> None:
@@ -72,10 +72,8 @@ class ActorMetrics:
 
     def prompts(self, work: PromptWork) -> None:
         """Count the points that were asked, and those that were not worth it."""
-        for outcome, points in (
-            ("asked", work.points_asked),
-            ("saved", work.points - work.points_asked),
-        ):
+        asked = work.points_asked
+        for outcome, points in (("asked", asked), ("saved", work.points - asked)):
             if points:
                 self._points.inc(points, {"outcome": outcome})
 
@@ -93,22 +91,13 @@ class ActorMetrics:
 
 
 class DriverMetrics:
-    """What the driver tells of the whole run.
-
-    Args:
-        run: tag of every metric, the output of the run without secrets.
-    """
+    """What the driver tells of the whole run; tagged with its output without secrets."""
 
     def __init__(self, run: str) -> None:
-        tags = {"run": _ascii(run)}
-        self._units = metrics.Counter(UNITS, "Units written", ("run",)).set_default_tags(tags)
-        self._seconds = _unit_seconds(tags)
-        self._done = metrics.Gauge(
-            IMAGES_DONE, "Images that have their row", ("run",)
-        ).set_default_tags(tags)
-        self._planned = metrics.Gauge(
-            IMAGES_PLANNED, "Images of the run", ("run",)
-        ).set_default_tags(tags)
+        self._units = _tagged(metrics.Counter, run, UNITS, "Units written")
+        self._seconds = _unit_seconds(run)
+        self._done = _tagged(metrics.Gauge, run, IMAGES_DONE, "Images that have their row")
+        self._planned = _tagged(metrics.Gauge, run, IMAGES_PLANNED, "Images of the run")
 
     def progress(self, done: int, planned: int) -> None:
         """Tell how far the run is."""
@@ -126,12 +115,12 @@ def _ascii(text: str) -> str:
     return text.replace("…", "...").encode("ascii", "backslashreplace").decode()
 
 
-def _unit_seconds(tags: dict[str, str]) -> metrics.Histogram:
-    histogram = metrics.Histogram(
-        UNIT_SECONDS,
-        "Seconds of a unit, by part (fetch, label, write)",
-        boundaries=SECONDS,
-        tag_keys=("run", "part"),
-    )
-    histogram.set_default_tags(tags)
-    return histogram
+def _tagged(kind: type[M], run: str, name: str, text: str, *keys: str, **options: Any) -> M:
+    metric = kind(name, text, tag_keys=("run", *keys), **options)
+    metric.set_default_tags({"run": _ascii(run)})
+    return metric
+
+
+def _unit_seconds(run: str) -> metrics.Histogram:
+    text = "Seconds of a unit, by part (fetch, label, write)"
+    return _tagged(metrics.Histogram, run, UNIT_SECONDS, text, "part", boundaries=SECONDS)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import ray
 
@@ -24,19 +24,13 @@ MAX_IN_FLIGHT = 32  # fragments of some megabytes each
 def run_task(
     function: Callable[..., R], *arguments: Any, options: Mapping[str, Any] | None = None
 ) -> R:
-    """Run a function as one Ray task and wait for it.
-
-    Args:
-        function: picklable.
-        arguments: what the function is called with, picklable.
-        options: what the task reserves, as Ray's ``options`` takes it.
+    """Run a picklable function as one Ray task and wait for it; `options` as Ray's take them.
 
     Raises:
         NttRayError: what the function raised.
     """
     task = ray.remote(_call).options(**(options or {}))
-    result: R = _result(task.remote(function, *arguments))
-    return result
+    return cast(R, _result(task.remote(function, *arguments)))
 
 
 def run_tasks(
@@ -44,10 +38,7 @@ def run_tasks(
 ) -> Iterator[R]:
     """Run a function over a few items in Ray tasks; results come as they end, in any order.
 
-    Args:
-        function: picklable; sent to the cluster once.
-        items: all of them are handed out at once.
-        options: what each task reserves, as Ray's ``options`` takes it.
+    The function is sent to the cluster once, and all items are handed out at once.
 
     Raises:
         NttRayError: what the function raised.
@@ -63,11 +54,8 @@ def run_tasks(
 def map_on_ray(function: Callable[[T], R], items: Iterable[T]) -> Generator[R]:
     """Run a function over items in Ray tasks of one CPU each; results come in order.
 
-    A `Mapper` of `merge.rendering`. Joins or starts Ray.
-
-    Args:
-        function: picklable.
-        items: read as results are taken, at most two for each CPU ahead.
+    A `Mapper` of `merge.rendering`. Joins or starts Ray; items are read as results are taken, at
+    most two for each CPU ahead.
 
     Raises:
         NttRayError: what the function raised.
