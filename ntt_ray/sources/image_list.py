@@ -64,11 +64,9 @@ def _folder(uri: str) -> str:
 
 
 def _listed(names: list[str], prefix: str) -> pa.Table:
-    """What a store has listed: whatever a name looks like, it lies below the prefix.
+    """What a store has listed, sorted: whatever a name looks like, it lies below the prefix.
 
-    Args:
-        names: sorted names of the files; they are taken out of this list.
-        prefix: where the files lie.
+    The names are taken out of their list.
     """
     root, batches, count = f"{prefix.rstrip('/')}/", [], 0
     names.reverse()  # a list gives memory back at its end
@@ -88,17 +86,17 @@ def _listed(names: list[str], prefix: str) -> pa.Table:
 
 
 def _collected(rows: Iterator[Row], images: str) -> pa.Table:
-    """Rows of id, file name and uri as a table.
-
-    Raises:
-        InputError: a name that is not valid Unicode.
-    """
+    """Rows as a table; `InputError` for a name that is not valid Unicode."""
     batches = []
     while part := list(islice(rows, BATCH)):
         try:
             columns = [pa.array(column) for column in zip(*part, strict=True)]
         except UnicodeEncodeError:
-            raise _not_unicode(part, images) from None
+            texts = (text for _, *names in part for text in names)
+            odd = next(text for text in texts if storage.printable(text) != text)
+            raise InputError(
+                f"images: {storage.redact(images)}: the name {odd!r} is not valid Unicode"
+            ) from None
         batches.append(pa.record_batch(columns, schema=SCHEMA))
     return pa.Table.from_batches(batches, schema=SCHEMA)
 
@@ -170,13 +168,6 @@ def _text_rows(table: str, data: bytes) -> Iterator[tuple[Any, Any]]:
         if not isinstance(row, dict) or "uri" not in row:
             raise ValueError("there is no column 'uri'")
         yield row["uri"], row.get("file_name")
-
-
-def _not_unicode(rows: Sequence[Row], images: str) -> InputError:
-    texts = (text for _, *names in rows for text in names if storage.printable(text) != text)
-    return InputError(
-        f"images: {storage.redact(images)}: the name {next(texts)!r} is not valid Unicode"
-    )
 
 
 def _check_unique(table: pa.Table, images: str) -> None:

@@ -7,13 +7,4 @@ whole or not at all: a rename on a local disk, one PUT (or one completed upload)
 from ntt_ray.storage.store import Storage
 from ntt_ray.storage.uris import absolute, below, is_uri, join, local_uri, printable, redact
 
-__all__ = [
-    "Storage",
-    "absolute",
-    "below",
-    "is_uri",
-    "join",
-    "local_uri",
-    "printable",
-    "redact",
-]
+__all__ = ["Storage", "absolute", "below", "is_uri", "join", "local_uri", "printable", "redact"]

@@ -26,10 +26,7 @@ def pages(fs: Any, path: str, retried: Retried[Any], hidden: bool = False) -> It
         fs: a file system of fsspec.
         path: the folder or key prefix as `fs` names it, without a protocol.
         retried: runs one request, again where that may help.
-        hidden: whether hidden folders are looked into; else their files may be left out already.
-
-    Yields:
-        Pages of names, with ``/`` between parts; files in hidden folders may be among them.
+        hidden: whether hidden folders are looked into; else their files may be left out or not.
 
     Raises:
         FileNotFoundError: there is no such folder or bucket.

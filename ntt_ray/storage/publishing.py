@@ -8,32 +8,38 @@ import re
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 COPY_BYTES = 8 << 20
 PART_BYTES = 64 << 20  # S3 takes 10,000 parts
-_TEMPORARY = re.compile(r"^\.(.+)\.[0-9a-f]{12}\.tmp$")  # see `replacing`
+_TEMPORARY = re.compile(r"^\.(.+)\.[0-9a-f]{12}\.tmp$")  # see `_beside`
 Retried = Callable[[Callable[[], Any]], Any]
+
+
+@contextlib.contextmanager
+def _beside(target: Path) -> Iterator[Path]:
+    """A name beside `target`, in a folder that is made; its file is removed at the end."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name[:100]}.{uuid.uuid4().hex[:12]}.tmp")
+    try:
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def replacing(target: Path) -> Iterator[Path]:
     """A temporary name beside `target`, renamed over it at the end, removed on failure."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name[:100]}.{uuid.uuid4().hex[:12]}.tmp")
-    try:
+    with _beside(target) as temporary:
         yield temporary
-        _to_disk(temporary)
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())  # else a machine that stops could leave an empty file
         os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def link_new(target: Path, data: bytes) -> None:
     """Create a file with its content in one step; `FileExistsError` when there is one."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name[:100]}.{uuid.uuid4().hex[:12]}.tmp")
-    try:
+    with _beside(target) as temporary:
         temporary.write_bytes(data)
         try:
             os.link(temporary, target)
@@ -42,8 +48,6 @@ def link_new(target: Path, data: bytes) -> None:
         except OSError:  # a file system without hard links
             with target.open("xb") as stream:
                 stream.write(data)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def put_new(fs: Any, path: str, data: bytes) -> None:
@@ -128,18 +132,3 @@ def abort_uploads(fs: Any, path: str, names: re.Pattern[str]) -> None:
         if names.fullmatch(upload["Key"].removeprefix(folder)):
             chosen = {"Key": upload["Key"], "UploadId": upload["UploadId"]}
             fs.call_s3("abort_multipart_upload", Bucket=bucket, **chosen)
-
-
-def copy(source: IO[bytes], target: IO[bytes]) -> None:
-    """Copy what is left of a stream, a piece at a time."""
-    while chunk := source.read(COPY_BYTES):
-        target.write(chunk)
-
-
-def _to_disk(path: Path) -> None:
-    """Flush a file to the disk before it is renamed.
-
-    Else a machine that stops could leave the name on an empty file.
-    """
-    with path.open("rb") as stream:
-        os.fsync(stream.fileno())

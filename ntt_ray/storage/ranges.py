@@ -11,19 +11,13 @@ BUFFER_BYTES = 64 << 10
 
 
 class RangeReader(io.RawIOBase):
-    """A seekable stream over an object.
+    """A seekable stream over an object of `size` bytes.
 
     fsspec's own would read far ahead, which costs more than it gives for the footer and one row
-    group of a Parquet file.
+    group of a Parquet file. `read_range` gives the bytes from a start to an end, the end excluded.
     """
 
     def __init__(self, size: int, read_range: Callable[[int, int], bytes]) -> None:
-        """Make a stream.
-
-        Args:
-            size: size of the object in bytes.
-            read_range: gives the bytes from a start to an end, the end excluded.
-        """
         self._size, self._read_range, self._position = size, read_range, 0
 
     def readable(self) -> bool:

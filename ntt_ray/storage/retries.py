@@ -34,17 +34,14 @@ class TruncatedReadError(ConnectionError):
 
 @dataclass(frozen=True)
 class Retries:
-    """How often an action on a store is tried.
+    """How often an action on a store is tried, and when.
 
-    Attributes:
-        attempts: number of attempts in all, the first included.
-        first_delay_s: seconds before the second attempt; doubles before each further one. A random
-            share between a half and all of it is waited, so that many workers do not come back at
-            once.
+    The delay doubles before each further attempt. A random share between a half and all of it is
+    waited, so that many workers do not come back at once.
     """
 
-    attempts: int = 5
-    first_delay_s: float = 0.5
+    attempts: int = 5  # in all, the first included
+    first_delay_s: float = 0.5  # before the second attempt
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Retries:
@@ -120,12 +117,7 @@ def _status(error: BaseException) -> int | None:
     """The HTTP status in an error of botocore, aiohttp, gcsfs or Azure."""
     response = getattr(error, "response", None)
     if isinstance(response, dict):
-        return _number(response.get("ResponseMetadata", {}).get("HTTPStatusCode"))
-    for name in ("status", "status_code", "code"):
-        if (number := _number(getattr(error, name, None))) is not None:
-            return number
-    return None
-
-
-def _number(value: Any) -> int | None:
-    return value if isinstance(value, int) else None
+        found = [response.get("ResponseMetadata", {}).get("HTTPStatusCode")]
+    else:
+        found = [getattr(error, name, None) for name in ("status", "status_code", "code")]
+    return next((number for number in found if isinstance(number, int)), None)

@@ -41,13 +41,7 @@ class _Part:
 
 
 def s3_pages(fs: Any, path: str, retried: Retried) -> Iterator[list[str]]:
-    """Pages of names, relative to the prefix.
-
-    Args:
-        fs: a file system of s3fs.
-        path: bucket and key prefix, with ``/`` between them.
-        retried: runs one request, again where that may help; called from several threads.
-    """
+    """Pages of names below ``bucket/prefix``, relative to it; many threads call `retried`."""
     bucket, _, key = path.partition("/")
     prefix = key.rstrip("/") + "/" if key else ""
 

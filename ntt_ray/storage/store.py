@@ -7,6 +7,7 @@ import io
 import logging
 import posixpath
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -24,7 +25,6 @@ from ntt_ray.storage.publishing import (
     PART_BYTES,
     Retried,
     abort_uploads,
-    copy,
     discard_temporaries,
     link_new,
     parts,
@@ -49,12 +49,10 @@ _EXTRAS = {"gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure", "abfss": "
 
 @dataclass(frozen=True)
 class Storage:
-    """Access to all file systems, with options by protocol.
+    """Access to all file systems, with options for fsspec by protocol.
 
-    Attributes:
-        options: passed to fsspec by protocol, e.g. ``{"s3": {"endpoint_url": ...}}``. Credentials
-            are better left to the environment, where fsspec's file systems find them. The entry
-            ``retries`` is ours, see `Retries`.
+    As in ``{"s3": {"endpoint_url": ...}}``. Credentials are better left to the environment, where
+    fsspec's file systems find them. The entry ``retries`` is ours, see `Retries`.
     """
 
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
@@ -263,12 +261,11 @@ class Storage:
         with replacing(local) as temporary:
             if uri.startswith(("http://", "https://")):  # servers need not know ranges
                 fs, path = self._open_fs(uri)
-                self._retried(
-                    lambda: fs.get_file(path, str(temporary)), f"downloading {redact(uri)}"
-                )
+                what = f"downloading {redact(uri)}"
+                self._retried(lambda: fs.get_file(path, str(temporary)), what)
                 return
             with self.open_read(uri) as source, temporary.open("wb") as target:
-                copy(source, target)
+                shutil.copyfileobj(source, target, COPY_BYTES)
 
     def delete(self, uri: str) -> None:
         """Delete an object; that there is none is no error."""
@@ -325,10 +322,8 @@ class Storage:
             chosen = options.get("config_kwargs") or {}
             options["config_kwargs"] = {"max_pool_connections": S3_CONNECTIONS, **chosen}
         if protocol in ("http", "https"):
-            options["client_kwargs"] = {
-                "timeout": _web_timeout(),
-                **options.get("client_kwargs", {}),
-            }
+            chosen = options.get("client_kwargs", {})
+            options["client_kwargs"] = {"timeout": _web_timeout(), **chosen}
         return options
 
 
