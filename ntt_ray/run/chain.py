@@ -58,29 +58,18 @@ def label_units(
     )
     # Ray fuses neighbours that reserve the same; fetching must overlap labelling instead, so its
     # tasks reserve another share of a CPU than the actors.
-    fetched = units.map_batches(
-        partial(fetch_units, job=job),
-        batch_size=1,
-        batch_format="pyarrow",
-        num_cpus=TASK_CPUS,
-    )
+    by_unit: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
+    fetched = units.map_batches(partial(fetch_units, job=job), num_cpus=TASK_CPUS, **by_unit)
     labelled = fetched.map_batches(
         LabelActor,
         fn_constructor_args=(job, [bank_ref]),  # in a list: Ray Data does not resolve it
-        batch_size=1,
-        batch_format="pyarrow",
         compute=ActorPoolStrategy(
-            **resources.pool(len(shard_ids)),
-            max_tasks_in_flight_per_actor=UNITS_IN_FLIGHT,
+            **resources.pool(len(shard_ids)), max_tasks_in_flight_per_actor=UNITS_IN_FLIGHT
         ),
+        **by_unit,
         **resources.actor_options(),
     )
-    written = labelled.map_batches(
-        partial(write_units, job=job),
-        batch_size=1,
-        batch_format="pyarrow",
-        num_cpus=TASK_CPUS,
-    )
+    written = labelled.map_batches(partial(write_units, job=job), num_cpus=TASK_CPUS, **by_unit)
     try:
         # not its rows: for them Ray would send the statistics of all units to an actor every few
         # seconds, which took a third of two cores with 100,000 units

@@ -28,10 +28,8 @@ OnUnit = Callable[[UnitDone, int, int], None]
 def label(config: Config, on_unit: OnUnit) -> None:
     """Label every image of a config that has no row yet.
 
-    Args:
-        config: the run.
-        on_unit: called for each finished unit with the images done so far, resumed ones included,
-            and the images in all.
+    `on_unit` is called for each finished unit with the images done so far, resumed ones included,
+    and the images in all.
 
     Raises:
         RunIncompleteError: a unit was worked on and has no shard.

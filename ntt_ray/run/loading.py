@@ -15,12 +15,7 @@ from ntt_ray.settings import MethodSettings
 def loaded_labeler(
     models: ModelSpec, bank: bytes, method: MethodSettings
 ) -> Labeler | TiledLabeler:
-    """Load both models and join them with a memory bank.
-
-    Args:
-        models: how to load the models.
-        bank: the bytes of the bank's file.
-        method: the method's thresholds and options.
+    """Load both models and join them with the memory bank in a file's bytes.
 
     Raises:
         WeightsError: a checkpoint is missing, damaged or does not fit its model.

@@ -31,11 +31,9 @@ ROWS_PER_GROUP = 8192
 
 
 def manifest_bytes(images: pa.Table, images_per_unit: int) -> bytes:
-    """The manifest file; the same images give the same bytes.
+    """The manifest file of a table of `SCHEMA`, in its order; the same images give the same bytes.
 
-    Args:
-        images: a table with the columns of `SCHEMA`, in the order of the manifest.
-        images_per_unit: how many images each unit has; the last one may have fewer.
+    The last unit may have fewer images.
     """
     schema = SCHEMA.with_metadata({UNIT_KEY: str(images_per_unit)})
     per_group = max(1, ROWS_PER_GROUP // images_per_unit) * images_per_unit

@@ -21,11 +21,7 @@ FULL_BYTES = 64 << 20
 
 
 class StallWatch:
-    """Context manager that watches in a thread and warns.
-
-    Args:
-        folder: the folder of Ray on this machine; None takes the one that Ray takes.
-    """
+    """Context manager that watches Ray's folder on this machine in a thread, and warns."""
 
     def __init__(self, folder: str | None = None) -> None:
         self._folder = folder or os.environ.get("RAY_TMPDIR") or "/tmp"  # noqa: S108

@@ -6,8 +6,7 @@ needs neither the config, nor Ray, nor the models.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -140,46 +139,35 @@ def check_labelled(output: str, max_failed_fraction: float, store: Storage) -> N
 def _look_into(
     output: str, shards: Sequence[int], store: Storage
 ) -> tuple[int, dict[str, Failures]]:
+    """Rows of the shards together, and their failed images by reason, the most frequent first."""
+    rows, failures = 0, dict[str, Failures]()
     with ThreadPoolExecutor(READERS, thread_name_prefix="status") as pool:
-        return _summed(pool.map(partial(_shard, output, store), shards))
+        for count, failed in pool.map(partial(_shard, output, store), shards):
+            rows += count
+            for name, error in failed:
+                found = failures.setdefault(reason_of(error), Failures())
+                found.images += 1
+                if len(found.examples) < EXAMPLES:
+                    found.examples.append(name)
+    return rows, dict(sorted(failures.items(), key=lambda item: -item[1].images))
 
 
-def _shard(output: str, store: Storage, unit: int) -> tuple[int, list[str], list[str]]:
+def _shard(output: str, store: Storage, unit: int) -> tuple[int, list[tuple[str, str]]]:
     """Rows of a shard, and names and errors of its failed images."""
     with open_shard(output, unit, store) as file:
+        count = file.metadata.num_rows
         if not _may_hold_failures(file.metadata):
-            return file.metadata.num_rows, [], []
-        names: list[str] = []
-        errors: list[str] = []
-        for batch in iter_batches(file, ("file_name", "error")):
-            for row in batch.to_pylist():
-                if row["error"] is not None:
-                    names.append(f"{shard_name(unit)}: {row['file_name']}")
-                    errors.append(row["error"])
-        return file.metadata.num_rows, names, errors
+            return count, []
+        batches = iter_batches(file, ("file_name", "error"))
+        rows = [row for batch in batches for row in batch.to_pylist() if row["error"] is not None]
+        return count, [(f"{shard_name(unit)}: {row['file_name']}", row["error"]) for row in rows]
 
 
 def _may_hold_failures(footer: Any) -> bool:
     """Whether the footer leaves room for a row with an error."""
-    groups = [footer.row_group(index) for index in range(footer.num_row_groups)]
-    for group in groups:
+    for group in map(footer.row_group, range(footer.num_row_groups)):
         columns = [group.column(index) for index in range(group.num_columns)]
         found = next(column for column in columns if column.path_in_schema == "error").statistics
         if found is None or not found.has_null_count or found.null_count < group.num_rows:
             return True
     return False
-
-
-def _summed(
-    shards: Iterable[tuple[int, list[str], list[str]]],
-) -> tuple[int, dict[str, Failures]]:
-    rows, failures = 0, dict[str, Failures]()
-    for count, names, errors in shards:
-        rows += count
-        for name, error in zip(names, errors):
-            found = failures.setdefault(reason_of(error), Failures())
-            found.images += 1
-            if len(found.examples) < EXAMPLES:
-                found.examples.append(name)
-    counts = Counter({reason: found.images for reason, found in failures.items()})
-    return rows, {reason: failures[reason] for reason, _ in counts.most_common()}

@@ -49,9 +49,6 @@ class UnitLabeler:
 
     Images go through the models in steps of a fixed number of places. A place whose image cannot
     be decoded is filled with black, so that what one image gets never depends on its neighbours.
-
-    Attributes:
-        images_per_step: how many places a step has; fewer after the GPU ran out of memory.
     """
 
     def __init__(
@@ -65,7 +62,7 @@ class UnitLabeler:
         decode_threads: int = 1,
         decode: DecodeSettings | None = None,
     ) -> None:
-        self.images_per_step = images_per_step
+        self.images_per_step = images_per_step  # fewer after the GPU ran out of memory
         self._labeler = labeler
         self._settings = decode or DecodeSettings()
         self._output, self._token, self._store = output, run_token, store
@@ -80,10 +77,8 @@ class UnitLabeler:
         journal = UnitJournal(self._output, shard_id, self._token, self._store)
         journal.open()
         condemned = journal.condemned()
-        rows = {
-            position: ImageLabels.failed(images[position].entry, "ended the worker process")
-            for position in condemned
-        }
+        why = "ended the worker process"
+        rows = {p: ImageLabels.failed(images[p].entry, why) for p in condemned}
         todo = [position for position in range(len(images)) if position not in condemned]
         noted = WHOLE_IMAGES_STEP if self._labeler.takes_whole_images else JOURNAL_STEP
         for group in journal.steps(todo, noted):
@@ -108,9 +103,7 @@ class UnitLabeler:
         self, shard_id: int, images: Sequence[FetchedImage], group: Sequence[int]
     ) -> dict[int, ImageLabels]:
         """Label images that are noted in the journal; the next are decoded meanwhile."""
-        decoded = {
-            position: self._pool.submit(self._decode, images[position]) for position in group
-        }
+        decoded = {p: self._pool.submit(self._decode, images[p]) for p in group}
         rows: dict[int, ImageLabels] = {}
         begun: list[_Begun] = []
         start = 0

@@ -94,10 +94,7 @@ class Resources:
 def fit(job: JobConfig, device: str, layout: Layout) -> Resources:
     """Fit the settings to a cluster, so that actors, fetching and writing all find room.
 
-    Args:
-        job: how the work shall be divided.
-        device: ``cpu``, ``cuda``, or ``auto``: GPUs where there are any, or may be.
-        layout: the cluster.
+    The device is ``cpu``, ``cuda``, or ``auto``: GPUs where there are any, or may be.
 
     Raises:
         ConfigError: a GPU, or a kind of GPU, is asked for and the cluster has none.
