@@ -298,4 +298,4 @@ def _bank_of(config: Config, models: ModelSpec) -> BankFile:
     if bank is not None:
         return bank
     assert isinstance(sources, BankInputs)
-    return BankFile.from_bytes(bank_task(config, models, sources, digest).run()[0], "the new bank")
+    return BankFile.from_bytes(bank_task(config, models, sources, digest)()[0], "the new bank")

@@ -39,11 +39,7 @@ class BuiltBank:
 
 
 def build(
-    config: Config,
-    spec: ModelSpec,
-    resources: Resources,
-    inputs: BankInputs,
-    encoder_digest: str,
+    config: Config, spec: ModelSpec, resources: Resources, inputs: BankInputs, encoder_digest: str
 ) -> BuiltBank:
     """Build the bank where the models run, and join it to the one it extends.
 
@@ -57,7 +53,7 @@ def build(
 
         if spec.device == "cpu":
             torch.set_num_threads(1)  # results must not depend on the machine's cores
-        return task.run()
+        return task()
 
     data, pictures = run_task(build_there, options=resources.actor_options())
     return BuiltBank(BankFile.from_bytes(data, BANK_FILE), pictures)

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from ntt_ray import __version__
-from ntt_ray.config import Config, load_config
+from ntt_ray.config import Config, build_config, load_config
 from ntt_ray.errors import NttRayError
 
 logger = logging.getLogger("ntt_ray")
@@ -93,6 +93,12 @@ def start(config: str, overrides: list[str] | None, dry_run: bool, verbose: bool
         _print_plan(settings)
         raise typer.Exit
     return settings
+
+
+def access_settings(output: str, overrides: list[str] | None, command: str) -> Config:
+    """Settings of a command that has no config: of them only output and access to stores count."""
+    base = {"images": "any", "bank": "any", "output": output}
+    return build_config(base, overrides or (), f"ntt-ray {command}:")
 
 
 def start_logging(verbose: bool) -> None:

@@ -11,8 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ntt_ray import storage
-from ntt_ray.cli.app import Overrides, app, console, say, start_logging
-from ntt_ray.config import build_config
+from ntt_ray.cli.app import Overrides, access_settings, app, console, say, start_logging
 from ntt_ray.errors import InputError
 from ntt_ray.run.layout import METRICS_FILE
 
@@ -44,9 +43,7 @@ def average(
     start_logging(verbose=False)
     if len(outputs) < 2 or len(set(outputs)) < len(outputs):
         raise InputError("name the outputs of two runs or more, each once")
-    settings = build_config(
-        {"images": "any", "bank": "any", "output": "any"}, overrides or (), "ntt-ray average:"
-    )
+    settings = access_settings("any", overrides, "average")
     from ntt_ray.evaluate.summary import summary_of
     from ntt_ray.storage import Storage
 

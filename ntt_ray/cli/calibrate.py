@@ -8,17 +8,7 @@ import typer
 from rich.table import Table
 
 from ntt_ray import storage
-from ntt_ray.cli.app import (
-    ConfigPath,
-    DryRun,
-    Overrides,
-    Verbose,
-    app,
-    console,
-    say,
-    shown,
-    start,
-)
+from ntt_ray.cli.app import ConfigPath, DryRun, Overrides, Verbose, app, console, say, shown, start
 from ntt_ray.cli.progress import counter
 from ntt_ray.run.layout import CALIBRATION_FILE, CALIBRATION_PAGE
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
@@ -27,41 +28,36 @@ LINE_EVERY_S = 10.0
 
 def counter(what: str, things: str) -> Progress:
     """A bar that counts, as in ``verifying ━━━ 12/40 shards``; nothing without a terminal."""
-    return Progress(
-        TextColumn(what),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(things),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
+    return _bar(what, TextColumn(things))
 
 
-class Reporter:
-    """Progress for people: a bar on a terminal, and one line per unit in any log."""
+def _bar(what: str, *columns: ProgressColumn) -> Progress:
+    bar = (TextColumn(what), BarColumn(), MofNCompleteColumn(), *columns, TimeRemainingColumn())
+    return Progress(*bar, console=console, disable=not console.is_terminal)
 
-    def __init__(self) -> None:
-        self._pace: Pace | None = None
-        self.images_per_s: float | None = None
-        self._progress = Progress(
-            TextColumn("labelling"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("images  {task.fields[rate]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self._task = self._progress.add_task("label", total=None, rate="")
 
-    def __enter__(self) -> Reporter:
+class _Shown:
+    """Shows a bar as long as it is entered."""
+
+    _progress: Progress
+
+    def __enter__(self) -> Self:
         self._progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
+
+
+class Reporter(_Shown):
+    """Progress for people: a bar on a terminal, and one line per unit in any log."""
+
+    def __init__(self) -> None:
+        self._pace: Pace | None = None
+        self.images_per_s: float | None = None
+        rate = TextColumn("images  {task.fields[rate]}")
+        self._progress = _bar("labelling", rate, TimeElapsedColumn())
+        self._task = self._progress.add_task("label", total=None, rate="")
 
     def unit(self, unit: UnitDone, done: int, total: int) -> None:
         """Report a finished unit."""
@@ -96,28 +92,13 @@ def _saved(unit: UnitDone) -> str:
     return f"; SAM2 saw {seen} of {unit.views} images or tiles, {share:.0%} of the points"
 
 
-class MergeReporter:
+class MergeReporter(_Shown):
     """Progress of a merge: a bar for each profile, and a line now and then in any log."""
 
     def __init__(self) -> None:
-        self._progress = Progress(
-            TextColumn("merging {task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
+        self._progress = _bar("merging {task.description}", TimeElapsedColumn())
         self._tasks: dict[str, TaskID] = {}
         self._next_line_at = time.monotonic() + LINE_EVERY_S
-
-    def __enter__(self) -> MergeReporter:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
 
     def items(self, profile: str, done: int, total: int) -> None:
         """Report items written: images and annotations, or results."""

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ntt_ray.cli.app import Overrides, app, say, start_logging
-from ntt_ray.config import build_config
+from ntt_ray.cli.app import Overrides, access_settings, app, say, start_logging
 from ntt_ray.errors import RunIncompleteError
 
 if TYPE_CHECKING:
@@ -27,10 +26,7 @@ Quick = Annotated[
 
 @app.command()
 def status(
-    output: Output,
-    overrides: Overrides = None,
-    as_json: AsJson = False,
-    quick: Quick = False,
+    output: Output, overrides: Overrides = None, as_json: AsJson = False, quick: Quick = False
 ) -> None:
     """Say how a run is: done, to do, pace, failures; the exit status is 1 until all is done.
 
@@ -38,10 +34,7 @@ def status(
     --set storage_options.s3.endpoint_url=URL.
     """
     start_logging(verbose=False)
-    # only where the output lies matters: the config of the run may be elsewhere
-    settings = build_config(
-        {"images": "any", "bank": "any", "output": output}, overrides or (), "ntt-ray status:"
-    )
+    settings = access_settings(output, overrides, "status")
     from ntt_ray.run.status import read_status
     from ntt_ray.storage import Storage
 

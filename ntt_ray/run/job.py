@@ -74,7 +74,20 @@ class Pace:
 
 @dataclass(frozen=True)
 class LabelJob:
-    """Plain values that every stage of the chain gets."""
+    """Plain values that every stage of the chain gets.
+
+    Attributes:
+        output: the prefix below which the run writes.
+        store: access to files.
+        manifest_digest: SHA-256 of the manifest that lists the units.
+        models: how to load both models.
+        method: the `method` settings.
+        decode: the `decode` settings.
+        image_timeout_s: seconds that fetching one image may take, all retries included.
+        decode_threads: how many threads each actor decodes images with.
+        run_token: the token of this driver; notes of other drivers count for nothing.
+        provenance: what the metadata of every shard says.
+    """
 
     output: str
     store: Storage
@@ -82,7 +95,7 @@ class LabelJob:
     models: ModelSpec
     method: MethodSettings
     decode: DecodeSettings
-    image_timeout_s: float  # for fetching one image, all retries included
-    decode_threads: int  # of each actor
-    run_token: str  # of this driver; notes of other drivers count for nothing
-    provenance: Mapping[str, str]  # what the metadata of every shard says
+    image_timeout_s: float
+    decode_threads: int
+    run_token: str
+    provenance: Mapping[str, str]

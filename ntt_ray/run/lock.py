@@ -70,12 +70,18 @@ def read_holder(output: str, store: Storage, file: str = LOCK_FILE) -> Holder | 
 
 
 class RunLock:
-    """Context manager that holds the lock of an output prefix."""
+    """Context manager that holds the lock of an output prefix.
+
+    Attributes:
+        token: unique to this driver; also marks its journals.
+        lost: set when another driver took the lock (this one was thought dead); the run must stop.
+        progress: goes into the lock with every heartbeat, for whoever asks how the run is.
+    """
 
     def __init__(self, output: str, store: Storage, file: str = LOCK_FILE) -> None:
-        self.token = uuid.uuid4().hex  # unique to this driver; also marks its journals
-        self.lost = threading.Event()  # another driver took the lock; the run must stop
-        self.progress: Mapping[str, float] = {}  # goes into the lock with every heartbeat
+        self.token = uuid.uuid4().hex
+        self.lost = threading.Event()
+        self.progress: Mapping[str, float] = {}
         self._uri = storage.join(output, file)
         self._claim_uri = storage.join(output, file + CLAIM_SUFFIX)
         self._store = store
@@ -203,6 +209,8 @@ def _is_stale(holder: dict[str, Any]) -> bool:
 def _process_is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except (ProcessLookupError, PermissionError) as error:
-        return isinstance(error, PermissionError)  # it is there, and another user's
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
     return True
