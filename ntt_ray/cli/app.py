@@ -6,10 +6,13 @@ torch and Ray are imported by the commands that need them, not here.
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
 import logging
 import signal
 import sys
+from collections.abc import Callable
 from types import FrameType
 from typing import Annotated, NoReturn
 
@@ -85,7 +88,12 @@ def override(key: str, value: str | None) -> str:
     return f"{key}={json.dumps(value, ensure_ascii=False)}"
 
 
-def start(config: str, overrides: list[str] | None, dry_run: bool, verbose: bool) -> Config:
+def start(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+    verbose: Verbose = False,
+) -> Config:
     """Read the config; with ``--dry-run`` print the plan and leave."""
     start_logging(verbose)
     settings = load_config(config, overrides or ())
@@ -93,6 +101,25 @@ def start(config: str, overrides: list[str] | None, dry_run: bool, verbose: bool
         _print_plan(settings)
         raise typer.Exit
     return settings
+
+
+def config_command(function: Callable[..., None]) -> Callable[..., None]:
+    """Register a command that reads a config.
+
+    The function gets the settings and options of its own; the command has those of `start` beside
+    them. With ``--dry-run`` the function is not called.
+    """
+
+    @functools.wraps(function)
+    def command(*, config: str, overrides: list[str] | None, dry_run: bool, verbose: bool,
+                **own: object) -> None:  # fmt: skip
+        function(start(config, overrides, dry_run, verbose), **own)
+
+    _, *own = inspect.signature(function, eval_str=True).parameters.values()
+    config, *common = inspect.signature(start, eval_str=True).parameters.values()
+    options = [p.replace(kind=p.KEYWORD_ONLY) for p in (config, *own, *common)]
+    command.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
+    return app.command()(command)
 
 
 def access_settings(output: str, overrides: list[str] | None, command: str) -> Config:

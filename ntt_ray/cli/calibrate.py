@@ -8,8 +8,9 @@ import typer
 from rich.table import Table
 
 from ntt_ray import storage
-from ntt_ray.cli.app import ConfigPath, DryRun, Overrides, Verbose, app, console, say, shown, start
+from ntt_ray.cli.app import config_command, console, say, shown
 from ntt_ray.cli.progress import counter
+from ntt_ray.config import Config
 from ntt_ray.run.layout import CALIBRATION_FILE, CALIBRATION_PAGE
 
 if TYPE_CHECKING:
@@ -19,10 +20,9 @@ if TYPE_CHECKING:
 MAX_NAMED = 8
 
 
-@app.command()
+@config_command
 def calibrate(
-    config: ConfigPath,
-    overrides: Overrides = None,
+    settings: Config,
     precision: Annotated[
         float | None,
         typer.Option(
@@ -35,8 +35,6 @@ def calibrate(
             "--complete", help="Say that every object in the reference images is annotated."
         ),
     ] = False,
-    dry_run: DryRun = False,
-    verbose: Verbose = False,
 ) -> None:
     """Choose a score threshold for each class from the references: OUTPUT/calibration.json.
 
@@ -46,7 +44,6 @@ def calibrate(
 
     Example: ntt-ray calibrate birds.yaml --precision 0.9
     """
-    settings = start(config, overrides, dry_run, verbose)
     from ntt_ray.calibrate.job import calibrate_run
     from ntt_ray.calibrate.thresholds import MIN_IMAGES
 

@@ -8,18 +8,18 @@ import typer
 from rich.filesize import decimal
 from rich.table import Table
 
-from ntt_ray.cli.app import ConfigPath, DryRun, Overrides, Verbose, app, console, say, start
+from ntt_ray.cli.app import config_command, console, say
 from ntt_ray.cli.progress import Reporter
+from ntt_ray.config import Config
 from ntt_ray.run.layout import REPORT_PAGE
 
 if TYPE_CHECKING:
     from ntt_ray.plan.estimate import Estimate
 
 
-@app.command()
+@config_command
 def plan(
-    config: ConfigPath,
-    overrides: Overrides = None,
+    settings: Config,
     sample: Annotated[int, typer.Option("--sample", min=1, help="How many images to label.")] = 50,
     seed: Annotated[int, typer.Option("--seed", help="The same seed takes the same images.")] = 0,
     price: Annotated[
@@ -30,8 +30,6 @@ def plan(
             help="Price of an hour of one GPU, or of one core where there is none.",
         ),
     ] = None,
-    dry_run: DryRun = False,
-    verbose: Verbose = False,
 ) -> None:
     """Label a seeded sample and state time, size and cost of the whole run.
 
@@ -40,7 +38,6 @@ def plan(
 
     Example: ntt-ray plan birds.yaml --sample 50 --price 3.90
     """
-    settings = start(config, overrides, dry_run, verbose)
     from ntt_ray.plan.estimate import estimate_run
 
     with Reporter() as reporter:

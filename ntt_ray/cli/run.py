@@ -10,18 +10,7 @@ import typer
 from rich.table import Table
 
 from ntt_ray import storage
-from ntt_ray.cli.app import (
-    ConfigPath,
-    DryRun,
-    Overrides,
-    Verbose,
-    app,
-    console,
-    say,
-    shown,
-    start,
-    start_logging,
-)
+from ntt_ray.cli.app import Verbose, app, config_command, console, say, shown, start_logging
 from ntt_ray.cli.progress import MergeReporter, Reporter
 from ntt_ray.config import Config, load_config
 from ntt_ray.run.layout import COCO_FILE, REPORT_PAGE
@@ -36,15 +25,9 @@ Partial = Annotated[
 ]
 
 
-@app.command()
-def run(
-    config: ConfigPath,
-    overrides: Overrides = None,
-    dry_run: DryRun = False,
-    verbose: Verbose = False,
-) -> None:
+@config_command
+def run(settings: Config) -> None:
     """Do everything: build the bank, label, merge, evaluate if ground_truth is given, report."""
-    settings = start(config, overrides, dry_run, verbose)
     _finish(settings, run_steps(settings)[0])
 
 
@@ -67,15 +50,9 @@ def demo(
     _finish(settings, counts)
 
 
-@app.command()
-def label(
-    config: ConfigPath,
-    overrides: Overrides = None,
-    dry_run: DryRun = False,
-    verbose: Verbose = False,
-) -> None:
+@config_command
+def label(settings: Config) -> None:
     """Label every image that has no labels yet; build the bank first if it is not there."""
-    settings = start(config, overrides, dry_run, verbose)
     _label(settings)
     from ntt_ray.run.status import check_labelled
     from ntt_ray.storage import Storage
@@ -84,40 +61,21 @@ def label(
     check_labelled(settings.output, settings.job.max_failed_fraction, store)
 
 
-@app.command()
-def merge(
-    config: ConfigPath,
-    overrides: Overrides = None,
-    dry_run: DryRun = False,
-    verbose: Verbose = False,
-    partial: Partial = False,
-) -> None:
+@config_command
+def merge(settings: Config, partial: Partial = False) -> None:
     """Merge the shards of a run into its COCO files."""
-    settings = start(config, overrides, dry_run, verbose)
     _finish(settings, _merge(settings, partial=partial))
 
 
-@app.command()
-def evaluate(
-    config: ConfigPath,
-    overrides: Overrides = None,
-    dry_run: DryRun = False,
-    verbose: Verbose = False,
-) -> None:
+@config_command
+def evaluate(settings: Config) -> None:
     """Compare a merged run with its ground_truth and write metrics.json."""
-    settings = start(config, overrides, dry_run, verbose)
     _evaluate(settings)
 
 
-@app.command()
-def report(
-    config: ConfigPath,
-    overrides: Overrides = None,
-    dry_run: DryRun = False,
-    verbose: Verbose = False,
-) -> None:
+@config_command
+def report(settings: Config) -> None:
     """Write report.html and report.json of a run, finished or not."""
-    settings = start(config, overrides, dry_run, verbose)
     _report(settings)
 
 
