@@ -30,7 +30,7 @@ test: $(STAMP)
 
 # What needs neither Ray nor a browser, breaks nothing on purpose and is not marked slow.
 test-fast: $(STAMP)
-	$(PYTEST) -m "not ray and not slow and not faults and not browser"
+	NTT_RAY_FUZZ=10 $(PYTEST) -m "not ray and not slow and not faults and not browser"
 
 # The tools that read merged files, each on each file: docs/outputs.md. Their environment sees the
 # packages of the main one behind its own, so torch is not installed twice; eight at a time fetch

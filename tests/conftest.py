@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tests.faults.drivers import Undisturbed
 
 # files with such tests come first, so that processes which share the files end together
-LONGEST_FIRST = ("faults", "slow", "ray")
+LONGEST_FIRST = ("faults", "ray", "slow")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

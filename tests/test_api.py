@@ -28,6 +28,7 @@ def test_importing_the_package_imports_nothing_else():
     assert {"numpy", "pydantic", "fsspec", "torch", "ray"}.isdisjoint(eval(done.stdout))
 
 
+@pytest.mark.slow
 def test_nothing_here_needs_ray():
     names = ["api", "bank.task", "models.spec", "run.loading", "run.record", "run.shard"]
     modules = ", ".join(f"ntt_ray.{name}" for name in names)

@@ -1,6 +1,7 @@
 """Which module may import what: data and imports flow downwards only."""
 
 import ast
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -90,6 +91,7 @@ HOMES = {
 }
 
 
+@functools.cache
 def _imports(path: Path, *, top_level_only: bool = False) -> set[str]:
     tree = ast.parse(path.read_text())
     nodes = tree.body if top_level_only else list(ast.walk(tree))
@@ -117,6 +119,7 @@ def _room(module: str) -> str | None:
     return max(rooms, key=len) if rooms else None
 
 
+@functools.cache
 def _modules() -> dict[str, Path]:
     return {
         ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
@@ -179,6 +182,7 @@ def test_fetch_and_write_processes_start_without_torch_or_ray():
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_the_driver_of_a_run_does_without_torch():
     """It would take three seconds at the start, and 650 MB for as long as the run takes."""
     rooms = ("run.label", "run.status", "merge.job", "evaluate.job", "report.job")

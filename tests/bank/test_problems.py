@@ -26,6 +26,7 @@ def _mislabelled(features: list[np.ndarray], a: int, b: int) -> list[np.ndarray]
     return changed
 
 
+@pytest.mark.slow
 def test_two_mislabelled_of_ten_are_named(features):
     """Every pair of classes: all 60 are named, and hardly any other reference.
 
@@ -46,6 +47,7 @@ def test_two_mislabelled_of_ten_are_named(features):
     assert false <= 0.02 * others
 
 
+@pytest.mark.slow
 def test_a_clean_bank_accuses_hardly_anyone(features):
     """Of 240 clean references (three other seeds) 2 look mislabelled, 2 weak, none doubled."""
     found = find(features)
@@ -56,6 +58,7 @@ def test_a_clean_bank_accuses_hardly_anyone(features):
     assert found.untold == ()
 
 
+@pytest.mark.slow
 def test_a_reference_of_no_class_of_the_bank_is_weak(features):
     """An object of a class that the bank lacks (155 of 168 over three other seeds)."""
     named = 0
@@ -67,6 +70,7 @@ def test_a_reference_of_no_class_of_the_bank_is_weak(features):
     assert named >= 4
 
 
+@pytest.mark.slow
 def test_copies_are_doubled(features):
     changed = list(features)
     # the same object, as a stored and compressed copy gives it: 0.0003 of cosine distance
@@ -119,6 +123,7 @@ def test_identical_references_accuse_nobody():
     assert len(found.duplicates) == 10 + 6
 
 
+@pytest.mark.slow
 def test_the_report_names_two_mislabelled_of_ten(features, tmp_path):
     """What `find` knows reaches people: class, number in the bank, and what it looks like."""
     named = list(FAMILIES)

@@ -29,6 +29,7 @@ def config_file(golden_config, tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_help_names_every_command():
     done = start_command("--help")
     assert done.returncode == 0
@@ -37,6 +38,7 @@ def test_help_names_every_command():
     assert start_command("--version").stdout.startswith("ntt-ray ")
 
 
+@pytest.mark.slow
 def test_dry_run_checks_and_starts_nothing(config_file, golden_config):
     done = start_command("run", str(config_file), "--dry-run")
     assert done.returncode == 0, done.stderr

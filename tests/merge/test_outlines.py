@@ -86,6 +86,7 @@ def _outside(start, end, pixels):
     return not pixels[along[:, 1], along[:, 0]].all()
 
 
+@pytest.mark.slow
 @given(st.integers(0, 2**32 - 1))
 @settings(deadline=None, max_examples=5)
 def test_a_noisy_mask_with_thousands_of_holes(seed):

@@ -55,6 +55,7 @@ def test_the_bytes_of_the_plain_writer(run, thresholds, images_per_file):
     assert _contents(output, names) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("fragment_bytes", "batch_rows"), [(1, 512), (5000, 3), (10**9, 1)])
 def test_the_size_of_fragments_does_not_show(run, monkeypatch, fragment_bytes, batch_rows):
     output, ids = run

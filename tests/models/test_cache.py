@@ -102,6 +102,7 @@ def test_bundled_weights_are_not_copied(folder):
     assert not folder.exists()
 
 
+@pytest.mark.slow
 def test_processes_that_race_download_once(folder):
     with web_file("model.pth", DATA) as web:
         processes = [_process(web.url) for _ in range(5)]

@@ -68,6 +68,7 @@ def _similarity(bank: MemoryBank, means) -> torch.Tensor:
     return similarities(features, *bank.targets())
 
 
+@pytest.mark.slow
 def test_negatives_lower_what_looks_like_the_class_and_little_else():
     """Drawn flashes are taken for flowers where the bank has no class for them."""
     means = family_means()

@@ -62,6 +62,7 @@ def shots_of(references):
     return Counter(r.category_id for r in references.references)
 
 
+@pytest.mark.slow
 def test_coco_novel(tmp_path):
     write_coco(tmp_path / "coco")
     measured, recorder = run("coco-novel", tmp_path / "coco", tmp_path / "out", seeds=(33, 34))
@@ -236,6 +237,7 @@ def test_lvis_classes_without_a_valid_object_take_what_there_is(tmp_path):
     assert shots_of(recorder.configs[0][1]) == {10: 2, 20: 2, 30: 2}  # 40 cannot define a class
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", DATA_SETS)
 def test_cd_fsod(tmp_path, part):
     write_cd_fsod(tmp_path / "cd", part)

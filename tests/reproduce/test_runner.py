@@ -97,6 +97,7 @@ def made_up_runs(monkeypatch, *found):
     monkeypatch.setattr(reproducing, "_run", run)
 
 
+@pytest.mark.slow
 def test_several_seeds_are_averaged(tmp_path, monkeypatch):
     write_coco(tmp_path / "data")
     made_up_runs(monkeypatch, (0.2, 0.24), (0.3, 0.26))
@@ -112,6 +113,7 @@ def test_several_seeds_are_averaged(tmp_path, monkeypatch):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_what_is_known_is_written_however_the_next_run_ends(tmp_path, monkeypatch):
     write_coco(tmp_path / "data")
     made_up_runs(monkeypatch, (0.2, 0.24), RunIncompleteError("1 of 3 images failed"))

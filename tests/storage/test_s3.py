@@ -61,6 +61,7 @@ def test_odd_names(s3, prefix, name):
     assert files.list_files(prefix) == []
 
 
+@pytest.mark.faults
 def test_a_long_listing_comes_in_pages_and_says_how_far_it_is(s3, prefix, caplog, monkeypatch):
     files = s3.storage()
     with ThreadPoolExecutor(16) as pool:
@@ -78,6 +79,7 @@ def test_a_long_listing_comes_in_pages_and_says_how_far_it_is(s3, prefix, caplog
     assert "1000 files so far, 1000 to take" in caplog.text
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("fault", ["error", "busy", "reset", "cut", "deaf", "short", "stall"])
 def test_each_fault_is_tried_again(s3, prefix, fault, tmp_path):
     hostility = Hostility((fault,), rate=1.0, times=1)
@@ -96,6 +98,7 @@ def test_each_fault_is_tried_again(s3, prefix, fault, tmp_path):
     assert s3.storage().read_bytes(f"{prefix}/y.bin") == DATA
 
 
+@pytest.mark.faults
 def test_a_write_that_is_never_finished_leaves_what_was_there(s3, prefix):
     s3.storage().publish_bytes(f"{prefix}/old.bin", b"old")
     with hostile_proxy(s3.endpoint, Hostility(("cut",), rate=1.0, only="^PUT")) as proxy:
@@ -108,6 +111,7 @@ def test_a_write_that_is_never_finished_leaves_what_was_there(s3, prefix):
     assert s3.storage().read_bytes(f"{prefix}/old.bin") == b"old"
 
 
+@pytest.mark.faults
 def test_a_body_that_always_ends_early_is_an_error_not_data(s3, prefix):
     s3.storage().publish_bytes(f"{prefix}/x.bin", DATA)
     with hostile_proxy(s3.endpoint, Hostility(("short",), rate=1.0, only="^GET")) as proxy:
@@ -127,6 +131,7 @@ def test_one_writer_creates_an_object(s3, prefix):
     assert files.read_bytes(f"{prefix}/y.bin") == b"%d" % won.index(True)
 
 
+@pytest.mark.faults
 def test_what_is_missing_or_refused_is_asked_for_once(s3, prefix):
     with hostile_proxy(s3.endpoint, Hostility(rate=0.0)) as proxy:
         files = s3.storage(endpoint=proxy.endpoint)
@@ -139,6 +144,7 @@ def test_what_is_missing_or_refused_is_asked_for_once(s3, prefix):
         assert proxy.happened() == {"requests": 3}
 
 
+@pytest.mark.faults
 def test_reads_run_at_the_same_time(s3, prefix):
     """16 reads, each kept for a while, through the one event loop of s3fs."""
     files = s3.storage()

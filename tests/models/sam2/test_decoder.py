@@ -224,6 +224,7 @@ def test_the_threshold_is_strict_and_none_is_fine(low_rank):
     assert torch.equal(best.predicted_iou, everything.predicted_iou.max()[None])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("low_rank", [True, False])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_16_bits_are_as_close_as_the_stock_decoder_in_16_bits(golden, low_rank, dtype):
