@@ -6,7 +6,6 @@ records of `settings`, which the method takes as they are; the method never sees
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from pydantic import (
 )
 
 from ntt_ray import storage
-from ntt_ray.errors import ConfigError
+from ntt_ray.errors import ConfigError, did_you_mean
 from ntt_ray.settings import DecodeSettings, MethodSettings, Settings, Share
 from ntt_ray.yaml_input import MAX_BYTES, MAX_DEPTH, parse_yaml, plain_problems
 
@@ -332,9 +331,8 @@ def _problem(error: Any) -> str:
     path = ".".join(location) or "config"
     if unknown:
         known = _known_keys(location[:-1])
-        near = difflib.get_close_matches(location[-1], known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"
-        return f"{path}: unknown key; {hint}"
+        hint = did_you_mean(location[-1], known, f"known keys: {', '.join(known)}", str)
+        return f"{path}: unknown key{hint}"
     if error["type"] == "missing":
         return f"{path}: is needed and missing"
     message = str(error["msg"]).removeprefix("Value error, ").partition(" or instance of ")[0]
@@ -364,8 +362,7 @@ def _known_keys(location: Sequence[str]) -> list[str]:
 
 def _check_name(name: str, known: Sequence[str]) -> None:
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = did_you_mean(name, known, shown=str)
         raise ValueError(f".name: {name!r} is not one of {', '.join(known)}{hint}")
 
 

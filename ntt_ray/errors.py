@@ -6,8 +6,9 @@ raised is a bug of ours and keeps its traceback.
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 
 class NttRayError(Exception):
@@ -113,3 +114,12 @@ def reason_of(error: str) -> str:
     for pattern, replacement in _VARYING:
         error = pattern.sub(replacement, error)
     return error[:REASON_LIMIT].strip() or "no reason given"
+
+
+def did_you_mean(
+    name: str, known: Iterable[str], otherwise: str = "", shown: Callable[[str], str] = repr
+) -> str:
+    """The end of a message on an unknown name: the known one most like it, or else `otherwise`."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    hint = f"did you mean {shown(near[0])}?" if near else otherwise
+    return hint and f"; {hint}"

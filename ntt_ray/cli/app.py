@@ -144,7 +144,7 @@ def _print_plan(settings: Config) -> None:
     plan = make_plan(settings)
     say(
         f"{plan.images} images in {plan.units} units, {plan.units_done} of them done; "
-        f"{len(plan.classes)} classes: {', '.join(plan.classes)}",
+        f"{len(plan.classes)} classes: {', '.join(plan.classes)}"
     )
     say(f"output: {settings.output}; nothing was started (--dry-run)")
 

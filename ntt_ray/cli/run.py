@@ -133,7 +133,7 @@ def _finish(settings: Config, counts: MergeCounts) -> None:
     say(
         f"{counts.images} images: {counts.ok} with objects, {counts.empty} without, "
         f"{counts.failed} failed; {counts.detections} detections, {counts.annotations} in "
-        f"{COCO_FILE} (score >= {settings.merge.min_score:g}{calibrated})",
+        f"{COCO_FILE} (score >= {settings.merge.min_score:g}{calibrated})"
     )
     check_complete(settings, counts)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import Annotated
 
 import typer
@@ -11,7 +10,7 @@ import typer
 from ntt_ray import storage
 from ntt_ray.cli.app import Overrides, Verbose, app, say, start_logging
 from ntt_ray.config import Config, load_config
-from ntt_ray.errors import InputError
+from ntt_ray.errors import InputError, did_you_mean
 from ntt_ray.models.published import BUNDLED, PUBLISHED, PublishedFile
 from ntt_ray.storage import Storage
 
@@ -111,8 +110,7 @@ def _check_name(name: str) -> None:
     if name in BUNDLED:
         raise InputError(f"{name}: comes with the package, there is nothing to fetch")
     if name not in PUBLISHED:
-        near = get_close_matches(name, PUBLISHED, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = did_you_mean(name, PUBLISHED, shown=str)
         raise InputError(
             f"{name}: no published model of that name, and not a .yaml file{hint} "
             "`ntt-ray weights list` shows them"

@@ -17,8 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ntt_ray import storage
-from ntt_ray.errors import InputError
-from ntt_ray.merge.classes import hint
+from ntt_ray.errors import InputError, did_you_mean
 from ntt_ray.merge.thresholds import Thresholds
 from ntt_ray.records import ClassLabel
 
@@ -102,7 +101,7 @@ def calibrated(
     listed = Calibration.parse(content, uri).thresholds
     names = {label.name for label in classes}
     if problems := [
-        f"thresholds.{name}: the run has no such class{hint(name, names)}"
+        f"thresholds.{name}: the run has no such class{did_you_mean(name, names)}"
         for name in listed
         if name not in names
     ]:

@@ -6,11 +6,10 @@ one of several. Ids stay the user's. It does not know files.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ntt_ray.errors import InputError
+from ntt_ray.errors import InputError, did_you_mean
 from ntt_ray.records import ClassLabel
 
 
@@ -29,9 +28,7 @@ class ClassChoice:
 
 
 def choose_classes(
-    classes: Sequence[ClassLabel],
-    names: Sequence[str] | None,
-    new_names: Mapping[str, str],
+    classes: Sequence[ClassLabel], names: Sequence[str] | None, new_names: Mapping[str, str]
 ) -> ClassChoice:
     """Choose and rename classes.
 
@@ -62,10 +59,4 @@ def choose_classes(
 def _check_known(names: Iterable[str], known: Sequence[str], key: str, why: str) -> None:
     for name in names:
         if name not in known:
-            raise InputError(f"{key}: {name}: {why}{hint(name, known)}")
-
-
-def hint(name: str, known: Iterable[str]) -> str:
-    """The end of a message on an unknown name: the known one that is like it, if any."""
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
+            raise InputError(f"{key}: {name}: {why}{did_you_mean(name, known)}")

@@ -83,9 +83,9 @@ def write_image_files(merge: Merge, render: Render) -> Published:
     with closing(merge.mapper(work, fragments)) as results:
         for fragment, (published, loss) in zip(fragments, results, strict=True):
             done, files = done + fragment.items, files + published
-            losses += [] if loss is None else [loss]
+            losses.append(loss)
             merge.progress(done, merge.layout.rows)
-    return files, sum(losses, Loss()) if losses else None
+    return files, Loss.total(losses)
 
 
 def publish_fragment(fragment: Fragment, source: Source, render: Render) -> Published:
@@ -99,8 +99,8 @@ def publish_fragment(fragment: Fragment, source: Source, render: Render) -> Publ
         files = map(render, _labelled_images(fragment, source))
         while some := list(islice(files, _AT_ONCE)):
             published = sum(pool.map(publish, some), published)
-            losses += [file.loss for file in some if file.loss is not None]
-    return published, sum(losses, Loss()) if losses else None
+            losses += [file.loss for file in some]
+    return published, Loss.total(losses)
 
 
 def path_below(folder: str, file_name: str) -> str:

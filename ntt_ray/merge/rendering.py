@@ -56,6 +56,12 @@ class Loss:
         )
 
     @classmethod
+    def total(cls, losses: Iterable[Loss | None]) -> Loss | None:
+        """The loss of all that lost anything; None where the format holds all masks as they are."""
+        known = [loss for loss in losses if loss is not None]
+        return sum(known, cls()) if known else None
+
+    @classmethod
     def of(cls, ious: Sequence[float]) -> Loss:
         """The loss of some instances."""
         lost = sum(1.0 - iou for iou in ious)
@@ -202,14 +208,14 @@ def publish_files(merge: Merge, files: Sequence[TextFile]) -> Written:
         for fragment in section.fragments
     ]
     total, done = sum(piece.fragment.items for piece in pieces), 0
-    losses: list[Loss] = []
+    losses: list[Loss | None] = []
 
     def in_order(rendered: Iterator[Rendered]) -> Iterator[list[memoryview]]:
         nonlocal done
         for piece, (buffers, loss) in zip(pieces, rendered, strict=True):
             done += piece.fragment.items
             merge.progress(done, total)
-            losses.extend([] if loss is None else [loss])
+            losses.append(loss)
             yield [memoryview(buffer) for buffer in buffers]
 
     source, digests = merge.source, {}
@@ -220,7 +226,7 @@ def publish_files(merge: Merge, files: Sequence[TextFile]) -> Written:
             uri = storage.join(source.output, file.name)
             source.store.publish_stream(uri, stream.through(_chunks(file, texts)))
             digests[file.name] = stream.digest()
-    return Written(digests, loss=sum(losses, Loss()) if losses else None)
+    return Written(digests, loss=Loss.total(losses))
 
 
 def render_piece(piece: Piece, source: Source) -> Rendered:
@@ -229,16 +235,15 @@ def render_piece(piece: Piece, source: Source) -> Rendered:
     Raises:
         InputError: a shard is missing or damaged; it is named.
     """
-    buffers, next_id, loss = [], piece.fragment.first_id, None
+    buffers, next_id, losses = [], piece.fragment.first_id, []
     for part in piece.fragment.slices:
         with naming_shard(part.shard_id):
             for rows in iter_rows(part, piece.columns, source):
                 texts = piece.render(rows, source.thresholds, next_id)
                 next_id += len(texts.items)
                 buffers.append(_bytes_of(texts.items))
-                if texts.loss is not None:
-                    loss = texts.loss + (loss or Loss())
-    return buffers, loss
+                losses.append(texts.loss)
+    return buffers, Loss.total(losses)
 
 
 def iter_rows(part: Slice, columns: Sequence[str], source: Source) -> Iterator[pa.RecordBatch]:

@@ -35,11 +35,7 @@ def merged_scores(
 
 
 def decayed_scores(
-    scores: Tensor,
-    labels: Tensor,
-    features: Tensor,
-    shares: Shares,
-    wanted: int | None = None,
+    scores: Tensor, labels: Tensor, features: Tensor, shares: Shares, wanted: int | None = None
 ) -> Tensor:
     """Scores after soft merging (METHOD 34), worked out only where they can matter.
 

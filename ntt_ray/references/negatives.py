@@ -10,12 +10,11 @@ same scores, and the mask AP of flower rose from 0.719 to 0.744.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from typing import Any
 
 from ntt_ray.coco_input import Annotation, Category, CocoFile
-from ntt_ray.errors import ReferencesError
+from ntt_ray.errors import ReferencesError, did_you_mean
 from ntt_ray.records import ClassLabel, ReferenceSet
 
 
@@ -33,10 +32,9 @@ def negatives_of(negatives: ReferenceSet, classes: Sequence[ClassLabel]) -> Refe
     problems = []
     for label in negatives.classes:
         if label.name not in ids:
-            near = difflib.get_close_matches(label.name, ids, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(ids))}"
+            hint = did_you_mean(label.name, ids, f"known: {', '.join(sorted(ids))}")
             problems.append(
-                f"class {label.name!r} is not among the classes of the references; {hint}. "
+                f"class {label.name!r} is not among the classes of the references{hint}. "
                 "Name the wanted ones in references.negatives.classes"
             )
     if problems:

@@ -6,7 +6,6 @@ they fit together. Masks are looked at by `dataset`.
 
 from __future__ import annotations
 
-import difflib
 import logging
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from ntt_ray.coco_input import Annotation, Category, CocoFile, Image, Item, Items, Key, Problem
-from ntt_ray.errors import ReferencesError
+from ntt_ray.errors import ReferencesError, did_you_mean
 from ntt_ray.records import ClassLabel
 from ntt_ray.references.sample import Profile, sample_annotations, sample_plainly
 
@@ -153,9 +152,8 @@ def _selected_classes(
     known = [label.name for label in every]
     for name in classes or ():
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
-            problems.append(f"references.classes: unknown class {name!r}; {hint}")
+            hint = did_you_mean(name, known, f"known: {', '.join(sorted(known))}")
+            problems.append(f"references.classes: unknown class {name!r}{hint}")
     for name, count in Counter(label.name for label in labels).items():
         if count > 1:
             problems.append(f"categories: the name {name!r} is used {count} times")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from types import MappingProxyType
 
-from ntt_ray.errors import InputError
+from ntt_ray.errors import InputError, did_you_mean
 from ntt_ray.reproduce.cd_fsod import CD_FSOD
 from ntt_ray.reproduce.coco import COCO_20I, COCO_NOVEL
 from ntt_ray.reproduce.declaration import Part, Protocol
@@ -24,7 +23,8 @@ def find_protocol(name: str) -> Protocol:
         InputError: there is none.
     """
     if name not in PROTOCOLS:
-        raise InputError(f"unknown protocol {name!r}; {_hint(name, list(PROTOCOLS))}")
+        hint = did_you_mean(name, PROTOCOLS, f"there are {', '.join(PROTOCOLS)}")
+        raise InputError(f"unknown protocol {name!r}{hint}")
     return PROTOCOLS[name]
 
 
@@ -37,10 +37,6 @@ def find_parts(protocol: Protocol, names: list[str]) -> tuple[Part, ...]:
     known = {part.name: part for part in protocol.parts}
     for name in names:
         if name not in known:
-            raise InputError(f"{protocol.name} has no part {name!r}; {_hint(name, list(known))}")
+            hint = did_you_mean(name, known, f"there are {', '.join(known)}")
+            raise InputError(f"{protocol.name} has no part {name!r}{hint}")
     return tuple(known[name] for name in names) or protocol.parts
-
-
-def _hint(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"

@@ -44,7 +44,7 @@ class Row:
     ours: float | None
     deviation: float | None
     seeds: int
-    published: float | None
+    published: float | None = None
     note: str = ""
     comparable: bool = False
     tolerance: float | None = None
@@ -118,15 +118,9 @@ def _rows(
     for figure in protocol.figures:
         values = _by_seed(measured, figure.name)
         known = _published(protocol, figure.name, shots, len(values)) if with_published else None
-        row = Row(
-            part=part,
-            shots=shots,
-            figure=figure.name,
-            ours=fmean(values) if values else None,
-            deviation=stdev(values) if len(values) > 1 else None,
-            seeds=len(values),
-            published=None,
-        )
+        ours = fmean(values) if values else None
+        deviation = stdev(values) if len(values) > 1 else None
+        row = Row(part, shots, figure.name, ours, deviation, seeds=len(values))
         rows.append(row if known is None else _beside(row, known, protocol, measured))
     return rows
 

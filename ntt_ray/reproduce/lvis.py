@@ -14,15 +14,7 @@ from typing import Any
 from ntt_ray.errors import InputError
 from ntt_ray.reproduce.coco import IMAGES_FROM
 from ntt_ray.reproduce.coco_files import find_needed, load_coco
-from ntt_ray.reproduce.declaration import (
-    BOX_AP,
-    MASK_AP,
-    DataSet,
-    Figure,
-    Needed,
-    Part,
-    Protocol,
-)
+from ntt_ray.reproduce.declaration import BOX_AP, MASK_AP, DataSet, Figure, Needed, Part, Protocol
 from ntt_ray.storage import Storage
 
 _ARCHIVES = "https://dl.fbaipublicfiles.com/LVIS"

@@ -29,11 +29,7 @@ UNITS_IN_FLIGHT = 2  # per actor: the next unit is fetched while this one is lab
 
 
 def label_units(
-    job: LabelJob,
-    shard_ids: Sequence[int],
-    bank: bytes,
-    resources: Resources,
-    images_per_unit: int,
+    job: LabelJob, shard_ids: Sequence[int], bank: bytes, resources: Resources, images_per_unit: int
 ) -> Iterator[UnitDone]:
     """Label units and publish their shards; yields each as it is done, in any order.
 

@@ -17,15 +17,7 @@ import pyarrow as pa
 from ntt_ray.merge.fragments import FOUND, IMAGES, KEPT
 from ntt_ray.merge.instances import annotation_columns, flat_instances
 from ntt_ray.merge.json_text import BETWEEN, annotation_texts, image_texts, result_texts
-from ntt_ray.merge.rendering import (
-    Merge,
-    Render,
-    Section,
-    TextFile,
-    Texts,
-    Written,
-    publish_files,
-)
+from ntt_ray.merge.rendering import Merge, Render, Section, TextFile, Texts, Written, publish_files
 from ntt_ray.merge.thresholds import Thresholds
 from ntt_ray.records import ClassLabel
 from ntt_ray.run.layout import COCO_FILE, RESULTS_FILE, split_names, split_pattern

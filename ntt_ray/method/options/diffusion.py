@@ -18,11 +18,7 @@ from ntt_ray.settings import DiffusionSettings
 
 
 def diffused_scores(
-    scores: Tensor,
-    labels: Tensor,
-    features: Tensor,
-    shares: Shares,
-    settings: DiffusionSettings,
+    scores: Tensor, labels: Tensor, features: Tensor, shares: Shares, settings: DiffusionSettings
 ) -> Tensor:
     """Scores after graph diffusion: ``score * (1 - covered) ** power``.
 

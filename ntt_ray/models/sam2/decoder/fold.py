@@ -192,10 +192,7 @@ def fold_decoder(model: Any, points: Tensor, dtype: torch.dtype) -> DecoderWeigh
         queries=store(queries),
         tokens_query=store(split_heads(tokens_query, store.heads)),
         tokens_out=store.output(cross_1, torch.zeros_like(shift_1)),
-        layers=(
-            _fold_layer(one, None, pe, store),
-            _fold_layer(two, one.norm4, pe, store),
-        ),
+        layers=(_fold_layer(one, None, pe, store), _fold_layer(two, one.norm4, pe, store)),
         image_scale=store(scale_1),
         self_attention=tuple(
             store.linear(m) for m in (self_2.q_proj, self_2.k_proj, self_2.v_proj, self_2.out_proj)
