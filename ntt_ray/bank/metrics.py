@@ -22,9 +22,7 @@ SAME_REGION_IOU = 0.5  # of two references in one image: the same object annotat
 
 
 def bank_metrics(
-    bank: BankFile,
-    known: Sequence[Reference | None],
-    known_negatives: Sequence[Reference | None],
+    bank: BankFile, known: Sequence[Reference | None], known_negatives: Sequence[Reference | None]
 ) -> dict[str, Any]:
     """The content of ``bank.json``.
 

@@ -149,10 +149,7 @@ def render_file(coco: Mapping[str, Any], image_root: str, store: Storage) -> str
 
 
 def _rendered(
-    annotation: Mapping[str, Any],
-    image: Mapping[str, Any],
-    data: bytes | None,
-    problem: str | None,
+    annotation: Mapping[str, Any], image: Mapping[str, Any], data: bytes | None, problem: str | None
 ) -> ReferenceView:
     """A reference's picture; ValueError or ImageError says why there is none."""
     if data is None:

@@ -59,10 +59,7 @@ def sample_annotations(
 
 
 def sample_plainly(
-    annotations: Sequence[Annotation],
-    category_ids: Collection[int],
-    shots: int,
-    seed: int,
+    annotations: Sequence[Annotation], category_ids: Collection[int], shots: int, seed: int
 ) -> tuple[dict[int, list[int]], list[int]]:
     """Sample `shots` annotations per class without rules on size; see `sample_annotations`."""
     by_category: dict[int, list[Annotation]] = {i: [] for i in sorted(category_ids)}

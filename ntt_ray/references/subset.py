@@ -17,12 +17,7 @@ from ntt_ray.yaml_input import is_unicode
 
 
 def sampled_coco(
-    coco: CocoFile,
-    *,
-    classes: Sequence[str] | None,
-    shots: int,
-    seed: int,
-    profile: Profile,
+    coco: CocoFile, *, classes: Sequence[str] | None, shots: int, seed: int, profile: Profile
 ) -> dict[str, Any]:
     """Sample references and keep just them.
 
@@ -51,10 +46,7 @@ def sampled_coco(
 
 
 def subset_coco(
-    coco: Any,
-    choice: Choice,
-    annotations: Sequence[Mapping[str, Any]],
-    info: Mapping[str, Any],
+    coco: Any, choice: Choice, annotations: Sequence[Mapping[str, Any]], info: Mapping[str, Any]
 ) -> dict[str, Any]:
     """A COCO file of the chosen annotations, in the order of the file they come from.
 
