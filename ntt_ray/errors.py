@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 
 class NttRayError(Exception):
@@ -38,6 +39,15 @@ class ProblemListError(NttRayError):
     def __reduce__(self) -> tuple[type[ProblemListError], tuple[str, tuple[str, ...]]]:
         """Rebuild from the two arguments, so that it survives the way between processes."""
         return (type(self), (self.title, self.problems))
+
+
+@contextmanager
+def noted(problems: list[str], name: str, *kinds: type[Exception]) -> Iterator[None]:
+    """Add an error of these kinds to the problems, under the name of what has it, and go on."""
+    try:
+        yield
+    except kinds as error:
+        problems.append(f"{name}: {error}")
 
 
 class ConfigError(ProblemListError):

@@ -137,10 +137,6 @@ class BankFile:
             raise InputError(f"{source}: not a usable memory bank ({error})") from None
         return read
 
-    def features(self) -> list[Floats]:
-        """The mean features of each class's references, ``(its shots, dim)``."""
-        return self.references.rows()
-
     def negative_features(self) -> list[Floats]:
         """The mean features of each class's negatives, ``(count, dim)``; maybe none."""
         if self.negatives is None:

@@ -40,9 +40,11 @@ class BankInputs:
     base: BankFile | None
     surroundings: tuple[Surroundings, ...] = ()
 
-    def in_bank(self) -> ReferenceSet:
-        """The references under the category ids of the bank that they make."""
-        return self.references.renumbered({c.name: c.category_id for c in self.classes()})
+    def in_bank(self) -> tuple[ReferenceSet, ReferenceSet | None]:
+        """References and negatives under the category ids of the bank that they make."""
+        ids = {label.name: label.category_id for label in self.classes()}
+        negatives = None if self.negatives is None else self.negatives.renumbered(ids)
+        return self.references.renumbered(ids), negatives
 
     def classes(self) -> tuple[ClassLabel, ...]:
         """The classes of the bank that they make."""

@@ -61,14 +61,8 @@ def build(
 
 def examples_of(inputs: BankInputs, built: BuiltBank, context_ratio: float) -> BankExamples:
     """The references of this config under the category ids of its bank."""
-    ids = {label.name: label.category_id for label in inputs.classes()}
-    negatives = inputs.negatives
-    return BankExamples(
-        references=inputs.in_bank(),
-        negatives=None if negatives is None else negatives.renumbered(ids),
-        colours=built.colours,
-        context_ratio=context_ratio,
-    )
+    references, negatives = inputs.in_bank()
+    return BankExamples(references, negatives, built.colours, context_ratio)
 
 
 def join_files(uris: Sequence[str], output: str) -> tuple[BankFile, list[str]]:

@@ -49,20 +49,15 @@ def join_banks(banks: Sequence[MemoryBank], names: Sequence[str]) -> MemoryBank:
         ]
 
     sources = [source for own in history for source in own]
+    digests = [source.references for source in sources]
     return MemoryBank.from_means(
         labels,
         joined([bank.means() for bank in banks]),
         encoder=banks[0].encoder,
-        reference_digest=joined_digest(sources),
+        reference_digest=digests[0] if len(digests) == 1 else joint_digest(*digests),
         negatives=joined([bank.negative_means() for bank in banks]),
         sources=sources if len(sources) > 1 else (),
     )
-
-
-def joined_digest(sources: Sequence[Source]) -> str:
-    """Digest of all references behind a bank, in hex; with one source the digest it has."""
-    digests = [source.references for source in sources]
-    return digests[0] if len(digests) == 1 else joint_digest(*digests)
 
 
 def joint_digest(*lines: str) -> str:

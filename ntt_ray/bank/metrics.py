@@ -32,7 +32,7 @@ def bank_metrics(
             a bank that this one extends, or all came ready.
         known_negatives: the negative behind each row of the bank's negatives, or None likewise.
     """
-    features, negatives = bank.features(), bank.negative_features()
+    features, negatives = bank.references.rows(), bank.negative_features()
     found = problems.find(features)
     names = [label.name for label in bank.classes]
     references = _reference_rows(bank, found, known)
@@ -82,7 +82,8 @@ def _reference_rows(
 
 def _negative_rows(bank: BankFile, known: Sequence[Reference | None]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
-    for label, own, negatives in zip(bank.classes, bank.features(), bank.negative_features()):
+    features = zip(bank.classes, bank.references.rows(), bank.negative_features())
+    for label, own, negatives in features:
         mean = own.mean(axis=0, dtype=np.float64)
         for n, row in enumerate(negatives.astype(np.float64)):
             cosine = float(row @ mean / max(np.linalg.norm(row) * np.linalg.norm(mean), 1e-12))

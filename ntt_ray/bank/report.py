@@ -64,7 +64,7 @@ def write_bank_report(
     """
     references = None if examples is None else examples.references
     negatives = None if examples is None else examples.negatives
-    known = _known(bank.features(), bank.classes, references)
+    known = _known(bank.references.rows(), bank.classes, references)
     known_negatives = _known(bank.negative_features(), bank.classes, negatives)
     report = bank_metrics(bank, known, known_negatives)
     page = render_bank_page(

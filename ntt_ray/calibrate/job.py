@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ntt_ray import storage
@@ -86,7 +87,7 @@ def calibrate_run(
     coco = read_json(config.references.annotations, store)
     truth = GroundTruth(one_image_each(coco, pictures), classes)
     judged: list[Judged] = []
-    for labels, known in _labelled(config, run, pictures, store):
+    for labels, known in _labelled(config, run, pictures):
         matches = truth.match(labels)
         if matches is None:
             raise InputError(
@@ -223,60 +224,44 @@ def _background_rows(
     return rows
 
 
-@dataclass(frozen=True)
-class _Task:
-    """What a task needs to label reference images. Plain values and records only."""
+def _label(
+    models: ModelSpec,
+    method: MethodSettings,
+    data: bytes,
+    references: ReferenceSet,
+    negatives: ReferenceSet | None,
+    per_background: int,
+    pictures: Sequence[Picture],
+) -> list[_Labelled]:
+    """The Ray task: label pictures one by one, each with the bank of all others."""
+    import torch
 
-    models: ModelSpec
-    method: MethodSettings
-    bank: bytes
-    references: ReferenceSet
-    negatives: ReferenceSet | None
-    per_background: int
-    store: Storage
-
-    def label(self, pictures: Sequence[Picture]) -> list[_Labelled]:
-        """Label pictures one by one, each with the bank of all others."""
-        import torch
-
-        if self.models.device == "cpu":
-            torch.set_num_threads(1)
-        bank = MemoryBank.from_bytes(self.bank, "the bank")
-        encoder = self.models.load_encoder()
-        proposer = self.models.load_proposer(self.method.points_per_side)
-        rows = []
-        for picture in pictures:
-            image_rgb = decode_image(self.store.read_bytes(picture.entry.uri))
-            others = bank_without(
-                bank, self.references, picture.uris, self.negatives, self.per_background
-            )
-            labeler = make_labeler(encoder, proposer, others, self.method)
-            (found,) = labeler.label([image_rgb])
-            height, width = image_rgb.shape[:2]
-            known = frozenset(label.category_id for label in others.classes)
-            rows.append((ImageLabels.labelled(picture.entry, (height, width), found), known))
-        return rows
+    if models.device == "cpu":
+        torch.set_num_threads(1)
+    bank = MemoryBank.from_bytes(data, "the bank")
+    encoder, proposer = models.load_encoder(), models.load_proposer(method.points_per_side)
+    rows = []
+    for picture in pictures:
+        image_rgb = decode_image(models.store.read_bytes(picture.entry.uri))
+        others = bank_without(bank, references, picture.uris, negatives, per_background)
+        (found,) = make_labeler(encoder, proposer, others, method).label([image_rgb])
+        height, width = image_rgb.shape[:2]
+        known = frozenset(label.category_id for label in others.classes)
+        rows.append((ImageLabels.labelled(picture.entry, (height, width), found), known))
+    return rows
 
 
 def _labelled(
-    config: Config, run: ReferenceRun, pictures: Sequence[Picture], store: Storage
+    config: Config, run: ReferenceRun, pictures: Sequence[Picture]
 ) -> Iterator[_Labelled]:
     """Labels of the pictures in any order, each with the classes that its bank had."""
-    negatives = run.inputs.negatives
     background = config.references and config.references.background
-    ids = {label.name: label.category_id for label in run.inputs.classes()}
-    task = _Task(
-        run.models.uncompiled(),
-        config.method,
-        run.bank,
-        run.inputs.in_bank(),
-        None if negatives is None else negatives.renumbered(ids),
-        background.per_image if background else 0,
-        store,
-    )
+    around = background.per_image if background else 0
+    models, sets = run.models.uncompiled(), run.inputs.in_bank()
+    task = partial(_label, models, config.method, run.bank, *sets, around)
     size = max(1, min(IMAGES_PER_TASK, -(-len(pictures) // run.resources.actors)))
     parts = [list(pictures[start : start + size]) for start in range(0, len(pictures), size)]
-    for labelled in run_tasks(task.label, parts, run.resources.actor_options()):
+    for labelled in run_tasks(task, parts, run.resources.actor_options()):
         yield from labelled
 
 

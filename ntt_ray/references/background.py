@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ntt_ray.coco_input import Annotation, CocoFile
-from ntt_ray.errors import InputError, ReferencesError
+from ntt_ray.errors import InputError, ReferencesError, noted
 from ntt_ray.masks import Rle, decode_rle, segmentation_to_rle
 from ntt_ray.records import ImageEntry, ReferenceSet
 from ntt_ray.references.validate import TITLE
@@ -67,16 +67,14 @@ def surroundings_of(coco: Any, references: ReferenceSet) -> tuple[Surroundings, 
         (r.category_id, r.image.image_id): (r.image, r.size_hw) for r in references.references
     }
     found: dict[tuple[int, int], list[Rle]] = {key: [] for key in wanted}
-    problems = []
+    problems: list[str] = []
     annotations = CocoFile.of(coco).items("annotations", Annotation)
     assert annotations is not None  # the references come from it
     for position, annotation in annotations.sound():
         key = (annotation.category_id, annotation.image_id)
         if key in wanted:
-            try:
+            with noted(problems, f"annotation {annotation.id}", InputError, ValueError):
                 found[key].append(_mask(annotations.raw(position), *wanted[key][1]))
-            except (InputError, ValueError) as error:
-                problems.append(f"annotation {annotation.id}: {error}")
     if problems:
         raise ReferencesError(TITLE, problems)
     keys = [

@@ -14,7 +14,7 @@ from typing import Any
 
 from ntt_ray import storage
 from ntt_ray.coco_input import read_coco
-from ntt_ray.errors import ImageError, InputError, NttRayError, ReferencesError
+from ntt_ray.errors import ImageError, InputError, NttRayError, ReferencesError, noted
 from ntt_ray.images import RgbImage, decode_image
 from ntt_ray.masks import rle_area, rle_bbox_xywh, segmentation_to_rle
 from ntt_ray.records import ImageEntry, Reference, ReferenceSet
@@ -66,10 +66,8 @@ def parse_references(
         if boxes == len(choice.annotations):
             break  # said above, and the same of every one
         image = choice.images[annotation["image_id"]]
-        try:
+        with noted(problems, f"annotation {annotation['id']}", ValueError, InputError):
             references.append(_reference(annotation, image, image_entry(image, image_root)))
-        except (ValueError, InputError) as error:
-            problems.append(f"annotation {annotation['id']}: {error}")
     if problems:
         raise ReferencesError(TITLE, problems)
     return ReferenceSet(choice.classes, tuple(references))
@@ -184,16 +182,12 @@ def read_all(
 
 def _image_problems(own: list[Reference], data: bytes, context_ratio: float) -> list[str]:
     name = own[0].image.file_name
-    try:
+    problems: list[str] = []
+    with noted(problems, f"image {name}", ImageError):
         image_rgb = decode_sized(data, own[0].size_hw)
-    except ImageError as error:
-        return [f"image {name}: {error}"]
-    problems = []
-    for reference in own:
-        try:
-            cut_reference(reference, image_rgb, context_ratio)
-        except ValueError as error:
-            problems.append(f"annotation {reference.annotation_id} in {name}: {error}")
+        for reference in own:
+            with noted(problems, f"annotation {reference.annotation_id} in {name}", ValueError):
+                cut_reference(reference, image_rgb, context_ratio)
     return problems
 
 

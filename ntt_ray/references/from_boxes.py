@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ntt_ray import storage
 from ntt_ray.coco_input import read_coco
 from ntt_ray.config import Config
-from ntt_ray.errors import InputError, NttRayError, ReferencesError
-from ntt_ray.images import RgbImage
+from ntt_ray.errors import InputError, NttRayError, ReferencesError, noted
 from ntt_ray.masks import Rle, rle_area, segmentation_to_rle
 from ntt_ray.models.spec import ModelSpec
 from ntt_ray.records import ImageEntry
@@ -29,17 +28,12 @@ from ntt_ray.storage import Storage
 
 if TYPE_CHECKING:
     from ntt_ray.models.interfaces import BoxPrompter
-    from ntt_ray.references.boxes import BoxMask
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class MaskedReference:
-    """A reference that has a mask now: its annotation and its picture."""
-
-    annotation: Mapping[str, Any]
-    view: ReferenceView
+# the annotation of a reference with the mask that it has now, and its picture
+Masked = tuple[Mapping[str, Any], ReferenceView]
 
 
 @dataclass(frozen=True)
@@ -81,15 +75,15 @@ def make_masks(config: Config) -> tuple[dict[str, Any], str, Counter[str]]:
     boxes = sum(rle is None for item in work for rle in item.rles)
     logger.info("making masks of %d boxes in %d images", boxes, len(work))
     masked = _masked(config, work, store)
-    annotations = [masked[a["id"]].annotation for a in choice.annotations]
+    references = [masked[a["id"]] for a in choice.annotations]
     info = {
         "description": "references whose masks were made of boxes by ntt-ray references from-boxes",
         "proposer": config.models.proposer.name,
         "min_predicted_iou": config.method.min_predicted_iou,
     }
-    views = [masked[a["id"]].view for a in choice.annotations]
+    views = [view for _, view in references]
     page = render_references(views, [(label.category_id, label.name) for label in choice.classes])
-    made = subset_coco(coco, choice, annotations, info)
+    made = subset_coco(coco, choice, [annotation for annotation, _ in references], info)
     return made, page, Counter(view.source for view in views)
 
 
@@ -104,11 +98,9 @@ def _work(choice: Choice, image_root: str) -> list[BoxWork]:
         size_hw = (image["height"], image["width"])
         boxes, rles = [], []
         for annotation in own:
-            try:
+            with noted(problems, f"annotation {annotation['id']}", ValueError):
                 boxes.append(checked_box(annotation, image))
                 rles.append(_given_mask(annotation, size_hw))
-            except ValueError as error:
-                problems.append(f"annotation {annotation['id']}: {error}")
         try:
             entry = image_entry(image, image_root)
             work.append(BoxWork(entry, size_hw, tuple(own), tuple(boxes), tuple(rles)))
@@ -126,32 +118,22 @@ def _given_mask(annotation: Mapping[str, Any], size_hw: tuple[int, int]) -> Rle 
     return rle if rle is not None and rle_area(rle) else None
 
 
-def _masked(config: Config, work: Sequence[BoxWork], store: Storage) -> dict[int, MaskedReference]:
+def _masked(config: Config, work: Sequence[BoxWork], store: Storage) -> dict[int, Masked]:
     connect()
     resources = decide(config.job, config.models.device)
-    plain = config.models.model_copy(update={"compile": False})  # not worth it for a few boxes
-    spec = ModelSpec(plain, resources.device, "fp32", store)
-    masked = run_task(
-        mask_all,
-        spec,
-        list(work),
-        config.method.min_predicted_iou,
-        options=resources.actor_options(),
-    )
-    for reference_id, reference in masked.items():
-        if reference.view.source == "box":
-            logger.warning(
-                "annotation %d in %s keeps its box as mask: %s",
-                reference_id,
-                reference.view.file_name,
-                reference.view.note,
-            )
+    spec = ModelSpec(config.models, resources.device, "fp32", store).uncompiled()
+    options, least = resources.actor_options(), config.method.min_predicted_iou
+    masked = run_task(mask_all, spec, list(work), least, options=options)
+    for number, (_, view) in masked.items():
+        if view.source == "box":
+            text = "annotation %d in %s keeps its box as mask: %s"
+            logger.warning(text, number, view.file_name, view.note)
     return masked
 
 
 def mask_all(
     spec: ModelSpec, work: Sequence[BoxWork], min_predicted_iou: float
-) -> dict[int, MaskedReference]:
+) -> dict[int, Masked]:
     """The Ray task: all images, one at a time, by annotation id."""
     import torch
 
@@ -159,7 +141,7 @@ def mask_all(
         torch.set_num_threads(1)
     prompter = spec.load_box_prompter()
     problems: list[str] = []
-    masked: dict[int, MaskedReference] = {}
+    masked: dict[int, Masked] = {}
     for item in work:
         try:
             masked.update(_mask_image(item, prompter, min_predicted_iou, spec.store))
@@ -176,34 +158,23 @@ def mask_all(
 
 def _mask_image(
     item: BoxWork, prompter: BoxPrompter, min_predicted_iou: float, store: Storage
-) -> dict[int, MaskedReference]:
+) -> dict[int, Masked]:
     from ntt_ray.references.boxes import BoxMask, masks_from_boxes
 
     image_rgb = decode_sized(store.read_bytes(item.entry.uri), item.size_hw)
     bare = [box for box, rle in zip(item.boxes_xywh, item.rles, strict=True) if rle is None]
     made = iter(masks_from_boxes(image_rgb, bare, prompter, min_predicted_iou) if bare else ())
     masks = [next(made) if rle is None else BoxMask.given(rle) for rle in item.rles]
-    return {
-        annotation["id"]: _masked_reference(annotation, image_rgb, item.entry.file_name, box, mask)
-        for annotation, box, mask in zip(item.annotations, item.boxes_xywh, masks, strict=True)
-    }
-
-
-def _masked_reference(
-    annotation: Mapping[str, Any],
-    image_rgb: RgbImage,
-    file_name: str,
-    bbox_xywh: tuple[float, float, float, float],
-    mask: BoxMask,
-) -> MaskedReference:
-    view = render_reference(
-        image_rgb,
-        bbox_xywh,
-        mask.rle,
-        annotation_id=annotation["id"],
-        category_id=annotation["category_id"],
-        file_name=file_name,
-        source="doubtful" if mask.doubtful else mask.source,
-        note=mask.note(),
-    )
-    return MaskedReference(mask.annotation(annotation), view)
+    masked: dict[int, Masked] = {}
+    for annotation, box, mask in zip(item.annotations, item.boxes_xywh, masks, strict=True):
+        view = render_reference(
+            image_rgb,
+            box,
+            mask.rle,
+            annotation,
+            file_name=item.entry.file_name,
+            source="doubtful" if mask.doubtful else mask.source,
+            note=mask.note(),
+        )
+        masked[annotation["id"]] = (mask.annotation(annotation), view)
+    return masked

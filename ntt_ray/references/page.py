@@ -89,9 +89,8 @@ def render_reference(
     image_rgb: RgbImage,
     bbox_xywh: tuple[float, float, float, float],
     rle: Rle | None,
+    annotation: Mapping[str, Any],
     *,
-    annotation_id: int,
-    category_id: int,
     file_name: str,
     source: str,
     note: str,
@@ -102,8 +101,8 @@ def render_reference(
     picture = thumbnail(image_rgb[y1:y2, x1:x2], MAX_SIDE_PX, MAX_BYTES)
     x, y, width, height = (value * picture.scale for value in bbox_xywh)
     return ReferenceView(
-        annotation_id=annotation_id,
-        category_id=category_id,
+        annotation_id=annotation["id"],
+        category_id=annotation["category_id"],
         file_name=file_name,
         picture=picture,
         frame=(x - x1 * picture.scale, y - y1 * picture.scale, width, height),
@@ -160,8 +159,7 @@ def _rendered(
         decode_sized(data, size_hw),
         checked_box(annotation, image),
         segmentation_to_rle(given, *size_hw) if given else None,
-        annotation_id=annotation["id"],
-        category_id=annotation["category_id"],
+        annotation,
         file_name=image["file_name"],
         source="given" if given else "none",
         note="",

@@ -141,7 +141,8 @@ def _selected_classes(
 ) -> list[ClassLabel]:
     for identity in sorted(categories.positions):
         problems += [f"category {identity}: {p.text}" for p in categories.problems(identity)]
-    every = sorted((ClassLabel(c.id, c.name) for _, c in categories.items.sound()), key=_id_of)
+    sound = sorted((c for _, c in categories.items.sound()), key=lambda c: c.id)
+    every = [ClassLabel(c.id, c.name) for c in sound]
     labels = [label for label in every if classes is None or label.name in classes]
     if classes is not None and not classes:
         problems.append("references.classes: names no class; leave it out to take all")
@@ -158,10 +159,6 @@ def _selected_classes(
         if count > 1:
             problems.append(f"categories: the name {name!r} is used {count} times")
     return labels
-
-
-def _id_of(label: ClassLabel) -> int:
-    return label.category_id
 
 
 def _problems_of(

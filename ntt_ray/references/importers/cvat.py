@@ -6,7 +6,6 @@ cuboids, skeletons and tags outline nothing and are left out. It writes nothing.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -16,10 +15,9 @@ from xml.etree.ElementTree import Element
 import numpy as np
 
 from ntt_ray import storage
-from ntt_ray.errors import ImageError, InputError, ReferencesError
+from ntt_ray.errors import ImageError, InputError, noted
 from ntt_ray.masks import Rle
 from ntt_ray.references.importers.shapes import (
-    TITLE,
     AnnotatedImage,
     Shape,
     box,
@@ -29,10 +27,9 @@ from ntt_ray.references.importers.shapes import (
     outline,
     place_mask,
     turned,
+    usable,
 )
 from ntt_ray.storage import Storage
-
-logger = logging.getLogger(__name__)
 
 FILE = "annotations.xml"
 NOT_AREAS = ("cuboid", "points", "polyline", "skeleton", "tag")
@@ -54,27 +51,19 @@ def read_cvat(folder: str, store: Storage) -> list[AnnotatedImage]:
         name = element.get("name", "")
         if all(child.tag in NOT_AREAS for child in element):
             continue
-        try:
+        with noted(problems, f"image {name}", ImageError, ValueError):
             file_name = _image_name(name, element.get("subset", ""), names)
             size_hw = (int(element.get("height", "")), int(element.get("width", "")))
             check_size(store.read_bytes(storage.join(folder, file_name)), size_hw)
-        except (ImageError, ValueError) as error:
-            problems.append(f"image {name}: {error}")
-            continue
-        shapes = []
-        for number, child in enumerate(element):
-            try:
-                shapes += _shape(child, size_hw, left_out)
-            except KeyError as error:
-                problems.append(f"image {name}: {child.tag} {number}: it has no {error}")
-            except ValueError as error:
-                problems.append(f"image {name}: {child.tag} {number}: {error}")
-        images.append(AnnotatedImage(file_name, size_hw, tuple(shapes)))
-    if problems:
-        raise ReferencesError(TITLE, problems)
-    for kind, count in sorted(left_out.items()):
-        logger.warning("%d shapes of type %s outline no object and are left out", count, kind)
-    return images
+            shapes: list[Shape] = []
+            for number, child in enumerate(element):
+                with noted(problems, f"image {name}: {child.tag} {number}", ValueError):
+                    try:
+                        shapes += _shape(child, size_hw, left_out)
+                    except KeyError as error:
+                        raise ValueError(f"it has no {error}") from None
+            images.append(AnnotatedImage(file_name, size_hw, tuple(shapes)))
+    return usable(images, problems, left_out)
 
 
 def _parsed(uri: str, store: Storage) -> Element:

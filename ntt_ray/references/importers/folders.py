@@ -20,10 +20,10 @@ from collections import defaultdict
 import numpy as np
 
 from ntt_ray import storage
-from ntt_ray.errors import ImageError, InputError, ReferencesError
+from ntt_ray.errors import ImageError, InputError, noted
 from ntt_ray.images import IMAGE_SUFFIXES, decode_mask
 from ntt_ray.masks import Rle, encode_mask
-from ntt_ray.references.importers.shapes import TITLE, AnnotatedImage, Shape, check_size, mask
+from ntt_ray.references.importers.shapes import AnnotatedImage, Shape, check_size, mask, usable
 from ntt_ray.storage import Storage
 
 _MASK = re.compile(r"^(?P<image>.+?)[._-]mask([._-]?\d+)?$")
@@ -46,22 +46,15 @@ def read_folders(folder: str, store: Storage) -> list[AnnotatedImage]:
     images = []
     for image, own in sorted(masks.items()):
         label = image.split("/", 1)[0]
-        try:
-            size_hw = check_size(store.read_bytes(storage.join(folder, image)), None)
-        except ImageError as error:
-            problems.append(f"{image}: {error}")
-            continue
         shapes: list[Shape] = []
-        for name in own:
-            try:
-                rle = _read_mask(store.read_bytes(storage.join(folder, name)), size_hw)
-                shapes.append(mask(label, None, rle))
-            except (ImageError, ValueError) as error:
-                problems.append(f"{name}: {error}")
-        images.append(AnnotatedImage(image, size_hw, tuple(shapes)))
-    if problems:
-        raise ReferencesError(TITLE, problems)
-    return images
+        with noted(problems, image, ImageError):
+            size_hw = check_size(store.read_bytes(storage.join(folder, image)), None)
+            for name in own:
+                with noted(problems, name, ImageError, ValueError):
+                    rle = _read_mask(store.read_bytes(storage.join(folder, name)), size_hw)
+                    shapes.append(mask(label, None, rle))
+            images.append(AnnotatedImage(image, size_hw, tuple(shapes)))
+    return usable(images, problems, {})
 
 
 def masks_by_image(names: list[str], problems: list[str]) -> dict[str, list[str]]:

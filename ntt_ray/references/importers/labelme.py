@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-import logging
 import math
 import posixpath
 from collections import Counter
@@ -19,11 +18,10 @@ from typing import Any
 import numpy as np
 
 from ntt_ray import storage
-from ntt_ray.errors import ImageError, InputError, ReferencesError
+from ntt_ray.errors import ImageError, InputError, noted
 from ntt_ray.images import decode_mask
 from ntt_ray.masks import is_finite_number
 from ntt_ray.references.importers.shapes import (
-    TITLE,
     AnnotatedImage,
     Shape,
     box,
@@ -32,10 +30,9 @@ from ntt_ray.references.importers.shapes import (
     mask,
     outline,
     place_mask,
+    usable,
 )
 from ntt_ray.storage import Storage
-
-logger = logging.getLogger(__name__)
 
 NOT_AREAS = ("line", "linestrip", "point", "points")
 
@@ -55,26 +52,17 @@ def read_labelme(folder: str, store: Storage) -> list[AnnotatedImage]:
     left_out: Counter[str] = Counter()
     images = []
     for name in files:
-        try:
+        with noted(problems, name, ImageError, ValueError):
             content = _content(store.read_bytes(storage.join(folder, name)))
             image_name = _image_name(content, name, set(names))
             data = store.read_bytes(storage.join(folder, image_name))
             size_hw = check_size(data, _size_hw(content))
-        except (ImageError, ValueError) as error:
-            problems.append(f"{name}: {error}")
-            continue
-        shapes = []
-        for number, shape in enumerate(content["shapes"]):
-            try:
-                shapes += _shape(shape, size_hw, left_out)
-            except ValueError as error:
-                problems.append(f"{name}: shape {number}: {error}")
-        images.append(AnnotatedImage(image_name, size_hw, tuple(shapes)))
-    if problems:
-        raise ReferencesError(TITLE, problems)
-    for kind, count in sorted(left_out.items()):
-        logger.warning("%d shapes of type %s outline no object and are left out", count, kind)
-    return images
+            shapes: list[Shape] = []
+            for number, shape in enumerate(content["shapes"]):
+                with noted(problems, f"{name}: shape {number}", ValueError):
+                    shapes += _shape(shape, size_hw, left_out)
+            images.append(AnnotatedImage(image_name, size_hw, tuple(shapes)))
+    return usable(images, problems, left_out)
 
 
 def _content(data: bytes) -> dict[str, Any]:

@@ -9,6 +9,7 @@ small enough to install everywhere; the formats are plain JSON and XML.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from ntt_ray.masks import (
     rle_bbox_xywh,
     segmentation_to_rle,
 )
+
+logger = logging.getLogger(__name__)
 
 TITLE = "this cannot be converted:"
 ELLIPSE_POINTS = 90
@@ -58,6 +61,21 @@ class AnnotatedImage:
     file_name: str
     size_hw: tuple[int, int]
     shapes: tuple[Shape, ...]
+
+
+def usable(
+    images: list[AnnotatedImage], problems: Sequence[str], left_out: Mapping[str, int]
+) -> list[AnnotatedImage]:
+    """The images that were read, after a warning of how many shapes of each type were left out.
+
+    Raises:
+        ReferencesError: there are problems.
+    """
+    if problems:
+        raise ReferencesError(TITLE, problems)
+    for kind, count in sorted(left_out.items()):
+        logger.warning("%d shapes of type %s outline no object and are left out", count, kind)
+    return images
 
 
 def outline(label: str, group: int | None, points: Points, size_hw: tuple[int, int]) -> Shape:
