@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -29,21 +28,6 @@ OutputFile = Annotated[
 PAGE = "a page with a picture of each"
 
 
-class SampleProfile(StrEnum):
-    """Which annotations may be sampled."""
-
-    paper = "paper"
-    plain = "plain"
-
-
-class Source(StrEnum):
-    """Formats that can be converted."""
-
-    folder = "folder"
-    labelme = "labelme"
-    cvat = "cvat"
-
-
 @group.command()
 def sample(
     annotations: Annotated[
@@ -60,13 +44,13 @@ def sample(
         typer.Option("--classes", metavar="A,B", help="Only these classes; repeatable."),
     ] = None,
     profile: Annotated[
-        SampleProfile,
+        Literal["paper", "plain"],
         typer.Option(
             "--profile",
             help="paper: at least 32 x 32 pixels, 10 from the border, one per class and image, "
             "sampled as the paper's code does; plain: no such rules, for small data sets.",
         ),
-    ] = SampleProfile.paper,
+    ] = "paper",
     image_root: Annotated[
         str | None,
         typer.Option(
@@ -92,7 +76,7 @@ def sample(
         classes=None if classes is None else _class_names(classes, coco),
         shots=shots,
         seed=seed,
-        profile=profile.value,
+        profile=profile,
     )
     _write(output, sampled, store)
     if image_root is not None:
@@ -151,7 +135,7 @@ def from_boxes(
 def convert(
     path: Annotated[str, typer.Argument(metavar="PATH", help="Folder or URI of the export.")],
     source: Annotated[
-        Source,
+        Literal["folder", "labelme", "cvat"],
         typer.Option(
             "--from",
             help="folder: one folder per class, image and mask PNG of the same name; labelme: JSON "
@@ -174,9 +158,9 @@ def convert(
     from ntt_ray.references.importers.labelme import read_labelme
     from ntt_ray.references.importers.shapes import shapes_to_coco
 
-    read = {"folder": read_folders, "labelme": read_labelme, "cvat": read_cvat}[source.value]
+    read = {"folder": read_folders, "labelme": read_labelme, "cvat": read_cvat}[source]
     store, folder = Storage(), storage.absolute(path)
-    coco = shapes_to_coco(read(folder, store), source.value)
+    coco = shapes_to_coco(read(folder, store), source)
     _write(output, coco, store)
     _write_page(output, coco, folder, store)
     say(f"references.image_root of the config: {storage.redact(folder)}")

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import timm
-import torch
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 
 from ntt_ray.config import Architecture
@@ -23,39 +22,20 @@ _TIMM_SIZES = {"s": "small", "b": "base", "l": "large", "g": "giant"}
 
 
 class Dinov2Encoder(VitEncoder):
-    """A loaded DINOv2 in evaluation mode."""
+    """A loaded DINOv2 in evaluation mode.
+
+    Its names are ``dinov2_vit{s,b,l,g}14`` and ``..._reg``; checkpoints are the official ``.pth``.
+    Position embeddings of another grid are resampled to the image size, as timm does.
+    """
 
     @classmethod
-    def load(
-        cls,
-        checkpoint: Path,
-        *,
-        name: str,
-        image_size: int,
-        architecture: Architecture | None = None,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
-    ) -> Dinov2Encoder:
-        """Build the model and load an official ``.pth`` or a safetensors file of the same keys.
-
-        Position embeddings of another grid are resampled to `image_size`, as timm does.
-
-        Args:
-            checkpoint: path of the local file.
-            name: ``dinov2_vit{s,b,l,g}14`` or ``..._reg``; with `architecture` any name.
-            image_size: side of the square input in pixels.
-            architecture: the size of the network, when it is not that of a published name.
-            device: device that the network runs on.
-            dtype: precision of weights and activations.
-
-        Raises:
-            WeightsError: keys or shapes do not fit; the first differences are named.
-        """
+    def _loaded(
+        cls, checkpoint: Path, name: str, image_size: int, architecture: Architecture | None
+    ) -> VisionTransformer:
         model = build_vit(name, image_size, architecture)
         tensors = read_state_dict(checkpoint)
-        tensors = to_timm_keys(tensors, model, checkpoint, checkpoint_filter_fn)
-        load_into(model, tensors, checkpoint)
-        return cls(model, name, image_size, torch.device(device), dtype)
+        load_into(model, to_timm_keys(tensors, model, checkpoint, checkpoint_filter_fn), checkpoint)
+        return model
 
 
 def build_vit(name: str, image_size: int, architecture: Architecture | None) -> VisionTransformer:

@@ -36,7 +36,11 @@ PERIODS = "rope_embed.periods"  # in Meta's files: as rounded in training
 
 
 class Dinov3Encoder(VitEncoder):
-    """A loaded DINOv3 in evaluation mode."""
+    """A loaded DINOv3 in evaluation mode.
+
+    Its names are those of `TIMM_NAMES`; checkpoints are Meta's ``.pth``, or a safetensors file of
+    Meta's or timm's keys.
+    """
 
     def __init__(
         self,
@@ -52,31 +56,16 @@ class Dinov3Encoder(VitEncoder):
         rope.pos_embed_cached = positions  # exact, also where weights and activations have 16 bits
 
     @classmethod
-    def load(
-        cls,
-        checkpoint: Path,
-        *,
-        name: str,
-        image_size: int,
-        architecture: Architecture | None = None,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
-    ) -> Dinov3Encoder:
-        """Build the model and load Meta's ``.pth`` or a safetensors file of Meta's or timm's keys.
-
-        The arguments are those of `Dinov2Encoder.load`, and `name` is one of `TIMM_NAMES`.
-
-        Raises:
-            WeightsError: keys or shapes do not fit, or this timm knows no DINOv3.
-        """
+    def _loaded(
+        cls, checkpoint: Path, name: str, image_size: int, architecture: Architecture | None
+    ) -> Eva:
         tensors = read_state_dict(checkpoint)
         biases = any(key.endswith(("attn.qkv.bias", "attn.q_bias")) for key in tensors)
         model = build_dinov3(name, image_size, architecture, biases=biases)
-        named = to_timm_keys(tensors, model, checkpoint, checkpoint_filter_fn)
-        load_into(model, named, checkpoint)
+        load_into(model, to_timm_keys(tensors, model, checkpoint, checkpoint_filter_fn), checkpoint)
         if PERIODS in tensors:
             _set_periods(model, tensors[PERIODS], checkpoint)
-        return cls(model, name, image_size, torch.device(device), dtype)
+        return model
 
 
 def build_dinov3(

@@ -9,12 +9,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ntt_ray.config import Architecture
 from ntt_ray.errors import WeightsError
 from ntt_ray.models.compilation import CompileOptions
 from ntt_ray.models.inputs import normalize_imagenet
@@ -45,6 +46,39 @@ class VitEncoder:
         self._device, self._dtype = device, dtype
         self._model = model.to(device=device, dtype=dtype).eval().requires_grad_(False)
         self._forward = self._model.forward_features
+
+    @classmethod
+    def load(
+        cls,
+        checkpoint: Path,
+        *,
+        name: str,
+        image_size: int,
+        architecture: Architecture | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> Self:
+        """Build the network and load the authors' file, or a safetensors file of the same keys.
+
+        Args:
+            checkpoint: path of the local file.
+            name: a published name; with `architecture` any name.
+            image_size: side of the square input in pixels.
+            architecture: the size of the network, when it is not that of a published name.
+            device: device that the network runs on.
+            dtype: precision of weights and activations.
+
+        Raises:
+            WeightsError: keys or shapes do not fit, or this timm does not know the network.
+        """
+        model = cls._loaded(checkpoint, name, image_size, architecture)
+        return cls(model, name, image_size, torch.device(device), dtype)
+
+    @classmethod
+    def _loaded(
+        cls, checkpoint: Path, name: str, image_size: int, architecture: Architecture | None
+    ) -> Any:
+        raise NotImplementedError
 
     def compile(self, options: CompileOptions) -> None:
         """Compile the network; the first images then take minutes."""

@@ -22,7 +22,7 @@ def fuzz(max_examples: int) -> settings:
     """Settings of a fuzzing test."""
     return settings(
         max_examples=_EXAMPLES or max_examples,
-        derandomize=_EXAMPLES <= max_examples,
+        derandomize=max_examples >= _EXAMPLES,
         deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),
