@@ -70,7 +70,7 @@ FORBIDDEN = {
     "api.py": {"ray"},
 }
 # asks SAM2 for the masks of boxes
-MAY = {"references/boxes.py": {"torch"}, "references/from_boxes.py": {"torch"}}
+MAY = {"references/boxes.py": {"torch"}}
 # a dependency has one home
 HOMES = {
     "pydantic": {

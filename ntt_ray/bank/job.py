@@ -49,10 +49,7 @@ def build(
     task = bank_task(config, spec, inputs, encoder_digest)
 
     def build_there() -> tuple[bytes, dict[int, Picture]]:
-        import torch
-
-        if spec.device == "cpu":
-            torch.set_num_threads(1)  # results must not depend on the machine's cores
+        spec.set_up_torch()
         return task()
 
     data, pictures = run_task(build_there, options=resources.actor_options())

@@ -234,10 +234,7 @@ def _label(
     pictures: Sequence[Picture],
 ) -> list[_Labelled]:
     """The Ray task: label pictures one by one, each with the bank of all others."""
-    import torch
-
-    if models.device == "cpu":
-        torch.set_num_threads(1)
+    models.set_up_torch()
     bank = MemoryBank.from_bytes(data, "the bank")
     encoder, proposer = models.load_encoder(), models.load_proposer(method.points_per_side)
     rows = []

@@ -18,6 +18,8 @@ from ntt_ray.run.layout import COCO_FILE, REPORT_PAGE
 if TYPE_CHECKING:
     from ntt_ray.merge.passes import MergeCounts
 
+    # what was merged, its metrics if there is ground truth, images per second if any were labelled
+    Steps = tuple[MergeCounts, dict[str, Any] | None, float | None]
 logger = logging.getLogger("ntt_ray")
 METRICS_SAID = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")  # the others: metrics.json
 Partial = Annotated[
@@ -45,9 +47,9 @@ def demo(
     say("rendering the example scenes")
     config, paths = render_example(Path(output))
     settings = load_config(str(config), paths)
-    counts, metrics, images_per_s = run_steps(settings)
-    _print_demo(settings, counts, metrics, images_per_s)
-    _finish(settings, counts)
+    done = run_steps(settings)
+    _print_demo(settings, done)
+    _finish(settings, done[0])
 
 
 @config_command
@@ -79,7 +81,7 @@ def report(settings: Config) -> None:
     _report(settings)
 
 
-def run_steps(settings: Config) -> tuple[MergeCounts, dict[str, Any] | None, float | None]:
+def run_steps(settings: Config) -> Steps:
     """Label, merge, evaluate if there is ground truth, report; with the images per second."""
     images_per_s = _label(settings)
     counts = _merge(settings, partial=False)
@@ -138,12 +140,8 @@ def _finish(settings: Config, counts: MergeCounts) -> None:
     check_complete(settings, counts)
 
 
-def _print_demo(
-    settings: Config,
-    counts: MergeCounts,
-    metrics: dict[str, Any] | None,
-    images_per_s: float | None,
-) -> None:
+def _print_demo(settings: Config, done: Steps) -> None:
+    counts, metrics, images_per_s = done
     table = Table(title="ntt-ray demo", show_header=False)
     rows = [
         ("images", f"{counts.images}, {counts.failed} failed"),

@@ -62,6 +62,14 @@ class ModelSpec:
         """This spec without compiling, which is not worth it for a few images."""
         return replace(self, settings=self.settings.model_copy(update={"compile": False}))
 
+    def set_up_torch(self) -> None:
+        """Keep the number of cores, and shortcuts of the GPU, out of the results."""
+        import torch
+
+        if self.device == "cpu":
+            torch.set_num_threads(1)
+        torch.backends.cudnn.allow_tf32 = False  # fp32 means float32, in convolutions too
+
     def checkpoint(self, which: Literal["encoder", "proposer"]) -> Path:
         """The checkpoint of one of the models on this node."""
         block = getattr(self.settings, which)

@@ -74,21 +74,14 @@ def parse_references(
 
 
 def load_references(
-    annotations: str,
-    image_root: str | None,
-    store: Storage,
-    *,
-    classes: Sequence[str] | None = None,
-    shots: int | None = None,
-    seed: int = 33,
-    profile: Profile = "paper",
+    annotations: str, image_root: str | None, store: Storage, **choice: Any
 ) -> ReferenceSet:
-    """Read and check a COCO file; see `parse_references`. `image_root` defaults to its folder."""
-    coco = read_coco(annotations, store)
+    """Read and check a COCO file; `image_root` defaults to its folder.
+
+    Which of its annotations are chosen, and the errors, are as for `parse_references`.
+    """
     root = image_root or annotations.rsplit("/", 1)[0]
-    return parse_references(
-        coco, image_root=root, classes=classes, shots=shots, seed=seed, profile=profile
-    )
+    return parse_references(read_coco(annotations, store), image_root=root, **choice)
 
 
 def check_images(references: ReferenceSet, store: Storage, context_ratio: float) -> str:
@@ -240,11 +233,5 @@ def _reference(
             f"its mask of {area} pixels is too tiny to define a class; at least "
             f"{MIN_MASK_AREA_PX} pixels are needed (mask box {rle_bbox_xywh(rle)})"
         )
-    return Reference(
-        annotation_id=annotation["id"],
-        category_id=annotation["category_id"],
-        image=entry,
-        size_hw=(height, width),
-        bbox_xywh=bbox_xywh,
-        rle=rle,
-    )
+    ids = annotation["id"], annotation["category_id"]
+    return Reference(*ids, entry, (height, width), bbox_xywh, rle)

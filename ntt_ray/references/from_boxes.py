@@ -135,10 +135,7 @@ def mask_all(
     spec: ModelSpec, work: Sequence[BoxWork], min_predicted_iou: float
 ) -> dict[int, Masked]:
     """The Ray task: all images, one at a time, by annotation id."""
-    import torch
-
-    if spec.device == "cpu":
-        torch.set_num_threads(1)
+    spec.set_up_torch()
     prompter = spec.load_box_prompter()
     problems: list[str] = []
     masked: dict[int, Masked] = {}

@@ -43,16 +43,11 @@ class LabelActor:
 
     def _load(self, bank: bytes) -> UnitLabeler:
         # here, not above: the driver names this class, and would load what only actors need
-        import torch
-
         from ntt_ray.run.loading import loaded_labeler
         from ntt_ray.run.unit import UnitLabeler
 
         job, on_cpu = self._job, self._job.models.device == "cpu"
-        if on_cpu:
-            torch.set_num_threads(1)  # results must not depend on the machine's cores
-        else:
-            torch.backends.cudnn.allow_tf32 = False  # fp32 means float32, in convolutions too
+        job.models.set_up_torch()
         units = UnitLabeler(
             loaded_labeler(job.models, bank, job.method),
             job.output,

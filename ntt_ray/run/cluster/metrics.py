@@ -45,13 +45,8 @@ class ActorMetrics:
             metrics.Counter, run, FAILURES, "Images that failed, by reason", "reason"
         )
         self._detections = _tagged(metrics.Counter, run, DETECTIONS, "Objects found")
-        self._points = _tagged(
-            metrics.Counter,
-            run,
-            POINTS,
-            "Points of SAM2's grids, asked or saved (method.prompts)",
-            "outcome",
-        )
+        text = "Points of SAM2's grids, asked or saved (method.prompts)"
+        self._points = _tagged(metrics.Counter, run, POINTS, text, "outcome")
         self._seconds = _unit_seconds(run)
         self._memory = _tagged(
             metrics.Gauge, run, GPU_MEMORY, "GPU memory of an actor, now and at most", "kind"
