@@ -121,6 +121,7 @@ def _coco_problem(position: int, problems: Sequence[Problem]) -> str:
 
 def _from_table(table: str, image_root: str, store: Storage) -> Iterator[Row]:
     shown_root = storage.redact(image_root).rstrip("/") + "/"
+    local_root, checked = image_root.rstrip("/") + "/", set[str]()
     for number, (uri, name) in enumerate(_table_rows(table, store), start=1):
         if not isinstance(uri, str) or not uri:
             raise InputError(f"images: row {number} of {storage.redact(table)} has no uri")
@@ -132,6 +133,16 @@ def _from_table(table: str, image_root: str, store: Storage) -> Iterator[Row]:
             default = relative if relative != shown else shown.split("://", 1)[-1].lstrip("/")
         else:
             full, default = storage.join(image_root, uri), uri
+        protocol = full.split("://", 1)[0] if storage.is_uri(full) else "file"
+        try:
+            if protocol not in checked:
+                storage.check_protocol(protocol)
+                checked.add(protocol)
+            if protocol == "file" and storage.is_uri(table) and not full.startswith(local_root):
+                raise InputError("a table in a store may name local files below image_root only")
+        except InputError as error:
+            where = f"images: row {number} of {storage.redact(table)}, {storage.redact(full)}"
+            raise type(error)(f"{where}: {error}") from None
         file_name = name if isinstance(name, str) and name else default
         storage.join(image_root, file_name)  # refuses names that lead out
         yield number, file_name, full

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ntt_ray.storage.retries import statuses
+
 COPY_BYTES = 8 << 20
 PART_BYTES = 64 << 20  # S3 takes 10,000 parts
 _TEMPORARY = re.compile(r"^\.(.+)\.[0-9a-f]{12}\.tmp$")  # see `_beside`
@@ -51,7 +53,13 @@ def link_new(target: Path, data: bytes) -> None:
 
 
 def put_new(fs: Any, path: str, data: bytes) -> None:
-    """A PUT on the condition that nothing is there; without it where the store knows none."""
+    """A PUT on the condition that nothing is there; without it where the store knows none.
+
+    Stores say that something is there in dialects of their own: the status 412 counts.
+
+    Raises:
+        FileExistsError: something is there.
+    """
     try:
         fs.pipe_file(path, data, mode="create")
     except FileExistsError:
@@ -59,7 +67,10 @@ def put_new(fs: Any, path: str, data: bytes) -> None:
     except (TypeError, ValueError, NotImplementedError):
         fs.pipe_file(path, data)
     except OSError as error:
-        if "NotImplemented" not in str(error):
+        found = set(statuses(error))
+        if 412 in found:
+            raise FileExistsError(path) from None
+        if 501 not in found and "NotImplemented" not in str(error):
             raise
         fs.pipe_file(path, data)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import random
 import re
@@ -15,6 +16,8 @@ from ntt_ray.storage.uris import redact
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+
+LONGEST_DELAY_S = 30.0
 
 # object stores answer these for a while when they are busy; everything else is final at once
 _TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504, 509})
@@ -36,12 +39,18 @@ class TruncatedReadError(ConnectionError):
 class Retries:
     """How often an action on a store is tried, and when.
 
-    The delay doubles before each further attempt. A random share between a half and all of it is
-    waited, so that many workers do not come back at once.
+    The delay doubles before each further attempt, up to half a minute. A random share between a
+    half and all of it is waited, so that many workers do not come back at once.
+
+    Attributes:
+        attempts: how many attempts there are in all, the first included.
+        first_delay_s: seconds before the second attempt.
+        patience_s: seconds after the first attempt until which there are more of them.
     """
 
-    attempts: int = 5  # in all, the first included
-    first_delay_s: float = 0.5  # before the second attempt
+    attempts: int = 5
+    first_delay_s: float = 0.5
+    patience_s: float = 0.0
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Retries:
@@ -71,7 +80,8 @@ class Retries:
             FileNotFoundError: there is no such object; that is never tried again.
             StorageError: the last attempt failed, or the store refused.
         """
-        for attempt in range(1, self.attempts + 1):
+        began_at = time.monotonic()
+        for attempt in itertools.count(1):
             try:
                 return action()
             except (FileNotFoundError, InputError):
@@ -83,10 +93,15 @@ class Retries:
                 cause = error if redact(text) == text else None
                 if not is_transient(error):
                     raise StorageError(f"{what}: {reason}") from cause
-                if attempt == self.attempts:
-                    raise StorageError(f"{what}: {reason} (after {attempt} attempts)") from cause
-                delay_s = random.uniform(0.5, 1.0) * self.first_delay_s * 2 ** (attempt - 1)
-                logger.debug("%s: %s; trying again in %.1f s", what, reason, delay_s)
+                delay_s = min(self.first_delay_s * 2 ** min(attempt - 1, 32), LONGEST_DELAY_S)
+                delay_s *= random.uniform(0.5, 1.0)
+                left_s = began_at + self.patience_s - time.monotonic()
+                if attempt >= self.attempts and left_s <= delay_s:
+                    failed = StorageError(f"{what}: {reason} (after {attempt} attempts)")
+                    failed.passing = True
+                    raise failed from cause
+                level = logging.DEBUG if attempt < self.attempts else logging.WARNING
+                logger.log(level, "%s: %s; trying again in %.1f s", what, reason, delay_s)
                 time.sleep(delay_s)
         raise AssertionError("unreachable")
 
@@ -111,6 +126,11 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
             return
         yield seen
         seen = seen.__cause__ or seen.__context__
+
+
+def statuses(error: BaseException) -> Iterator[int]:
+    """The HTTP statuses in an error and in what it was made of."""
+    return (found for link in _chain(error) if (found := _status(link)) is not None)
 
 
 def _status(error: BaseException) -> int | None:

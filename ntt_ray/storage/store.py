@@ -10,7 +10,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -43,6 +43,8 @@ T = TypeVar("T")
 PROGRESS_S = 5.0  # between two lines about a long listing
 WEB_SILENCE_S = 60  # how long a web server may be silent in the middle of an answer
 S3_CONNECTIONS = 32  # of one process; more than it fetches at once
+# what images of a table may be read by: others reach programs, other machines' disks, archives
+PROTOCOLS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "http", "https", "file")
 _BUCKETS = ("s3", "s3a", "gs", "gcs")
 _EXTRAS = {"gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure", "abfss": "azure"}
 
@@ -53,9 +55,15 @@ class Storage:
 
     As in ``{"s3": {"endpoint_url": ...}}``. Credentials are better left to the environment, where
     fsspec's file systems find them. The entry ``retries`` is ours, see `Retries`.
+
+    Attributes:
+        options: options by protocol.
+        patience_s: seconds for which a request that fails in a way that passes is tried again; it
+            has its usual attempts at least.
     """
 
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
+    patience_s: float = 0.0
 
     def __post_init__(self) -> None:
         Retries.from_options(self.options.get("retries", {}))
@@ -278,7 +286,8 @@ class Storage:
         self._retried(delete, f"deleting {redact(uri)}")
 
     def _retried(self, action: Callable[[], T], what: str) -> T:
-        return Retries.from_options(self.options.get("retries", {})).run(action, what)
+        retries = Retries.from_options(self.options.get("retries", {}))
+        return replace(retries, patience_s=self.patience_s).run(action, what)
 
     def _writing(self, action: Callable[[], T], uri: str) -> T:
         try:
@@ -295,17 +304,11 @@ class Storage:
                 f"{redact(uri)}: credentials do not belong into a URI; leave them to the "
                 "environment (for S3: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY or AWS_PROFILE)"
             )
+        kind = _file_system(protocol)
         try:
-            kind = fsspec.get_filesystem_class(protocol)
             # not url_to_fs, which would take a key with "::" in it for a chain of file systems
             fs = kind(**{**kind._get_kwargs_from_urls(uri), **self._fs_options(protocol)})
             path: str = kind._strip_protocol(unescaped(uri))
-        except ImportError as error:
-            extra = _EXTRAS.get(protocol)
-            hint = f'; pip install "ntt-ray[{extra}]"' if extra else ""
-            raise MissingPackageError(
-                f"{protocol}:// needs another package: {error}{hint}"
-            ) from None
         except (TypeError, ValueError) as error:
             raise InputError(f"{redact(uri)}: {redact(str(error))}") from None
         if protocol in ("s3", "s3a"):
@@ -325,6 +328,29 @@ class Storage:
             chosen = options.get("client_kwargs", {})
             options["client_kwargs"] = {"timeout": _web_timeout(), **chosen}
         return options
+
+
+def check_protocol(protocol: str) -> None:
+    """Whether images may be read by a protocol; asks no server.
+
+    Raises:
+        InputError: it is none of `PROTOCOLS`.
+        MissingPackageError: the package that it needs is not installed.
+    """
+    if protocol not in PROTOCOLS:
+        raise InputError(f"{protocol}:// is none of {', '.join(f'{p}://' for p in PROTOCOLS)}")
+    _file_system(protocol)
+
+
+def _file_system(protocol: str) -> Any:
+    try:
+        return fsspec.get_filesystem_class(protocol)
+    except ImportError as error:
+        extra = _EXTRAS.get(protocol)
+        hint = f'; pip install "ntt-ray[{extra}]"' if extra else ""
+        raise MissingPackageError(f"{protocol}:// needs another package: {error}{hint}") from None
+    except ValueError as error:
+        raise InputError(f"{protocol}://: {error}") from None
 
 
 def _web_timeout() -> Any:

@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -187,3 +188,36 @@ def test_a_name_that_looks_like_an_escaped_one_is_refused(tmp_path):
         (tmp_path / name).write_bytes(b"x")
     with pytest.raises(InputError, match="1 file_name values are used more than once"):
         _listed(str(tmp_path), None, Storage())
+
+
+REFUSED = {
+    "a package that is not installed": (
+        "gs://bucket/a.jpg",
+        r"gs:// needs another package.*ntt-ray\[gcs\]",
+    ),
+    "a shell on another machine": ("ssh://host/etc/passwd", "ssh:// is none of s3://"),
+    "a file in an archive": ("zip://a.jpg::https://example.org/a.zip", "zip:// is none of s3://"),
+    "a protocol nobody knows": ("gopher://host/a.jpg", "gopher:// is none of s3://"),
+}
+
+
+@pytest.mark.parametrize(("uri", "message"), REFUSED.values(), ids=REFUSED.keys())
+def test_a_row_that_cannot_be_read_here_is_named_at_the_start(tmp_path, uri, message, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gcsfs", None)  # as if it were not installed
+    table = tmp_path / "images.csv"
+    table.write_text(f"uri\n/data/0.jpg\n{uri}\n")
+    with pytest.raises(InputError, match=rf"row 2 of .*images\.csv, .*: {message}"):
+        image_list.list_images(str(table), None, Storage())
+
+
+def test_a_table_in_a_store_names_local_files_below_image_root_only(s3, tmp_path):
+    table = f"{s3.prefix()}/images.csv"
+    s3.storage().publish_bytes(table, f"uri\n{tmp_path}/photos/1.jpg\n".encode())
+    assert len(image_list.list_images(table, f"{tmp_path}/photos", s3.storage())) == 1
+    for root in (None, f"{tmp_path}/other"):
+        with pytest.raises(InputError, match=r"row 1 of .*local files below image_root only"):
+            image_list.list_images(table, root, s3.storage())
+    sneaky = f"{s3.prefix()}/images.csv"
+    s3.storage().publish_bytes(sneaky, f"uri\n{tmp_path}/photos/../../passwd\n".encode())
+    with pytest.raises(InputError, match="below image_root only"):
+        image_list.list_images(sneaky, f"{tmp_path}/photos", s3.storage())
