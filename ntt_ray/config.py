@@ -179,7 +179,10 @@ class JobConfig(Settings):
     accelerator: str | None = None
     cpus_per_actor: Annotated[float, Field(gt=0.0)] = 4.0
     image_timeout_s: Annotated[float, Field(gt=0.0)] = 60.0
+    patience_s: Annotated[float, Field(ge=0.0)] = 600.0
+    hang_s: Annotated[float, Field(gt=0.0)] = 300.0
     max_failed_fraction: Share = 0.01
+    max_unreachable_fraction: Share = 0.0
 
     @model_validator(mode="after")
     def _check(self) -> JobConfig:

@@ -10,6 +10,9 @@ import difflib
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Literal
+
+Failure = Literal["content", "access", "worker"]  # why an image has no labels: see `records`
 
 
 class NttRayError(Exception):
@@ -95,7 +98,28 @@ class OutputLockedError(NttRayError):
 
 
 class ImageError(NttRayError):
-    """One image that cannot be labelled; becomes a row with status ``failed``."""
+    """One image that cannot be labelled; becomes a row with status ``failed``.
+
+    Attributes:
+        failure: the kind of failure, see `records.Failure`: of its content, unless a subclass says
+            something else.
+    """
+
+    failure: Failure = "content"
+
+
+class AccessError(ImageError):
+    """An image whose bytes could not be read: another start of the run tries it again."""
+
+    failure: Failure = "access"
+
+
+class GivenBackError(NttRayError):
+    """A unit that cannot be labelled in this start of a run; others go on."""
+
+
+class SickDeviceError(NttRayError):
+    """An error after which a GPU cannot be used by this process any more."""
 
 
 class LabelError(NttRayError):
@@ -107,7 +131,13 @@ class RunIncompleteError(NttRayError):
 
 
 class StorageError(NttRayError):
-    """The store did not answer, or refused, after all retries."""
+    """The store did not answer, or refused, after all retries.
+
+    Attributes:
+        passing: whether the same request may well succeed later; not whether it was refused.
+    """
+
+    passing = False
 
 
 REASON_LIMIT = 300  # characters

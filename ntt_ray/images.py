@@ -61,6 +61,18 @@ _BEGINNINGS = {
 }
 
 
+_ENDS = {b"\xff\xd8": b"\xff\xd9", b"\x89PNG": b"IEND", b"GIF8": b"\x3b"}
+_END_BYTES = 64  # at the end of a file in which its end is looked for
+
+
+def looks_cut(data: bytes) -> bool:
+    """Whether a file ends before it should: a cheap look at its last bytes, and not certain."""
+    if data.startswith(b"RIFF"):
+        return len(data) < 8 + int.from_bytes(data[4:8], "little")
+    ends = [end for beginning, end in _ENDS.items() if data.startswith(beginning)]
+    return not data or any(end not in data[-_END_BYTES:] for end in ends)
+
+
 class PixelBudget:
     """Bounds the pixels that the threads of a process decode at once; a larger image goes alone."""
 

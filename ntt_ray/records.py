@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from ntt_ray.errors import Failure
 from ntt_ray.masks import BoolMask, Rle, decode_rle
 
 Status = Literal["ok", "empty", "failed"]
@@ -67,7 +68,18 @@ class Detection:
 
 @dataclass(frozen=True, slots=True)
 class ImageLabels:
-    """The row of one image in a shard: every image has one, whatever happened to it."""
+    """The row of one image in a shard: every image has one, whatever happened to it.
+
+    Attributes:
+        entry: the image.
+        status: ``ok`` with detections, ``empty`` without, ``failed`` where it was not labelled.
+        height, width: size of the image in pixels; None where it failed.
+        error: why it failed, for people.
+        detections: what was found, by falling score.
+        failure: the kind of failure: ``content``, no image comes of the bytes, which is final;
+            ``access``, the bytes could not be read, and ``worker``, it ended its process twice
+            although it was alone in it, which are tried again. None in rows of older versions.
+    """
 
     entry: ImageEntry
     status: Status
@@ -75,10 +87,13 @@ class ImageLabels:
     width: int | None
     error: str | None
     detections: tuple[Detection, ...]
+    failure: Failure | None = None
 
     def __post_init__(self) -> None:
         if (self.status == "failed") != (self.error is not None):
             raise ValueError("an error goes with status failed, and only with it")
+        if self.failure is not None and self.status != "failed":
+            raise ValueError("a kind of failure goes with status failed only")
         if (self.status == "ok") != bool(self.detections):
             raise ValueError("status ok means at least one detection; none is empty or failed")
 
@@ -91,9 +106,11 @@ class ImageLabels:
         return cls(entry, status, size_hw[0], size_hw[1], None, detections)
 
     @classmethod
-    def failed(cls, entry: ImageEntry, error: str) -> ImageLabels:
+    def failed(
+        cls, entry: ImageEntry, error: str, failure: Failure | None = "content"
+    ) -> ImageLabels:
         """The row of an image that could not be labelled; `error` is for a person to read."""
-        return cls(entry, "failed", None, None, error, ())
+        return cls(entry, "failed", None, None, error, (), failure)
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,11 +56,12 @@ def demo(
 def label(settings: Config) -> None:
     """Label every image that has no labels yet; build the bank first if it is not there."""
     _label(settings)
+    from ntt_ray.run.failures import Allowed
     from ntt_ray.run.status import check_labelled
     from ntt_ray.storage import Storage
 
     store = Storage(settings.storage_options)
-    check_labelled(settings.output, settings.job.max_failed_fraction, store)
+    check_labelled(settings.output, Allowed.of(settings.job), store)
 
 
 @config_command
@@ -130,6 +131,7 @@ def _evaluate(settings: Config) -> dict[str, Any]:
 
 def _finish(settings: Config, counts: MergeCounts) -> None:
     from ntt_ray.merge.job import check_complete
+    from ntt_ray.run.failures import failure_lines
 
     calibrated = "" if settings.merge.calibration is None else ", or their class's threshold"
     say(
@@ -137,6 +139,8 @@ def _finish(settings: Config, counts: MergeCounts) -> None:
         f"{counts.failed} failed; {counts.detections} detections, {counts.annotations} in "
         f"{COCO_FILE} (score >= {settings.merge.min_score:g}{calibrated})"
     )
+    for line in failure_lines(counts.reasons):
+        say(f"  {line}", style="yellow")
     check_complete(settings, counts)
 
 

@@ -71,7 +71,8 @@ def _print(found: Status) -> None:
         left = timedelta(seconds=round(found.left_s))
         say(f"{found.images_per_s:.2f} images/s, {left} left to label")
     for reason, failures in list((found.failures or {}).items())[:REASONS_SHOWN]:
-        say(f"  {failures.images} failed: {reason}; {', '.join(failures.examples)}")
+        names = ", ".join(failures.examples)
+        say(f"  {failures.images} failed ({failures.kind}): {reason}; {names}")
 
 
 def _at_work(driver: Holder | None) -> str:

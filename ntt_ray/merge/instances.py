@@ -6,16 +6,22 @@ does not know any output format.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
+from ntt_ray.errors import InputError, reason_of
 from ntt_ray.merge.digests import digest_of_bytes
 from ntt_ray.merge.thresholds import IntArray, Thresholds
+from ntt_ray.run.failures import Reasons
+from ntt_ray.run.layout import shard_name
 from ntt_ray.run.shard import iter_batches, open_shard, read_shard_bytes
 from ntt_ray.storage import Storage
 
@@ -35,6 +41,7 @@ class ShardIndex:
         found: how many detections of the classes that are kept each row has, int32 ``(rows,)``.
         kept: how many of these reach their threshold, int32 ``(rows,)``.
         ok, empty, failed: how many rows have this status.
+        reasons: the failed rows by kind of failure and reason.
         counts_bytes: length of all ``counts`` of the shard, about.
         names_bytes: length of all file names, about.
     """
@@ -48,6 +55,7 @@ class ShardIndex:
     failed: int
     counts_bytes: int
     names_bytes: int
+    reasons: Reasons = field(default_factory=dict)
 
     @property
     def rows(self) -> int:
@@ -55,19 +63,32 @@ class ShardIndex:
         return len(self.found)
 
 
-def index_shard(output: str, shard_id: int, store: Storage, thresholds: Thresholds) -> ShardIndex:
+def index_shard(
+    output: str,
+    shard_id: int,
+    store: Storage,
+    thresholds: Thresholds,
+    misfit: Callable[[pq.ParquetFile, int], str | None] = lambda _file, _unit: None,
+) -> ShardIndex:
     """Count the instances of a shard, from its statuses, scores and category ids.
 
     The file is read whole for its digest, which takes about 1 ms of a core for each megabyte.
+    `misfit` says of an open shard why it is not the one of its unit, if it is not.
 
     Raises:
-        InputError: the shard is missing or damaged.
+        InputError: the shard is missing, damaged or not that of its unit.
     """
     found, kept, statuses = [], [], {"ok": 0, "empty": 0, "failed": 0}
+    reasons: Counter[tuple[str, str]] = Counter()
     anything = thresholds.any_score()
     data = read_shard_bytes(output, shard_id, store)
+    columns = ("status", "error", "failure", *annotation_columns("category_id", "score"))
     with open_shard(output, shard_id, store, data) as file:
-        for batch in iter_batches(file, ("status", *annotation_columns("category_id", "score"))):
+        if (problem := misfit(file, shard_id)) is not None:
+            raise InputError(
+                f"{shard_name(shard_id)}: {problem}; the same command labels its unit again"
+            )
+        for batch in iter_batches(file, columns):
             lengths, instances = _flattened(batch)
             if not np.isfinite(instances.field("score").to_numpy()).all():  # it reaches nothing
                 raise ValueError("a score is not a finite number")
@@ -77,6 +98,8 @@ def index_shard(output: str, shard_id: int, store: Storage, thresholds: Threshol
                 if item["values"] not in statuses:  # open_shard names the shard
                     raise ValueError(f"{item['values']!r} is no status")
                 statuses[item["values"]] += item["counts"]
+            failed = batch.filter(pc.equal(batch.column("status"), "failed")).to_pylist()
+            reasons.update((r.get("failure") or "content", reason_of(r["error"])) for r in failed)
         sizes = _column_bytes(file.metadata)
     none = [np.zeros(0, np.int32)]
     return ShardIndex(
@@ -87,6 +110,7 @@ def index_shard(output: str, shard_id: int, store: Storage, thresholds: Threshol
         **statuses,
         counts_bytes=sizes["annotations.list.element.counts"],
         names_bytes=sizes["file_name"],
+        reasons=reasons,
     )
 
 
@@ -98,8 +122,8 @@ def flat_instances(rows: pa.RecordBatch, thresholds: Thresholds | None = None) -
         thresholds: keep only what reaches them; None keeps all.
 
     Returns:
-        The columns of `rows` but ``annotations`` and ``error``, repeated for every instance, and
-        the fields of ``annotations``, with the category ids of the merged files.
+        The columns of `rows` but ``annotations``, ``error`` and ``failure``, repeated for every
+        instance, and the fields of ``annotations``, with the category ids of the merged files.
     """
     lengths, instances = _flattened(rows)
     row = np.repeat(np.arange(len(rows)), lengths)
@@ -110,7 +134,7 @@ def flat_instances(rows: pa.RecordBatch, thresholds: Thresholds | None = None) -
     columns = {
         name: rows.column(name).take(pa.array(row))
         for name in rows.schema.names
-        if name not in ("annotations", "error")
+        if name not in ("annotations", "error", "failure")
     }
     columns |= {item.name: instances.field(item.name) for item in instances.type}
     if thresholds is not None and "category_id" in columns:

@@ -26,6 +26,7 @@ from ntt_ray.merge.record import MergeRecord, read_merge_record, stretches, writ
 from ntt_ray.merge.rendering import Mapper, Merge, Source, Written, map_here
 from ntt_ray.merge.thresholds import Thresholds
 from ntt_ray.run import manifest as manifest_file
+from ntt_ray.run.failures import Allowed
 from ntt_ray.run.layout import MERGE_LOCK_FILE, RECORD_FILE
 from ntt_ray.run.lock import RunLock
 from ntt_ray.run.record import RunRecord, recorded_run
@@ -71,7 +72,8 @@ def merge(
         units, missing = _shards(config, recorded, store, partial)
         mapper = _mapper(recorded.plan.images)
         uris = functools.partial(_listed, "uri", *manifest)
-        source = Source(config.output, store, thresholds, uris)
+        ids = functools.partial(_listed, "image_id", *manifest)
+        source = Source(config.output, store, thresholds, uris, recorded.labels_hash, ids)
         shards = count_shards(source, units, mapper)
         info, per_file = merge_info(recorded, len(missing)), config.merge.images_per_file
         plan = Merge(source, Layout(shards), choice.labels, info, per_file, mapper)
@@ -103,7 +105,7 @@ def _recorded_choice(choice: ClassChoice) -> tuple[tuple[int, int, str], ...] | 
     return tuple((own, new, names[new]) for own, new in sorted(choice.categories.items()))
 
 
-def _listed(column: str, output: str, digest: str, store: Storage, shard_id: int) -> list[str]:
+def _listed(column: str, output: str, digest: str, store: Storage, shard_id: int) -> list[Any]:
     """A column of the manifest: what it says of the images of a unit."""
     entries = manifest_file.read_unit(output, shard_id, digest, store)
     return [getattr(entry, column) for entry in entries]
@@ -174,20 +176,15 @@ def check_complete(config: Config, counts: MergeCounts) -> None:
     """Whether the exit status may be 0.
 
     Raises:
-        RunIncompleteError: shards are missing, or more images failed than
-            `job.max_failed_fraction` allows.
+        RunIncompleteError: shards are missing, or more images failed than `job` allows.
     """
     if counts.missing_shards:
         raise RunIncompleteError(
             f"{counts.missing_shards} shards are missing: the merged files hold a part of the run. "
             "Label the rest with the same command, then merge again"
         )
-    allowed = config.job.max_failed_fraction
-    if counts.failed > allowed * counts.images:
-        raise RunIncompleteError(
-            f"{counts.failed} of {counts.images} images failed, more than job.max_failed_fraction "
-            f"{allowed:g} allows; the reasons are in the column 'error' of the shards"
-        )
+    if (problem := Allowed.of(config.job).problem(counts.images, counts.reasons)) is not None:
+        raise RunIncompleteError(problem)
 
 
 def merge_info(recorded: RunRecord, missing: int) -> dict[str, Any]:

@@ -6,8 +6,9 @@ It does not know Ray; what runs the functions is handed in.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from ntt_ray.merge.instances import ShardIndex, index_shard
@@ -18,6 +19,7 @@ from ntt_ray.merge.profiles.label_studio import write_label_studio
 from ntt_ray.merge.profiles.polygons import write_polygons
 from ntt_ray.merge.profiles.yolo import write_yolo
 from ntt_ray.merge.rendering import Mapper, Merge, Source, Written
+from ntt_ray.run.failures import Reasons
 
 SHARDS_PER_COUNT = 16
 # a profile is a function: it publishes its files and gives their digests
@@ -43,6 +45,7 @@ class MergeCounts:
         detections: how many detections of the classes that are kept all rows have.
         annotations: how many of these detections reach their threshold.
         missing_shards: how many shards the run lacks (a partial merge).
+        reasons: the images that failed, by kind of failure and reason.
     """
 
     images: int
@@ -52,6 +55,7 @@ class MergeCounts:
     detections: int
     annotations: int
     missing_shards: int = 0
+    reasons: Reasons = field(default_factory=dict)
 
     @classmethod
     def of(cls, shards: Sequence[ShardIndex], missing_shards: int = 0) -> MergeCounts:
@@ -64,6 +68,7 @@ class MergeCounts:
             detections=sum(int(shard.found.sum()) for shard in shards),
             annotations=sum(int(shard.kept.sum()) for shard in shards),
             missing_shards=missing_shards,
+            reasons=sum((Counter(shard.reasons) for shard in shards), Counter[tuple[str, str]]()),
         )
 
 
@@ -71,7 +76,7 @@ def count_shards(source: Source, shard_ids: Sequence[int], mapper: Mapper) -> li
     """Pass one: count the instances of every shard, in order, and take its digest.
 
     Raises:
-        InputError: a shard is missing or damaged; it is named.
+        InputError: a shard is missing, damaged or not that of its unit; it is named.
     """
     starts = range(0, len(shard_ids), SHARDS_PER_COUNT)
     groups = [list(shard_ids[start : start + SHARDS_PER_COUNT]) for start in starts]
@@ -82,7 +87,7 @@ def count_shards(source: Source, shard_ids: Sequence[int], mapper: Mapper) -> li
 def index_shards(shard_ids: Sequence[int], source: Source) -> list[ShardIndex]:
     """Count some shards; see `instances.index_shard`."""
     return [
-        index_shard(source.output, shard_id, source.store, source.thresholds)
+        index_shard(source.output, shard_id, source.store, source.thresholds, source.misfit)
         for shard_id in shard_ids
     ]
 

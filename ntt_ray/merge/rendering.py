@@ -15,6 +15,7 @@ from itertools import chain
 from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from ntt_ray import storage
 from ntt_ray.errors import InputError
@@ -23,7 +24,7 @@ from ntt_ray.merge.fragments import Fragment, Layout, Slice
 from ntt_ray.merge.thresholds import Thresholds
 from ntt_ray.records import ClassLabel
 from ntt_ray.run.layout import shard_name
-from ntt_ray.run.shard import iter_batches, open_shard
+from ntt_ray.run.shard import iter_batches, misfit, open_shard
 from ntt_ray.storage import Storage
 
 T = TypeVar("T")
@@ -118,12 +119,25 @@ class Source:
         store: access to files.
         thresholds: which instances are kept.
         uris: gives the addresses of a shard's images in their order; picklable. None: unknown.
+        labels_hash: of the run that the shards must be of; None: they are believed.
+        image_ids: gives the ids of a unit's images in order, for shards that do not say; picklable.
     """
 
     output: str
     store: Storage
     thresholds: Thresholds
     uris: Callable[[int], Sequence[str]] | None = None
+    labels_hash: str | None = None
+    image_ids: Callable[[int], Sequence[int]] | None = None
+
+    def misfit(self, file: pq.ParquetFile, shard_id: int) -> str | None:
+        """Why an open shard is not the one of its unit; None where it is."""
+        if self.labels_hash is None:
+            return None
+        ids = None
+        if self.image_ids is not None and b"images" not in file.schema_arrow.metadata:
+            ids = self.image_ids(shard_id)
+        return misfit(file, shard_id, self.labels_hash, ids)
 
     def publish(self, name: str, data: bytes) -> FileDigest:
         """Publish a small file of the output; gives its digest."""

@@ -35,8 +35,16 @@ class ClassCounts:
 
 @dataclass
 class Failure:
-    """Images that failed for one reason, with a few examples and one full error text."""
+    """Images that failed for one reason, with a few examples and one full error text.
 
+    Attributes:
+        kind: the kind of failure, see `records.Failure`; of older versions ``content``.
+        images: how many images failed for this reason.
+        error: one of the error texts.
+        examples: file names of a few of them.
+    """
+
+    kind: str = "content"
     images: int = 0
     error: str = ""
     examples: list[str] = field(default_factory=list)
@@ -68,7 +76,7 @@ class RunCounts:
         self.images["total"] += 1
         self.images[labels.status] += 1
         if labels.error is not None:
-            self._add_failure(labels.entry.file_name, labels.error)
+            self._add_failure(labels.entry.file_name, labels.error, labels.failure or "content")
         ids = {d.category_id for d in labels.detections}
         if not ids <= self.classes.keys():
             name, unknown = labels.entry.file_name, sorted(ids - self.classes.keys())
@@ -90,11 +98,11 @@ class RunCounts:
         if right is not None:
             (self.right if right else self.wrong)[bin_of(detection.score, SCORE_BINS)] += 1
 
-    def _add_failure(self, file_name: str, error: str) -> None:
+    def _add_failure(self, file_name: str, error: str, kind: str) -> None:
         reason = reason_of(error)
         if reason not in self.failures and len(self.failures) >= MAX_REASONS:
             reason = _OTHER
-        failure = self.failures.setdefault(reason, Failure(error=error[:_TEXT_LIMIT]))
+        failure = self.failures.setdefault(reason, Failure(kind, error=error[:_TEXT_LIMIT]))
         failure.images += 1
         if len(failure.examples) < EXAMPLES_PER_REASON:
             failure.examples.append(file_name)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import platform
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,7 +14,13 @@ import pyarrow as pa
 import ray
 
 from ntt_ray import storage
-from ntt_ray.errors import LabelError, NttRayError
+from ntt_ray.errors import (
+    GivenBackError,
+    LabelError,
+    NttRayError,
+    SickDeviceError,
+    StorageError,
+)
 from ntt_ray.records import FetchedImage, ImageLabels, PromptWork
 from ntt_ray.run.cluster.connect import this_log
 from ntt_ray.run.cluster.metrics import ActorMetrics
@@ -56,6 +64,8 @@ class LabelActor:
             images_per_step=1 if on_cpu else IMAGES_PER_GPU_STEP,
             decode_threads=job.decode_threads,
             decode=job.decode,
+            hang_s=job.hang_s,
+            device=_device_name(on_cpu),
         )
         if job.models.settings.compile:
             units.warm_up()
@@ -69,13 +79,19 @@ class LabelActor:
         for row in batch.to_pylist():
             started, begun_at = time.perf_counter(), time.time()
             images = [fetched_image(image) for image in row["images"]]
-            labels = self._label(row["shard_id"], images)
+            labels, given_back = list[ImageLabels](), row["given_back"]
+            try:
+                labels = [] if given_back else self._label(row["shard_id"], images)
+            except (GivenBackError, StorageError) as error:
+                given_back = str(error)
             label_s = time.perf_counter() - started
             work = self._units.take_work()
             self._measure(labels, row["fetch_s"], label_s, work)
             rows.append(
                 {
                     "shard_id": row["shard_id"],
+                    "again": row["again"],
+                    "given_back": given_back,
                     "fetch_s": row["fetch_s"],
                     "begun_at": begun_at,
                     "label_s": label_s,
@@ -88,6 +104,10 @@ class LabelActor:
     def _label(self, shard_id: int, images: Sequence[FetchedImage]) -> list[ImageLabels]:
         try:
             return self._units.label(shard_id, images)
+        except SickDeviceError:
+            logger.exception("unit %d: this process ends, for its GPU cannot be used", shard_id)
+            logging.shutdown()
+            os._exit(1)  # Ray starts another one, and gives it the unit
         except LabelError as error:
             logger.exception("unit %d", shard_id)  # goes into this worker's log
             raise LabelError(f"{error}; {this_log()}") from error
@@ -101,3 +121,12 @@ class LabelActor:
             from torch import cuda
 
             self._metrics.gpu_memory(cuda.memory_reserved(), cuda.max_memory_reserved())
+
+
+def _device_name(on_cpu: bool) -> str:
+    """The device by its machine, for messages about one that fails."""
+    if on_cpu:
+        return f"cpu of {platform.node()}"
+    from torch import cuda
+
+    return f"GPU {cuda.get_device_properties(0).uuid} of {platform.node()}"

@@ -6,7 +6,7 @@ Nothing here computes; the method is in `ntt_ray.method.labeler`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -25,18 +25,30 @@ from ntt_ray.run.write import write_units
 
 STALL_S = 1800.0  # without anything moving, after which a run ends
 SLOWEST_IMAGE_S = {"cpu": 300.0, "cuda": 15.0}  # a unit of many slow images is no stall
+STAGES = 3  # each may wait for a store as long as the run has patience
 UNITS_IN_FLIGHT = 2  # per actor: the next unit is fetched while this one is labelled
 
 
 def label_units(
-    job: LabelJob, shard_ids: Sequence[int], bank: bytes, resources: Resources, images_per_unit: int
-) -> Iterator[UnitDone]:
+    job: LabelJob,
+    units: Mapping[int, bool],
+    bank: bytes,
+    resources: Resources,
+    images_per_unit: int,
+) -> Generator[UnitDone]:
     """Label units and publish their shards; yields each as it is done, in any order.
+
+    Args:
+        job: what every stage gets.
+        units: the units by number; true where only those of its images are labelled that its shard
+            says are to be tried again.
+        bank: the bytes of the bank's file.
+        resources: what the stages reserve.
+        images_per_unit: how many images the largest unit has.
 
     Raises:
         RunIncompleteError: for longer than the slowest unit would take, nothing moved.
         LabelError: the method failed on an image; it and the unit are named.
-        StorageError: a shard could not be written after all retries.
     """
     bank_ref = ray.put(bank)  # once; every actor of a node reads the same copy
     context = DataContext.get_current()
@@ -47,20 +59,22 @@ def label_units(
     context.custom_execution_callback_classes = [_ForgetBlocks]
     # wrapped, our errors would reach the driver as text: their causes do not travel
     context.raise_original_map_exception = True
-    stall_s = max(STALL_S, SLOWEST_IMAGE_S[resources.device] * images_per_unit)
+    slowest_s = SLOWEST_IMAGE_S[resources.device] * images_per_unit
+    stall_s = max(STALL_S, slowest_s) + STAGES * job.patience_s
     context.execution_no_progress_timeout_s = stall_s
-    units: Dataset = ray.data.from_items(
-        [{"shard_id": shard_id} for shard_id in shard_ids], override_num_blocks=len(shard_ids)
+    planned: Dataset = ray.data.from_items(
+        [{"shard_id": shard_id, "again": again} for shard_id, again in units.items()],
+        override_num_blocks=len(units),
     )
     # Ray fuses neighbours that reserve the same; fetching must overlap labelling instead, so its
     # tasks reserve another share of a CPU than the actors.
     by_unit: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
-    fetched = units.map_batches(partial(fetch_units, job=job), num_cpus=TASK_CPUS, **by_unit)
+    fetched = planned.map_batches(partial(fetch_units, job=job), num_cpus=TASK_CPUS, **by_unit)
     labelled = fetched.map_batches(
         LabelActor,
         fn_constructor_args=(job, [bank_ref]),  # in a list: Ray Data does not resolve it
         compute=ActorPoolStrategy(
-            **resources.pool(len(shard_ids)), max_tasks_in_flight_per_actor=UNITS_IN_FLIGHT
+            **resources.pool(len(units)), max_tasks_in_flight_per_actor=UNITS_IN_FLIGHT
         ),
         **by_unit,
         **resources.actor_options(),

@@ -15,7 +15,6 @@ from ntt_ray.storage import Storage
 
 _TIMES = [(name, pa.float64()) for name in ("fetch_s", "begun_at", "label_s")]
 _WORK = [(name, pa.int64()) for name in ("views", "views_skipped", "points", "points_asked")]
-MEASURED = [name for name, _ in (*_TIMES, *_WORK)]  # columns that the writing stage passes on
 _IMAGE = pa.struct(
     [
         ("image_id", pa.int64()),
@@ -26,32 +25,47 @@ _IMAGE = pa.struct(
     ]
 )
 _ROWS = pa.large_list(pa.struct(ROW_FIELDS))
-FETCHED = pa.schema(
-    [("shard_id", pa.int64()), ("fetch_s", pa.float64()), ("images", pa.large_list(_IMAGE))]
-)
-LABELLED = pa.schema([("shard_id", pa.int64()), *_TIMES, *_WORK, ("rows", _ROWS)])
+# of every unit: its number, whether only some of its images are tried again, why it is given back
+_UNIT = [("shard_id", pa.int64()), ("again", pa.bool_()), ("given_back", pa.string())]
+_COUNTS = [(name, pa.int64()) for name in ("images", "failed", "unreachable", "detections")]
+FETCHED = pa.schema([*_UNIT, ("fetch_s", pa.float64()), ("images", pa.large_list(_IMAGE))])
+LABELLED = pa.schema([*_UNIT, *_TIMES, *_WORK, ("rows", _ROWS)])
 WRITTEN = pa.schema(
-    [
-        *((name, pa.int64()) for name in ("shard_id", "images", "failed", "detections")),
-        *_TIMES,
-        *_WORK,
-        ("write_s", pa.float64()),
-    ]
+    [*_UNIT, *_COUNTS, ("reason", pa.string()), *_TIMES, *_WORK, ("write_s", pa.float64())]
 )
 
 
 @dataclass(frozen=True)
 class UnitDone:
-    """What the driver hears of a finished unit; the counts of prompts are as in `PromptWork`."""
+    """What the driver hears of a finished unit; the counts of prompts are as in `PromptWork`.
+
+    Attributes:
+        shard_id: the number of the unit.
+        images: how many images were labelled just now.
+        failed: how many of these images failed.
+        detections: how many detections these images have together.
+        fetch_s: seconds it took to read the images.
+        begun_at: when labelling began, in seconds since the epoch by the worker's clock.
+        label_s: seconds it took to label the images.
+        write_s: seconds it took to write the shard.
+        unreachable: how many of the images that failed are to be tried again.
+        again: whether these are only those of the unit's images that were to be tried again.
+        given_back: why the unit was given back without a shard; None where it has one.
+        reason: why most of the images that failed did so, without what differs between them.
+    """
 
     shard_id: int
     images: int
-    failed: int  # of the images
-    detections: int  # of all images together
+    failed: int
+    detections: int
     fetch_s: float
-    begun_at: float  # when labelling began: seconds since the epoch by the worker's clock
+    begun_at: float
     label_s: float
     write_s: float
+    unreachable: int = 0
+    again: bool = False
+    given_back: str | None = None
+    reason: str | None = None
     views: int = 0
     views_skipped: int = 0
     points: int = 0
@@ -83,7 +97,9 @@ class LabelJob:
         models: how to load both models.
         method: the `method` settings.
         decode: the `decode` settings.
-        image_timeout_s: seconds that fetching one image may take, all retries included.
+        image_timeout_s: seconds that one attempt at fetching an image may take.
+        patience_s: seconds for which images are waited for that could not be read.
+        hang_s: seconds without a finished image after which a worker ends itself.
         decode_threads: how many threads each actor decodes images with.
         run_token: the token of this driver; notes of other drivers count for nothing.
         provenance: what the metadata of every shard says.
@@ -96,6 +112,8 @@ class LabelJob:
     method: MethodSettings
     decode: DecodeSettings
     image_timeout_s: float
+    patience_s: float
+    hang_s: float
     decode_threads: int
     run_token: str
     provenance: Mapping[str, str]

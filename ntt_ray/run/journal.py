@@ -2,15 +2,17 @@
 
 Ray starts a unit again whenever its worker dies, for ever if one image is to blame. Before a
 worker takes up some images of a unit it notes them beside the shard. When it starts on a unit and
-finds such a note of the same run, the worker before it died over those images: each gets a death.
-Images with one death are taken up one by one; an image with two deaths is not taken up again and
-becomes a failed row. Notes left by another driver (killed, resumed) count for nothing: there the
-worker died of its driver.
+finds such a note of the same run, the worker before it died over those images. They are suspects
+now, and taken up one by one. Most workers die of something else (memory, a node that is taken
+away), so only an image that was alone gets a death; at two deaths it is not taken up again and
+becomes a failed row. A worker whose GPU broke says so before it ends, and blames no image. Notes
+left by another driver (killed, resumed) count for nothing: there the worker died of its driver.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from itertools import groupby, islice
 
@@ -18,39 +20,76 @@ from ntt_ray import storage
 from ntt_ray.run.layout import LABELS_FOLDER, journal_name, journal_uri, shard_ids
 from ntt_ray.storage import Storage
 
+logger = logging.getLogger(__name__)
+
 MAX_DEATHS = 2
 
 
 class UnitJournal:
-    """The notes on one unit."""
+    """The notes on one unit.
+
+    Attributes:
+        deaths: how many workers were lost over an image that they had alone, by its position in the
+            unit; images that were in work with others have 0, and are suspects.
+        devices: the GPU of each worker that this unit's images left with a GPU it could not use.
+        lost: how many workers died over the unit, for whatever reason.
+    """
 
     def __init__(self, output: str, shard_id: int, run_token: str, store: Storage) -> None:
         self._uri = journal_uri(output, shard_id)
         self._token, self._store = run_token, store
-        self.deaths: dict[int, int] = {}  # workers lost over an image, by its place in the unit
+        self.deaths: dict[int, int] = {}
+        self.devices: list[str] = []
+        self.lost = 0
 
     def open(self) -> None:
         """Read what the worker before left, and count its deaths."""
         try:
             note = json.loads(self._store.read_bytes(self._uri))
-        except (FileNotFoundError, ValueError):
-            return  # a damaged note says nothing; it cannot happen with whole writes
-        if note.get("run") != self._token:
+            if note["run"] != self._token:
+                return
+            deaths = {int(position): int(count) for position, count in note["deaths"].items()}
+            in_work = [int(position) for position in note["in_work"]]
+            devices = [str(device) for device in note.get("devices", ())]
+            lost = int(note.get("lost", 0)) + bool(in_work)
+        except FileNotFoundError:
             return
-        self.deaths = {int(position): count for position, count in note["deaths"].items()}
-        for position in note["in_work"]:
-            self.deaths[position] = self.deaths.get(position, 0) + 1
+        except (ValueError, TypeError, KeyError, AttributeError):
+            logger.warning("%s is damaged and says nothing", storage.redact(self._uri))
+            return
+        alone = len(in_work) == 1
+        for position in in_work:
+            deaths[position] = deaths.get(position, 0) + alone
+        self.deaths, self.devices, self.lost = deaths, devices, lost
 
     def condemned(self) -> set[int]:
         """Positions of the images that must not be taken up again."""
         return {position for position, count in self.deaths.items() if count >= MAX_DEATHS}
 
+    def unexplained(self) -> int:
+        """How many workers died over the unit beside those that its condemned images ended."""
+        return self.lost - (MAX_DEATHS + 1) * len(self.condemned())
+
     def steps(self, positions: Sequence[int], step: int) -> Iterator[list[int]]:
         """Split the work into steps of `step` images, suspects alone; each is noted before."""
         for group in _groups(positions, step, set(self.deaths)):
-            note = {"run": self._token, "deaths": self.deaths, "in_work": group}
-            self._store.publish_bytes(self._uri, json.dumps(note).encode())
+            self._note(group)
             yield group
+
+    def blame_device(self, device: str) -> None:
+        """Note that the worker ends because of its GPU: no image is to blame for this death."""
+        self.devices.append(device)
+        self._note([])
+
+    def _note(self, in_work: Sequence[int]) -> None:
+        note = {
+            "run": self._token,
+            "deaths": self.deaths,
+            "in_work": list(in_work),
+            "devices": self.devices,
+            "lost": self.lost,
+        }
+        self._store.publish_bytes(self._uri, json.dumps(note).encode())
 
 
 def delete_finished(output: str, store: Storage) -> None:

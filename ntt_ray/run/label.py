@@ -1,32 +1,57 @@
 """Labelling every image that has no row yet: the lock, the checks, the chain, what is heard of it.
 
 A driver may end at any moment: what was published stays, and the same command goes on from there.
+Images that could not be read have rows that say so; they are tried again once everything else is
+done, and by the next start.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from ntt_ray import storage
 from ntt_ray.config import Config
 from ntt_ray.errors import RunIncompleteError
 from ntt_ray.run.chain import label_units
 from ntt_ray.run.cluster.metrics import DriverMetrics
+from ntt_ray.run.early_stop import EarlyStop
 from ntt_ray.run.job import LabelJob, Pace, UnitDone
 from ntt_ray.run.journal import delete_finished
+from ntt_ray.run.layout import again_uri, shard_uri
 from ntt_ray.run.lock import RunLock
 from ntt_ray.run.prepare import Prepared, check_sources, prepare_run
-from ntt_ray.run.shard import existing_shards
+from ntt_ray.run.shard import existing_shards, noted_units
 from ntt_ray.run.stall_watch import StallWatch
 from ntt_ray.storage import Storage
 
 logger = logging.getLogger(__name__)
 OnUnit = Callable[[UnitDone, int, int], None]
+UNITS_NAMED = 5
+
+
+@dataclass
+class _Labelled:
+    """What came of some units.
+
+    Attributes:
+        unreachable: units with images that are to be tried again.
+        given_back: why a unit was given back, by its number.
+    """
+
+    unreachable: set[int] = field(default_factory=set)
+    given_back: dict[int, str] = field(default_factory=dict)
+
+    def add(self, unit: UnitDone) -> None:
+        if unit.given_back is not None:
+            self.given_back[unit.shard_id] = unit.given_back
+        elif unit.unreachable:
+            self.unreachable.add(unit.shard_id)
 
 
 def label(config: Config, on_unit: OnUnit) -> None:
-    """Label every image of a config that has no row yet.
+    """Label every image of a config that has no row yet, and those that could not be read.
 
     `on_unit` is called for each finished unit with the images done so far, resumed ones included,
     and the images in all.
@@ -34,39 +59,61 @@ def label(config: Config, on_unit: OnUnit) -> None:
     Raises:
         RunIncompleteError: a unit was worked on and has no shard.
     """
-    store = Storage(config.storage_options)
-    sources = check_sources(config, store)
+    sources = check_sources(config, Storage(config.storage_options))
+    store = Storage(config.storage_options, config.job.patience_s)
     with RunLock(config.output, store) as lock:
         prepared = prepare_run(config, store, sources)
-        sizes, done = prepared.images.sizes, prepared.images.done
-        todo = [unit for unit in range(len(sizes)) if unit not in done]
-        if todo:
-            _label_units(_job(config, store, lock.token, prepared), prepared, todo, lock, on_unit)
+        units, done = range(len(prepared.images.sizes)), prepared.images.done
+        noted = noted_units(config.output, store)
+        work = {unit: False for unit in units if unit not in done}
+        work |= {unit: True for unit in units if unit in done and unit in noted}
+        found = _Labelled()
+        if work:
+            job = _job(config, store, lock.token, prepared)
+            found = _label_units(job, prepared, work, lock, on_unit)
+            if found.unreachable:
+                logger.info("%d units have images to be tried again", len(found.unreachable))
+                second = dict.fromkeys(sorted(found.unreachable), True)
+                again = _label_units(job, prepared, second, lock, on_unit)
+                found.unreachable = again.unreachable | set(again.given_back)
         else:
-            logger.info("all %d units are done already", len(sizes))
+            logger.info("all %d units are done already", len(units))
+        for unit in noted_units(config.output, store) - found.unreachable - set(found.given_back):
+            store.delete(again_uri(config.output, unit))
         delete_finished(config.output, store)
-        _check_shards(config, store, todo)
+        _check_shards(config, store, work, found)
 
 
 def _label_units(
-    job: LabelJob, prepared: Prepared, todo: Sequence[int], lock: RunLock, on_unit: OnUnit
-) -> None:
+    job: LabelJob, prepared: Prepared, units: Mapping[int, bool], lock: RunLock, on_unit: OnUnit
+) -> _Labelled:
     """Send the units through the chain, and tell the lock, the metrics and the caller of each."""
     sizes = prepared.images.sizes
     total = sum(sizes)
-    done = total - sum(sizes[unit] for unit in todo)
+    done = total - sum(sizes[unit] for unit, again in units.items() if not again)
     pace, metrics = Pace(), DriverMetrics(storage.redact(job.output))
     metrics.progress(done, total)
-    chain = label_units(job, todo, prepared.bank, prepared.models.resources, max(sizes))
+    found, early = _Labelled(), EarlyStop(fresh=not done)
+    chain = label_units(job, units, prepared.bank, prepared.models.resources, max(sizes))
     with StallWatch() as watch:
         for unit in chain:
             lock.check()
             watch.unit_done()
-            done += unit.images
+            found.add(unit)
+            try:
+                early.unit(unit)
+            except RunIncompleteError:
+                chain.close()
+                if early.useless:  # the run was fresh: all shards are of this start
+                    for useless in existing_shards(job.output, job.store):
+                        job.store.delete(shard_uri(job.output, useless))
+                raise
+            done += 0 if unit.again else unit.images
             lock.progress = {"images_done": done, "images_per_s": pace.unit(unit)}
             metrics.unit(unit.write_s)
             metrics.progress(done, total)
             on_unit(unit, done, total)
+    return found
 
 
 def _job(config: Config, store: Storage, token: str, prepared: Prepared) -> LabelJob:
@@ -79,16 +126,23 @@ def _job(config: Config, store: Storage, token: str, prepared: Prepared) -> Labe
         method=config.method,
         decode=config.decode,
         image_timeout_s=config.job.image_timeout_s,
+        patience_s=config.job.patience_s,
+        hang_s=config.job.hang_s,
         decode_threads=max(1, round(models.resources.cpus_per_actor)),
         run_token=token,
         provenance=prepared.identity.provenance(),
     )
 
 
-def _check_shards(config: Config, store: Storage, units: Sequence[int]) -> None:
+def _check_shards(
+    config: Config, store: Storage, units: Mapping[int, bool], found: _Labelled
+) -> None:
     missing = sorted(set(units) - existing_shards(config.output, store)) if units else []
     if missing:
+        reasons = [
+            f"unit {unit}: {found.given_back[unit]}" for unit in missing if unit in found.given_back
+        ][:UNITS_NAMED]
         raise RunIncompleteError(
             f"{len(missing)} of {len(units)} units have no shard, the first is {missing[0]}; "
-            "start the same command again"
+            f"start the same command again{''.join(f'; {reason}' for reason in reasons)}"
         )

@@ -15,6 +15,7 @@ RECORD_FILE = "run.json"
 MANIFEST_FILE = "manifest.parquet"
 BANK_FILE, BANK_PAGE, BANK_REPORT = "bank.safetensors", "bank.html", "bank.json"
 LABELS_FOLDER, SHARD_SUFFIX, JOURNAL_SUFFIX = "labels", ".parquet", ".journal.json"
+AGAIN_SUFFIX = ".again.json"
 LOCK_FILE = "driver.lock"
 MERGE_LOCK_FILE = "merge.lock"  # a partial merge may go on beside labelling
 CLAIM_SUFFIX = ".claim"  # behind the name of a lock that is being taken over
@@ -33,7 +34,10 @@ PLAN_FOLDER, PLAN_FILE, SAMPLE_FILE = "plan", "plan.json", "sample.jsonl"
 
 FILES = (
     *(RECORD_FILE, MANIFEST_FILE, BANK_FILE, BANK_PAGE, BANK_REPORT),
-    *(f"{LABELS_FOLDER}/shard-*{suffix}" for suffix in (SHARD_SUFFIX, JOURNAL_SUFFIX)),
+    *(
+        f"{LABELS_FOLDER}/shard-*{suffix}"
+        for suffix in (SHARD_SUFFIX, JOURNAL_SUFFIX, AGAIN_SUFFIX)
+    ),
     *(LOCK_FILE, MERGE_LOCK_FILE, f"*.lock{CLAIM_SUFFIX}"),
     *(MERGE_FILE, COCO_FILE, "annotations-*-of-*.json", RESULTS_FILE),
     *(POLYGON_FILE, "polygons-*-of-*.json"),
@@ -43,7 +47,7 @@ FILES = (
     *(METRICS_FILE, REPORT_PAGE, REPORT_FILE, CALIBRATION_PAGE, CALIBRATION_FILE),
     *(f"{PLAN_FOLDER}/*/{name}" for name in (PLAN_FILE, SAMPLE_FILE)),
 )  # as patterns of a shell; below PLAN_FOLDER/*/ the sample is an output of its own
-_SHARD = re.compile(rf"shard-(\d{{6,}}){re.escape(SHARD_SUFFIX)}")
+_UNIT = re.compile(r"shard-(\d{6,})(\..+)")
 PART = re.compile(r"part-\d{5,}-of-\d{5,}\.parquet")
 
 
@@ -75,9 +79,10 @@ def shard_uri(output: str, shard_id: int) -> str:
     return storage.join(output, LABELS_FOLDER, shard_name(shard_id))
 
 
-def shard_ids(names: Iterable[str]) -> set[int]:
-    """The ids of the shards among the file names of the labels' folder."""
-    return {int(match[1]) for name in names if (match := _SHARD.fullmatch(name))}
+def shard_ids(names: Iterable[str], suffix: str = SHARD_SUFFIX) -> set[int]:
+    """The ids of the units that have a file of a suffix, among the names in the labels' folder."""
+    matches = filter(None, map(_UNIT.fullmatch, names))
+    return {int(match[1]) for match in matches if match[2] == suffix}
 
 
 def journal_name(shard_id: int) -> str:
@@ -88,6 +93,12 @@ def journal_name(shard_id: int) -> str:
 def journal_uri(output: str, shard_id: int) -> str:
     """Where the notes on a unit lie; deleted once its shard is there."""
     return storage.join(output, LABELS_FOLDER, journal_name(shard_id))
+
+
+def again_uri(output: str, shard_id: int) -> str:
+    """Where it lies that images of a shard are to be tried again; deleted when none is left."""
+    name = shard_name(shard_id).removesuffix(SHARD_SUFFIX) + AGAIN_SUFFIX
+    return storage.join(output, LABELS_FOLDER, name)
 
 
 def part_name(number: int, count: int) -> str:

@@ -12,10 +12,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -116,6 +119,57 @@ def file_names(data: bytes) -> dict[int, str]:
         table = pq.read_table(pa.BufferReader(data), schema=SCHEMA)
         table.validate(full=True)
     return dict(zip(table["image_id"].to_pylist(), table["file_name"].to_pylist(), strict=True))
+
+
+class UnitIds:
+    """The image ids of each unit of a manifest; a row group of it is in memory at a time.
+
+    Raises:
+        InputError: the manifest is damaged.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        with _reading():
+            self._file = pq.ParquetFile(pa.BufferReader(data))
+            self._sizes = Units.of(self._file.metadata).sizes()
+        self._groups = np.cumsum([0, *(self._rows(g) for g in range(self._file.num_row_groups))])
+        self._ends = np.cumsum([0, *self._sizes])
+        self._read = lru_cache(maxsize=1)(self._column)
+
+    def __call__(self, unit: int) -> list[int]:
+        """The ids of a unit's images, in order."""
+        start, end = self._ends[unit], self._ends[unit + 1]
+        group = int(np.searchsorted(self._groups, start, side="right")) - 1
+        first = start - self._groups[group]
+        ids: list[int] = self._read(group)[first : first + end - start].tolist()
+        return ids
+
+    def _rows(self, group: int) -> int:
+        rows: int = self._file.metadata.row_group(group).num_rows
+        return rows
+
+    def _column(self, group: int) -> npt.NDArray[np.int64]:
+        with _reading():
+            ids = self._file.read_row_group(group, ["image_id"])["image_id"]
+        return np.asarray(ids.to_numpy())
+
+
+def entries_at(data: bytes, rows: Sequence[int]) -> list[ImageEntry]:
+    """The images in some rows of a manifest, each once.
+
+    Raises:
+        InputError: the manifest is damaged.
+    """
+    found = []
+    with _reading():
+        file, start = pq.ParquetFile(pa.BufferReader(data)), 0
+        for group in range(file.num_row_groups):
+            count = file.metadata.row_group(group).num_rows
+            own = sorted({row - start for row in rows if start <= row < start + count})
+            if own:
+                found += entries_of(file.read_row_group(group).take(own).cast(SCHEMA))
+            start += count
+    return found
 
 
 def unit_sizes(data: bytes) -> list[int]:

@@ -9,6 +9,7 @@ refused before one is asked for, and nothing is written into an output of anothe
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,8 @@ from ntt_ray.errors import InputError
 from ntt_ray.models.spec import ModelSpec
 from ntt_ray.run import manifest as manifest_file
 from ntt_ray.run.cluster.placement import Resources
+from ntt_ray.run.done import whole_shards
+from ntt_ray.run.first_look import LOOKED_AT, look
 from ntt_ray.run.layout import BANK_FILE, MANIFEST_FILE, RECORD_FILE
 from ntt_ray.run.lock import RunLock
 from ntt_ray.run.models import CheckedModels, start_models
@@ -37,6 +40,8 @@ from ntt_ray.run.record import (
 from ntt_ray.run.shard import existing_shards
 from ntt_ray.sources.image_list import list_images
 from ntt_ray.storage import Storage
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -196,7 +201,21 @@ def check_images(config: Config, store: Storage) -> Images:
         images = list_images(config.images, config.image_root, store)
         manifest = manifest_file.manifest_bytes(images, config.job.images_per_unit)
     sizes = tuple(manifest_file.unit_sizes(manifest))
-    return Images(manifest, sizes, frozenset(shards & set(range(len(sizes)))), recorded)
+    done = frozenset(shards & set(range(len(sizes))))
+    if recorded is not None:
+        ids = manifest_file.UnitIds(manifest)
+        done = whole_shards(config.output, done, recorded.labels_hash, ids, store)
+    if len(done) < len(sizes):
+        _look(config, store, manifest, sum(sizes))
+    return Images(manifest, sizes, done, recorded)
+
+
+def _look(config: Config, store: Storage, manifest: bytes, images: int) -> None:
+    """Read three images, and say what was found."""
+    rows = [round(share * (images - 1) / (LOOKED_AT - 1)) for share in range(LOOKED_AT)]
+    entries = manifest_file.entries_at(manifest, rows)
+    for line in look(entries, store, config.job.image_timeout_s):
+        logger.info("looked at %s", line)
 
 
 def usable_bank(

@@ -8,19 +8,21 @@ It does not know how labels are made.
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ntt_ray import storage
 from ntt_ray.errors import InputError
 from ntt_ray.masks import Rle
 from ntt_ray.records import Detection, ImageEntry, ImageLabels
-from ntt_ray.run.layout import LABELS_FOLDER, SHARD_SUFFIX, shard_ids, shard_uri
+from ntt_ray.run.layout import AGAIN_SUFFIX, LABELS_FOLDER, SHARD_SUFFIX, shard_ids, shard_uri
 
 FORMAT_VERSION = "1"
 BATCH_ROWS = 512  # a column of 100 large masks in each is some tens of megabytes
@@ -43,15 +45,23 @@ ROW_FIELDS = [
     pa.field("width", pa.int32()),
     pa.field("status", pa.string(), nullable=False),
     pa.field("error", pa.string()),
+    pa.field("failure", pa.string()),
     pa.field("annotations", LIST, nullable=False),
 ]
 SCHEMA = pa.schema(ROW_FIELDS)
-ADDED = frozenset[str]()  # nullable columns that shards written before them lack
+PENDING = ("access", "worker")  # failures that are tried again
+ADDED = frozenset({"failure"})  # nullable columns that shards written before them lack
 
 
 def existing_shards(output: str, store: storage.Storage) -> set[int]:
     """Ids of the shards that a run has so far."""
     return shard_ids(store.list_files(storage.join(output, LABELS_FOLDER), (SHARD_SUFFIX,)))
+
+
+def noted_units(output: str, store: storage.Storage) -> set[int]:
+    """Ids of the units some of whose images are to be tried again."""
+    names = store.list_files(storage.join(output, LABELS_FOLDER), (AGAIN_SUFFIX,))
+    return shard_ids(names, AGAIN_SUFFIX)
 
 
 def labels_to_row(labels: ImageLabels) -> dict[str, Any]:
@@ -63,6 +73,7 @@ def labels_to_row(labels: ImageLabels) -> dict[str, Any]:
         "width": labels.width,
         "status": labels.status,
         "error": labels.error,
+        "failure": labels.failure,
         "annotations": [
             {
                 "category_id": d.category_id,
@@ -86,6 +97,7 @@ def row_to_labels(row: Mapping[str, Any]) -> ImageLabels:
         height=row["height"],
         width=row["width"],
         error=row["error"],
+        failure=row.get("failure"),
         detections=tuple(
             Detection(
                 category_id=a["category_id"],
@@ -115,6 +127,54 @@ def table_to_bytes(table: pa.Table, provenance: Mapping[str, str]) -> bytes:
     return sink.getvalue()
 
 
+def unit_metadata(shard_id: int, table: pa.Table) -> dict[str, str]:
+    """What the metadata of a shard say of its unit: its number, and a digest of its image ids."""
+    return {"unit": str(shard_id), "images": _ids_digest(table["image_id"])}
+
+
+def misfit(
+    file: pq.ParquetFile,
+    shard_id: int,
+    labels_hash: str,
+    image_ids: Sequence[int] | None = None,
+) -> str | None:
+    """Why an open shard is not that of a unit of a run; None where it is.
+
+    Args:
+        file: what `open_shard` gave.
+        shard_id: the unit.
+        labels_hash: of the run, see `record.Identity.digest`.
+        image_ids: ids of the unit's images in the order of the manifest; None: as the metadata of
+            the shard say, which those of older versions do not.
+    """
+    said = {k.decode(): v.decode() for k, v in (file.schema_arrow.metadata or {}).items()}
+    if said.get("labels_hash") != labels_hash:
+        return "it is a shard of another run"
+    if (unit := said.get("unit", str(shard_id))) != str(shard_id):
+        return f"it is the shard of unit {unit}"
+    found = file.read(["image_id"])["image_id"]
+    digests = [said["images"]] if "images" in said else []
+    digests += [] if image_ids is None else [_ids_digest(pa.array(image_ids, pa.int64()))]
+    if any(digest != _ids_digest(found) for digest in digests):
+        return f"its {len(found)} rows are not those of its unit"
+    return None
+
+
+def _ids_digest(image_ids: pa.Array | pa.ChunkedArray) -> str:
+    """SHA-256 of image ids as little-endian int64, in hex."""
+    return hashlib.sha256(image_ids.to_numpy().astype("<i8").tobytes()).hexdigest()
+
+
+def pending_ids(output: str, shard_id: int, store: storage.Storage) -> set[int]:
+    """Ids of the images of a shard that are to be tried again; errors as for `open_shard`."""
+    with open_shard(output, shard_id, store) as file:
+        if "failure" not in file.schema_arrow.names:
+            return set()
+        table = file.read(["image_id", "failure"])
+    chosen = pc.is_in(table["failure"], pa.array(PENDING))
+    return set(table["image_id"].filter(chosen).to_pylist())
+
+
 def read_shard(
     output: str, shard_id: int, store: storage.Storage, data: bytes | None = None
 ) -> pa.Table:
@@ -122,7 +182,10 @@ def read_shard(
     with open_shard(output, shard_id, store, data) as file:
         table = file.read([field.name for field in SCHEMA])
         table.validate(full=True)
-        return table
+    for name in ADDED.difference(table.column_names):
+        field = SCHEMA.field(name)
+        table = table.append_column(field, pa.nulls(len(table), field.type))
+    return table.select(SCHEMA.names)
 
 
 def read_shard_bytes(output: str, shard_id: int, store: storage.Storage) -> bytes:

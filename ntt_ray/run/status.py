@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 from ntt_ray import storage
 from ntt_ray.errors import InputError, RunIncompleteError, reason_of
 from ntt_ray.run import record as run_record
+from ntt_ray.run.failures import Allowed
 from ntt_ray.run.layout import shard_name
 from ntt_ray.run.lock import Holder, read_holder
 from ntt_ray.run.shard import existing_shards, iter_batches, open_shard
@@ -26,8 +27,15 @@ EXAMPLES = 3  # images named for each reason
 
 @dataclass
 class Failures:
-    """How many images failed for one reason, and a few of them by shard and name."""
+    """How many images failed for one reason, and a few of them by shard and name.
 
+    Attributes:
+        kind: the kind of failure, see `records.Failure`; of older versions ``content``.
+        images: how many images failed for this reason.
+        examples: shard and file name of a few of them.
+    """
+
+    kind: str
     images: int = 0
     examples: list[str] = field(default_factory=list)
 
@@ -43,7 +51,7 @@ class Status:
         units_done: how many of the units have their shard.
         images_done: how many rows the shards have; None where nobody looked into them.
         failures: failed images by reason, the most frequent first; None where nobody looked.
-        max_failed_fraction: the share of `images` that may fail before the run counts as failed.
+        allowed: how many of the images may fail before the run counts as failed.
         driver: who works on the run, or died over it.
     """
 
@@ -53,7 +61,7 @@ class Status:
     units_done: int
     images_done: int | None
     failures: dict[str, Failures] | None
-    max_failed_fraction: float
+    allowed: Allowed
     driver: Holder | None
 
     @property
@@ -83,13 +91,10 @@ class Status:
         """Why the exit status may not be 0."""
         if self.units_done < self.units:
             return f"{self.units - self.units_done} of {self.units} units are not done"
-        if self.failed > self.max_failed_fraction * self.images:
-            return (
-                f"{self.failed} of {self.images} images failed, more than "
-                f"job.max_failed_fraction {self.max_failed_fraction:g} allows; the reasons are in "
-                "the column 'error' of the shards"
-            )
-        return None
+        if self.images_done not in (None, self.images):
+            return f"the shards have {self.images_done} rows for {self.images} images; label again"
+        found = (self.failures or {}).items()
+        return self.allowed.problem(self.images, {(f.kind, why): f.images for why, f in found})
 
 
 def read_status(output: str, store: Storage, *, footers: bool = True) -> Status:
@@ -119,19 +124,22 @@ def read_status(output: str, store: Storage, *, footers: bool = True) -> Status:
         units_done=len(shards),
         images_done=rows,
         failures=failures,
-        max_failed_fraction=float(job.get("max_failed_fraction", 0.0)),
+        allowed=Allowed(
+            float(job.get("max_failed_fraction", 0.0)),
+            float(job.get("max_unreachable_fraction", 0)),
+        ),
         driver=driver,
     )
 
 
-def check_labelled(output: str, max_failed_fraction: float, store: Storage) -> None:
+def check_labelled(output: str, allowed: Allowed, store: Storage) -> None:
     """Whether labelling may end with exit status 0.
 
     Raises:
         RunIncompleteError: units are missing, or too many images failed.
     """
     found = read_status(output, store)
-    problem = Status(**{**vars(found), "max_failed_fraction": max_failed_fraction}).problem
+    problem = replace(found, allowed=allowed).problem
     if problem is not None:
         raise RunIncompleteError(problem)
 
@@ -144,23 +152,30 @@ def _look_into(
     with ThreadPoolExecutor(READERS, thread_name_prefix="status") as pool:
         for count, failed in pool.map(partial(_shard, output, store), shards):
             rows += count
-            for name, error in failed:
-                found = failures.setdefault(reason_of(error), Failures())
+            for name, error, kind in failed:
+                found = failures.setdefault(reason_of(error), Failures(kind))
                 found.images += 1
                 if len(found.examples) < EXAMPLES:
                     found.examples.append(name)
     return rows, dict(sorted(failures.items(), key=lambda item: -item[1].images))
 
 
-def _shard(output: str, store: Storage, unit: int) -> tuple[int, list[tuple[str, str]]]:
-    """Rows of a shard, and names and errors of its failed images."""
+def _shard(output: str, store: Storage, unit: int) -> tuple[int, list[tuple[str, str, str]]]:
+    """Rows of a shard, and names, errors and kinds of failure of its failed images."""
     with open_shard(output, unit, store) as file:
         count = file.metadata.num_rows
         if not _may_hold_failures(file.metadata):
             return count, []
-        batches = iter_batches(file, ("file_name", "error"))
+        batches = iter_batches(file, ("file_name", "error", "failure"))
         rows = [row for batch in batches for row in batch.to_pylist() if row["error"] is not None]
-        return count, [(f"{shard_name(unit)}: {row['file_name']}", row["error"]) for row in rows]
+        return count, [
+            (
+                f"{shard_name(unit)}: {row['file_name']}",
+                row["error"],
+                row.get("failure") or "content",
+            )
+            for row in rows
+        ]
 
 
 def _may_hold_failures(footer: Any) -> bool:

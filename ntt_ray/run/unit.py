@@ -6,6 +6,7 @@ It knows the journal and the labeller; it does not know Ray.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,11 +14,19 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ntt_ray.errors import ImageError, LabelError
+from ntt_ray.errors import (
+    AccessError,
+    GivenBackError,
+    ImageError,
+    LabelError,
+    NttRayError,
+    SickDeviceError,
+)
 from ntt_ray.images import RgbImage, decode_image, decode_square
 from ntt_ray.method.labeler import Labeler
 from ntt_ray.method.tiling import TiledLabeler
 from ntt_ray.records import Detection, FetchedImage, ImageLabels, PromptWork
+from ntt_ray.run.hang_watch import HangWatch
 from ntt_ray.run.journal import UnitJournal
 from ntt_ray.settings import DecodeSettings
 from ntt_ray.storage import Storage
@@ -26,7 +35,11 @@ logger = logging.getLogger(__name__)
 
 JOURNAL_STEP = 32  # images noted at once before they are taken up
 WHOLE_IMAGES_STEP = 4  # the same where images are kept at their own size
-
+MAX_LOST = 8  # workers that may die over a unit, for no reason that is seen
+MAX_SICK_DEVICES = 3  # workers that a unit may leave with a GPU they cannot use
+_DEVICE_ERROR = re.compile(
+    "CUDA error|CUDA driver|cuDNN error|CU(BLAS|DNN)_STATUS|uncorrectable ECC"
+)
 
 _Decoded = tuple[RgbImage, tuple[int, int]]  # as the labeller takes it; height and width before
 
@@ -40,7 +53,7 @@ class _Begun:
         found: size (height, width) and what will be the detections, by position in the unit.
     """
 
-    failed: Mapping[int, str]
+    failed: Mapping[int, ImageError]
     found: Mapping[int, tuple[tuple[int, int], Future[tuple[Detection, ...]]]]
 
 
@@ -61,11 +74,14 @@ class UnitLabeler:
         images_per_step: int = 1,
         decode_threads: int = 1,
         decode: DecodeSettings | None = None,
+        hang_s: float = 300.0,
+        device: str = "cpu",
     ) -> None:
         self.images_per_step = images_per_step  # fewer after the GPU ran out of memory
         self._labeler = labeler
         self._settings = decode or DecodeSettings()
         self._output, self._token, self._store = output, run_token, store
+        self._watch, self._device = HangWatch(hang_s), device
         self._pool = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
 
     def label(self, shard_id: int, images: Sequence[FetchedImage]) -> list[ImageLabels]:
@@ -73,16 +89,32 @@ class UnitLabeler:
 
         Raises:
             LabelError: the method failed; the unit and the images are named.
+            SickDeviceError: the GPU cannot be used any more; the process should end.
+            GivenBackError: GPUs failed, or workers died over this unit again and again.
+            StorageError: the notes on the unit cannot be written.
         """
         journal = UnitJournal(self._output, shard_id, self._token, self._store)
         journal.open()
+        if len(journal.devices) >= MAX_SICK_DEVICES:
+            devices = ", ".join(dict.fromkeys(journal.devices))
+            raise GivenBackError(f"GPUs failed over it {len(journal.devices)} times: {devices}")
+        if journal.unexplained() >= MAX_LOST:
+            raise GivenBackError(
+                f"{journal.lost} workers died over it, and no image is to blame: a lack of memory, "
+                "or machines that are taken away"
+            )
         condemned = journal.condemned()
-        why = "ended the worker process"
-        rows = {p: ImageLabels.failed(images[p].entry, why) for p in condemned}
+        why = "ended the worker process twice, alone in it"
+        rows = {p: ImageLabels.failed(images[p].entry, why, "worker") for p in condemned}
         todo = [position for position in range(len(images)) if position not in condemned]
         noted = WHOLE_IMAGES_STEP if self._labeler.takes_whole_images else JOURNAL_STEP
         for group in journal.steps(todo, noted):
-            rows |= self._label_group(shard_id, images, group)
+            try:
+                with self._watch.watching():
+                    rows |= self._label_group(shard_id, images, group)
+            except SickDeviceError:
+                journal.blame_device(self._device)
+                raise
         if len(rows) != len(images):
             raise LabelError(f"unit {shard_id}: {len(rows)} rows for {len(images)} images")
         return [rows[position] for position in range(len(images))]
@@ -120,6 +152,7 @@ class UnitLabeler:
             for position in places:
                 del decoded[position]
             start += len(places)
+            self._watch.finished(len(places))
         return rows | self._rows(shard_id, images, begun.pop())
 
     def _shrink(self, shard_id: int, error: torch.OutOfMemoryError) -> None:
@@ -138,7 +171,7 @@ class UnitLabeler:
     def _begin_step(
         self, shard_id: int, images: Sequence[FetchedImage], step: dict[int, _Decoded | ImageError]
     ) -> _Begun:
-        failed = {p: str(found) for p, found in step.items() if isinstance(found, ImageError)}
+        failed = {p: found for p, found in step.items() if isinstance(found, ImageError)}
         good = {p: found for p, found in step.items() if not isinstance(found, ImageError)}
         if not good:
             return _Begun(failed, {})
@@ -155,7 +188,10 @@ class UnitLabeler:
     def _rows(
         self, shard_id: int, images: Sequence[FetchedImage], begun: _Begun
     ) -> dict[int, ImageLabels]:
-        rows = {p: ImageLabels.failed(images[p].entry, why) for p, why in begun.failed.items()}
+        rows = {
+            p: ImageLabels.failed(images[p].entry, str(error), error.failure)
+            for p, error in begun.failed.items()
+        }
         for position, (size_hw, found) in begun.found.items():
             image = images[position]
             try:
@@ -173,16 +209,18 @@ class UnitLabeler:
     def _decode(self, image: FetchedImage) -> _Decoded:
         """The image as the labeller takes it, and its own size."""
         if image.data is None:
-            raise ImageError(image.error or "not fetched")
+            raise AccessError(image.error or "not fetched")
         if self._labeler.takes_whole_images:
             image_rgb = decode_image(image.data, self._settings)
             return image_rgb, (image_rgb.shape[0], image_rgb.shape[1])
         return decode_square(image.data, self._labeler.proposer.image_size, self._settings)
 
 
-def _named(shard_id: int, images: Sequence[FetchedImage], error: Exception) -> LabelError:
+def _named(shard_id: int, images: Sequence[FetchedImage], error: Exception) -> NttRayError:
+    """The error with its unit and images; of another kind where the device failed."""
     names = ", ".join(image.entry.file_name for image in images)
-    return LabelError(f"unit {shard_id}, image {names}: {type(error).__name__}: {error}")
+    kind = SickDeviceError if _DEVICE_ERROR.search(str(error)) else LabelError
+    return kind(f"unit {shard_id}, image {names}: {type(error).__name__}: {error}")
 
 
 def _image(future: Future[_Decoded]) -> _Decoded | ImageError:

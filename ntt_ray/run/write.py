@@ -1,33 +1,71 @@
-"""After labelling: the shard of a unit is published. Processes that write start without torch."""
+"""After labelling: shards are published. Its processes, too, start without torch."""
 
 from __future__ import annotations
 
+import json
 import time
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from ntt_ray.run.job import MEASURED, WRITTEN, LabelJob
-from ntt_ray.run.layout import journal_uri, shard_uri
-from ntt_ray.run.shard import table_to_bytes
+from ntt_ray.errors import InputError, StorageError, reason_of
+from ntt_ray.run.job import WRITTEN, LabelJob
+from ntt_ray.run.layout import again_uri, journal_uri, shard_uri
+from ntt_ray.run.shard import PENDING, SCHEMA, read_shard, table_to_bytes, unit_metadata
 
 
 def write_units(batch: pa.Table, job: LabelJob) -> pa.Table:
-    """Publish the shards of labelled units, then remove their notes."""
+    """Publish the shards of labelled units, then remove the notes of their workers.
+
+    A shard with images that are to be tried again has a note beside it, which is there first. A
+    unit whose shard cannot be written is given back.
+    """
     done = []
-    for index, unit in enumerate(batch.select(["shard_id", *MEASURED]).to_pylist()):
+    for index, unit in enumerate(batch.drop_columns(["rows"]).to_pylist()):
         started = time.perf_counter()
-        table = pa.Table.from_struct_array(batch["rows"].combine_chunks()[index].values)
-        data = table_to_bytes(table, job.provenance)
-        job.store.publish_bytes(shard_uri(job.output, unit["shard_id"]), data)
-        job.store.delete(journal_uri(job.output, unit["shard_id"]))
-        statuses = table["status"].to_pylist()
-        done.append(
-            {
-                **unit,
-                "images": len(statuses),
-                "failed": statuses.count("failed"),
-                "detections": sum(len(item) for item in table["annotations"]),
-                "write_s": time.perf_counter() - started,
-            }
-        )
+        rows = batch["rows"].combine_chunks()[index].values
+        labelled = pa.Table.from_struct_array(rows).cast(SCHEMA)
+        if unit["given_back"] is None:
+            try:
+                _publish(unit["shard_id"], labelled, unit["again"], job)
+            except (InputError, StorageError) as error:
+                unit["given_back"] = str(error)
+        counts = _counts(labelled.slice(0, 0) if unit["given_back"] else labelled)
+        done.append({**unit, **counts, "write_s": time.perf_counter() - started})
     return pa.Table.from_pylist(done, schema=WRITTEN)
+
+
+def _publish(shard_id: int, table: pa.Table, again: bool, job: LabelJob) -> None:
+    if again:
+        table = _replaced(read_shard(job.output, shard_id, job.store), table)
+    if pending := _counts(table)["unreachable"]:
+        note = json.dumps({"images": pending}).encode()
+        job.store.publish_bytes(again_uri(job.output, shard_id), note)
+    data = table_to_bytes(table, {**job.provenance, **unit_metadata(shard_id, table)})
+    job.store.publish_bytes(shard_uri(job.output, shard_id), data)
+    job.store.delete(journal_uri(job.output, shard_id))
+
+
+def _replaced(old: pa.Table, new: pa.Table) -> pa.Table:
+    """The rows of a shard with new ones in the places of those of the same images."""
+    places = {image_id: place for place, image_id in enumerate(old["image_id"].to_pylist())}
+    chosen = list(range(len(old)))
+    for row, image_id in enumerate(new["image_id"].to_pylist()):
+        chosen[places[image_id]] = len(old) + row
+    # cast: what a file adds to a schema must not show in the next one
+    return pa.concat_tables([old, new]).combine_chunks().take(pa.array(chosen)).cast(SCHEMA)
+
+
+def _counts(table: pa.Table) -> dict[str, Any]:
+    """What the driver hears of some rows: how many of each kind, and why most of them failed."""
+    failed = table.filter(pc.equal(table["status"], "failed"))
+    unreachable = pc.sum(pc.is_in(failed["failure"], pa.array(PENDING))).as_py() or 0
+    reasons = [reason_of(error) for error in failed["error"].to_pylist()]
+    return {
+        "images": len(table),
+        "failed": len(failed),
+        "unreachable": unreachable,
+        "detections": sum(len(item) for item in table["annotations"]),
+        "reason": max(reasons, key=reasons.count, default=None),
+    }

@@ -24,6 +24,7 @@ from ntt_ray.merge.digests import digest_of_bytes, digest_of_file
 from ntt_ray.records import ImageEntry
 from ntt_ray.run import manifest as manifest_file
 from ntt_ray.run.layout import (
+    AGAIN_SUFFIX,
     BANK_FILE,
     JOURNAL_SUFFIX,
     LABELS_FOLDER,
@@ -209,6 +210,8 @@ def _check_names(names: Sequence[str], units: int, out: Findings) -> list[int]:
             out.notes.append(f"{name}: left by a write that did not end; may be deleted")
         elif below and name.endswith(JOURNAL_SUFFIX):
             out.notes.append(f"{name}: notes on a unit at work, or left by a worker that died")
+        elif below and name.endswith(AGAIN_SUFFIX):
+            out.notes.append(f"{name}: images of this shard are to be tried again")
         elif below and name not in planned:
             out.problem("stray file", name, f"is no shard of a run of {units} units")
     return found

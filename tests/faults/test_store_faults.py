@@ -14,10 +14,11 @@ from unittest import mock
 import pytest
 
 from ntt_ray.config import build_config
-from ntt_ray.errors import RunIncompleteError, StorageError
+from ntt_ray.errors import RunIncompleteError
 from ntt_ray.merge import job as merge_job
 from ntt_ray.run import models
 from ntt_ray.run.label import label
+from ntt_ray.run.layout import again_uri
 from ntt_ray.run.shard import existing_shards, iter_labels, read_shard
 from tests.support.fake_models import use_fakes
 from tests.support.golden import GOLDEN, GOLDEN_MODELS
@@ -118,8 +119,8 @@ def test_an_image_that_never_comes_is_a_failed_row(s3, bucket_config, undisturbe
     stalled = Hostility(("stall",), rate=1.0, only=r"^GET .*photos/3\.png")
     with hostile_proxy(s3.endpoint, stalled) as proxy:
         data = disturbed(s3, bucket_config, proxy)
-        data["job"] = {**data["job"], "image_timeout_s": 2.0}
-        with pytest.raises(RunIncompleteError, match=f"1 of {IMAGES} images failed"):
+        data["job"] = {**data["job"], "image_timeout_s": 2.0, "patience_s": 3.0}
+        with pytest.raises(RunIncompleteError, match=f"1 of {IMAGES} images are to be tried again"):
             run(data)
     rows = [
         row
@@ -129,6 +130,7 @@ def test_an_image_that_never_comes_is_a_failed_row(s3, bucket_config, undisturbe
     assert [row.entry.file_name for row in rows] == [f"{number}.png" for number in range(IMAGES)]
     reasons = {row.entry.file_name: row.error for row in rows if row.status == "failed"}
     assert reasons == {"3.png": "timeout: not read within 2 s"}
+    s3.storage().delete(again_uri(data["output"], 1))
     found = files(s3, data)
     assert found["labels/shard-000000.parquet"] == undisturbed["labels/shard-000000.parquet"]
     whole = json.loads(undisturbed["annotations.json"])["images"]
@@ -142,12 +144,15 @@ def test_a_store_that_takes_no_shard_ends_the_run_and_the_next_start_finishes(
     lost = Hostility(("cut",), rate=1.0, only=r"^PUT .*shard-000001\.parquet")
     with hostile_proxy(s3.endpoint, lost) as proxy:
         data = disturbed(s3, bucket_config, proxy)
-        with pytest.raises(StorageError) as caught:
+        data["job"] = {**data["job"], "patience_s": 0.0}
+        with pytest.raises(RunIncompleteError) as caught:
             run(data)
     assert re.fullmatch(
-        r"writing s3://[^ ]*/shard-000001\.parquet: .* \(after 8 attempts\)", str(caught.value)
+        r"1 of 3 units have no shard, the first is 1; start the same command again; "
+        r"unit 1: writing s3://[^ ]*/shard-000001\.parquet: .* \(after 8 attempts\)",
+        str(caught.value),
     )
-    assert 1 not in existing_shards(data["output"], s3.storage())
+    assert existing_shards(data["output"], s3.storage()) == {0, 2}
     again = {**data, "storage_options": s3.options()}
     assert run(again).images == IMAGES
     assert files(s3, data) == undisturbed

@@ -71,7 +71,7 @@ def test_an_image_that_ends_its_worker_every_time(undisturbed, tmp_path):
     here = os.environ.get("PYTHONPATH", "")
     driver = Driver(data, PYTHONPATH=f"{Path(__file__).parent / 'killer'}{os.pathsep}{here}")
     seconds = driver.end(1)  # one of four images failed: more than a hundredth
-    assert "1 of 4 images failed" in driver.said
+    assert "1 of 4 images are to be tried again" in driver.said
     rows = list(iter_labels(read_shard(data["output"], 0, Storage())))
     assert [(row.entry.file_name, row.status) for row in rows] == [
         ("000.png", "ok"),
@@ -79,7 +79,8 @@ def test_an_image_that_ends_its_worker_every_time(undisturbed, tmp_path):
         ("001a.png", "failed"),
         ("002.png", "ok"),
     ]
-    assert rows[2].error == "ended the worker process"
+    assert rows[2].error == "ended the worker process twice, alone in it"
+    assert rows[2].failure == "worker"
     assert not list(Path(data["output"]).glob("labels/*.journal.json"))
     note(
         fault="image that ends its worker every time",

@@ -129,7 +129,8 @@ STATUS = {  # images failed of 100, missing shards -> what is said
 def test_when_the_exit_status_may_be_0(run, failed, missing, message):
     job = run.config.job.model_copy(update={"max_failed_fraction": 0.1})
     config = run.config.model_copy(update={"job": job})
-    counts = MergeCounts(100, 50, 50 - failed, failed, 1, 1, missing)
+    reasons = {("content", "truncated"): failed}
+    counts = MergeCounts(100, 50, 50 - failed, failed, 1, 1, missing, reasons)
     if message is None:
         merge_job.check_complete(config, counts)
         return

@@ -1,9 +1,12 @@
 import json
+import random
+from itertools import islice
 
 import pytest
 
 from ntt_ray.run.journal import UnitJournal, delete_finished
 from ntt_ray.run.layout import journal_uri, shard_uri
+from ntt_ray.run.unit import MAX_LOST
 from ntt_ray.storage import Storage
 
 
@@ -30,9 +33,9 @@ def test_no_death_no_failure(tmp_path):
     assert _work(tmp_path, killers=set()) == []
 
 
-def test_an_image_that_kills_is_found_after_two_deaths(tmp_path):
-    assert _work(tmp_path, {5}) is None
-    assert _work(tmp_path, {5}) is None
+def test_an_image_that_kills_is_found_after_two_deaths_alone(tmp_path):
+    for _ in range(3):  # with others, then alone twice
+        assert _work(tmp_path, {5}) is None
     assert _work(tmp_path, {5}) == [5]
 
 
@@ -40,14 +43,34 @@ def test_two_killers_in_one_unit(tmp_path):
     deaths = 0
     while (found := _work(tmp_path, {1, 9})) is None:
         deaths += 1
-        assert deaths <= 4
+        assert deaths <= 6
     assert found == [1, 9]
-    assert deaths == 4
+    assert deaths == 6
+    journal = UnitJournal(str(tmp_path), 7, "run", Storage())
+    journal.open()
+    assert journal.unexplained() <= 1  # the note of the work that went well is still there
 
 
 def test_a_chance_death_condemns_nobody(tmp_path):
     assert _work(tmp_path, {5}) is None
     assert _work(tmp_path, set()) == []
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_workers_that_are_taken_from_outside_condemn_hardly_anyone(tmp_path, seed):
+    """With a death every 40 images 216 of 256 were condemned; now the unit is given back."""
+    lifetimes = random.Random(seed)
+    journal = UnitJournal(str(tmp_path), 7, "run", Storage())
+    while journal.unexplained() < MAX_LOST:
+        journal = UnitJournal(str(tmp_path), 7, "run", Storage())
+        journal.open()
+        images = iter(range(lifetimes.randint(1, 80)))
+        todo = [i for i in range(256) if i not in journal.condemned()]
+        for group in journal.steps(todo, 32):
+            if len(list(islice(images, len(group)))) < len(group):
+                break
+    assert len(journal.condemned()) <= 1
+    assert journal.lost <= MAX_LOST + 3
 
 
 @pytest.mark.parametrize("times", [2, 10])
@@ -61,15 +84,17 @@ def test_suspects_are_taken_up_alone(tmp_path):
     assert _work(tmp_path, {5}) is None
     journal = UnitJournal(str(tmp_path), 7, "run", Storage())
     journal.open()
-    assert journal.deaths == {4: 1, 5: 1, 6: 1, 7: 1}
+    assert journal.deaths == {4: 0, 5: 0, 6: 0, 7: 0}
     groups = list(journal.steps(range(10), 4))
     assert groups == [[0, 1, 2, 3], [4], [5], [6], [7], [8, 9]]
     note = json.loads(Storage().read_bytes(journal_uri(str(tmp_path), 7)))
     assert note["in_work"] == [8, 9]
 
 
-def test_a_damaged_note_says_nothing(tmp_path):
-    Storage().publish_bytes(journal_uri(str(tmp_path), 7), b"{")
+@pytest.mark.parametrize("note", [b"{", b"[]", b"7", b'{"run": "run"}', b"\xff", b"null",
+                                  b'{"run": "run", "deaths": [], "in_work": 3}'])  # fmt: skip
+def test_a_damaged_note_says_nothing(tmp_path, note):
+    Storage().publish_bytes(journal_uri(str(tmp_path), 7), note)
     assert _work(tmp_path, set()) == []
 
 

@@ -12,6 +12,7 @@ from ntt_ray.cli import app
 from ntt_ray.errors import ConfigError, InputError, RunIncompleteError
 from ntt_ray.records import ClassLabel, ImageEntry, ImageLabels
 from ntt_ray.run import record
+from ntt_ray.run.failures import Allowed
 from ntt_ray.run.layout import LOCK_FILE, shard_uri
 from ntt_ray.run.lock import RunLock
 from ntt_ray.run.shard import labels_to_table, table_to_bytes
@@ -35,14 +36,23 @@ def _start(output: str, allowed: float = 0.01) -> None:
     record.write_record(output, recorded, STORE)
 
 
-def _shard(output: str, unit: int, errors: dict[int, str] | None = None) -> None:
-    rows = []
-    for number in range(unit * PER_UNIT, min(IMAGES, (unit + 1) * PER_UNIT)):
+def _shard(
+    output: str,
+    unit: int,
+    errors: dict[int, str] | None = None,
+    failure: str = "content",
+    rows: int = PER_UNIT,
+) -> None:
+    numbers = range(unit * PER_UNIT, min(IMAGES, (unit + 1) * PER_UNIT))[:rows]
+    labels = []
+    for number in numbers:
         entry = ImageEntry(number + 1, f"{number}.jpg", "")
         error = (errors or {}).get(number)
-        row = ImageLabels.failed(entry, error) if error else ImageLabels.labelled(entry, (1, 1), ())
-        rows.append(row)
-    data = table_to_bytes(labels_to_table(rows), {})
+        row = ImageLabels.labelled(entry, (1, 1), ())
+        if error:
+            row = ImageLabels.failed(entry, error, failure)
+        labels.append(row)
+    data = table_to_bytes(labels_to_table(labels), {})
     STORE.publish_bytes(shard_uri(output, unit), data)
 
 
@@ -123,9 +133,29 @@ def test_failures_by_reason(output):
         "shard-000001.parquet: 4.jpg",
     ]
     assert found.problem.startswith("3 of 10 images failed, more than job.max_failed_fraction 0.01")
-    check_labelled(output, 0.3, STORE)
+    check_labelled(output, Allowed(failed=0.3), STORE)
     with pytest.raises(RunIncompleteError, match="3 of 10 images failed"):
-        check_labelled(output, 0.2, STORE)
+        check_labelled(output, Allowed(failed=0.2), STORE)
+
+
+def test_images_to_be_tried_again_count_on_their_own(output):
+    """`max_failed_fraction` is about what no image comes of; the rest may come yet."""
+    _shard(output, 0, {1: MISSING, 2: MISSING}, failure="access")
+    _shard(output, 1, {4: "ended its worker"}, failure="worker")
+    _shard(output, 2)
+    found = read_status(output, STORE)
+    assert found.problem.startswith("3 of 10 images are to be tried again, more than job.max_unr")
+    assert f"2 could not be read, 2 of them: {MISSING} (mend the access" in found.problem
+    assert "1 ended their workers, 1 of them: ended its worker (the same command" in found.problem
+    check_labelled(output, Allowed(unreachable=0.3), STORE)
+
+
+def test_rows_that_are_missing(output):
+    """Never exit status 0 with fewer rows than the plan has images."""
+    for unit in range(3):
+        _shard(output, unit)
+    _shard(output, 2, rows=1)
+    assert read_status(output, STORE).problem.startswith("the shards have 9 rows for 10 images")
 
 
 def test_only_shards_of_the_plan_count(output):
@@ -168,7 +198,7 @@ def test_the_command(output):
     assert "1 of 3 units done, 4 of 10 images, 1 of them failed" in said
     assert f"a driver is at work: process {os.getpid()} on" in said
     assert "0.50 images/s, 0:00:12 left to label" in said
-    assert f"1 failed: {MISSING}; shard-000000.parquet: 1.jpg" in said
+    assert f"1 failed (content): {MISSING}; shard-000000.parquet: 1.jpg" in said
 
 
 def test_the_command_as_json(output):

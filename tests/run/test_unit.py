@@ -5,12 +5,13 @@ import pytest
 import torch
 from PIL import Image
 
-from ntt_ray.errors import LabelError
+from ntt_ray.errors import GivenBackError, LabelError, SickDeviceError
 from ntt_ray.method import detections
 from ntt_ray.method.labeler import Labeler
 from ntt_ray.method.tiling import make_labeler
 from ntt_ray.records import FetchedImage, ImageEntry
 from ntt_ray.run import unit as unit_module
+from ntt_ray.run.journal import UnitJournal
 from ntt_ray.run.layout import journal_uri
 from ntt_ray.run.unit import UnitLabeler
 from ntt_ray.settings import MethodSettings, TileSettings
@@ -58,6 +59,7 @@ def test_every_image_has_its_row_whatever_the_steps(
     rows = _units(tmp_path, **options).label(0, MIXED)
     assert [row.entry for row in rows] == [image.entry for image in MIXED]
     assert [row.status for row in rows] == ["ok", "failed", "failed", "ok", "failed", "ok"]
+    assert [row.failure for row in rows if row.error] == ["content", "access", "content"]
     assert [row.error for row in rows if row.error] == [
         "not an image: the file starts with b'text'",
         "there is no such file",
@@ -98,7 +100,8 @@ def test_an_image_that_ended_two_workers_is_not_taken_up(tmp_path):
     deaths = '{"run": "run", "deaths": {"3": 1}, "in_work": [3]}'
     Storage().publish_bytes(journal_uri(str(tmp_path), 0), deaths.encode())
     rows = _units(tmp_path).label(0, MIXED)
-    assert rows[3].error == "ended the worker process"
+    assert rows[3].error == "ended the worker process twice, alone in it"
+    assert rows[3].failure == "worker"
     assert rows[5].status == "ok"
 
 
@@ -112,6 +115,27 @@ def test_a_failing_method_stops_the_unit_and_names_the_image(tmp_path):
     )
     with pytest.raises(LabelError, match=r"unit 7, image 1\.png: RuntimeError: shape mismatch"):
         _units(tmp_path, labeler).label(7, MIXED)
+
+
+def test_a_gpu_that_broke_is_noted_and_blames_no_image(tmp_path):
+    class Broken(FakeEncoder):
+        def encode(self, images):
+            raise RuntimeError("CUDA error: uncorrectable ECC error encountered")
+
+    labeler = Labeler(
+        Broken(), FakeProposer(make_proposals(torch.ones(1, 32, 32) > 0, [1.0])), BANK
+    )
+    for number in range(3):
+        with pytest.raises(SickDeviceError, match="uncorrectable ECC"):
+            _units(tmp_path, labeler, device=f"GPU {number}").label(7, MIXED)
+    with pytest.raises(GivenBackError, match="GPUs failed over it 3 times: GPU 0, GPU 1, GPU 2"):
+        _units(tmp_path).label(7, MIXED)
+
+
+def test_a_gpu_that_broke_once(tmp_path):
+    journal = UnitJournal(str(tmp_path), 7, "run", Storage())
+    journal.blame_device("GPU 0")
+    assert _units(tmp_path).label(7, MIXED)[0].status == "ok"
 
 
 def test_a_fault_while_masks_are_encoded_names_its_image(tmp_path, monkeypatch):

@@ -7,8 +7,12 @@ Also the command ``ntt-ray`` with them, whose labelling takes as long as asked w
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ntt_ray.models.spec import ModelSpec
@@ -24,6 +28,7 @@ class FakeSpec(ModelSpec):
     """Loads the fakes in whatever process labels."""
 
     image_s: float = 0.0
+    troubles: str | None = None  # a folder, see `Troubled`
 
     def load_encoder(self) -> FakeEncoder:
         from tests.support.fakes import FakeEncoder
@@ -37,14 +42,39 @@ class FakeSpec(ModelSpec):
 
         masks = torch.zeros(2, 32, 32, dtype=torch.bool)
         masks[0, 4:20, 4:20] = masks[1, 12:28, 16:30] = True
-        return FakeProposer(make_proposals(masks, [0.9, 0.8]), self.image_s)
+        proposer = FakeProposer(make_proposals(masks, [0.9, 0.8]), self.image_s)
+        return proposer if self.troubles is None else _troubled(proposer, Path(self.troubles))
 
 
-def use_fakes(image_s: float = 0.0) -> None:
+def _troubled(proposer: FakeProposer, folder: Path) -> FakeProposer:
+    """It takes a file out of a folder for each image, and has the trouble of its name.
+
+    ``sick-*``: the GPU is broken; ``hang-*``: it never comes back; ``die-*``: it takes its process
+    along. An empty folder is no trouble.
+    """
+    propose = proposer.propose
+
+    def with_troubles(*arguments):
+        for path in sorted(folder.iterdir())[:1]:
+            path.unlink()
+            if path.name.startswith("sick"):
+                raise RuntimeError("CUDA error: uncorrectable ECC error encountered")
+            if path.name.startswith("hang"):
+                time.sleep(3600)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return propose(*arguments)
+
+    proposer.propose = with_troubles
+    return proposer
+
+
+def use_fakes(image_s: float = 0.0, troubles: Path | None = None) -> None:
     """Let the runs of this process label with them; an image takes `image_s` seconds longer."""
+    folder = None if troubles is None else str(troubles)
 
     def fake_models(config, store):
-        return FakeSpec(config.models, store=store, image_s=image_s), decide(config.job, "cpu")
+        spec = FakeSpec(config.models, store=store, image_s=image_s, troubles=folder)
+        return spec, decide(config.job, "cpu")
 
     models._decided = fake_models
 

@@ -37,6 +37,9 @@ FAULTS = {
     "deaf": "the store does as asked, the connection is lost before its answer",
     "short": "half of the answer's body, then the connection is lost",
     "stall": "no answer at all",
+    "denied": "403 AccessDenied, as with a token that has expired",
+    "gone": "404 NoSuchKey",
+    "moved": "307 to a place that does not exist",
 }
 
 
@@ -148,6 +151,16 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _busy(self) -> None:
         self._refuse(503, "SlowDown", "Please reduce your request rate.")
+
+    def _denied(self) -> None:
+        self._refuse(403, "AccessDenied", "Access Denied")
+
+    def _gone(self) -> None:
+        self._refuse(404, "NoSuchKey", "The specified key does not exist.")
+
+    def _moved(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self._answer(307, [("Location", "http://127.0.0.1:1/elsewhere")], b"")
 
     def _refuse(self, status: int, code: str, text: str) -> None:
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
