@@ -87,6 +87,10 @@ class ImageError(NttRayError):
     """One image that cannot be labelled; becomes a row with status ``failed``."""
 
 
+class ImageMemoryError(ImageError):
+    """An image for whose pixels there is not enough memory."""
+
+
 class LabelError(NttRayError):
     """The method failed on an image; stops the run and names the image and the unit."""
 

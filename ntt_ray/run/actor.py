@@ -59,7 +59,7 @@ class LabelActor:
             job.run_token,
             job.store,
             images_per_step=1 if on_cpu else IMAGES_PER_GPU_STEP,
-            decode_threads=job.decode_threads,
+            decoders=job.decoders,
             decode=job.decode,
         )
         if job.models.settings.compile:

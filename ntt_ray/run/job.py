@@ -84,7 +84,7 @@ class LabelJob:
         method: the `method` settings.
         decode: the `decode` settings.
         image_timeout_s: seconds that fetching one image may take, all retries included.
-        decode_threads: how many threads each actor decodes images with.
+        decoders: how many processes each actor decodes images with.
         run_token: the token of this driver; notes of other drivers count for nothing.
         provenance: what the metadata of every shard says.
     """
@@ -96,6 +96,6 @@ class LabelJob:
     method: MethodSettings
     decode: DecodeSettings
     image_timeout_s: float
-    decode_threads: int
+    decoders: int
     run_token: str
     provenance: Mapping[str, str]

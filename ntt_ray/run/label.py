@@ -79,7 +79,7 @@ def _job(config: Config, store: Storage, token: str, prepared: Prepared) -> Labe
         method=config.method,
         decode=config.decode,
         image_timeout_s=config.job.image_timeout_s,
-        decode_threads=max(1, round(models.resources.cpus_per_actor)),
+        decoders=max(1, round(models.resources.cpus_per_actor)),
         run_token=token,
         provenance=prepared.identity.provenance(),
     )
