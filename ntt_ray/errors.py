@@ -122,6 +122,10 @@ class SickDeviceError(NttRayError):
     """An error after which a GPU cannot be used by this process any more."""
 
 
+class ImageMemoryError(ImageError):
+    """An image for whose pixels there is not enough memory."""
+
+
 class LabelError(NttRayError):
     """The method failed on an image; stops the run and names the image and the unit."""
 

@@ -16,19 +16,23 @@ import struct
 import threading
 import warnings
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from ntt_ray.errors import ImageError
-from ntt_ray.settings import DecodeSettings
+from ntt_ray.errors import ImageError, ImageMemoryError
+
+if TYPE_CHECKING:  # a decoder holds Pillow and numpy only, and is handed plain values
+    from contextlib import AbstractContextManager
+
+    from ntt_ray.settings import DecodeSettings
 
 RgbImage = npt.NDArray[np.uint8]
 
-AS_STORED = DecodeSettings()
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-# decoded at once by all threads of a process; each pixel needs 4 to 14 bytes meanwhile
+# decoded at once for a process; each pixel needs 4 to 14 bytes meanwhile, of JPEG 2000 up to 25
 PIXELS_AT_ONCE = 64_000_000
 # what Pillow may take a file for, whatever its name; others run programs (EPS) or have no pixels
 _FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "JPEG2000", "AVIF")
@@ -73,8 +77,27 @@ def looks_cut(data: bytes) -> bool:
     return not data or any(end not in data[-_END_BYTES:] for end in ends)
 
 
+class Decoding(Protocol):
+    """What decoding asks of `DecodeSettings`."""
+
+    @property
+    def orientation(self) -> str:
+        """Whether pixels are ``stored`` or ``upright``."""
+
+    @property
+    def max_pixels(self) -> int:
+        """How many pixels an image may have."""
+
+
+class Budget(Protocol):
+    """Who is asked before pixels are decoded."""
+
+    def taken(self, pixels: int) -> AbstractContextManager[None]:
+        """Hold so many pixels while the context is open."""
+
+
 class PixelBudget:
-    """Bounds the pixels that the threads of a process decode at once; a larger image goes alone."""
+    """Bounds the pixels that are decoded at once for a process; a larger image goes alone."""
 
     def __init__(self, pixels: int) -> None:
         self._all = self._free = pixels
@@ -98,12 +121,16 @@ class PixelBudget:
 _budget = PixelBudget(PIXELS_AT_ONCE)
 
 
-def decode_image(data: bytes, settings: DecodeSettings = AS_STORED) -> RgbImage:
+def decode_image(
+    data: bytes, settings: Decoding | None = None, budget: Budget = _budget
+) -> RgbImage:
     """Decode an image file to RGB.
 
     Args:
         data: bytes of the encoded file.
-        settings: whether pixels are turned upright, and how many there may be.
+        settings: whether pixels are turned upright, and how many there may be; None for the
+            defaults.
+        budget: holds the pixels of the image until it is returned.
 
     Returns:
         uint8 array ``(height, width, 3)``.
@@ -112,7 +139,7 @@ def decode_image(data: bytes, settings: DecodeSettings = AS_STORED) -> RgbImage:
         ImageError: the file is empty, not an image, truncated, damaged or too large; the message
             says which.
     """
-    with _decoded(data, settings) as image:
+    with _decoded(data, settings, budget) as image:
         return np.asarray(image)
 
 
@@ -138,7 +165,7 @@ def pillow_to_rgb(image: Image.Image, *, upright: bool = False) -> RgbImage:
 
 
 def decode_square(
-    data: bytes, side: int, settings: DecodeSettings = AS_STORED
+    data: bytes, side: int, settings: Decoding | None = None, budget: Budget = _budget
 ) -> tuple[RgbImage, tuple[int, int]]:
     """Decode an image file straight to a square: `decode_image` and `resize_square` in one.
 
@@ -150,7 +177,7 @@ def decode_square(
     Raises:
         ImageError: the image cannot be decoded, see `decode_image`.
     """
-    with _decoded(data, settings) as image:
+    with _decoded(data, settings, budget) as image:
         return np.asarray(_square(image, side)), (image.height, image.width)
 
 
@@ -160,7 +187,7 @@ def stored_size(data: bytes) -> tuple[tuple[int, int], bool]:
     Raises:
         ImageError: the file is not an image, or damaged.
     """
-    with _opened(data, AS_STORED) as image:
+    with _opened(data, _as_stored()) as image:
         return (image.height, image.width), _orientation(image) in (0, 1)
 
 
@@ -176,7 +203,7 @@ def decode_mask(data: bytes) -> npt.NDArray[np.int64]:
     Raises:
         ImageError: the file is not an image, damaged or too large.
     """
-    with _opened(data, AS_STORED) as opened:
+    with _opened(data, _as_stored()) as opened:
         image = _oriented(opened, upright=False)
         if "A" in image.getbands():
             alpha = np.asarray(image.getchannel("A"), dtype=np.int64)
@@ -202,19 +229,27 @@ def _square(image: Image.Image, side: int) -> Image.Image:
     return image if same else image.resize((side, side), Image.Resampling.BICUBIC)
 
 
+@functools.cache
+def _as_stored() -> DecodeSettings:
+    from ntt_ray.settings import DecodeSettings
+
+    return DecodeSettings()
+
+
 @contextlib.contextmanager
-def _decoded(data: bytes, settings: DecodeSettings) -> Iterator[Image.Image]:
+def _decoded(data: bytes, settings: Decoding | None, budget: Budget) -> Iterator[Image.Image]:
     """The image as RGB; its pixels count as taken as long as it is in use."""
-    with _opened(data, settings) as image, _budget.taken(image.width * image.height):
+    settings = settings or _as_stored()
+    with _opened(data, settings) as image, budget.taken(image.width * image.height):
         yield _rgb(_oriented(image, settings.orientation == "upright"))
 
 
 @contextlib.contextmanager
-def _opened(data: bytes, settings: DecodeSettings) -> Iterator[Image.Image]:
+def _opened(data: bytes, settings: Decoding) -> Iterator[Image.Image]:
     """The image by its header, of a size that is allowed; all errors become `ImageError`."""
     if not data:
         raise ImageError("the file is empty")
-    formats = _prepared_formats()
+    formats = prepare_formats()
     try:
         with Image.open(io.BytesIO(data), formats=formats) as image:
             width, height = image.size
@@ -228,13 +263,13 @@ def _opened(data: bytes, settings: DecodeSettings) -> Iterator[Image.Image]:
     except UnidentifiedImageError:
         raise ImageError(_not_an_image(data)) from None
     except MemoryError:
-        raise ImageError("there is not enough memory to decode it") from None
+        raise ImageMemoryError("there is not enough memory to decode it") from None
     except Exception as error:  # decoders raise almost anything on damaged files
         raise ImageError(_damaged(error)) from None
 
 
 @functools.cache
-def _prepared_formats() -> tuple[str, ...]:
+def prepare_formats() -> tuple[str, ...]:
     """The formats that this Pillow reads; sizes are checked here, so its own limit is lifted."""
     Image.init()
     Image.MAX_IMAGE_PIXELS = None

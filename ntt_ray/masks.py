@@ -23,6 +23,8 @@ from pycocotools import mask as coco_mask
 BoolMask = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
 MAX_PIXELS = 2**29  # in a mask; pycocotools counts in 32 bits
+MAX_OUTLINE = 10_000_000  # pixels, of all polygons of a mask; see `segmentation_to_rle`
+_MERGED_AT_ONCE = 16
 MAX_NUMBER = 2**63
 MAX_DIGITS = 6  # for a number in a compressed RLE: 30 bits, more than any image has pixels
 
@@ -100,7 +102,11 @@ def decode_rle(rle: Rle) -> BoolMask:
 
 def rasterise(polygons: Sequence[Sequence[float]], height: int, width: int) -> Rle:
     """The mask that COCO's tools see in polygons ``x, y, x, y, ...``, which are not checked."""
-    return _from_coco(coco_mask.merge(coco_mask.frPyObjects(list(polygons), height, width)))
+    rles = coco_mask.frPyObjects(list(polygons), height, width)
+    while len(rles) > _MERGED_AT_ONCE:  # one by one, each would be merged with all before it
+        groups = range(0, len(rles), _MERGED_AT_ONCE)
+        rles = [coco_mask.merge(rles[start : start + _MERGED_AT_ONCE]) for start in groups]
+    return _from_coco(coco_mask.merge(rles))
 
 
 def mask_iou(rle: Rle, other: Rle) -> float:
@@ -151,7 +157,11 @@ def _ious(first: Sequence[Rle], second: Sequence[Rle], *, crowd: bool) -> npt.ND
 def segmentation_to_rle(segmentation: Any, height: int, width: int) -> Rle:
     """Convert a COCO ``segmentation`` to a compressed RLE, as ``COCO.annToRLE`` does.
 
-    Polygons of one annotation are rasterised by pycocotools and merged.
+    Polygons of one annotation are rasterised by pycocotools and merged. It walks along their
+    outline, which takes about 50 bytes for each of its pixels, and counts in 32 bits: 0.6 MB of
+    points that lie across a large image would be 37 GB, or end the process. So outlines of more
+    than `MAX_OUTLINE` pixels in all are refused. That is 100 times around the largest image and
+    takes 0.5 GB and some seconds; a polygon of 100,000 points has it if they are 100 pixels apart.
 
     Args:
         segmentation: list of polygons ``[x1, y1, x2, y2, ...]``, or an RLE with ``counts`` as a
@@ -161,7 +171,8 @@ def segmentation_to_rle(segmentation: Any, height: int, width: int) -> Rle:
 
     Raises:
         ValueError: the segmentation has no known form, a polygon has fewer than three points or
-            a value that is not finite, or the RLE is of another size or does not add up.
+            a value that is not finite, the outline is too long, or the RLE is of another size or
+            does not add up.
     """
     if height * width > MAX_PIXELS:
         raise ValueError(f"has an image of {height} x {width}, more pixels than {MAX_PIXELS}")
@@ -169,6 +180,7 @@ def segmentation_to_rle(segmentation: Any, height: int, width: int) -> Rle:
         return _rle_to_rle(segmentation, height, width)
     if isinstance(segmentation, list) and segmentation:
         polygons = [_checked_polygon(polygon, height, width) for polygon in segmentation]
+        _check_outline(polygons)
         return rasterise(polygons, height, width)
     raise ValueError("has no mask (a list of polygons or an RLE is needed)")
 
@@ -367,6 +379,21 @@ def _checked_polygon(polygon: Any, height: int, width: int) -> list[float]:
         if min(values) < -side or max(values) > 2 * side:  # its outline is walked pixel by pixel
             raise ValueError(f"has a polygon that lies far outside its image of {width} x {height}")
     return [float(value) for value in polygon]
+
+
+def _check_outline(polygons: Sequence[Sequence[float]]) -> None:
+    """Refuse polygons along which pycocotools would walk too long; see `segmentation_to_rle`."""
+    length = 0.0
+    for polygon in polygons:
+        points = np.reshape(polygon, (-1, 2))
+        steps = np.abs(points - np.roll(points, 1, axis=0)).max(axis=1)
+        length += float(np.sum(steps)) + len(steps)
+    if length > MAX_OUTLINE:
+        count = sum(len(polygon) // 2 for polygon in polygons)
+        raise ValueError(
+            f"has polygons of {count:,} points whose outline is {length:,.0f} pixels long, more "
+            f"than {MAX_OUTLINE:,}; simplify them, or give the mask as an RLE"
+        )
 
 
 def is_finite_number(value: Any) -> bool:

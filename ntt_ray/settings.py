@@ -11,6 +11,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+_DECODER_BYTES = 2**28  # address space of a decoder: twice what it has before its first image
+_BYTES_PER_PIXEL = 32  # of an image being decoded: JPEG 2000 with alpha needs 25, JPEG 5 to 14
+
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -23,15 +26,36 @@ class Settings(BaseModel):
 class DecodeSettings(Settings):
     """How the images to label become pixels; references are always taken as stored.
 
+    Time and memory are limits of the processes that decode for a run, and no part of its identity.
+
     Attributes:
         orientation: ``stored`` takes pixels as they are in the file, ``upright`` turns them as the
             file's EXIF says. To be changed where labels are shown over upright images.
         max_pixels: an image of more pixels than this is refused by its header, before any of it is
             decoded. To be raised for larger images, if the workers have the memory.
+        timeout_s: seconds of CPU time that decoding an image may take: a busy machine does not
+            count. To be raised for huge images in slow formats, as JPEG 2000.
+        memory_mb: megabytes of address space that a process may have that decodes, one image at a
+            time. None is enough for an image of `max_pixels` in any format. To be lowered where
+            workers have little memory and images are small.
     """
 
     orientation: Literal["stored", "upright"] = "stored"
     max_pixels: Annotated[int, Field(ge=1, le=1_000_000_000)] = 200_000_000
+    timeout_s: Annotated[float, Field(gt=0.0, le=86_400.0)] = 30.0
+    memory_mb: Annotated[int, Field(ge=256)] | None = None
+
+    @property
+    def memory_bytes(self) -> int:
+        """The limit of memory in bytes."""
+        if self.memory_mb is None:
+            return _DECODER_BYTES + _BYTES_PER_PIXEL * self.max_pixels
+        return self.memory_mb << 20
+
+    @property
+    def waiting_s(self) -> float:
+        """Seconds after which a decoder that has not used up its CPU time counts as stuck."""
+        return 60.0 + 2.0 * self.timeout_s
 
 
 class DiffusionSettings(Settings):

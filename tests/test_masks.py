@@ -1,3 +1,8 @@
+import json
+import subprocess
+import sys
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -123,6 +128,63 @@ BAD = {
 def test_bad_segmentations_are_refused(segmentation, text):
     with pytest.raises(ValueError, match=text):
         masks.segmentation_to_rle(segmentation, 6, 8)
+
+
+def _zigzag(points: int, side: int) -> list[float]:
+    """A polygon that goes from one side of its image to the other with every point."""
+    return [v for i in range(points) for v in (side * (i % 2), i % side)]
+
+
+ABSURD = """
+import json, resource, sys
+from ntt_ray import masks
+resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31))
+try:
+    masks.{function}(json.load(sys.stdin), 20_000, 20_000)
+except ValueError as error:
+    print(error)
+"""
+
+
+def _in_a_process(function: str, segmentation: str) -> subprocess.CompletedProcess[str]:
+    code = ABSURD.format(function=function)
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, input=segmentation, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_polygons_that_would_end_the_process_are_refused():
+    text = json.dumps([_zigzag(50_000, 20_000)])
+    assert len(text) < 600_000
+    done = _in_a_process("segmentation_to_rle", text)
+    assert done.returncode == 0, done.stderr
+    assert "has polygons of 50,000 points whose outline is 1,000,050,000 pixels" in done.stdout
+    assert _in_a_process("rasterise", text).returncode != 0
+
+
+def test_long_outlines_are_refused_and_those_of_people_are_not(monkeypatch):
+    monkeypatch.setattr(masks, "MAX_OUTLINE", 1000)
+    square = [[1, 1, 201, 1, 201, 201, 1, 201]]  # 800 pixels, and one for each point
+    assert masks.rle_area(masks.segmentation_to_rle(square, 300, 300)) == 200 * 200
+    with pytest.raises(ValueError, match=r"outline is 1,608 pixels long, more than 1,000; simpl"):
+        masks.segmentation_to_rle(square * 2, 300, 300)
+
+
+def test_a_shore_of_a_hundred_thousand_points_is_a_mask():
+    angle = np.linspace(0, 2 * np.pi, 100_000, endpoint=False)
+    radius = 8000 + 500 * np.sin(40 * angle) + np.random.default_rng(0).uniform(-20, 20, 100_000)
+    shore = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1) + 9000
+    area = masks.rle_area(masks.segmentation_to_rle([shore.ravel().tolist()], 18_000, 18_000))
+    assert area == pytest.approx(np.pi * 8000**2, rel=0.01)
+
+
+def test_many_polygons_are_one_mask_soon():
+    corners, places = np.array([0, 0, 9, 0, 0, 9]), range(0, 2000, 20)
+    polygons = [(corners + [x, y] * 3).tolist() for x in places for y in places]
+    begun = time.process_time()
+    whole = masks.rle_area(masks.rasterise(polygons, 2000, 2000))
+    assert time.process_time() - begun < 2  # merged one by one it takes 5 s
+    assert whole == 10_000 * masks.rle_area(masks.rasterise(polygons[:1], 2000, 2000))
 
 
 def test_decoding_in_boxes():

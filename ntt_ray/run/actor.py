@@ -62,7 +62,7 @@ class LabelActor:
             job.run_token,
             job.store,
             images_per_step=1 if on_cpu else IMAGES_PER_GPU_STEP,
-            decode_threads=job.decode_threads,
+            decoders=job.decoders,
             decode=job.decode,
             hang_s=job.hang_s,
             device=_device_name(on_cpu),

@@ -100,7 +100,7 @@ class LabelJob:
         image_timeout_s: seconds that one attempt at fetching an image may take.
         patience_s: seconds for which images are waited for that could not be read.
         hang_s: seconds without a finished image after which a worker ends itself.
-        decode_threads: how many threads each actor decodes images with.
+        decoders: how many processes each actor decodes images with.
         run_token: the token of this driver; notes of other drivers count for nothing.
         provenance: what the metadata of every shard says.
     """
@@ -114,6 +114,6 @@ class LabelJob:
     image_timeout_s: float
     patience_s: float
     hang_s: float
-    decode_threads: int
+    decoders: int
     run_token: str
     provenance: Mapping[str, str]

@@ -128,7 +128,7 @@ def _job(config: Config, store: Storage, token: str, prepared: Prepared) -> Labe
         image_timeout_s=config.job.image_timeout_s,
         patience_s=config.job.patience_s,
         hang_s=config.job.hang_s,
-        decode_threads=max(1, round(models.resources.cpus_per_actor)),
+        decoders=max(1, round(models.resources.cpus_per_actor)),
         run_token=token,
         provenance=prepared.identity.provenance(),
     )

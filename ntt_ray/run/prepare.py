@@ -280,7 +280,7 @@ def _identity(
             "compile": config.models.compile,
             "device": spec.device,
         },
-        "decode": config.decode.model_dump(mode="json"),
+        "decode": config.decode.model_dump(mode="json", exclude={"timeout_s", "memory_mb"}),
         # options that are off are no part of it: they were none when older runs began
         "method": config.method.model_dump(mode="json", exclude_none=True),
         "job": {"images_per_unit": config.job.images_per_unit},

@@ -1,4 +1,4 @@
-"""Labelling the images of one unit: decode ahead in threads, label in steps, one row per image.
+"""Labelling the images of one unit: decoded ahead elsewhere, in steps, one row per image.
 
 It knows the journal and the labeller; it does not know Ray.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,10 +22,11 @@ from ntt_ray.errors import (
     NttRayError,
     SickDeviceError,
 )
-from ntt_ray.images import RgbImage, decode_image, decode_square
+from ntt_ray.images import RgbImage
 from ntt_ray.method.labeler import Labeler
 from ntt_ray.method.tiling import TiledLabeler
 from ntt_ray.records import Detection, FetchedImage, ImageLabels, PromptWork
+from ntt_ray.run.decoding import Decoded, DecoderPool
 from ntt_ray.run.hang_watch import HangWatch
 from ntt_ray.run.journal import UnitJournal
 from ntt_ray.settings import DecodeSettings
@@ -40,8 +41,6 @@ MAX_SICK_DEVICES = 3  # workers that a unit may leave with a GPU they cannot use
 _DEVICE_ERROR = re.compile(
     "CUDA error|CUDA driver|cuDNN error|CU(BLAS|DNN)_STATUS|uncorrectable ECC"
 )
-
-_Decoded = tuple[RgbImage, tuple[int, int]]  # as the labeller takes it; height and width before
 
 
 @dataclass(frozen=True)
@@ -72,17 +71,17 @@ class UnitLabeler:
         store: Storage,
         *,
         images_per_step: int = 1,
-        decode_threads: int = 1,
+        decoders: int = 1,
         decode: DecodeSettings | None = None,
         hang_s: float = 300.0,
         device: str = "cpu",
     ) -> None:
         self.images_per_step = images_per_step  # fewer after the GPU ran out of memory
         self._labeler = labeler
-        self._settings = decode or DecodeSettings()
         self._output, self._token, self._store = output, run_token, store
         self._watch, self._device = HangWatch(hang_s), device
-        self._pool = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
+        side = None if labeler.takes_whole_images else labeler.proposer.image_size
+        self._decoders = DecoderPool(decoders, side, decode or DecodeSettings())
 
     def label(self, shard_id: int, images: Sequence[FetchedImage]) -> list[ImageLabels]:
         """Label the images of a unit; every image gives exactly one row, in order.
@@ -135,7 +134,7 @@ class UnitLabeler:
         self, shard_id: int, images: Sequence[FetchedImage], group: Sequence[int]
     ) -> dict[int, ImageLabels]:
         """Label images that are noted in the journal; the next are decoded meanwhile."""
-        decoded = {p: self._pool.submit(self._decode, images[p]) for p in group}
+        decoded = {p: self._decode(images[p]) for p in group}
         rows: dict[int, ImageLabels] = {}
         begun: list[_Begun] = []
         start = 0
@@ -169,7 +168,7 @@ class UnitLabeler:
         logger.warning("out of GPU memory: going on with %s", smaller)
 
     def _begin_step(
-        self, shard_id: int, images: Sequence[FetchedImage], step: dict[int, _Decoded | ImageError]
+        self, shard_id: int, images: Sequence[FetchedImage], step: dict[int, Decoded | ImageError]
     ) -> _Begun:
         failed = {p: found for p, found in step.items() if isinstance(found, ImageError)}
         good = {p: found for p, found in step.items() if not isinstance(found, ImageError)}
@@ -200,20 +199,19 @@ class UnitLabeler:
                 raise _named(shard_id, [image], error) from error
         return rows
 
-    def _inputs(self, places: Sequence[int], good: dict[int, _Decoded]) -> list[RgbImage]:
+    def _inputs(self, places: Sequence[int], good: dict[int, Decoded]) -> list[RgbImage]:
         side = self._labeler.proposer.image_size
         black = np.zeros((side, side, 3), dtype=np.uint8)
         filled = [good[p][0] if p in good else black for p in places]
         return filled + [black] * (self.images_per_step - len(filled))
 
-    def _decode(self, image: FetchedImage) -> _Decoded:
-        """The image as the labeller takes it, and its own size."""
-        if image.data is None:
-            raise AccessError(image.error or "not fetched")
-        if self._labeler.takes_whole_images:
-            image_rgb = decode_image(image.data, self._settings)
-            return image_rgb, (image_rgb.shape[0], image_rgb.shape[1])
-        return decode_square(image.data, self._labeler.proposer.image_size, self._settings)
+    def _decode(self, image: FetchedImage) -> Future[Decoded]:
+        """The image as the labeller takes it, and its own size, as soon as it is decoded."""
+        if image.data is not None:
+            return self._decoders.submit(image.data)
+        missing: Future[Decoded] = Future()
+        missing.set_exception(AccessError(image.error or "not fetched"))
+        return missing
 
 
 def _named(shard_id: int, images: Sequence[FetchedImage], error: Exception) -> NttRayError:
@@ -223,7 +221,7 @@ def _named(shard_id: int, images: Sequence[FetchedImage], error: Exception) -> N
     return kind(f"unit {shard_id}, image {names}: {type(error).__name__}: {error}")
 
 
-def _image(future: Future[_Decoded]) -> _Decoded | ImageError:
+def _image(future: Future[Decoded]) -> Decoded | ImageError:
     try:
         return future.result()
     except ImageError as error:

@@ -63,6 +63,8 @@ ACCEPTED = {
     "output": "/moved",
     "storage_options": {"s3": {"endpoint_url": "http://127.0.0.1:1"}},
     "models.mirror": "/mirror",
+    "decode.timeout_s": 5.0,
+    "decode.memory_mb": 1000,
     "job.actors.min": 3,
     "job.actors.max": 4,
     "job.accelerator": "L4",

@@ -55,7 +55,7 @@ def test_every_image_has_its_row_whatever_the_steps(
     tmp_path, monkeypatch, images_per_step, journal_step
 ):
     monkeypatch.setattr(unit_module, "JOURNAL_STEP", journal_step)
-    options = {"images_per_step": images_per_step, "decode_threads": 3}
+    options = {"images_per_step": images_per_step, "decoders": 3}
     rows = _units(tmp_path, **options).label(0, MIXED)
     assert [row.entry for row in rows] == [image.entry for image in MIXED]
     assert [row.status for row in rows] == ["ok", "failed", "failed", "ok", "failed", "ok"]
