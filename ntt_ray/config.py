@@ -181,6 +181,7 @@ class JobConfig(Settings):
     cpus_per_actor: Annotated[float, Field(gt=0.0)] = 4.0
     image_timeout_s: Annotated[float, Field(gt=0.0)] = 60.0
     max_failed_fraction: Share = 0.01
+    strict_versions: bool = False
 
     @model_validator(mode="after")
     def _check(self) -> JobConfig:

@@ -34,6 +34,7 @@ from ntt_ray.run.record import (
     read_record,
     write_record,
 )
+from ntt_ray.run.resume import check_listing, check_versions, list_digest
 from ntt_ray.run.shard import existing_shards
 from ntt_ray.sources.image_list import list_images
 from ntt_ray.storage import Storage
@@ -157,6 +158,7 @@ def prepare_run(config: Config, store: Storage, sources: BankInputs | BankFile) 
         classes=bank.classes,
         units=len(images.sizes),
         images=sum(images.sizes),
+        images_sha256=list_digest(config.images, store),
     )
     write_record(config.output, record, store)
     return Prepared(images, models, bank.data, identity)
@@ -180,13 +182,18 @@ def check_sources(config: Config, store: Storage) -> BankInputs | BankFile:
 def check_images(config: Config, store: Storage) -> Images:
     """The images of the run that was begun, or those that a new one would have.
 
+    Of a run that was begun, what is not as it was then is said.
+
     Raises:
         InputError: there is no image, a list is malformed, or the output holds something else.
+        OutputMismatchError: package versions differ, with `job.strict_versions`.
     """
     recorded = read_record(config.output, store)
     shards = existing_shards(config.output, store)
     if recorded is not None:
+        check_versions(recorded, config.output, strict=config.job.strict_versions)
         manifest = manifest_file.read_manifest(config.output, store)
+        check_listing(config, recorded, manifest, store)
     elif shards:
         raise InputError(
             f"{storage.redact(config.output)}: holds shards but no {RECORD_FILE}; "

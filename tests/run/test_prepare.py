@@ -70,6 +70,7 @@ ACCEPTED = {
     "job.cpus_per_actor": 2.0,
     "job.image_timeout_s": 5.0,
     "job.max_failed_fraction": 0.5,
+    "job.strict_versions": True,
     "merge.min_score": 0.7,
     "merge.profiles": ["coco"],
     "merge.images_per_file": 10,
