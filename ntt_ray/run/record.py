@@ -201,7 +201,8 @@ def read_record(output: str, store: Storage) -> RunRecord | None:
         found = {".".join(map(str, item["loc"])): str(item["msg"]) for item in error.errors()}
     where = storage.redact(uri)
     if "" in found:
-        raise InputError(f"{where}: not a run record ({found['']})")
+        text = f"not a run record ({found['']}). Restore it, or choose another output"
+        raise InputError(f"{where}: {text}")
     if "format_version" in found:
         raise InputError(f"{where}: not a run record of format {FORMAT_VERSION}")
     problems = "; ".join(f"{path}: {text[:1].lower()}{text[1:]}" for path, text in found.items())

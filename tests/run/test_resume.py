@@ -9,7 +9,7 @@ import pytest
 
 from ntt_ray import storage
 from ntt_ray.config import build_config
-from ntt_ray.errors import OutputMismatchError
+from ntt_ray.errors import InputError, OutputMismatchError
 from ntt_ray.records import ImageEntry
 from ntt_ray.run import manifest as manifest_file
 from ntt_ray.run import resume
@@ -44,7 +44,8 @@ def _begun(images, output):
     listed = list_images(config.images, None, STORE)
     manifest = manifest_file.manifest_bytes(listed, 2)
     STORE.publish_bytes(storage.join(config.output, MANIFEST_FILE), manifest)
-    identity = {"manifest": "m", "bank": "b", "method": {}, "models": MODELS}
+    digest = manifest_file.manifest_digest(manifest)
+    identity = {"manifest": digest, "bank": "b", "method": {}, "models": MODELS}
     record = make_record(
         identity=Identity.model_validate(identity),
         config={},
@@ -169,6 +170,25 @@ def test_images_that_cannot_be_listed_stop_nothing(tmp_path, caplog):
     assert check_images(config, STORE).sizes == (1,)
     (text,) = _warnings(caplog)
     assert text.startswith("images: whether some came or went is not known: ")
+
+
+def test_a_manifest_that_was_edited_or_deleted_is_listed_again(tmp_path):
+    config = _begun(_photos(tmp_path), tmp_path / "run")
+    path = tmp_path / "run" / MANIFEST_FILE
+    before = check_images(config, STORE)
+    for damage in (lambda: path.write_bytes(b"x"), path.unlink):
+        damage()
+        found = check_images(config, STORE)
+        assert (found.manifest, found.lost, before.lost) == (before.manifest, True, False)
+
+
+def test_a_manifest_that_the_images_do_not_give_again_must_be_restored(tmp_path):
+    root = _photos(tmp_path)
+    config = _begun(root, tmp_path / "run")
+    (root / "0.png").unlink()
+    (tmp_path / "run" / MANIFEST_FILE).write_bytes(b"x")
+    with pytest.raises(InputError, match=r"manifest\.parquet: .* Restore it, or choose another"):
+        check_images(config, STORE)
 
 
 def test_all_images_gone(tmp_path, caplog):
