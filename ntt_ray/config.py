@@ -183,6 +183,7 @@ class JobConfig(Settings):
     hang_s: Annotated[float, Field(gt=0.0)] = 300.0
     max_failed_fraction: Share = 0.01
     max_unreachable_fraction: Share = 0.0
+    strict_versions: bool = False
 
     @model_validator(mode="after")
     def _check(self) -> JobConfig:

@@ -5,6 +5,7 @@ It starts nothing and writes nothing.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,8 @@ from ntt_ray.references.dataset import check_images, load_references
 from ntt_ray.references.negatives import negatives_of, used_classes
 from ntt_ray.run.layout import BANK_FILE
 from ntt_ray.storage import Storage
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,11 @@ def existing_bank(
         data = store.read_bytes(uri)
     except FileNotFoundError:
         return None
-    bank = BankFile.from_bytes(data, uri)
+    try:
+        bank = BankFile.from_bytes(data, storage.redact(uri))
+    except InputError as error:
+        logger.warning("the bank is built again: %s", error)
+        return None
     before = () if sources.base is None else sources.base.history()
     history = bank.history()
     same = history[:-1] == before and history[-1].references == sources.digest

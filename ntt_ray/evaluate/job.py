@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from ntt_ray import storage
@@ -11,6 +10,7 @@ from ntt_ray.config import Config
 from ntt_ray.errors import InputError, RunIncompleteError
 from ntt_ray.evaluate.evaluation import evaluate, evaluate_classes
 from ntt_ray.json_input import read_json
+from ntt_ray.merge.digests import digest_of_file, json_file, sealed
 from ntt_ray.merge.job import class_choice, units_text
 from ntt_ray.merge.record import read_merge_record
 from ntt_ray.records import ClassLabel
@@ -23,14 +23,17 @@ from ntt_ray.storage import Storage
 def evaluate_run(config: Config) -> dict[str, Any]:
     """Compare ``results.json`` of a merged run with the ground truth; writes ``metrics.json``.
 
+    It says by its digest of which ``results.json`` it is.
+
     Raises:
         InputError: it is not of the last merge of this run.
         RunIncompleteError: it was merged without some of the shards.
     """
-    metrics = evaluate(*_judged(config), evaluator=config.evaluator)
-    text = json.dumps(metrics, indent=1, sort_keys=True) + "\n"
-    uri = storage.join(config.output, METRICS_FILE)
-    Storage(config.storage_options).publish_bytes(uri, text.encode())
+    store = Storage(config.storage_options)
+    found = evaluate(*_judged(config), evaluator=config.evaluator)
+    results = digest_of_file(storage.join(config.output, RESULTS_FILE), store).sha256
+    metrics = sealed({**found, "results_sha256": results})
+    store.publish_bytes(storage.join(config.output, METRICS_FILE), json_file(metrics))
     return metrics
 
 

@@ -1,21 +1,27 @@
-"""What merged files must be: size and SHA-256 of a file, and one digest for a folder of many.
+"""What the files behind the shards must be: their digests, of one, of a folder, or inside of one.
 
 The digest of a folder is the sum, modulo 2^256, of the SHA-256 of each file's line as `sha256sum`
 prints it: ``<SHA-256>  <name>``. A sum needs no order and no list of names, so that processes add
 up what they wrote, and millions of files are checked in little memory. It finds damage; whoever
 wants to forge can.
+
+``metrics.json`` and ``report.json`` are *sealed*: their key ``sha256`` is the digest of all their
+other keys. File and digest are one object, so that they are published in one step; a record beside
+them would be another file, and a process that ended between both would leave a contradiction.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ntt_ray.storage import Storage
 
 Chunk = TypeVar("Chunk", bytes, bytes | memoryview)
+SEAL = "sha256"  # key of a sealed file
 READ_BYTES = 8 << 20
 _MODULUS = 1 << 256
 
@@ -79,6 +85,34 @@ class DigestingStream:
 def digest_of_bytes(data: bytes) -> FileDigest:
     """The digest of a file with this content."""
     return FileDigest(len(data), hashlib.sha256(data).hexdigest())
+
+
+def digest_of_json(data: Any) -> str:
+    """SHA-256 of JSON data as it is read from a file, in hex, whatever the order of keys."""
+    return digest_of_bytes(json.dumps(data, sort_keys=True).encode()).sha256
+
+
+def sealed(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a JSON file with the digest of its other keys, see the module."""
+    others = {key: value for key, value in data.items() if key != SEAL}
+    others = json.loads(json.dumps(others))  # keys that are numbers would be sorted otherwise
+    return {**others, SEAL: digest_of_json(others)}
+
+
+def json_file(data: Mapping[str, Any]) -> bytes:
+    """JSON as it is published: sorted and indented, so that the same data are the same bytes."""
+    return (json.dumps(data, indent=1, sort_keys=True) + "\n").encode()
+
+
+def seal_problem(text: bytes, data: Any) -> str | None:
+    """What is wrong with a sealed file and the data in it; None where nothing is."""
+    if not isinstance(data, dict):
+        return "is no JSON object"
+    if SEAL in data and sealed(data)[SEAL] != data[SEAL]:
+        return "is not as it was written, by its SHA-256"
+    if SEAL in data and json_file(data) != text:
+        return "has other white space or more than was written"
+    return None
 
 
 def digest_of_file(uri: str, store: Storage) -> FileDigest:

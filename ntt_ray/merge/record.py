@@ -10,7 +10,6 @@ Version 1 had no digests; it is read, and `verify` asks for another merge.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable
 from itertools import chain
@@ -20,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ntt_ray import storage
 from ntt_ray.errors import InputError
-from ntt_ray.merge.digests import FileDigest, FolderDigest
+from ntt_ray.merge.digests import FileDigest, FolderDigest, digest_of_json, json_file
 from ntt_ray.merge.rendering import Loss
 from ntt_ray.merge.thresholds import Thresholds
 from ntt_ray.run.layout import MERGE_FILE
@@ -103,8 +102,7 @@ class MergeRecord(BaseModel):
 
     def digest(self) -> str:
         """What `record_sha256` must be."""
-        data = self.model_dump(mode="json", exclude={"record_sha256"})
-        return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+        return digest_of_json(self.model_dump(mode="json", exclude={"record_sha256"}))
 
 
 def stretches(units: Iterable[int]) -> tuple[tuple[int, int], ...]:
@@ -120,9 +118,13 @@ def stretches(units: Iterable[int]) -> tuple[tuple[int, int], ...]:
 
 def write_merge_record(output: str, record: MergeRecord, store: Storage) -> None:
     """Publish the record, after the files it speaks of."""
+    store.publish_bytes(storage.join(output, MERGE_FILE), record_file(record))
+
+
+def record_file(record: MergeRecord) -> bytes:
+    """The file of a record, with the digest of its fields."""
     data = record.model_copy(update={"record_sha256": record.digest()}).model_dump(mode="json")
-    text = json.dumps(data, indent=1, sort_keys=True) + "\n"
-    store.publish_bytes(storage.join(output, MERGE_FILE), text.encode())
+    return json_file(data)
 
 
 def read_merge_record(output: str, store: Storage) -> MergeRecord | None:
@@ -139,6 +141,6 @@ def read_merge_record(output: str, store: Storage) -> MergeRecord | None:
     except ValidationError as error:
         problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:SHOWN]]
         text = "; ".join(problems)
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         text = f"{type(error).__name__}: {error}"
     raise InputError(f"{storage.redact(uri)}: not a merge record ({text}); merge again")

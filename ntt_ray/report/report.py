@@ -1,12 +1,12 @@
 """The report of a run: ``report.html``, one file that needs no network, and ``report.json``.
 
 Reads the shards once, in constant memory, and a few images; the numbers of both files are
-the same. No clock is in them: the same run gives the same bytes.
+the same, and ``report.json`` has the digest of the page. No clock is in them: the same run gives
+the same bytes.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +14,7 @@ from ntt_ray import storage
 from ntt_ray.errors import ImageError, NttRayError
 from ntt_ray.evaluate.matching import GroundTruth
 from ntt_ray.images import decode_image
+from ntt_ray.merge.digests import digest_of_bytes, json_file, sealed
 from ntt_ray.merge.rendering import Loss
 from ntt_ray.pages.pictures import blank, thumbnail
 from ntt_ray.records import ImageEntry, ReferenceSet
@@ -106,9 +107,10 @@ def write_report(
             for group, found in chosen.items()
         },
     )
-    text = json.dumps(report, indent=1, sort_keys=True) + "\n"
-    store.publish_bytes(storage.join(output, REPORT_FILE), text.encode("ascii"))
-    store.publish_bytes(storage.join(output, REPORT_PAGE), page.encode("utf-8", "replace"))
+    html = page.encode("utf-8", "replace")
+    report = sealed({**report, "page_sha256": digest_of_bytes(html).sha256})
+    store.publish_bytes(storage.join(output, REPORT_PAGE), html)
+    store.publish_bytes(storage.join(output, REPORT_FILE), json_file(report))
     return report
 
 

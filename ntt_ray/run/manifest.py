@@ -121,6 +121,18 @@ def file_names(data: bytes) -> dict[int, str]:
     return dict(zip(table["image_id"].to_pylist(), table["file_name"].to_pylist(), strict=True))
 
 
+def name_batches(data: bytes) -> Iterator[list[str]]:
+    """File names of all images, in the manifest's order, a row group at a time.
+
+    Raises:
+        InputError: the manifest is damaged.
+    """
+    with _reading():
+        file = pq.ParquetFile(pa.BufferReader(data))
+        for batch in file.iter_batches(ROWS_PER_GROUP, columns=["file_name"]):
+            yield batch["file_name"].to_pylist()
+
+
 class UnitIds:
     """The image ids of each unit of a manifest; a row group of it is in memory at a time.
 

@@ -9,6 +9,7 @@ refused before one is asked for, and nothing is written into an output of anothe
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from ntt_ray.bank.inputs import BankInputs, bank_sources, existing_bank
 from ntt_ray.bank.job import BuiltBank, build, examples_of
 from ntt_ray.bank.report import write_bank_report
 from ntt_ray.config import Config
-from ntt_ray.errors import InputError
+from ntt_ray.errors import InputError, NttRayError
 from ntt_ray.models.spec import ModelSpec
 from ntt_ray.run import manifest as manifest_file
 from ntt_ray.run.cluster.placement import Resources
@@ -37,6 +38,7 @@ from ntt_ray.run.record import (
     read_record,
     write_record,
 )
+from ntt_ray.run.resume import check_listing, check_versions, list_digest
 from ntt_ray.run.shard import existing_shards
 from ntt_ray.sources.image_list import list_images
 from ntt_ray.storage import Storage
@@ -63,12 +65,14 @@ class Images:
         sizes: how many images each unit has; the position is the shard id.
         done: ids of the units whose shard is there.
         recorded: the run record; None where no run was begun.
+        lost: the manifest there is damaged or missing, and `manifest` was listed again.
     """
 
     manifest: bytes
     sizes: tuple[int, ...]
     done: frozenset[int]
     recorded: RunRecord | None
+    lost: bool = False
 
 
 @dataclass(frozen=True)
@@ -153,6 +157,7 @@ def prepare_run(config: Config, store: Storage, sources: BankInputs | BankFile) 
     identity = _identity(config, models.spec, models.digests, images.manifest, bank.data)
     if images.recorded is not None:
         check_same_run(images.recorded, identity, config.output)
+        _restore(config, store, images, bank)
         return Prepared(images, models, bank.data, images.recorded.identity)
     store.publish_bytes(storage.join(config.output, MANIFEST_FILE), images.manifest)
     _publish_bank(config, store, bank, sources, built)
@@ -162,6 +167,7 @@ def prepare_run(config: Config, store: Storage, sources: BankInputs | BankFile) 
         classes=bank.classes,
         units=len(images.sizes),
         images=sum(images.sizes),
+        images_sha256=list_digest(config.images, store),
     )
     write_record(config.output, record, store)
     return Prepared(images, models, bank.data, identity)
@@ -185,21 +191,27 @@ def check_sources(config: Config, store: Storage) -> BankInputs | BankFile:
 def check_images(config: Config, store: Storage) -> Images:
     """The images of the run that was begun, or those that a new one would have.
 
+    Of a run that was begun, what is not as it was then is said.
+
     Raises:
         InputError: there is no image, a list is malformed, or the output holds something else.
+        OutputMismatchError: package versions differ, with `job.strict_versions`.
     """
     recorded = read_record(config.output, store)
     shards = existing_shards(config.output, store)
+    lost = False
     if recorded is not None:
-        manifest = manifest_file.read_manifest(config.output, store)
+        check_versions(recorded, config.output, strict=config.job.strict_versions)
+        manifest, lost = _recorded_manifest(config, recorded, store)
+        if recorded.identity.images in ("", storage.redact(config.images)):  # else it is refused
+            check_listing(config, recorded, manifest, store)
     elif shards:
         raise InputError(
             f"{storage.redact(config.output)}: holds shards but no {RECORD_FILE}; "
             "choose another output"
         )
     else:  # a manifest without a run record was never used
-        images = list_images(config.images, config.image_root, store)
-        manifest = manifest_file.manifest_bytes(images, config.job.images_per_unit)
+        manifest = _new_manifest(config, store)
     sizes = tuple(manifest_file.unit_sizes(manifest))
     done = frozenset(shards & set(range(len(sizes))))
     if recorded is not None:
@@ -207,7 +219,7 @@ def check_images(config: Config, store: Storage) -> Images:
         done = whole_shards(config.output, done, recorded.labels_hash, ids, store)
     if len(done) < len(sizes):
         _look(config, store, manifest, sum(sizes))
-    return Images(manifest, sizes, done, recorded)
+    return Images(manifest, sizes, done, recorded, lost)
 
 
 def _look(config: Config, store: Storage, manifest: bytes, images: int) -> None:
@@ -216,6 +228,33 @@ def _look(config: Config, store: Storage, manifest: bytes, images: int) -> None:
     entries = manifest_file.entries_at(manifest, rows)
     for line in look(entries, store, config.job.image_timeout_s):
         logger.info("looked at %s", line)
+
+
+def _new_manifest(config: Config, store: Storage) -> bytes:
+    images = list_images(config.images, config.image_root, store)
+    return manifest_file.manifest_bytes(images, config.job.images_per_unit)
+
+
+def _recorded_manifest(config: Config, recorded: RunRecord, store: Storage) -> tuple[bytes, bool]:
+    """The manifest of a run, and whether it was lost and is listed again.
+
+    Raises:
+        InputError: it is lost, and the images that there are now do not give it.
+    """
+    wanted = recorded.identity.manifest
+    uri = storage.join(config.output, MANIFEST_FILE)
+    with contextlib.suppress(FileNotFoundError):
+        manifest = store.read_bytes(uri)
+        if manifest_file.manifest_digest(manifest) == wanted:
+            return manifest, False
+    with contextlib.suppress(NttRayError):
+        manifest = _new_manifest(config, store)
+        if manifest_file.manifest_digest(manifest) == wanted:
+            return manifest, True
+    raise InputError(
+        f"{storage.redact(uri)}: is missing, or not the manifest that {RECORD_FILE} speaks of, and "
+        "what `images` lists now does not give it either. Restore it, or choose another output"
+    )
 
 
 def usable_bank(
@@ -232,6 +271,21 @@ def usable_bank(
     assert isinstance(sources, BankInputs)
     built = _build(config, sources, models)
     return built.bank, built
+
+
+def _restore(config: Config, store: Storage, images: Images, bank: BankFile) -> None:
+    """Put back the files of the run that were lost and came out as they were."""
+    uri = storage.join(config.output, BANK_FILE)
+    try:
+        there = bank_digest(store.read_bytes(uri))
+    except FileNotFoundError:
+        there = ""
+    files = {MANIFEST_FILE: images.manifest if images.lost else None}
+    files[BANK_FILE] = bank.data if there != bank_digest(bank.data) else None
+    for name, data in files.items():
+        if data is not None:
+            logger.warning("%s was missing or another one, and is written again", name)
+            store.publish_bytes(storage.join(config.output, name), data)
 
 
 def _build(config: Config, inputs: BankInputs, models: CheckedModels) -> BuiltBank:

@@ -122,6 +122,8 @@ class RunRecord(_Recorded):
         versions: by name the versions of Python and of the packages that began the run.
         config: the resolved config, without secrets.
         git_revision: the revision of the checkout that began the run, if it was a checkout.
+        images_sha256: SHA-256 of the table or COCO file that `images` named when the run began;
+            None for a prefix, and in older records.
     """
 
     format_version: Literal[1]
@@ -132,6 +134,7 @@ class RunRecord(_Recorded):
     versions: dict[str, Any]
     config: dict[str, Any] = Field(default_factory=dict)
     git_revision: str | None = None
+    images_sha256: str | None = None
 
     @property
     def class_labels(self) -> tuple[ClassLabel, ...]:
@@ -158,6 +161,7 @@ def make_record(
     classes: Sequence[ClassLabel],
     units: int,
     images: int,
+    images_sha256: str | None = None,
 ) -> RunRecord:
     """The record of a new run.
 
@@ -167,6 +171,7 @@ def make_record(
         classes: the classes of the bank, by rising category id.
         units: number of work units.
         images: number of images.
+        images_sha256: SHA-256 of the table or COCO file that lists them, if one does.
     """
     return RunRecord(
         format_version=FORMAT_VERSION,
@@ -174,9 +179,10 @@ def make_record(
         identity=identity,
         classes=tuple(RecordedClass(id=c.category_id, name=c.name) for c in classes),
         plan=RecordedPlan(units=units, images=images),
-        versions=_versions(),
+        versions=installed_versions(),
         config=dict(config),
         git_revision=_git_revision(),
+        images_sha256=images_sha256,
     )
 
 
@@ -195,7 +201,8 @@ def read_record(output: str, store: Storage) -> RunRecord | None:
         found = {".".join(map(str, item["loc"])): str(item["msg"]) for item in error.errors()}
     where = storage.redact(uri)
     if "" in found:
-        raise InputError(f"{where}: not a run record ({found['']})")
+        text = f"not a run record ({found['']}). Restore it, or choose another output"
+        raise InputError(f"{where}: {text}")
     if "format_version" in found:
         raise InputError(f"{where}: not a run record of format {FORMAT_VERSION}")
     problems = "; ".join(f"{path}: {text[:1].lower()}{text[1:]}" for path, text in found.items())
@@ -234,7 +241,8 @@ def differences(old: Any, new: Any, path: str = "") -> list[str]:
     return [] if old == new else [f"{path}: {old!r} there, {new!r} here"]
 
 
-def _versions() -> dict[str, str]:
+def installed_versions() -> dict[str, str]:
+    """By name the versions of Python and of the packages that labels come from, in this process."""
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:

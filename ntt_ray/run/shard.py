@@ -25,6 +25,7 @@ from ntt_ray.records import Detection, ImageEntry, ImageLabels
 from ntt_ray.run.layout import AGAIN_SUFFIX, LABELS_FOLDER, SHARD_SUFFIX, shard_ids, shard_uri
 
 FORMAT_VERSION = "1"
+BODY_KEY = "body_sha256"  # of the metadata; shards written before it lack it
 BATCH_ROWS = 512  # a column of 100 large masks in each is some tens of megabytes
 
 ANNOTATION = pa.struct(
@@ -118,12 +119,20 @@ def labels_to_table(labels: Sequence[ImageLabels]) -> pa.Table:
 
 
 def table_to_bytes(table: pa.Table, provenance: Mapping[str, str]) -> bytes:
-    """A shard file: zstd Parquet, provenance in the schema metadata; same table, same bytes."""
+    """A shard file: zstd Parquet, provenance in the schema metadata; same table, same bytes.
+
+    The metadata have the digest of all that stands before them in the file, so that rows that
+    somebody edits, or writes again with other tools, are told from those that were labelled.
+    """
     metadata = {"format_version": FORMAT_VERSION, **provenance}
+    body = _body_digest(_parquet(table, metadata))
+    return _parquet(table, {**metadata, BODY_KEY: body})
+
+
+def _parquet(table: pa.Table, metadata: Mapping[str, str]) -> bytes:
     sink = io.BytesIO()
-    pq.write_table(
-        table.replace_schema_metadata(dict(sorted(metadata.items()))), sink, compression="zstd"
-    )
+    table = table.replace_schema_metadata(dict(sorted(metadata.items())))
+    pq.write_table(table, sink, compression="zstd")
     return sink.getvalue()
 
 
@@ -175,6 +184,21 @@ def pending_ids(output: str, shard_id: int, store: storage.Storage) -> set[int]:
     return set(table["image_id"].filter(chosen).to_pylist())
 
 
+def _body_digest(data: bytes) -> str:
+    """SHA-256 of a Parquet file up to its footer, which the metadata are a part of."""
+    footer = int.from_bytes(data[-8:-4], "little")  # its length, then four letters
+    return hashlib.sha256(memoryview(data)[: max(0, len(data) - 8 - footer)]).hexdigest()
+
+
+def _check_body(metadata: Mapping[bytes, bytes], data: bytes, uri: str) -> None:
+    wanted = metadata.get(BODY_KEY.encode())
+    if wanted is not None and wanted.decode("ascii", "replace") != _body_digest(data):
+        raise InputError(
+            f"{storage.redact(uri)}: damaged shard (its rows are not those that were written); "
+            "delete it, and start the same command again"
+        )
+
+
 def read_shard(
     output: str, shard_id: int, store: storage.Storage, data: bytes | None = None
 ) -> pa.Table:
@@ -211,16 +235,20 @@ def open_shard(
         output: the run's prefix.
         shard_id: the unit.
         store: access to files.
-        data: the file of the shard where it was read before; else only what is needed is read.
+        data: the file of the shard where it was read before, whose rows must be those that were
+            written; else only what is needed is read.
 
     Raises:
-        InputError: missing, truncated or of another format; also for what is read in the block.
+        InputError: missing, edited, truncated or of another format; also for what is read in
+            the block.
     """
     uri = shard_uri(output, shard_id)
     opened = store.open_read(uri) if data is None else io.BytesIO(data)
     try:
         with opened as stream, pq.ParquetFile(stream, pre_buffer=True) as file:
             _check_format(file.schema_arrow, uri)
+            if data is not None:
+                _check_body(file.schema_arrow.metadata, data, uri)
             yield file
     except FileNotFoundError:
         raise InputError(f"{storage.redact(uri)}: the shard is missing") from None

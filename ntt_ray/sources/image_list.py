@@ -59,6 +59,11 @@ def list_images(images: str, image_root: str | None, store: Storage) -> pa.Table
     return table
 
 
+def is_list(images: str) -> bool:
+    """Whether `images` names a table or a COCO file, and not a prefix."""
+    return images.lower().endswith((".json", *_TABLE_SUFFIXES))
+
+
 def _folder(uri: str) -> str:
     return uri.rsplit("/", 1)[0]
 

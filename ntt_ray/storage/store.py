@@ -141,23 +141,31 @@ class Storage:
             Relative names with ``/`` between parts. Hidden files and folders are those with a part
             that starts with a dot.
         """
-        what = f"listing {redact(prefix)}"
-        fs, path = self._open_fs(prefix)
         names: list[str] = []
-        seen, told_at = 0, time.monotonic()
-        try:
-            for page in listing.pages(fs, path, lambda action: self._retried(action, what), hidden):
-                seen += len(page)
-                names += [name for name in page if _is_wanted(name, suffixes, hidden)]
-                if time.monotonic() - told_at >= PROGRESS_S:
-                    logger.info("%s: %d files so far, %d to take", what, seen, len(names))
-                    told_at = time.monotonic()
-        except FileNotFoundError:
-            return []
-        except OSError as error:  # of a local folder
-            raise StorageError(f"{what}: {error}") from error
+        for page in self.list_pages(prefix, suffixes, hidden=hidden):
+            names += page
         names.sort()
         return names
+
+    def list_pages(
+        self, prefix: str, suffixes: tuple[str, ...] = (), *, hidden: bool = False
+    ) -> Iterator[list[str]]:
+        """As `list_files`, a page of the store's answer at a time, in no order."""
+        what = f"listing {redact(prefix)}"
+        fs, path = self._open_fs(prefix)
+        seen, taken, told_at = 0, 0, time.monotonic()
+        try:
+            for page in listing.pages(fs, path, lambda action: self._retried(action, what), hidden):
+                wanted = [name for name in page if _is_wanted(name, suffixes, hidden)]
+                seen, taken = seen + len(page), taken + len(wanted)
+                yield wanted
+                if time.monotonic() - told_at >= PROGRESS_S:
+                    logger.info("%s: %d files so far, %d to take", what, seen, taken)
+                    told_at = time.monotonic()
+        except FileNotFoundError:
+            return
+        except OSError as error:  # of a local folder
+            raise StorageError(f"{what}: {error}") from error
 
     def list_folder(self, prefix: str) -> list[str]:
         """Names of the objects right below a prefix, sorted; hidden ones are left out."""

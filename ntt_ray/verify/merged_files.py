@@ -16,8 +16,8 @@ from ntt_ray.config import Config
 from ntt_ray.errors import InputError
 from ntt_ray.merge.digests import FileDigest, FolderDigest, digest_of_bytes, digest_of_file
 from ntt_ray.merge.image_files import THREADS
-from ntt_ray.merge.record import MergeRecord, read_merge_record
-from ntt_ray.run.layout import MERGE_FILE, MERGED_FILE, RECORD_FILE
+from ntt_ray.merge.record import MergeRecord, read_merge_record, record_file
+from ntt_ray.run.layout import CLASS_MAPS, MERGE_FILE, MERGED_FILE, RECORD_FILE, YOLO_LABELS
 from ntt_ray.run.record import RunRecord
 from ntt_ray.storage import Storage
 from ntt_ray.verify.problems import Findings
@@ -58,7 +58,10 @@ def find_merge(
     _check_record(merge, config, store, recorded, out)
     for name in files:
         if name not in merge.files:
-            out.problem("stray file", name, "is not of the last merge")
+            out.problem("stray file", name, "is not of the last merge; delete it")
+    for folder in (YOLO_LABELS, CLASS_MAPS) if merge.has_digests else ():
+        if folder not in merge.folders and any(name.startswith(folder) for name in names):
+            out.problem("stray file", folder, "is not of the last merge; delete it")
     for key in ("min_score", "profiles", "images_per_file"):
         then, now = getattr(merge, key), getattr(config.merge, key)
         if then != now:
@@ -83,7 +86,7 @@ def _check_record(
         text = "was written by an earlier version, without digests: the merged files cannot be "
         out.problem("merged files not checked", MERGE_FILE, f"{text}checked; merge again")
         return
-    if merge.record_sha256 != merge.digest():
+    if store.read_bytes(storage.join(config.output, MERGE_FILE)) != record_file(merge):
         out.problem("file edited", MERGE_FILE, "it is not as the merge wrote it; merge again")
     found = digest_of_file(storage.join(config.output, RECORD_FILE), store).sha256
     if merge.run_sha256 != found:

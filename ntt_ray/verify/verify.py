@@ -1,7 +1,7 @@
 """Whether an output is whole: its run record, manifest, bank, shards and merged files agree.
 
 Reads everything once and changes nothing; needs neither Ray nor the models. The checks themselves
-are in `shard_check` and `merged_files`; here is their order.
+are in `shard_check`, `merged_files` and `reports`; here is their order.
 """
 
 from __future__ import annotations
@@ -34,12 +34,13 @@ from ntt_ray.run.layout import (
     RECORD_FILE,
     shard_name,
 )
-from ntt_ray.run.record import RunRecord, recorded_run
+from ntt_ray.run.record import RunRecord, read_record
 from ntt_ray.run.shard import read_shard, read_shard_bytes
 from ntt_ray.sources.schema import SCHEMA
 from ntt_ray.storage import Storage
 from ntt_ray.verify.merged_files import check_files, find_merge, is_left
 from ntt_ray.verify.problems import Findings
+from ntt_ray.verify.reports import check_reports
 from ntt_ray.verify.shard_check import check_images, check_provenance, check_row
 
 READ_AHEAD = 4  # shards fetched before they are looked at
@@ -93,10 +94,16 @@ def verify(
         on_unit: called with the units looked at so far, and the units in all.
 
     Raises:
-        InputError: there is no run, or its record cannot be read.
+        InputError: there is no run.
     """
     store = Storage(config.storage_options)
-    recorded = recorded_run(config.output, store)
+    try:
+        recorded = read_record(config.output, store)
+    except InputError as error:  # without it nothing can be said of the rest
+        findings.problem("file damaged", RECORD_FILE, str(error))
+        return Verdict(findings=findings)
+    if recorded is None:
+        raise InputError(f"{storage.redact(config.output)}: there is no run here; label first")
     verdict = Verdict(recorded.plan.images, recorded.plan.units, findings=findings)
     _check_record(recorded, findings)
     _check_digest(config, store, BANK_FILE, recorded.identity.bank, findings)
@@ -119,6 +126,7 @@ def verify(
             on_unit(done, len(shards))
     if merge is not None:
         check_files(config.output, store, merge, names, findings)
+    check_reports(config.output, store, recorded, merge, names, findings)
     _say_what_failed(config, verdict)
     return verdict
 

@@ -1,9 +1,11 @@
 """Digests of merged files: taken while writing, the same however files are divided."""
 
 import hashlib
+import json
 
 import pytest
 
+from ntt_ray.merge import digests
 from ntt_ray.merge.digests import (
     DigestingStream,
     FileDigest,
@@ -102,3 +104,31 @@ def test_digests_do_not_depend_on_how_the_work_is_divided(tmp_path, monkeypatch)
     monkeypatch.setattr("ntt_ray.merge.image_files._AT_ONCE", 1)
     assert merged(tmp_path, *profiles) == before
     assert _problems(str(tmp_path), Storage(), before) == []
+
+
+SEALED = digests.sealed({"b": 0.1 + 0.2, "ids": {10: None, 9: [float("inf")]}, "text": "bölt"})
+EDITED = {
+    "a value": {**SEALED, "text": "bolt"},
+    "a key more": {**SEALED, "more": 1},
+    "a key less": {key: value for key, value in SEALED.items() if key != "text"},
+    "another digest": {**SEALED, digests.SEAL: "0" * 64},
+}
+
+
+def test_a_sealed_file_is_as_it_was_written():
+    text = digests.json_file(SEALED)
+    assert digests.seal_problem(text, json.loads(text)) is None
+    assert digests.sealed(SEALED) == SEALED
+    assert digests.seal_problem(text + b"\n", json.loads(text)) is not None
+    assert digests.seal_problem(b"[]", []) == "is no JSON object"
+
+
+@pytest.mark.parametrize("case", EDITED)
+def test_a_sealed_file_that_was_edited(case):
+    text = digests.json_file(EDITED[case])
+    found = digests.seal_problem(text, json.loads(text))
+    assert found == "is not as it was written, by its SHA-256"
+
+
+def test_a_file_without_a_seal_says_nothing():
+    assert digests.seal_problem(b"{}", {}) is None

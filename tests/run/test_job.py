@@ -120,6 +120,12 @@ def test_the_job_end_to_end(golden_config):
     assert [unit.shard_id for unit, _, _ in again] == [1]
     assert contents(output) == before
 
+    # so are the manifest and the bank, where they are gone or another run's
+    (output / "manifest.parquet").unlink()
+    (output / "bank.safetensors").write_bytes(b"garbage")
+    assert run_all(golden_config)[0] == []
+    assert contents(output) == before
+
     # a calibration sets thresholds by class
     calibration = Path(golden_config["output"]).with_name("calibration.json")
     names = [label["name"] for label in record["classes"]]
@@ -242,7 +248,11 @@ def test_a_ready_bank(golden_config, tmp_path):
     path = Path(golden_config["output"]) / "bank.safetensors"
     data = {**golden_config, "output": str(tmp_path / "other"), "references": None}
     run_all({**data, "bank": str(path)})
-    assert (tmp_path / "other" / "bank.safetensors").read_bytes() == path.read_bytes()
+    own = tmp_path / "other" / "bank.safetensors"
+    assert own.read_bytes() == path.read_bytes()
+    own.write_bytes(b"of another run")
+    run_all({**data, "bank": str(path)})
+    assert own.read_bytes() == path.read_bytes()
     with pytest.raises(InputError, match="made by another encoder: image_size is 112"):
         run_all(
             {**data, "bank": str(path)}, "models.encoder.image_size=56", "output=/nonexistent/x"

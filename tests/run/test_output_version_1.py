@@ -95,9 +95,11 @@ def test_it_is_resumed(config):
     label(config, lambda unit, *_: units.append(unit.shard_id))
     assert units == [1]
     new = pq.read_table(shard)
-    assert new.schema.equals(old.schema, check_metadata=True)
+    assert new.schema.equals(old.schema)
+    assert new.schema.metadata.items() >= old.schema.metadata.items()  # more keys today
     if new.equals(old):
-        assert _files() == before
+        others = {name for name, data in _files().items() if before.get(name) != data}
+        assert others == {"labels/shard-000001.parquet"}
     else:  # another processor rounds otherwise
         for found, wanted in zip(new.to_pylist(), old.to_pylist(), strict=True):
             scores = [[item["score"] for item in row["annotations"]] for row in (found, wanted)]

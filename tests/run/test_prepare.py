@@ -75,6 +75,7 @@ ACCEPTED = {
     "job.hang_s": 50.0,
     "job.max_failed_fraction": 0.5,
     "job.max_unreachable_fraction": 0.5,
+    "job.strict_versions": True,
     "merge.min_score": 0.7,
     "merge.profiles": ["coco"],
     "merge.images_per_file": 10,

@@ -140,3 +140,23 @@ def test_known_columns_are_needed_as_they_are(tmp_path, case):
     with pytest.raises(InputError, match="wrong shard format") as caught:
         shards.read_shard(output, 0, Storage())
     assert said in str(caught.value)
+
+
+def test_rows_that_another_tool_wrote_again_are_refused_where_the_file_is_read_whole(tmp_path):
+    output, store = str(tmp_path), Storage()
+    table = shards.labels_to_table([make_labels(1), make_labels(2)])
+    store.publish_bytes(shard_uri(output, 0), shards.table_to_bytes(table, {"labels_hash": "h"}))
+    found = pq.read_table(shard_uri(output, 0))
+    pq.write_table(found.slice(0, 1), shard_uri(output, 0))  # with all its metadata
+    data = shards.read_shard_bytes(output, 0, store)
+    with pytest.raises(InputError, match="its rows are not those that were written"):
+        shards.read_shard(output, 0, store, data)
+
+
+def test_a_shard_of_a_version_without_the_digest_is_read(tmp_path):
+    output, store = str(tmp_path), Storage()
+    table = shards.labels_to_table([make_labels(1)])
+    pq.write_table(table.replace_schema_metadata({"format_version": "1"}), tmp_path / "s.parquet")
+    store.publish_bytes(shard_uri(output, 0), (tmp_path / "s.parquet").read_bytes())
+    data = shards.read_shard_bytes(output, 0, store)
+    assert shards.read_shard(output, 0, store, data).equals(table)

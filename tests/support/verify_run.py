@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +32,28 @@ STORE = Storage()
 class Run:
     """A run below a folder: 8 images in 3 units, one of them failed, one empty; merged."""
 
-    def __init__(self, folder: Path, *, units: range | None = None, **merge_settings: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        units: range | None = None,
+        images: int = 8,
+        per_unit: int = UNIT,
+        bank: bytes = BANK,
+        **merge_settings: Any,
+    ) -> None:
         self.output = folder / "run"
         self.config = self.configured(**merge_settings)
-        labels = [make_labels(number, (0.75, 0.5, 0.25)[: number % 4]) for number in range(1, 9)]
+        numbers = range(1, images + 1)
+        labels = [make_labels(number, (0.75, 0.5, 0.25)[: number % 4]) for number in numbers]
         labels = [relabelled(item) for item in labels]
         labels[4] = ImageLabels.failed(labels[4].entry, "not an image")
-        self.units = [labels[i : i + UNIT] for i in range(0, len(labels), UNIT)]
+        self.units = [labels[i : i + per_unit] for i in range(0, len(labels), per_unit)]
         entries = [ImageEntry(i.entry.image_id, i.entry.file_name, "/x") for i in labels]
-        manifest = manifest_file.manifest_bytes(manifest_table(entries), UNIT)
-        self.identity = identity(manifest)
+        manifest = manifest_file.manifest_bytes(manifest_table(entries), per_unit)
+        self.identity = identity(manifest, bank, per_unit)
         self.publish(MANIFEST_FILE, manifest)
-        self.publish(BANK_FILE, BANK)
+        self.publish(BANK_FILE, bank)
         record = make_record(
             identity=self.identity,
             config=self.config.resolved(),
@@ -56,6 +68,19 @@ class Run:
     def configured(self, **merge_settings: Any) -> Config:
         data = {"images": "/data", "output": str(self.output), "bank": "/data/bank"}
         return build_config({**data, "merge": {"min_score": 0.4, **merge_settings}})
+
+    def copied(self, folder: Path) -> Run:
+        """The same run with files of its own, below another folder."""
+        other = copy.copy(self)
+        other.output = folder / "run"
+        shutil.copytree(self.output, other.output)
+        other.config = self.config.model_copy(update={"output": str(other.output)})
+        return other
+
+    def files(self) -> dict[str, bytes]:
+        """Every file of the output, by its name."""
+        paths = [path for path in self.output.rglob("*") if path.is_file()]
+        return {path.relative_to(self.output).as_posix(): path.read_bytes() for path in paths}
 
     def publish(self, name: str, data: bytes) -> None:
         STORE.publish_bytes(str(self.output / name), data)
@@ -109,18 +134,18 @@ def relabelled(labels: ImageLabels) -> ImageLabels:
     return replace(labels, detections=found)
 
 
-def identity(manifest: bytes) -> Identity:
+def identity(manifest: bytes, bank: bytes, per_unit: int) -> Identity:
     return Identity.model_validate(
         {
             "images": "/data",
             "manifest": manifest_file.manifest_digest(manifest),
-            "bank": hashlib.sha256(BANK).hexdigest(),
+            "bank": hashlib.sha256(bank).hexdigest(),
             "models": {
                 "encoder": {"name": "e", "image_size": 14, "checkpoint": "e" * 64},
                 "proposer": {"name": "p", "image_size": 64, "checkpoint": "f" * 64},
                 "precision": "fp32",
             },
             "method": {"nms_iou": 0.5},
-            "job": {"images_per_unit": UNIT},
+            "job": {"images_per_unit": per_unit},
         }
     )

@@ -11,6 +11,7 @@ import yaml
 
 from ntt_ray.errors import InputError
 from ntt_ray.masks import encode_mask
+from ntt_ray.merge.job import merge
 from ntt_ray.merge.record import read_merge_record
 from ntt_ray.run.layout import shard_uri
 from ntt_ray.verify.problems import KEPT, Findings
@@ -520,6 +521,10 @@ def test_the_command_and_its_exit_status(run, tmp_path):
     done = _command(run, tmp_path)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
+    run.publish("run.json", b"{")
+    done = _command(run, tmp_path)
+    assert done.returncode == 1
+    assert "run.json: not a run record" in done.stderr.replace(str(run.output) + "/", "")
 
 
 def test_a_calibrated_merge_needs_its_calibration_no_more(tmp_path):
@@ -613,6 +618,15 @@ def test_files_that_the_merge_did_not_write(everything, name, where):
     found = [(p.kind, p.where) for p in everything.problems()]
     (everything.output / name).unlink()
     assert found == [("stray file", where)]
+
+
+def test_a_folder_of_images_that_no_merge_speaks_of(tmp_path):
+    """As it stays where the merge record was lost before the profile was left out."""
+    run = Run(tmp_path, profiles=["yolo-seg", "semantic-png"]).merge()
+    (run.output / "merge.json").unlink()
+    merge(run.configured(profiles=["coco"]))
+    strays = {p.where for p in run.problems() if p.kind == "stray file"}
+    assert {"yolo/labels/", "semantic/", "yolo/data.yaml"} <= strays
 
 
 def test_files_of_two_images_swapped(everything):
