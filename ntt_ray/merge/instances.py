@@ -21,8 +21,8 @@ from ntt_ray.errors import InputError, reason_of
 from ntt_ray.merge.digests import digest_of_bytes
 from ntt_ray.merge.thresholds import IntArray, Thresholds
 from ntt_ray.run.failures import Reasons
-from ntt_ray.run.layout import shard_name
-from ntt_ray.run.shard import iter_batches, open_shard, read_shard_bytes
+from ntt_ray.run.layout import shard_name, shard_uri
+from ntt_ray.run.shard import check_body, iter_batches, open_shard, read_shard_bytes
 from ntt_ray.storage import Storage
 
 
@@ -76,7 +76,7 @@ def index_shard(
     `misfit` says of an open shard why it is not the one of its unit, if it is not.
 
     Raises:
-        InputError: the shard is missing, damaged or not that of its unit.
+        InputError: the shard is missing, damaged or edited, or not that of its unit.
     """
     found, kept, statuses = [], [], {"ok": 0, "empty": 0, "failed": 0}
     reasons: Counter[tuple[str, str]] = Counter()
@@ -88,6 +88,7 @@ def index_shard(
             raise InputError(
                 f"{shard_name(shard_id)}: {problem}; the same command labels its unit again"
             )
+        check_body(file.schema_arrow, data, shard_uri(output, shard_id))
         for batch in iter_batches(file, columns):
             lengths, instances = _flattened(batch)
             if not np.isfinite(instances.field("score").to_numpy()).all():  # it reaches nothing

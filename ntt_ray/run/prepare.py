@@ -109,6 +109,7 @@ def make_plan(config: Config) -> Plan:
     sources = check_sources(config, store)
     classes = sources.classes if isinstance(sources, BankFile) else sources.classes()
     images = check_images(config, store)
+    look_at_images(config, store, images)
     names = tuple(label.name for label in classes)
     return Plan(sum(images.sizes), len(images.sizes), len(images.done), names)
 
@@ -152,6 +153,7 @@ def prepare_run(config: Config, store: Storage, sources: BankInputs | BankFile) 
         OutputMismatchError: the output holds a run with other settings.
     """
     images = check_images(config, store)
+    look_at_images(config, store, images)
     models = start_models(config, store)
     bank, built = usable_bank(config, store, sources, models)
     identity = _identity(config, models.spec, models.digests, images.manifest, bank.data)
@@ -217,15 +219,20 @@ def check_images(config: Config, store: Storage) -> Images:
     if recorded is not None:
         ids = manifest_file.UnitIds(manifest)
         done = whole_shards(config.output, done, recorded.labels_hash, ids, store)
-    if len(done) < len(sizes):
-        _look(config, store, manifest, sum(sizes))
     return Images(manifest, sizes, done, recorded, lost)
 
 
-def _look(config: Config, store: Storage, manifest: bytes, images: int) -> None:
-    """Read three images, and say what was found."""
-    rows = [round(share * (images - 1) / (LOOKED_AT - 1)) for share in range(LOOKED_AT)]
-    entries = manifest_file.entries_at(manifest, rows)
+def look_at_images(config: Config, store: Storage, images: Images) -> None:
+    """Read three images of the list, unless all units are done, and say what was found.
+
+    Raises:
+        RunIncompleteError: none of them could be read.
+    """
+    if len(images.done) == len(images.sizes):
+        return
+    last = sum(images.sizes) - 1
+    rows = [round(share * last / (LOOKED_AT - 1)) for share in range(LOOKED_AT)]
+    entries = manifest_file.entries_at(images.manifest, rows)
     for line in look(entries, store, config.job.image_timeout_s):
         logger.info("looked at %s", line)
 

@@ -190,15 +190,6 @@ def _body_digest(data: bytes) -> str:
     return hashlib.sha256(memoryview(data)[: max(0, len(data) - 8 - footer)]).hexdigest()
 
 
-def _check_body(metadata: Mapping[bytes, bytes], data: bytes, uri: str) -> None:
-    wanted = metadata.get(BODY_KEY.encode())
-    if wanted is not None and wanted.decode("ascii", "replace") != _body_digest(data):
-        raise InputError(
-            f"{storage.redact(uri)}: damaged shard (its rows are not those that were written); "
-            "delete it, and start the same command again"
-        )
-
-
 def read_shard(
     output: str, shard_id: int, store: storage.Storage, data: bytes | None = None
 ) -> pa.Table:
@@ -235,25 +226,40 @@ def open_shard(
         output: the run's prefix.
         shard_id: the unit.
         store: access to files.
-        data: the file of the shard where it was read before, whose rows must be those that were
-            written; else only what is needed is read.
+        data: the file of the shard where it was read before; else only what is needed is read.
 
     Raises:
-        InputError: missing, edited, truncated or of another format; also for what is read in
-            the block.
+        InputError: missing, truncated or of another format; also for what is read in the block.
     """
     uri = shard_uri(output, shard_id)
     opened = store.open_read(uri) if data is None else io.BytesIO(data)
     try:
         with opened as stream, pq.ParquetFile(stream, pre_buffer=True) as file:
             _check_format(file.schema_arrow, uri)
-            if data is not None:
-                _check_body(file.schema_arrow.metadata, data, uri)
             yield file
     except FileNotFoundError:
         raise InputError(f"{storage.redact(uri)}: the shard is missing") from None
     except (pa.ArrowException, OSError, ValueError) as error:
         raise InputError(f"{storage.redact(uri)}: damaged shard ({error})") from None
+
+
+def check_body(schema: pa.Schema, data: bytes, where: str) -> None:
+    """Whether the rows of a shard are those that were written; older shards do not say.
+
+    Args:
+        schema: the schema of the file, with its metadata.
+        data: the file.
+        where: the file's URI or name, for the message.
+
+    Raises:
+        InputError: they were edited, or written again by another tool.
+    """
+    wanted = (schema.metadata or {}).get(BODY_KEY.encode())
+    if wanted is not None and wanted.decode("ascii", "replace") != _body_digest(data):
+        raise InputError(
+            f"{storage.redact(where)}: its rows are not those that were written; delete it, and "
+            "start the same command again"
+        )
 
 
 def iter_batches(file: pq.ParquetFile, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import IO, Any
 
 import pyarrow as pa
@@ -35,7 +35,7 @@ from ntt_ray.run.layout import (
     shard_name,
 )
 from ntt_ray.run.record import RunRecord, read_record
-from ntt_ray.run.shard import read_shard, read_shard_bytes
+from ntt_ray.run.shard import check_body, read_shard, read_shard_bytes
 from ntt_ray.sources.schema import SCHEMA
 from ntt_ray.storage import Storage
 from ntt_ray.verify.merged_files import check_files, find_merge, is_left
@@ -119,6 +119,8 @@ def verify(
             if shard.table is None:
                 findings.problem("shard damaged", shard_name(shard.unit), shard.damage)
             else:
+                if shard.damage:
+                    findings.problem("shard edited", shard_name(shard.unit), shard.damage)
                 if merged.get(shard.unit, shard.sha256) != shard.sha256:
                     text = "the merged files were made of another shard of this name; merge again"
                     findings.problem("merge older than shard", shard_name(shard.unit), text)
@@ -233,7 +235,7 @@ class _Shard:
         unit: the unit of the shard.
         sha256: SHA-256 of the file, in hex.
         table: the rows; None: it cannot be read.
-        damage: why it cannot be read.
+        damage: why it cannot be read, or that its rows are not those that were written.
     """
 
     unit: int
@@ -251,7 +253,12 @@ def _read_shards(output: str, store: Storage, units: Sequence[int]) -> Iterator[
             table = read_shard(output, unit, store, data)
         except InputError as error:
             return _Shard(unit, damage=str(error))
-        return _Shard(unit, digest_of_bytes(data).sha256, table)
+        shard = _Shard(unit, digest_of_bytes(data).sha256, table)
+        try:
+            check_body(table.schema, data, shard_name(unit))
+        except InputError as error:
+            return replace(shard, damage=str(error).removeprefix(f"{shard_name(unit)}: "))
+        return shard
 
     reading: deque[Future[_Shard]] = deque()
     with ThreadPoolExecutor(READ_AHEAD, thread_name_prefix="verify") as pool:

@@ -71,12 +71,12 @@ def test_a_dry_run_refuses_hostile_files(command, files, text):
 
 
 RUN_DAMAGE = {
-    "an empty record": ("run.json", b"{}", ("merge", "evaluate", "report", "verify")),
-    "a record nested deeply": ("run.json", b"[" * 100_000, ("merge", "verify")),
+    "an empty record": ("run.json", b"{}", ("merge", "evaluate", "report")),
+    "a record nested deeply": ("run.json", b"[" * 100_000, ("merge",)),
     "a record without a plan": (
         "run.json",
         b'{"format_version": 1, "plan": {"units": "3"}}',
-        ("merge", "evaluate", "report", "verify"),
+        ("merge", "evaluate", "report"),
     ),
     "results that are none": ("results.json", b'[{"image_id": 1}]', ("evaluate",)),
     "a manifest that is none": ("manifest.parquet", b"PAR1", ("evaluate", "report")),
@@ -93,6 +93,9 @@ def test_a_damaged_run_is_refused(command, tmp_path, name, data, commands):
         status, said = command(word, "c.yaml", c__yaml=config, truth__json=truth)
         assert (status, "Traceback" in said) == (2, False), f"{word}: {said}"
         assert "error:" in said
+    status, said = command("verify", "c.yaml", c__yaml=config)  # which says what is wrong
+    assert (status, "Traceback" in said) == (1, False), said
+    assert name in said
 
 
 def test_bytes_that_are_no_text_are_shown_as_well_as_can_be(tmp_path):

@@ -27,7 +27,7 @@ STORE = Storage()
 
 def _start(output: str, allowed: float = 0.01) -> None:
     recorded = record.make_record(
-        identity=identity(b"no manifest: nobody reads it here"),
+        identity=identity(b"no manifest: nobody reads it here", b"no bank", PER_UNIT),
         config={"job": {"max_failed_fraction": allowed}},
         classes=(ClassLabel(1, "cat"),),
         units=3,

@@ -30,6 +30,7 @@ from tests.support.verify_run import STORE, Run
 
 PER_UNIT = 12
 SHARD, OTHER_SHARD = "labels/shard-000001.parquet", "labels/shard-000000.parquet"
+SHARD_NAME = "shard-000001.parquet"
 OTHER_RUN = "other"  # the folder of another finished run beside this one
 Rows = list[dict[str, Any]]
 
@@ -181,7 +182,7 @@ class Corruption:
     Attributes:
         damage: what is done.
         where: the files that `verify` names.
-        text: a part of what it says.
+        texts: parts of what it says.
         refusal: what the same command says (a pattern); None: it mends the output by itself.
             Empty: it may refuse or go on, which the checks of a done shard decide.
         restored: the file that is to be put back then; else the shard is deleted.
@@ -189,27 +190,37 @@ class Corruption:
 
     damage: Callable[[Run], Any]
     where: tuple[str, ...]
-    text: str
+    texts: tuple[str, ...]
     refusal: str | None = None
     restored: str | None = None
 
 
-def _shard(damage: Callable[[Run], Any], text: str, refusal: str) -> Corruption:
-    return Corruption(damage, (Path(SHARD).name,), text, refusal)
+def _shard(damage: Callable[[Run], Any], text: str) -> Corruption:
+    """No shard of its unit, so that a resume does the unit again."""
+    return Corruption(damage, (SHARD_NAME,), (text,))
 
 
-def _edited(change: Callable[[Rows], Any], *, merged: bool = False) -> Corruption:
-    """A shard with other rows: found by the digest of what was written, and refused."""
-    text, damage = "its rows are not those that were written", _rows(change)
-    return _shard(
-        _and_merged(damage) if merged else damage,
-        text,
-        rf"shard-000001\.parquet: .*{text}\); delete it, and start",
-    )
+def _edited(
+    change: Callable[[Rows], Any],
+    problem: str = "",
+    *,
+    merged: bool = False,
+    other_images: bool = False,
+) -> Corruption:
+    """A shard with other rows: found by the digest of what was written, and refused.
+
+    `problem` is what is said of the rows beside that. With rows of other images than its unit's a
+    resume sees it by itself, and does the unit again.
+    """
+    edited = "its rows are not those that were written; delete it, and start the same command again"
+    damage = _and_merged(_rows(change)) if merged else _rows(change)
+    texts = (edited, problem) if problem else (edited,)
+    refusal = None if other_images else rf"shard-000001\.parquet: {edited}"
+    return Corruption(damage, (SHARD_NAME,), texts, refusal)
 
 
 def _merged(name: str, where: str | None = None) -> Corruption:
-    return Corruption(_byte(name), (where or name,), "merge again")
+    return Corruption(_byte(name), (where or name,), ("merge again",))
 
 
 PROFILE_FILES = (  # one of each profile
@@ -221,72 +232,88 @@ MANIFEST, RECORD = "manifest.parquet", "run.json"
 CORRUPTIONS = {
     # shards
     "predicted_iou changed": _edited(_item(predicted_iou=0.25)),
-    "bytes behind a shard": _shard(_behind(SHARD), "damaged", r"damaged shard"),
+    "bytes behind a shard": _shard(_behind(SHARD), "damaged"),
     "garbage in a shard's place": _shard(
-        lambda run: run.publish(SHARD, b"garbage" * 99), "damaged", r"damaged shard"
+        lambda run: run.publish(SHARD, b"garbage" * 99), "damaged"
     ),
-    "a shard emptied and merged again": _edited(lambda rows: [], merged=True),
+    "a shard emptied and merged again": _edited(
+        lambda rows: [], "('img/13.jpg') has no row", merged=True, other_images=True
+    ),
     "a shard set to failed and merged again": _edited(_failed, merged=True),
-    "another unit's shard": _shard(_from(OTHER_SHARD, to=SHARD), "belongs to unit 0", ""),
-    "another run's shard": _shard(_from(SHARD, other_run=True), "its labels_hash is", ""),
-    "10 rows of 12": _edited(lambda rows: rows[:10]),
-    "11 rows of 12": _edited(lambda rows: rows[1:]),
-    "14 rows of 12": _edited(lambda rows: rows + rows[:2]),
-    "a box that does not fit its mask": _edited(_item(bbox=[0.0, 0.0, 8.0, 6.0])),
-    "an area that does not fit its mask": _edited(_item(area=7)),
-    "an RLE of another size": _edited(_item(counts="11")),
-    "rows out of order": _edited(lambda rows: rows.reverse()),
-    "an image id twice": _edited(lambda rows: rows[1].update(image_id=rows[0]["image_id"])),
-    "a category id that is not in the bank": _edited(_item(category_id=5)),
+    "another unit's shard": _shard(_from(OTHER_SHARD, to=SHARD), "belongs to unit 0"),
+    "another run's shard": _shard(_from(SHARD, other_run=True), "its labels_hash is"),
+    "10 rows of 12": _edited(
+        lambda rows: rows[:10], "('img/24.jpg') has no row", other_images=True
+    ),
+    "11 rows of 12": _edited(lambda rows: rows[1:], "('img/13.jpg') has no row", other_images=True),
+    "14 rows of 12": _edited(
+        lambda rows: rows + rows[:2], "image 14 has 2 rows", other_images=True
+    ),
+    "a box that does not fit its mask": _edited(
+        _item(bbox=[0.0, 0.0, 8.0, 6.0]), "says [0.0, 0.0, 8.0, 6.0], its mask"
+    ),
+    "an area that does not fit its mask": _edited(_item(area=7), "says 7, its mask has"),
+    "an RLE of another size": _edited(_item(counts="11"), "of 2 pixels, not 6 x 8"),
+    "rows out of order": _edited(
+        lambda rows: rows.reverse(), "is not where the manifest has it", other_images=True
+    ),
+    "an image id twice": _edited(
+        lambda rows: rows[1].update(image_id=rows[0]["image_id"]),
+        "image 13 has 2 rows",
+        other_images=True,
+    ),
+    "a category id that is not in the bank": _edited(
+        _item(category_id=5), "category 5 is no class of the run"
+    ),
     # merged files
     "bytes behind annotations.json": Corruption(
-        _behind("annotations.json", b"\n"), ("annotations.json",), "merge again"
+        _behind("annotations.json", b"\n"), ("annotations.json",), ("merge again",)
     ),
     "a YOLO text": _merged("yolo/labels/img/2.txt", "yolo/labels/"),
     "polygons.json": _merged("polygons.json"),
     "the instances' Parquet": _merged("instances/part-00001-of-00001.parquet"),
     "a class map": _merged("semantic/img/2.jpg.png", "semantic/"),
     "labelstudio.json": _merged("labelstudio.json"),
-    "a missing file of each profile": Corruption(_missing(*PROFILE_FILES), NAMED, "merge again"),
-    "merge.json damaged": Corruption(_byte("merge.json"), ("merge.json",), "merge again"),
-    "merge.json missing": Corruption(_missing("merge.json"), ("merge.json",), "merge again"),
+    "a missing file of each profile": Corruption(_missing(*PROFILE_FILES), NAMED, ("merge again",)),
+    "merge.json damaged": Corruption(_byte("merge.json"), ("merge.json",), ("merge again",)),
+    "merge.json missing": Corruption(_missing("merge.json"), ("merge.json",), ("merge again",)),
     "merge.json of another run": Corruption(
-        _from("merge.json", other_run=True), ("merge.json",), "merge of another run"
+        _from("merge.json", other_run=True), ("merge.json",), ("merge of another run",)
     ),
     # metrics and report
     "metrics.json": Corruption(
         lambda run: run.edit_json("metrics.json", lambda m: m["segm"].update(AP=0.5)),
         ("metrics.json",),
-        "is not as it was written, by its SHA-256; evaluate again",
+        ("is not as it was written, by its SHA-256; evaluate again",),
     ),
-    "report.html": Corruption(_byte("report.html"), ("report.html",), "report again"),
+    "report.html": Corruption(_byte("report.html"), ("report.html",), ("report again",)),
     "report.json": Corruption(
         lambda run: run.edit_json("report.json", lambda report: report.update(images=5)),
         ("report.json",),
-        "is not as it was written, by its SHA-256; report again",
+        ("is not as it was written, by its SHA-256; report again",),
     ),
     # the run's own files
     "a manifest with a row fewer": Corruption(
-        _manifest(lambda rows: rows.pop()), (MANIFEST,), "SHA-256", "Restore it", MANIFEST
+        _manifest(lambda rows: rows.pop()), (MANIFEST,), ("SHA-256",), "Restore it", MANIFEST
     ),
     "a manifest with an image renamed": Corruption(
         _manifest(lambda rows: rows[3].update(file_name="x.jpg")),
         (MANIFEST,),
-        "SHA-256",
+        ("SHA-256",),
         "Restore it",
         MANIFEST,
     ),
     "a bank of another run": Corruption(  # labelling writes it again: tests/run/test_job.py
         _from("bank.safetensors", other_run=True),
         ("bank.safetensors",),
-        "SHA-256",
+        ("SHA-256",),
         "",
         "bank.safetensors",
     ),
     "run.json damaged": Corruption(
         lambda run: run.publish(RECORD, b'{"format_version": 1'),
         (RECORD,),
-        "not a run record",
+        ("not a run record",),
         r"run\.json: not a run record .*\. Restore it, or choose another output",
         RECORD,
     ),
@@ -332,7 +359,7 @@ def test_a_corruption_is_found_and_the_same_command_mends_it_or_says_how(
     status, said = _verify(run, tmp_path)
     assert status == 1, said
     assert all(f"  {name}: " in said or f"  {name}, " in said for name in corruption.where), said
-    assert corruption.text in said, said
+    assert all(text in said for text in corruption.texts), said
     refused = _refusal(run)
     if corruption.refusal is None:
         assert refused is None
