@@ -33,7 +33,7 @@ from ntt_ray.storage import Storage
 from tests.support.fake_models import use_fakes
 from tests.support.golden import GOLDEN, GOLDEN_MODELS
 from tests.support.hostile_proxy import Hostility, hostile_proxy
-from tests.support.s3_store import SECRET, S3Store, own_process
+from tests.support.s3_store import S3Store, own_s3
 
 IMAGES, PER_UNIT = 32, 4
 STARTS = 12  # of one run, after which it counts as lost
@@ -48,15 +48,15 @@ def main() -> None:
     chosen = arguments.parse_args()
     ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False)
     total: Counter[str] = Counter()
-    with own_process("tests.support.s3_store") as port, tempfile.TemporaryDirectory() as scratch:
-        s3 = S3Store(f"http://127.0.0.1:{port}", "scratch", {"key": "test-key", "secret": SECRET})
+    with own_s3() as s3, tempfile.TemporaryDirectory() as scratch:
         data = _config(s3, Path(scratch))
         use_fakes()
         undisturbed = {**data, "output": f"{s3.prefix()}/undisturbed"}
         _run(undisturbed)
         before, number = _files(undisturbed), 0
         while (
-            sum(total[fault] for fault in total.keys() - {"runs", "starts", "lost"}) < chosen.faults
+            sum(total[fault] for fault in total.keys() - {"runs", "starts", "lost", "seconds"})
+            < chosen.faults
         ):
             number += 1
             told = _disturbed(s3, data, Path(scratch), before, chosen.seed * 10_000 + number)

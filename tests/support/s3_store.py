@@ -73,6 +73,13 @@ def s3() -> Iterator[S3Store]:
     if endpoint:
         yield S3Store(endpoint, os.environ["NTT_RAY_TEST_S3_BUCKET"], {})
         return
+    with own_s3() as store:
+        yield store
+
+
+@contextlib.contextmanager
+def own_s3() -> Iterator[S3Store]:
+    """A store of this process, in another one, with an empty bucket."""
     with own_process("tests.support.s3_store") as port:
         credentials = {"key": "test-key", "secret": SECRET}
         store = S3Store(f"http://127.0.0.1:{port}", "scratch", credentials)

@@ -350,6 +350,7 @@ def test_nothing_is_found_in_the_untouched_output(run, tmp_path, untouched):
     assert run.files() == before == untouched.files()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CORRUPTIONS)
 def test_a_corruption_is_found_and_the_same_command_mends_it_or_says_how(
     run, untouched, tmp_path, case
