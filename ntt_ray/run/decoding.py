@@ -44,6 +44,8 @@ STARTS = 3  # tries to start one
 STEP = 2**26  # bytes that are written at once
 _INHERITED = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ")  # of the environment: no secrets
 _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
+# else every image of usual size would ask the kernel for its pages anew, and give them back
+_KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**24), "MALLOC_TRIM_THRESHOLD_": str(2**24)}
 
 
 class DecoderPool:
@@ -249,7 +251,7 @@ def _environment() -> dict[str, str]:
     package = Path(ntt_ray.__file__).parents[1]
     paths = os.pathsep.join([str(package), *filter(None, sys.path)])
     kept = {name: os.environ[name] for name in _INHERITED if name in os.environ}
-    return {**kept, **_ONE_THREAD, "PYTHONPATH": paths}
+    return {**kept, **_ONE_THREAD, **_KEPT_MEMORY, "PYTHONPATH": paths}
 
 
 def _write(file: int, data: bytes) -> None:

@@ -27,11 +27,12 @@ def many_scans(size: int, side: int = 2000) -> bytes:
 
 
 def mutated(number: int, seed: int = 0) -> Iterator[bytes]:
-    """Files of the corpus with bits flipped, bytes cut out, doubled, exchanged or set.
+    """Good files of the corpus with bits flipped, bytes cut out, doubled, exchanged or set.
 
     Of one seed they are always the same, and the first ones are the same of any number.
     """
-    files = [file.data for file in odd_images.corpus() if file.data and len(file.data) < 2**20]
+    good = [file.data for file in odd_images.corpus() if file.reason is None]
+    files = [data for data in good if data and len(data) < 2**20]
     for index in range(number):
         rng = np.random.default_rng((seed, index))
         yield _mutated(bytearray(files[rng.integers(len(files))]), files, rng)
