@@ -21,6 +21,8 @@ from ntt_ray.run.decoding import Decoder, DecoderPool
 from ntt_ray.settings import DecodeSettings
 from tests.support import hostile_images, odd_images
 
+pytestmark = pytest.mark.faults
+
 SETTINGS = DecodeSettings(timeout_s=20.0)
 HARD = hostile_images.many_scans(400_000)
 MUTATED = int(os.environ.get("NTT_RAY_FUZZ", "150"))
