@@ -66,14 +66,8 @@ class LabelledImage:
         size_hw = None
         if labels.height is not None and labels.width is not None:
             size_hw = labels.height, labels.width
-        return cls(
-            labels.entry.image_id,
-            labels.entry.file_name,
-            size_hw,
-            labels.status,
-            labels.error,
-            tuple(_named(found, names) for found in labels.detections),
-        )
+        entry, found = labels.entry, tuple(_named(found, names) for found in labels.detections)
+        return cls(entry.image_id, entry.file_name, size_hw, labels.status, labels.error, found)
 
 
 class ImageLabeler:
@@ -208,7 +202,7 @@ def read_labels(
         RunIncompleteError: shards are missing.
     """
     from ntt_ray.run.record import recorded_run
-    from ntt_ray.run.shard import existing_shards
+    from ntt_ray.run.shard import existing_shards, iter_labels, read_shard
 
     place, store = storage.absolute(os.fspath(output)), Storage(storage_options or {})
     recorded = recorded_run(place, store)
@@ -220,17 +214,11 @@ def read_labels(
             f"{storage.redact(place)}: {units - len(shards)} of {units} shards are missing; label "
             "the rest, or read what is there with partial=True"
         )
-    return _images_of(place, shards, store, names)
-
-
-def _images_of(
-    output: str, shards: Sequence[int], store: Storage, names: Mapping[int, str]
-) -> Iterator[LabelledImage]:
-    from ntt_ray.run.shard import iter_labels, read_shard
-
-    for shard_id in shards:
-        for labels in iter_labels(read_shard(output, shard_id, store)):
-            yield LabelledImage.of(labels, names)
+    return (
+        LabelledImage.of(labels, names)
+        for shard_id in shards
+        for labels in iter_labels(read_shard(place, shard_id, store))
+    )
 
 
 def _are_several(images: Any) -> bool:

@@ -334,25 +334,22 @@ def _adapter(model: type[T]) -> TypeAdapter[list[T]]:
     return TypeAdapter(list[model])  # type: ignore[valid-type]
 
 
-def _part(found: JsonList, model: type[T], start: int, end: int) -> list[T]:
-    return found.checked(_adapter(model), start, end)
-
-
 def _checked(found: JsonList | None, model: type[T]) -> Items[T] | None:
     """Check items piece by piece, and those of a piece that has problems one by one."""
     if found is None:
         return None
+    adapter = _adapter(model)
     records: list[T | None] = []
     problems: dict[int, list[Problem]] = {}
     with no_collection():
         for start in range(0, len(found), PIECE):
             end = min(start + PIECE, len(found))
             try:
-                records += _part(found, model, start, end)
+                records += found.checked(adapter, start, end)
             except ValidationError:
                 for position in range(start, end):
                     try:
-                        records += _part(found, model, position, position + 1)
+                        records += found.checked(adapter, position, position + 1)
                     except ValidationError as error:
                         records.append(None)
                         problems[position] = _problems(error)

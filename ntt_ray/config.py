@@ -11,14 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from ntt_ray import storage
 from ntt_ray.errors import ConfigError, did_you_mean
@@ -353,11 +346,11 @@ def _is_union_tag(part: str) -> bool:
 
 
 def _known_keys(location: Sequence[str]) -> list[str]:
-    model: type[BaseModel] = Config
+    model: type[Settings] = Config
     for part in location:
         annotation = model.model_fields[part].annotation if part in model.model_fields else None
         types = [t for t in (annotation, *get_args(annotation)) if isinstance(t, type)]
-        blocks = [t for t in types if issubclass(t, BaseModel)]
+        blocks = [t for t in types if issubclass(t, Settings)]
         if not blocks:
             return []
         model = blocks[0]
@@ -373,12 +366,8 @@ def _check_name(name: str, known: Sequence[str]) -> None:
 def _redacted(value: Any, *, named: bool) -> Any:
     """Without the secrets in URIs and, if `named`, without what stands under the name of one."""
     if isinstance(value, dict):
-        return {
-            key: "***"
-            if named and item and _SECRET.search(str(key))
-            else _redacted(item, named=named)
-            for key, item in value.items()
-        }
+        secret = {k for k, item in value.items() if named and item and _SECRET.search(str(k))}
+        return {k: "***" if k in secret else _redacted(v, named=named) for k, v in value.items()}
     if isinstance(value, list):
         return [_redacted(item, named=named) for item in value]
     return storage.redact(value) if isinstance(value, str) else value

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Raw
@@ -29,17 +29,23 @@ class NotInPiecesError(Exception):
     """An object cannot be read by pydantic: the whole file must be parsed to say what is wrong."""
 
 
-class JsonList(Protocol):
+@dataclass(frozen=True)
+class JsonList:
     """The objects of a list, none of them checked."""
+
+    items: list[Any]
 
     def __len__(self) -> int:
         """How many there are."""
+        return len(self.items)
 
     def raw(self, position: int) -> Any:
         """One as it stands in the file."""
+        return self.items[position]
 
     def checked(self, adapter: TypeAdapter[list[V]], start: int, end: int) -> list[V]:
         """Some of them, checked; raises pydantic's ValidationError, or `NotInPiecesError`."""
+        return adapter.validate_python(self.items[start:end])
 
 
 def read_json(uri: str, store: Storage) -> Any:
@@ -103,7 +109,7 @@ class PlainJson:
     def list_of(self, key: str) -> JsonList | None:
         """The list under a key; None where there is no list."""
         found = self.get(key)
-        return _PlainList(found) if isinstance(found, list) else None
+        return JsonList(found) if isinstance(found, list) else None
 
 
 @dataclass(frozen=True)
@@ -145,35 +151,16 @@ def _parsed(text: Raw) -> Any:
         raise InputError(f"the file is not JSON ({error})") from None
 
 
-@dataclass(frozen=True)
-class _PlainList:
-    items: list[Any]
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def raw(self, position: int) -> Any:
-        return self.items[position]
-
-    def checked(self, adapter: TypeAdapter[list[V]], start: int, end: int) -> list[V]:
-        return adapter.validate_python(self.items[start:end])
-
-
-@dataclass(frozen=True)
-class _PieceList:
-    items: list[Raw]
-
-    def __len__(self) -> int:
-        return len(self.items)
+class _PieceList(JsonList):
+    """Objects that are not parsed: each is the text of one."""
 
     def raw(self, position: int) -> Any:
         return _parsed(self.items[position])
 
     def checked(self, adapter: TypeAdapter[list[V]], start: int, end: int) -> list[V]:
+        text = b"[%b]" % b",".join(map(memoryview, self.items[start:end]))
         try:
-            return adapter.validate_json(
-                b"[%b]" % b",".join(map(memoryview, self.items[start:end]))
-            )
+            return adapter.validate_json(text)
         except ValidationError as error:
             if error.errors(include_input=False)[0]["type"] == "json_invalid":
                 raise NotInPiecesError from None

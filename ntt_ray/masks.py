@@ -406,6 +406,4 @@ def _to_coco(rle: Rle) -> dict[str, Any]:
 
 
 def _from_coco(rle: Any) -> Rle:
-    counts = rle["counts"]
-    text = counts.decode("ascii") if isinstance(counts, bytes) else str(counts)
-    return {"size": [int(v) for v in rle["size"]], "counts": text}
+    return {"size": [int(v) for v in rle["size"]], "counts": rle["counts"].decode("ascii")}

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Concatenate, ParamSpec
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,7 @@ BODY, TRIM, HOLE = 0, 1, -1
 
 Outline = Callable[[np.random.Generator], list[Part]]
 Texture = Callable[[Field, Field], Field]
+Numbers = ParamSpec("Numbers")
 
 
 @dataclass(frozen=True)
@@ -282,7 +284,14 @@ def _rocket(rng: np.random.Generator) -> list[Part]:
     ]
 
 
-# Textures: each maker fixes its numbers and gives a function of object coordinates.
+# Textures: functions of object coordinates and a few numbers, which `_maker` takes beforehand.
+
+
+def _maker(
+    texture: Callable[Concatenate[Field, Field, Numbers], Field],
+) -> Callable[Numbers, Texture]:
+    """Give the texture of object coordinates alone, for the numbers that it is called with."""
+    return lambda *numbers, **named: lambda x, y: texture(x, y, *numbers, **named)
 
 
 def _soft(wave: Field, edge: float = 3.0) -> Field:
@@ -291,36 +300,27 @@ def _soft(wave: Field, edge: float = 3.0) -> Field:
     return pattern
 
 
-def stripes(frequency: float, angle: float, bend: float = 0.0) -> Texture:
+@_maker
+def stripes(x: Field, y: Field, frequency: float, angle: float, bend: float = 0.0) -> Field:
     """Parallel stripes, wavy when `bend` is above 0."""
     c, s = np.cos(angle), np.sin(angle)
-
-    def field(x: Field, y: Field) -> Field:
-        along, across = c * x + s * y, c * y - s * x
-        return _soft(np.sin(np.pi * frequency * (across + bend * np.sin(np.pi * 2.5 * along))))
-
-    return field
+    along, across = c * x + s * y, c * y - s * x
+    return _soft(np.sin(np.pi * frequency * (across + bend * np.sin(np.pi * 2.5 * along))))
 
 
-def zigzag(frequency: float, height: float) -> Texture:
+@_maker
+def zigzag(x: Field, y: Field, frequency: float, height: float) -> Field:
     """Stripes that run in sharp zigzags."""
-
-    def field(x: Field, y: Field) -> Field:
-        tooth = np.abs((x * 2.2) % 1.0 - 0.5)
-        return _soft(np.sin(np.pi * frequency * (y + height * tooth)))
-
-    return field
+    tooth = np.abs((x * 2.2) % 1.0 - 0.5)
+    return _soft(np.sin(np.pi * frequency * (y + height * tooth)))
 
 
-def checks(frequency: float, angle: float = 0.0) -> Texture:
+@_maker
+def checks(x: Field, y: Field, frequency: float, angle: float = 0.0) -> Field:
     """A chess board."""
     c, s = np.cos(angle), np.sin(angle)
-
-    def field(x: Field, y: Field) -> Field:
-        u, v = c * x + s * y, c * y - s * x
-        return _soft(np.sin(np.pi * frequency * u) * np.sin(np.pi * frequency * v), 6.0)
-
-    return field
+    u, v = c * x + s * y, c * y - s * x
+    return _soft(np.sin(np.pi * frequency * u) * np.sin(np.pi * frequency * v), 6.0)
 
 
 def _bricklaid(x: Field, y: Field) -> tuple[Field, Field]:
@@ -328,90 +328,71 @@ def _bricklaid(x: Field, y: Field) -> tuple[Field, Field]:
     return (x + 0.5 * (np.floor(y) % 2)) % 1.0, y % 1.0
 
 
-def dots(frequency: float, size: float) -> Texture:
+@_maker
+def dots(x: Field, y: Field, frequency: float, size: float) -> Field:
     """Round spots in offset rows; `size` in units of the spacing."""
-
-    def field(x: Field, y: Field) -> Field:
-        u, v = _bricklaid(x * frequency, y * frequency)
-        return _soft((size - np.hypot(u - 0.5, v - 0.5)) * 6.0, 1.0)
-
-    return field
+    u, v = _bricklaid(x * frequency, y * frequency)
+    return _soft((size - np.hypot(u - 0.5, v - 0.5)) * 6.0, 1.0)
 
 
-def circles(frequency: float) -> Texture:
+@_maker
+def circles(x: Field, y: Field, frequency: float) -> Field:
     """Concentric rings."""
-    return lambda x, y: _soft(np.sin(np.pi * frequency * np.hypot(x, y)))
+    return _soft(np.sin(np.pi * frequency * np.hypot(x, y)))
 
 
-def rays(count: int, twist: float = 0.0) -> Texture:
+@_maker
+def rays(x: Field, y: Field, count: int, twist: float = 0.0) -> Field:
     """Rays from the middle; a spiral when `twist` is not 0."""
-    return lambda x, y: _soft(np.sin(count * np.arctan2(y, x) + twist * np.hypot(x, y)))
+    return _soft(np.sin(count * np.arctan2(y, x) + twist * np.hypot(x, y)))
 
 
-def scales(frequency: float) -> Texture:
+@_maker
+def scales(x: Field, y: Field, frequency: float) -> Field:
     """Overlapping round scales."""
-
-    def field(x: Field, y: Field) -> Field:
-        u, v = _bricklaid(x * frequency, y * frequency)
-        return _soft(np.abs(np.hypot(u - 0.5, v) - 0.55) * 6.0 - 0.6, 1.0)
-
-    return field
+    u, v = _bricklaid(x * frequency, y * frequency)
+    return _soft(np.abs(np.hypot(u - 0.5, v) - 0.55) * 6.0 - 0.6, 1.0)
 
 
-def bricks(frequency: float) -> Texture:
+@_maker
+def bricks(x: Field, y: Field, frequency: float) -> Field:
     """Brickwork: thin joints of the second colour."""
-
-    def field(x: Field, y: Field) -> Field:
-        u, v = _bricklaid(x * frequency * 0.55, y * frequency)
-        joint = np.minimum(np.minimum(u, 1 - u) / 0.55, np.minimum(v, 1 - v))
-        return _soft(1.0 - joint * 9.0, 1.0)
-
-    return field
+    u, v = _bricklaid(x * frequency * 0.55, y * frequency)
+    joint = np.minimum(np.minimum(u, 1 - u) / 0.55, np.minimum(v, 1 - v))
+    return _soft(1.0 - joint * 9.0, 1.0)
 
 
-def grid(frequency: float, width: float) -> Texture:
+@_maker
+def grid(x: Field, y: Field, frequency: float, width: float) -> Field:
     """Crossing thin lines, as on quilts and cages."""
-
-    def field(x: Field, y: Field) -> Field:
-        lines = np.maximum(np.cos(np.pi * frequency * (x + y)), np.cos(np.pi * frequency * (x - y)))
-        return _soft((lines - 1.0 + width) * 5.0, 1.0)
-
-    return field
+    lines = np.maximum(np.cos(np.pi * frequency * (x + y)), np.cos(np.pi * frequency * (x - y)))
+    return _soft((lines - 1.0 + width) * 5.0, 1.0)
 
 
-def veins(frequency: float) -> Texture:
+@_maker
+def veins(x: Field, y: Field, frequency: float) -> Field:
     """A midrib with side veins, as on a leaf."""
-
-    def field(x: Field, y: Field) -> Field:
-        side = np.cos(np.pi * frequency * (y + 0.9 * np.abs(x)))
-        return np.maximum(_soft(side * 4 - 3.0, 1.0), _soft(1 - np.abs(x) * 16, 1.0))
-
-    return field
+    side = np.cos(np.pi * frequency * (y + 0.9 * np.abs(x)))
+    return np.maximum(_soft(side * 4 - 3.0, 1.0), _soft(1 - np.abs(x) * 16, 1.0))
 
 
-def marble(frequency: float, seed: int) -> Texture:
+@_maker
+def marble(x: Field, y: Field, frequency: float, seed: int) -> Field:
     """Irregular patches from a few fixed waves."""
     rng = np.random.default_rng(seed)
     waves = rng.normal(0, frequency, (7, 2))
     phases = rng.uniform(0, 2 * np.pi, 7)
-
-    def field(x: Field, y: Field) -> Field:
-        total = sum(np.sin(a * x + b * y + p) for (a, b), p in zip(waves, phases, strict=True))
-        return _soft(np.asarray(total) / 2.0)
-
-    return field
+    total = sum(np.sin(a * x + b * y + p) for (a, b), p in zip(waves, phases, strict=True))
+    return _soft(np.asarray(total) / 2.0)
 
 
-def bands(edges: Sequence[float]) -> Texture:
+@_maker
+def bands(_: Field, y: Field, edges: Sequence[float]) -> Field:
     """A few broad bands across the object, changing colour at each of `edges` (values of y)."""
-
-    def field(_: Field, y: Field) -> Field:
-        wave = np.ones_like(y)
-        for edge in edges:
-            wave = wave * np.clip((y - edge) * 14.0, -1.0, 1.0)
-        return _soft(wave, 1.0)
-
-    return field
+    wave = np.ones_like(y)
+    for edge in edges:
+        wave = wave * np.clip((y - edge) * 14.0, -1.0, 1.0)
+    return _soft(wave, 1.0)
 
 
 _TABLE: tuple[tuple[str, Outline, Texture, tuple[Hsv, Hsv, Hsv]], ...] = (

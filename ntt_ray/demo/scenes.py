@@ -187,11 +187,8 @@ def _background(rng: np.random.Generator, size_wh: tuple[int, int]) -> FloatImag
     paint, (low, high), saturation = _BACKGROUNDS[int(rng.integers(len(_BACKGROUNDS)))]
     hue = float(rng.uniform(low, high))
     dark = _rgb((hue, float(rng.uniform(0.1, saturation)), float(rng.uniform(0.18, 0.45))))
-    light = _rgb((
-        (hue + float(rng.normal(0, 0.03))) % 1.0,
-        float(rng.uniform(0.05, saturation)),
-        float(rng.uniform(0.55, 0.9)),
-    ))  # fmt: skip
+    light_hue = (hue + float(rng.normal(0, 0.03))) % 1.0
+    light = _rgb((light_hue, float(rng.uniform(0.05, saturation)), float(rng.uniform(0.55, 0.9))))
     mix = np.clip(paint(rng, size_wh), 0, 1)[:, :, None]
     return np.asarray(dark * (1 - mix) + light * mix, dtype=np.float32)
 
@@ -400,9 +397,8 @@ def write_scenes(output_dir: Path, *, families: Sequence[str], images: int, seed
     writer = _Writer(output_dir, families)
     for number, pick in enumerate(picks):
         size_wh = SIZES_WH[int(rng.integers(len(SIZES_WH)))]
-        scene = render_scene(
-            np.random.default_rng([seed, 2, number]), kinds, size_wh, LAYOUTS[pick][0]
-        )
+        own = np.random.default_rng([seed, 2, number])
+        scene = render_scene(own, kinds, size_wh, LAYOUTS[pick][0])
         writer.add(scene, range(len(scene.families)))
     return writer.finish("scenes")
 

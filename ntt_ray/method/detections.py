@@ -47,10 +47,7 @@ class BestMasks:
 
     def detections(self, category_ids: Sequence[int]) -> tuple[Detection, ...]:
         """Encode what is not encoded yet, and measure; none of the masks may be empty."""
-        return tuple(
-            self._detection(position, category_ids[label])
-            for position, label in enumerate(self.labels)
-        )
+        return tuple(self._detection(n, category_ids[label]) for n, label in enumerate(self.labels))
 
     def _detection(self, position: int, category_id: int) -> Detection:
         rle = as_rle(self.masks[position], self.size_hw)

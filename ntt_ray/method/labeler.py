@@ -135,13 +135,9 @@ class Labeler:
         merged = self.merge(candidates, size_hw, limit)
         kept = merged.candidates
         best = ranking(merged.scores, kept.proposals.index, limit)
-        return BestMasks.of(
-            size_hw,
-            merged.masks.select(best).encoded(),
-            kept.labels[best],
-            merged.scores[best],
-            kept.proposals.predicted_iou[best],
-        )
+        masks, labels = merged.masks.select(best).encoded(), kept.labels[best]
+        predicted_iou = kept.proposals.predicted_iou[best]
+        return BestMasks.of(size_hw, masks, labels, merged.scores[best], predicted_iou)
 
     def match(self, features: Tensor, proposals: Proposals) -> Candidates:
         """Pool features in each mask and take the most similar class; empty masks are dropped."""
@@ -182,14 +178,9 @@ class Labeler:
         masks = masks_at_size(logits, size_hw, self.in_strips(logits))
         filled = torch.nonzero(masks.areas > 0).squeeze(1)
         candidates, masks = candidates.select(filled), masks.select(filled)
-        scores = merged_scores(
-            candidates.scores,
-            candidates.labels,
-            candidates.features,
-            masks.shares,
-            self.settings.diffusion,
-            wanted,
-        )
+        _, features, scores, labels = candidates
+        diffusion = self.settings.diffusion
+        scores = merged_scores(scores, labels, features, masks.shares, diffusion, wanted)
         return Merged(candidates, masks, scores)
 
     def in_strips(self, logits: Tensor) -> bool:

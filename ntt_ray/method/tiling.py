@@ -117,13 +117,8 @@ class TiledLabeler:
         if len(views) == 1:
             squares = self._squares(image_rgb, views, places)
             return self.labeler.begin(squares, [size_hw])[0]
-        found = [
-            masks
-            for start in range(0, len(views), places)
-            for masks in self._label_views(
-                image_rgb, views[start : start + places], size_hw, places
-            )
-        ]
+        parts = [views[start : start + places] for start in range(0, len(views), places)]
+        found = [m for part in parts for m in self._label_views(image_rgb, part, size_hw, places)]
         return self.labeler.host.submit(self._merge, found, size_hw)
 
     def _squares(self, image_rgb: RgbImage, views: Sequence[View], places: int) -> list[RgbImage]:

@@ -11,7 +11,8 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock
@@ -109,7 +110,9 @@ def _fetch(published: PublishedFile, mirror: str | None, incoming: Path, store: 
     A copy in the mirror that is not the published file is an error: someone has to know of it.
     """
     uri = storage.join(mirror, published.file_name) if mirror else published.url
-    if mirror and not _is_there(uri, store):
+    with _store_errors_named(uri):
+        is_there = not mirror or store.exists(uri)
+    if mirror and not is_there:
         logger.warning(
             "%s is not in the mirror %s: asking the authors' server; `ntt-ray weights push` fills "
             "a mirror",
@@ -123,23 +126,20 @@ def _fetch(published: PublishedFile, mirror: str | None, incoming: Path, store: 
         raise WeightsError(f"{storage.redact(uri)}: damaged or another file; {problem}")
 
 
-def _is_there(uri: str, store: Storage) -> bool:
-    try:
-        return store.exists(uri)
-    except NttRayError as error:
-        raise _not_to_be_had(uri, error) from None
-
-
 def _download(uri: str, incoming: Path, store: Storage) -> None:
     logger.info("downloading %s to %s", storage.redact(uri), incoming.parent)
-    try:
+    with _store_errors_named(uri):
         store.download(uri, incoming)
+
+
+@contextmanager
+def _store_errors_named(uri: str) -> Iterator[None]:
+    """Errors of a store say which checkpoint cannot be fetched, and what to do."""
+    try:
+        yield
     except (FileNotFoundError, NttRayError) as error:
-        raise _not_to_be_had(uri, error) from None
-
-
-def _not_to_be_had(uri: str, error: Exception) -> WeightsError:
-    return WeightsError(
-        f"{storage.redact(uri)}: the checkpoint cannot be fetched ({storage.redact(str(error))}). "
-        "Name a file with models.<model>.checkpoint, or a prefix that holds it with models.mirror"
-    )
+        raise WeightsError(
+            f"{storage.redact(uri)}: the checkpoint cannot be fetched "
+            f"({storage.redact(str(error))}). Name a file with models.<model>.checkpoint, or a "
+            "prefix that holds it with models.mirror"
+        ) from None

@@ -43,12 +43,7 @@ class Dinov3Encoder(VitEncoder):
     """
 
     def __init__(
-        self,
-        model: Eva,
-        name: str,
-        image_size: int,
-        device: torch.device,
-        dtype: torch.dtype = torch.float32,
+        self, model: Eva, name: str, image_size: int, device: torch.device, dtype: torch.dtype
     ) -> None:
         rope: Any = model.rope
         positions = rope.pos_embed_cached.to(device, copy=True)

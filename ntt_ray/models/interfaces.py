@@ -88,7 +88,6 @@ class Encoder(Protocol):
 
     def encode(self, images: Tensor) -> Tensor:
         """Images ``(B, 3, H, W)`` to float32 patch features ``(B, h, w, dim)``, not normalised."""
-        ...
 
 
 class Proposer(Protocol):
@@ -110,14 +109,12 @@ class Proposer(Protocol):
         What one image gets does not depend on the others. Proposals are given for the positions in
         `wanted` only; None wants all.
         """
-        ...
 
     def halve_step(self) -> bool:
         """Work in smaller steps from now on, for less memory; False where they cannot be smaller.
 
         What is proposed stays the same, up to rounding.
         """
-        ...
 
 
 @runtime_checkable
@@ -138,7 +135,6 @@ class PromptableProposer(Proposer, Protocol):
             min_predicted_iou: proposals have a predicted IoU above it, strictly.
             points: int64 ``(n,)``, positions in `points`, rising; there may be none.
         """
-        ...
 
 
 class BoxPrompter(Protocol):
@@ -152,4 +148,3 @@ class BoxPrompter(Protocol):
 
     def candidates(self, image: Tensor, boxes_xyxy: Tensor) -> list[BoxCandidates]:
         """Image ``(3, S, S)`` and boxes ``(N, 4)`` in its pixels to the masks of each box."""
-        ...

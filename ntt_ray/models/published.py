@@ -94,10 +94,7 @@ PUBLISHED: Mapping[str, PublishedFile] = {
     **{f"{family}_hiera_{size}": _sam2(family, size) for family in _SAM2 for size in _SAM2[family]},
 }
 # Small weights that come with the package, see ntt_ray/demo/weights. For the example only.
-BUNDLED: Mapping[str, str] = {
-    "dinov2_demo": "dinov2_demo.safetensors",
-    "sam2_demo": "sam2_demo.safetensors",
-}
+BUNDLED: Mapping[str, str] = {n: f"{n}.safetensors" for n in ("dinov2_demo", "sam2_demo")}
 
 
 def bundled_file(file_name: str) -> Path:

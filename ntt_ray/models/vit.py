@@ -32,12 +32,7 @@ class VitEncoder:
     """
 
     def __init__(
-        self,
-        model: Any,
-        name: str,
-        image_size: int,
-        device: torch.device,
-        dtype: torch.dtype = torch.float32,
+        self, model: Any, name: str, image_size: int, device: torch.device, dtype: torch.dtype
     ) -> None:
         self.name = name
         self.image_size = image_size

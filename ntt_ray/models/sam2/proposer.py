@@ -58,12 +58,7 @@ class Sam2Proposer:
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        *,
-        points_per_side: int,
-        device: torch.device,
-        dtype: torch.dtype = torch.float32,
+        self, model: nn.Module, *, points_per_side: int, device: torch.device, dtype: torch.dtype
     ) -> None:
         self.image_size = int(model.image_size)  # type: ignore[arg-type]
         self.device, self._dtype = device, dtype

@@ -264,10 +264,8 @@ class _Store:
 
     def output(self, attention: Any, shift: Tensor) -> Linear:
         """Output projection with the bias of values whose inputs lack `shift`."""
-        (value, value_bias), (out, out_bias) = (
-            double_of(attention.v_proj),
-            double_of(attention.out_proj),
-        )
+        value, value_bias = double_of(attention.v_proj)
+        out, out_bias = double_of(attention.out_proj)
         return Linear(self(out), self(out @ (value @ shift + value_bias) + out_bias))
 
 
