@@ -222,7 +222,7 @@ def test_a_run_that_stands_still_ends(golden_config, monkeypatch):
     monkeypatch.setattr(chain, "STALL_S", 0.02)  # shorter than it takes to start an actor
     monkeypatch.setattr(chain, "SLOWEST_IMAGE_S", {"cpu": 0.0})
     with pytest.raises(RunIncompleteError, match="nothing moved for 0 s"):
-        run_all(golden_config)
+        run_all(golden_config, "job.patience_s=0")
     monkeypatch.undo()
     assert run_all(golden_config)[1].images == 4
 

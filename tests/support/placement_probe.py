@@ -10,6 +10,7 @@ import json
 import sys
 import time
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -45,7 +46,8 @@ def main() -> None:
     label.fetch_units = partial(stage, "fetched_on")
     label.write_units = partial(stage, "written_on")
     label.LabelActor, label.UnitDone = Actor, dict
-    for unit in label.label_units(None, range(int(sys.argv[2])), b"bank", resources, 1):
+    job, units = SimpleNamespace(patience_s=0.0), dict.fromkeys(range(int(sys.argv[2])), False)
+    for unit in label.label_units(job, units, b"bank", resources, 1):
         print(json.dumps(unit), flush=True)
 
 
