@@ -208,6 +208,7 @@ class Config(Settings):
 
     images: Place
     image_root: Location | None = None
+    images_allow_local: bool = False
     output: Place
     storage_options: dict[str, dict[str, Any]] = Field(default_factory=dict)
     references: ReferencesConfig | None = None

@@ -49,6 +49,7 @@ _UPRIGHT = {
 }
 _STORED = _UPRIGHT | {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
 _REASON_LENGTH = 200
+_QUOTE = re.compile(r"\bb['\"]|[:'\"]|[^\x20-\x7e]")  # behind it decoders name what they found
 _BEGINNINGS = {
     rb"\x00*\Z": "not an image: the file holds nothing but zero bytes",
     rb"\xff\xd8|\x89PNG|GIF8|RIFF....WEBP|II\*\x00|MM\x00\*|BM": (
@@ -62,6 +63,8 @@ _BEGINNINGS = {
     rb"\x00\x00[\x01\x02]\x00": "an icon, which is not supported",
     rb"PK\x03\x04|\x1f\x8b|7z\xbc\xaf": "not an image but an archive",
     rb"version https://git-lfs": "not an image but a Git LFS pointer; fetch the files first",
+    rb"\s*[{\[]\s*[\"{\[]": "not an image but JSON",
+    rb"[\t\r\n\x20-\x7e]{4,}\Z": "not an image but a text",
 }
 
 
@@ -317,13 +320,23 @@ def _not_an_image(data: bytes) -> str:
     for pattern, text in _BEGINNINGS.items():
         if re.match(pattern, data[:4096], re.DOTALL | re.IGNORECASE):
             return text
-    return f"not an image: the file starts with {data[:12]!r}"
+    return "not an image: the file begins like none of the formats that are read"
 
 
 def _damaged(error: Exception) -> str:
     text = str(error).strip()
     if "MAX_TEXT" in text:
         return "a text or a colour profile in the file is larger than the limit of 1 MB"
+    text = _quoting_nothing(text)
     if not isinstance(error, OSError | SyntaxError | ValueError) or not text:
-        text = f"{type(error).__name__}: {text}"  # the text alone says nothing, as of a KeyError
+        # the text alone says nothing, as of a KeyError
+        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return f"damaged or truncated: {text[:_REASON_LENGTH]}"
+
+
+def _quoting_nothing(text: str) -> str:
+    """What a decoder says, up to where it may begin to quote the file.
+
+    A file that is no image may be anything, as an answer with a secret, and errors are shown.
+    """
+    return re.sub(r"\d{7,}", "…", _QUOTE.split(text)[0]).strip(" (,[")

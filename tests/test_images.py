@@ -148,3 +148,32 @@ def test_resize_square():
     np.testing.assert_array_equal(resize_square(image, 4), expected)
     square = image[:5, :5]
     assert resize_square(square, 5) is square
+
+
+SECRET = b"hunter2-correct-horse-battery-staple"
+BEGINNINGS = {
+    "nothing of an image": b"",
+    "binary": b"\x01\x9c",
+    "a JPEG": b"\xff\xd8\xff\xe0\x00\x10JFIF",
+    "a PNG": b"\x89PNG\r\n\x1a\n",
+    "a PNG with another chunk": raw_files.PNG_START + raw_files.png_header(4, 4),
+    "a GIF": b"GIF89a",
+    "a TIFF": b"II*\x00\x08\x00\x00\x00",
+    "a BMP": b"BM",
+    "a WebP": b"RIFF\xff\x00\x00\x00WEBP",
+    "a PPM": b"P6\n",
+    "a PPM with a size": b"P6\n7 ",
+    "a PPM without its colours": b"P3\n7 5\n255\n",
+    "JPEG 2000": b"\x00\x00\x00\x0cjP  \r\n\x87\n",
+    "JSON": b'{"password": "',
+    "an HTML page": b"<html>",
+}
+
+
+@pytest.mark.parametrize("beginning", BEGINNINGS.values(), ids=BEGINNINGS.keys())
+def test_no_byte_of_what_is_no_image_is_quoted(beginning):
+    with pytest.raises(ImageError) as caught:
+        decode_image(beginning + SECRET * 20)
+    told = str(caught.value)
+    parts = {SECRET[start : start + 4].decode() for start in range(len(SECRET) - 4)}
+    assert not [part for part in parts if part in told], told

@@ -108,7 +108,12 @@ def estimate_run(
         The estimate, and the config of the sample's own run, whose report shows its gallery.
     """
     store = Storage(config.storage_options)
-    table = list_images(config.images, config.image_root, store)
+    table = list_images(
+        config.images,
+        config.image_root,
+        store,
+        allow_local=config.images_allow_local,
+    )
     chosen = sorted(random.Random(seed).sample(range(len(table)), min(images, len(table))))
     own = entries_of(table.take(chosen))
     sample = _sample_config(config, own, _made_of(config, store))

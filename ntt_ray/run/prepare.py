@@ -238,7 +238,12 @@ def look_at_images(config: Config, store: Storage, images: Images) -> None:
 
 
 def _new_manifest(config: Config, store: Storage) -> bytes:
-    images = list_images(config.images, config.image_root, store)
+    images = list_images(
+        config.images,
+        config.image_root,
+        store,
+        allow_local=config.images_allow_local,
+    )
     return manifest_file.manifest_bytes(images, config.job.images_per_unit)
 
 

@@ -156,7 +156,12 @@ def _first_of(missing: npt.NDArray[np.int64], pages: Pages) -> Iterator[str]:
 def _listed(config: Config, store: Storage) -> Iterator[list[str]]:
     """File names of the images that there are now, as a manifest would have them."""
     if is_list(config.images):
-        table = list_images(config.images, config.image_root, store)
+        table = list_images(
+            config.images,
+            config.image_root,
+            store,
+            allow_local=config.images_allow_local,
+        )
         for batch in table.to_batches(BATCH):
             yield batch["file_name"].to_pylist()
         return

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
@@ -22,7 +23,9 @@ from ntt_ray.coco_input import CocoFile, ListedImage, Problem, read_coco, shown
 from ntt_ray.errors import InputError
 from ntt_ray.images import IMAGE_SUFFIXES
 from ntt_ray.sources.schema import SCHEMA
-from ntt_ray.storage import Storage
+from ntt_ray.storage import LeftOut, Storage
+
+logger = logging.getLogger(__name__)
 
 BATCH = 65_536
 _TABLE_SUFFIXES = (".parquet", ".csv", ".jsonl")
@@ -30,26 +33,39 @@ _SHOWN = 5
 Row = tuple[int, str, str]  # image id, file name, uri
 
 
-def list_images(images: str, image_root: str | None, store: Storage) -> pa.Table:
+def list_images(
+    images: str, image_root: str | None, store: Storage, *, allow_local: bool = False
+) -> pa.Table:
     """List the images of a run: a table of `SCHEMA`, sorted by image id.
+
+    What a prefix holds and is no image of the run is counted in the log, with the reason.
 
     Args:
         images: a prefix (recursive), a table (``.parquet``, ``.csv``, ``.jsonl`` with a column
             ``uri``, optionally ``file_name``), or a COCO ``.json``.
         image_root: where relative names of a table or COCO file live; default: its folder.
         store: access to files.
+        allow_local: whether a table in a store may name files of this machine anywhere; else only
+            below `image_root`. A table on a disk of this machine always may.
 
     Raises:
-        InputError: nothing there, malformed, repeated, or a name that leads out of its root.
+        InputError: nothing there, malformed, repeated, a name that leads out of its root, or a row
+            of a table that cannot or may not be read.
     """
     lower = images.lower()
     if lower.endswith(".json"):
         rows = _from_coco(read_coco(images, store), image_root or _folder(images))
         table = _collected(rows, images).sort_by("image_id")
     elif lower.endswith(_TABLE_SUFFIXES):
-        table = _collected(_from_table(images, image_root or _folder(images), store), images)
+        allow_local = allow_local or not storage.is_uri(storage.absolute(images))
+        rows = _from_table(images, image_root or _folder(images), store, allow_local)
+        table = _collected(rows, images)
     else:
-        table = _listed(store.list_files(images, IMAGE_SUFFIXES), images)
+        left_out = LeftOut()
+        table = _listed(store.list_files(images, IMAGE_SUFFIXES, left_out=left_out), images)
+        for reason, count in left_out.counts.most_common():
+            example = storage.printable(left_out.examples[reason])
+            logger.info("images: left out %d files, as %r: %s", count, example, reason)
     if not len(table):
         kinds = ", ".join(IMAGE_SUFFIXES)
         raise InputError(
@@ -124,9 +140,9 @@ def _coco_problem(position: int, problems: Sequence[Problem]) -> str:
     return f"{name} needs a file_name and a whole-number id from 0 to 2^53"
 
 
-def _from_table(table: str, image_root: str, store: Storage) -> Iterator[Row]:
+def _from_table(table: str, image_root: str, store: Storage, allow_local: bool) -> Iterator[Row]:
     shown_root = storage.redact(image_root).rstrip("/") + "/"
-    local_root, checked = image_root.rstrip("/") + "/", set[str]()
+    check = _RowCheck(image_root, allow_local)
     for number, (uri, name) in enumerate(_table_rows(table, store), start=1):
         if not isinstance(uri, str) or not uri:
             raise InputError(f"images: row {number} of {storage.redact(table)} has no uri")
@@ -138,19 +154,46 @@ def _from_table(table: str, image_root: str, store: Storage) -> Iterator[Row]:
             default = relative if relative != shown else shown.split("://", 1)[-1].lstrip("/")
         else:
             full, default = storage.join(image_root, uri), uri
-        protocol = full.split("://", 1)[0] if storage.is_uri(full) else "file"
         try:
-            if protocol not in checked:
-                storage.check_protocol(protocol)
-                checked.add(protocol)
-            if protocol == "file" and storage.is_uri(table) and not full.startswith(local_root):
-                raise InputError("a table in a store may name local files below image_root only")
+            check(uri, full)
         except InputError as error:
             where = f"images: row {number} of {storage.redact(table)}, {storage.redact(full)}"
             raise type(error)(f"{where}: {error}") from None
         file_name = name if isinstance(name, str) and name else default
         storage.join(image_root, file_name)  # refuses names that lead out
         yield number, file_name, full
+
+
+class _RowCheck:
+    """Whether the rows of a table may be read, and can be: it asks no store.
+
+    A table may come from anybody, and workers read what it names with their own rights.
+    """
+
+    def __init__(self, image_root: str, allow_local: bool) -> None:
+        self._root = storage.absolute(image_root).rstrip("/") + "/"
+        self._allow_local = allow_local
+        self._sound = set[tuple[bool, str]]()
+
+    def __call__(self, uri: str, full: str) -> None:
+        """Check a row by what stands in it, and by where that lies.
+
+        Raises:
+            InputError: the row's own protocol is not allowed, its package is missing, or it names
+                a file that it may not name.
+        """
+        protocol = full.split("://", 1)[0] if storage.is_uri(full) else "file"
+        named = storage.is_uri(uri)  # else the protocol is that of image_root, which is trusted
+        if (named, protocol) not in self._sound:
+            (storage.check_protocol if named else storage.check_package)(protocol)
+            self._sound.add((named, protocol))
+        if protocol != "file" or self._allow_local:
+            return
+        if not storage.absolute(full).startswith(self._root):
+            raise InputError(
+                "a table in a store may name files of this machine below image_root only; set "
+                "images_allow_local: true if it may name any"
+            )
 
 
 def _table_rows(table: str, store: Storage) -> Iterator[tuple[Any, Any]]:

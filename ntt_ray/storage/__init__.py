@@ -4,13 +4,16 @@ The only user of fsspec. Owns listing, reading, publishing and retries. What is 
 whole or not at all: a rename on a local disk, one PUT (or one completed upload) on an object store.
 """
 
-from ntt_ray.storage.store import Storage, check_protocol
+from ntt_ray.storage.listing import LeftOut
+from ntt_ray.storage.store import Storage, check_package, check_protocol
 from ntt_ray.storage.uris import absolute, below, is_uri, join, local_uri, printable, redact
 
 __all__ = [
+    "LeftOut",
     "Storage",
     "absolute",
     "below",
+    "check_package",
     "check_protocol",
     "is_uri",
     "join",

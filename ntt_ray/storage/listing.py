@@ -8,15 +8,61 @@ asked for again; none is left out.
 from __future__ import annotations
 
 import os
+import posixpath
+from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from fsspec.implementations.local import LocalFileSystem
 
-from ntt_ray.storage.s3_listing import s3_pages
+from ntt_ray.storage.deadlines import LONGEST_S, within
+from ntt_ray.storage.s3_listing import s3_folder, s3_pages
 
 T = TypeVar("T")
 Retried = Callable[[Callable[[], T]], T]
+
+_HIDDEN = "a part of the name starts with a dot"
+_VERSION = "?versionId= in a name would be taken for a version of another object"
+_SUFFIX = "the name has another ending"
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """What a listing left out, counted by reason.
+
+    Attributes:
+        counts: how many files, by the reason why they were left out; a hidden folder of a local
+            disk, which is not looked into, counts as one.
+        examples: the first name of each reason.
+    """
+
+    counts: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
+
+    def without(
+        self, names: list[str], suffixes: tuple[str, ...], hidden: bool, is_s3: bool
+    ) -> list[str]:
+        """The names to keep, see `Storage.list_files`; the others are counted."""
+        kept = []
+        for name in names:
+            reason = _why_not(name, suffixes, hidden, is_s3)
+            if reason is None:
+                kept.append(name)
+                continue
+            self.counts[reason] += 1
+            self.examples.setdefault(reason, name)
+        return kept
+
+
+def _why_not(name: str, suffixes: tuple[str, ...], hidden: bool, is_s3: bool) -> str | None:
+    if is_s3 and "?versionId=" in name:
+        return _VERSION
+    if not hidden and is_hidden(name):
+        return _HIDDEN
+    if suffixes and not name.lower().endswith(suffixes):
+        return _SUFFIX
+    return None
 
 
 def pages(fs: Any, path: str, retried: Retried[Any], hidden: bool = False) -> Iterator[list[str]]:
@@ -26,7 +72,8 @@ def pages(fs: Any, path: str, retried: Retried[Any], hidden: bool = False) -> It
         fs: a file system of fsspec.
         path: the folder or key prefix as `fs` names it, without a protocol.
         retried: runs one request, again where that may help.
-        hidden: whether hidden folders are looked into; else their files may be left out or not.
+        hidden: whether hidden folders are looked into; else those of a local disk stand for their
+            files, with a slash at the end.
 
     Raises:
         FileNotFoundError: there is no such folder or bucket.
@@ -36,6 +83,18 @@ def pages(fs: Any, path: str, retried: Retried[Any], hidden: bool = False) -> It
     if hasattr(fs, "call_s3"):
         return s3_pages(fs, path, retried)
     return _at_once(fs, path, retried)
+
+
+def folder(fs: Any, path: str, retried: Retried[Any]) -> list[str]:
+    """Names of the files right below a folder or key prefix, in no order.
+
+    Raises:
+        FileNotFoundError: there is no such folder or bucket.
+    """
+    if hasattr(fs, "call_s3"):
+        return s3_folder(fs, path, retried)
+    found = retried(lambda: within(LONGEST_S, fs, "ls", path, detail=True))
+    return [posixpath.basename(item["name"]) for item in found if item["type"] == "file"]
 
 
 def is_hidden(name: str) -> bool:
@@ -49,9 +108,10 @@ def _local_folders(path: str, hidden: bool) -> Iterator[list[str]]:
 
     if os.path.isfile(path):
         return
-    for folder, folders, names in os.walk(path, onerror=refuse, followlinks=True):
-        start = os.path.relpath(folder, path)
-        inner = [n for n in folders if hidden or not is_hidden(n)]
+    for here, folders, names in os.walk(path, onerror=refuse, followlinks=True):
+        start = os.path.relpath(here, path)
+        inner = [name for name in folders if hidden or not is_hidden(name)]
+        names += [f"{name}/" for name in folders if not hidden and is_hidden(name)]
         folders[:] = [name for name in inner if not _leads_back(path, start, name)]
         yield names if start == "." else [f"{start}/{name}" for name in names]
 
@@ -70,5 +130,5 @@ def _at_once(fs: Any, path: str, retried: Retried[Any]) -> Iterator[list[str]]:
     base = path.rstrip("/") + "/"
     # a web server is walked folder by folder, where fsspec would leave out what fails
     options = {"on_error": "raise"} if "http" in fs.protocol else {}
-    found = retried(lambda: fs.find(path, **options))
+    found = retried(lambda: within(LONGEST_S, fs, "find", path, **options))
     yield [name.removeprefix(base) for name in found if name.startswith(base)]

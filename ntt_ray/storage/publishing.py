@@ -55,10 +55,12 @@ def link_new(target: Path, data: bytes) -> None:
 def put_new(fs: Any, path: str, data: bytes) -> None:
     """A PUT on the condition that nothing is there; without it where the store knows none.
 
-    Stores say that something is there in dialects of their own: the status 412 counts.
+    Stores say in dialects of their own that something is there: the status counts, whatever the
+    body holds. 412 says so; 409 says it, too, or that another writer is at work at this moment.
 
     Raises:
         FileExistsError: something is there.
+        ConnectionError: another writer was at work; a moment later more is known.
     """
     try:
         fs.pipe_file(path, data, mode="create")
@@ -68,8 +70,10 @@ def put_new(fs: Any, path: str, data: bytes) -> None:
         fs.pipe_file(path, data)
     except OSError as error:
         found = set(statuses(error))
-        if 412 in found:
+        if 412 in found or (409 in found and fs.exists(path)):
             raise FileExistsError(path) from None
+        if 409 in found:
+            raise ConnectionError(f"409: another writer is at work on {path}") from None
         if 501 not in found and "NotImplemented" not in str(error):
             raise
         fs.pipe_file(path, data)

@@ -28,6 +28,7 @@ _TRANSIENT_TEXT = re.compile(
     r"Connect(ion)?(Timeout|Closed)?Error|EndpointConnectionError|ServerDisconnected|"
     r"IncompleteRead|ClientPayloadError|ClientOSError"
 )
+_ANSWER = " Further retries may succeed:"  # behind it botocore quotes an answer that is no XML
 _FINAL = (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
 
 
@@ -87,10 +88,10 @@ class Retries:
             except (FileNotFoundError, InputError):
                 raise
             except Exception as error:  # each store brings its own exception types
-                text = str(error)
-                reason = f"{type(error).__name__}: {redact(text)}"
-                # a cause is shown in tracebacks: not one that holds credentials
-                cause = error if redact(text) == text else None
+                text = redact(str(error)).split(_ANSWER)[0]
+                reason = f"{type(error).__name__}: {text}"
+                # a cause is shown in tracebacks: not one that holds credentials, or an answer
+                cause = error if text == str(error) else None
                 if not is_transient(error):
                     raise StorageError(f"{what}: {reason}") from cause
                 delay_s = min(self.first_delay_s * 2 ** min(attempt - 1, 32), LONGEST_DELAY_S)

@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
+from ntt_ray.storage.deadlines import METADATA_S, within
+
 AT_ONCE = 16  # requests that are under way at once
 PARTS = 256  # at most; they differ in size, and each takes a request at least
 FOLDERS = 64  # so many are enough to divide at
@@ -41,16 +43,37 @@ class _Part:
 
 
 def s3_pages(fs: Any, path: str, retried: Retried) -> Iterator[list[str]]:
-    """Pages of names below ``bucket/prefix``, relative to it; many threads call `retried`."""
+    """Pages of names below ``bucket/prefix``, relative to it; many threads call `retried`.
+
+    A key with a slash at its end stands for a folder, and is left out.
+    """
+    ask, prefix = _asking(fs, path, retried)
+    for keys in _keys(ask, prefix):
+        yield [key.removeprefix(prefix) for key in keys if not key.endswith("/")]
+
+
+def s3_folder(fs: Any, path: str, retried: Retried) -> list[str]:
+    """Names right below ``bucket/prefix``, page after page."""
+    ask, prefix = _asking(fs, path, retried)
+    request, names = {"Delimiter": "/"}, list[str]()
+    while True:
+        page = ask(**request)
+        names += [item["Key"].removeprefix(prefix) for item in page.get("Contents", ())]
+        if not page.get("IsTruncated"):
+            return [name for name in names if name]
+        request["ContinuationToken"] = page["NextContinuationToken"]
+
+
+def _asking(fs: Any, path: str, retried: Retried) -> tuple[Ask, str]:
+    """What asks for a page of ``bucket/prefix``, and the prefix of its keys."""
     bucket, _, key = path.partition("/")
     prefix = key.rstrip("/") + "/" if key else ""
 
     def ask(**request: Any) -> Any:
         whole = {"Bucket": bucket, "Prefix": prefix, **request}
-        return retried(lambda: fs.call_s3("list_objects_v2", **whole))
+        return retried(lambda: within(METADATA_S, fs, "call_s3", "list_objects_v2", **whole))
 
-    for keys in _keys(ask, prefix):
-        yield [key.removeprefix(prefix) for key in keys if not key.endswith("/")]
+    return ask, prefix
 
 
 def _keys(ask: Ask, prefix: str) -> Iterator[list[str]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import posixpath
 import re
 import shutil
 import time
@@ -19,7 +18,9 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from ntt_ray.errors import InputError, MissingPackageError, StorageError
-from ntt_ray.storage import listing
+from ntt_ray.storage import listing, web
+from ntt_ray.storage.deadlines import LONGEST_S, METADATA_S, range_s, within
+from ntt_ray.storage.listing import LeftOut
 from ntt_ray.storage.publishing import (
     COPY_BYTES,
     PART_BYTES,
@@ -41,7 +42,6 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 PROGRESS_S = 5.0  # between two lines about a long listing
-WEB_SILENCE_S = 60  # how long a web server may be silent in the middle of an answer
 S3_CONNECTIONS = 32  # of one process; more than it fetches at once
 # what images of a table may be read by: others reach programs, other machines' disks, archives
 PROTOCOLS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "http", "https", "file")
@@ -78,7 +78,7 @@ class Storage:
 
         def read() -> bytes:
             fs, path = self._open_fs(uri)
-            return bytes(fs.cat_file(path))
+            return bytes(within(LONGEST_S, fs, "cat_file", path))
 
         return self._retried(read, f"reading {redact(uri)}")
 
@@ -100,7 +100,7 @@ class Storage:
     def _info(self, uri: str) -> dict[str, Any]:
         def look() -> dict[str, Any]:
             fs, path = self._open_fs(uri)
-            return dict(fs.info(path))
+            return dict(within(METADATA_S, fs, "info", path))
 
         return self._retried(look, f"looking at {redact(uri)}")
 
@@ -120,12 +120,19 @@ class Storage:
     def _read_range(self, uri: str, start: int, end: int) -> bytes:
         def read() -> bytes:
             fs, path = self._open_fs(uri)
-            return checked(fs.cat_file(path, start=start, end=end), end - start)
+            size = end - start
+            data = within(range_s(size), fs, "cat_file", path, start=start, end=end)
+            return checked(data, size)
 
         return self._retried(read, f"reading {redact(uri)}")
 
     def list_files(
-        self, prefix: str, suffixes: tuple[str, ...] = (), *, hidden: bool = False
+        self,
+        prefix: str,
+        suffixes: tuple[str, ...] = (),
+        *,
+        hidden: bool = False,
+        left_out: LeftOut | None = None,
     ) -> list[str]:
         """Names of all objects below a prefix, relative to it, sorted.
 
@@ -136,27 +143,34 @@ class Storage:
             prefix: a folder or key prefix; it need not exist.
             suffixes: endings of the names to keep, compared in lower case; empty keeps all.
             hidden: whether hidden files and folders are kept too.
+            left_out: is told of each file that is not kept, and why.
 
         Returns:
             Relative names with ``/`` between parts. Hidden files and folders are those with a part
             that starts with a dot.
         """
         names: list[str] = []
-        for page in self.list_pages(prefix, suffixes, hidden=hidden):
+        for page in self.list_pages(prefix, suffixes, hidden=hidden, left_out=left_out):
             names += page
         names.sort()
         return names
 
     def list_pages(
-        self, prefix: str, suffixes: tuple[str, ...] = (), *, hidden: bool = False
+        self,
+        prefix: str,
+        suffixes: tuple[str, ...] = (),
+        *,
+        hidden: bool = False,
+        left_out: LeftOut | None = None,
     ) -> Iterator[list[str]]:
         """As `list_files`, a page of the store's answer at a time, in no order."""
         what = f"listing {redact(prefix)}"
         fs, path = self._open_fs(prefix)
+        left_out = LeftOut() if left_out is None else left_out
         seen, taken, told_at = 0, 0, time.monotonic()
         try:
             for page in listing.pages(fs, path, lambda action: self._retried(action, what), hidden):
-                wanted = [name for name in page if _is_wanted(name, suffixes, hidden)]
+                wanted = left_out.without(page, suffixes, hidden, hasattr(fs, "call_s3"))
                 seen, taken = seen + len(page), taken + len(wanted)
                 yield wanted
                 if time.monotonic() - told_at >= PROGRESS_S:
@@ -169,14 +183,10 @@ class Storage:
 
     def list_folder(self, prefix: str) -> list[str]:
         """Names of the objects right below a prefix, sorted; hidden ones are left out."""
-
-        def find() -> list[str]:
-            fs, path = self._open_fs(prefix)
-            found = fs.ls(path, detail=True)
-            return [posixpath.basename(item["name"]) for item in found if item["type"] == "file"]
-
+        fs, path = self._open_fs(prefix)
+        what = f"listing {redact(prefix)}"
         try:
-            names = self._retried(find, f"listing {redact(prefix)}")
+            names = listing.folder(fs, path, lambda action: self._retried(action, what))
         except FileNotFoundError:
             return []
         return sorted(name for name in names if not name.startswith("."))
@@ -334,7 +344,7 @@ class Storage:
             options["config_kwargs"] = {"max_pool_connections": S3_CONNECTIONS, **chosen}
         if protocol in ("http", "https"):
             chosen = options.get("client_kwargs", {})
-            options["client_kwargs"] = {"timeout": _web_timeout(), **chosen}
+            options["client_kwargs"] = {**web.client_options(), **chosen}
         return options
 
 
@@ -346,7 +356,19 @@ def check_protocol(protocol: str) -> None:
         MissingPackageError: the package that it needs is not installed.
     """
     if protocol not in PROTOCOLS:
-        raise InputError(f"{protocol}:// is none of {', '.join(f'{p}://' for p in PROTOCOLS)}")
+        raise InputError(
+            f"{protocol}:// is none of {', '.join(f'{p}://' for p in PROTOCOLS)}; copy the images "
+            "to one of these, or take the row out"
+        )
+    check_package(protocol)
+
+
+def check_package(protocol: str) -> None:
+    """Whether the package that a protocol needs is installed.
+
+    Raises:
+        MissingPackageError: it is not; the message says what to install.
+    """
     _file_system(protocol)
 
 
@@ -359,15 +381,3 @@ def _file_system(protocol: str) -> Any:
         raise MissingPackageError(f"{protocol}:// needs another package: {error}{hint}") from None
     except ValueError as error:
         raise InputError(f"{protocol}://: {error}") from None
-
-
-def _web_timeout() -> Any:
-    """A time-out that limits silence, and not a whole download, as aiohttp's five minutes do."""
-    from aiohttp import ClientTimeout
-
-    return ClientTimeout(total=None, sock_connect=30, sock_read=WEB_SILENCE_S)
-
-
-def _is_wanted(name: str, suffixes: tuple[str, ...], hidden: bool) -> bool:
-    shown = hidden or not listing.is_hidden(name)
-    return shown and (not suffixes or name.lower().endswith(suffixes))

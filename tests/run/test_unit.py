@@ -61,7 +61,7 @@ def test_every_image_has_its_row_whatever_the_steps(
     assert [row.status for row in rows] == ["ok", "failed", "failed", "ok", "failed", "ok"]
     assert [row.failure for row in rows if row.error] == ["content", "access", "content"]
     assert [row.error for row in rows if row.error] == [
-        "not an image: the file starts with b'text'",
+        "not an image but a text",
         "there is no such file",
         "the file is empty",
     ]

@@ -1,5 +1,6 @@
 import csv
 import json
+import logging
 import os
 import sys
 
@@ -190,6 +191,52 @@ def test_a_name_that_looks_like_an_escaped_one_is_refused(tmp_path):
         _listed(str(tmp_path), None, Storage())
 
 
+LABELLED = [  # keys of a store, below a prefix
+    *("a//b.jpg", "/lead.jpg", "//two.jpg", "trail .jpg", " lead.jpg", "s p.jpg", "tab\t.jpg"),
+    *("h#1.jpg", "p%20.jpg", "p%2Fq.jpg", "q?x=1.jpg", "plus+.jpg", "a::b.jpg", "amp&.jpg"),
+    *("b\\s.jpg", "*.jpg", "[a].jpg", "~t.jpg", "é.jpg", "A.JPG", "s3://x/y.jpg", "<x>.jpg"),
+]
+LEFT_OUT = {
+    "a part of the name starts with a dot": [".h/x.jpg", "a/.x.jpg", "a/../up.jpg", "./dot.jpg"],
+    "?versionId= in a name would be taken": ["v.jpg?versionId=3.jpg", "v?versionId=null.jpg"],
+    "the name has another ending": ["notes.txt"],
+}
+
+
+def test_each_key_of_a_bucket_is_listed_and_read_or_left_out_with_the_reason(s3, caplog):
+    store, prefix = s3.storage(), s3.prefix()
+    fs, path = store._open_fs(prefix)
+    bucket, _, below = path.partition("/")
+    for name in [*LABELLED, *(name for names in LEFT_OUT.values() for name in names)]:
+        fs.call_s3("put_object", Bucket=bucket, Key=f"{below}/{name}", Body=name.encode())
+    caplog.set_level(logging.INFO, "ntt_ray")
+    entries = _listed(prefix, None, store)
+    assert sorted(e.file_name for e in entries) == sorted(LABELLED)
+    assert all(store.read_bytes(e.uri) == e.file_name.encode() for e in entries)
+    for reason, names in LEFT_OUT.items():
+        (line,) = [text for text in caplog.messages if reason in text]
+        assert f"left out {len(names)} files" in line
+        assert any(repr(name) in line for name in names)
+
+
+def test_a_row_may_name_a_version(s3):
+    """And no other one is read in its place."""
+    store, uri = s3.storage(), f"{s3.prefix()}/x.jpg"
+    store.publish_bytes(uri, b"newest")
+    with pytest.raises(FileNotFoundError):
+        store.read_bytes(f"{uri}?versionId=3")
+
+
+def test_what_a_folder_holds_besides_images_is_counted(folder, caplog):
+    caplog.set_level(logging.INFO, "ntt_ray")
+    (folder / "what?versionId=1.png").write_bytes(b"")  # on a disk that means nothing
+    assert len(_listed(str(folder), None, Storage())) == 4
+    assert sorted(caplog.messages) == [
+        "images: left out 1 files, as '.cache/': a part of the name starts with a dot",
+        "images: left out 1 files, as 'notes.txt': the name has another ending",
+    ]
+
+
 REFUSED = {
     "a package that is not installed": (
         "gs://bucket/a.jpg",
@@ -215,9 +262,32 @@ def test_a_table_in_a_store_names_local_files_below_image_root_only(s3, tmp_path
     s3.storage().publish_bytes(table, f"uri\n{tmp_path}/photos/1.jpg\n".encode())
     assert len(image_list.list_images(table, f"{tmp_path}/photos", s3.storage())) == 1
     for root in (None, f"{tmp_path}/other"):
-        with pytest.raises(InputError, match=r"row 1 of .*local files below image_root only"):
+        with pytest.raises(
+            InputError, match=r"row 1 of .*below image_root only.*allow_local: true"
+        ):
             image_list.list_images(table, root, s3.storage())
+    listed = image_list.list_images(table, None, s3.storage(), allow_local=True)
+    assert listed["uri"].to_pylist() == [f"{tmp_path}/photos/1.jpg"]
     sneaky = f"{s3.prefix()}/images.csv"
     s3.storage().publish_bytes(sneaky, f"uri\n{tmp_path}/photos/../../passwd\n".encode())
     with pytest.raises(InputError, match="below image_root only"):
         image_list.list_images(sneaky, f"{tmp_path}/photos", s3.storage())
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_a_table_on_a_disk_of_this_machine_names_any_of_its_files(tmp_path, scheme):
+    table = tmp_path / "lists" / "images.csv"
+    table.parent.mkdir()
+    table.write_text(f"uri\n{tmp_path}/photos/1.jpg\nfile://{tmp_path}/photos/2%20.jpg\n")
+    uris = image_list.list_images(f"{scheme}{table}", None, Storage())["uri"].to_pylist()
+    assert uris == [f"{tmp_path}/photos/1.jpg", f"{tmp_path}/photos/2 .jpg"]
+
+
+def test_names_below_image_root_need_no_protocol_of_their_own(tmp_path, monkeypatch):
+    """What the config names is trusted; only its package must be there."""
+    table = tmp_path / "images.csv"
+    table.write_text("uri\na.jpg\n")
+    assert _listed(str(table), "memory://photos", Storage())[0].uri == "memory://photos/a.jpg"
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    with pytest.raises(InputError, match=r"row 1 of .*: gs:// needs another package"):
+        _listed(str(table), "gs://bucket", Storage())

@@ -5,6 +5,7 @@ import traceback
 
 import fsspec
 import pytest
+from botocore.parsers import ResponseParserError
 
 from ntt_ray import storage
 from ntt_ray.errors import ConfigError, InputError, MissingPackageError, StorageError
@@ -219,6 +220,17 @@ def test_retries_are_bounded():
     with pytest.raises(StorageError, match=r"after 5 attempts"):
         FAST.run(action, "reading")
     assert action.calls == 5
+
+
+def test_an_answer_that_is_no_xml_is_not_quoted():
+    """A wrong endpoint may answer with anything."""
+    error = ResponseParserError(
+        "Unable to parse response (syntax error), invalid XML received. Further retries may "
+        "succeed:\nb'hunter2'"
+    )
+    with pytest.raises(StorageError, match="invalid XML received") as caught:
+        FAST.run(_Flaky(9, error), "listing")
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,7 @@ FAULTS = {
     "deaf": "the store does as asked, the connection is lost before its answer",
     "short": "half of the answer's body, then the connection is lost",
     "stall": "no answer at all",
+    "trickle": "an answer whose head never ends, a byte at a time",
     "denied": "403 AccessDenied, as with a token that has expired",
     "gone": "404 NoSuchKey",
     "moved": "307 to a place that does not exist",
@@ -173,6 +174,15 @@ class _Handler(BaseHTTPRequestHandler):
     def _stall(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
         time.sleep(self.hostility.stall_s)
+        self._lose()
+
+    def _trickle(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+        until = time.monotonic() + self.hostility.stall_s
+        while time.monotonic() < until:
+            self.wfile.write(b"a")
+            time.sleep(0.1)
         self._lose()
 
     def _deaf(self) -> None:

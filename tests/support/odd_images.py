@@ -35,6 +35,7 @@ UPRIGHT = {
 }
 LIMIT = "pixels is more than the limit of 200000000"
 BROKEN = "damaged or truncated: "
+NO_FORMAT = "not an image: the file begins like none of the formats that are read"
 HEADER = "begins like an image, but its header cannot be read"
 
 
@@ -255,14 +256,14 @@ def _damaged() -> Iterator[OddFile]:
 def _no_images() -> Iterator[OddFile]:
     for name, data, reason in (
         ("zero-bytes.jpg", b"", "the file is empty"),
-        ("one-byte.jpg", b"\xff", "not an image: the file starts with"),
+        ("one-byte.jpg", b"\xff", NO_FORMAT),
         ("only-zeros.jpg", bytes(5000), "nothing but zero bytes"),
-        ("text.png", b"this is not a photograph", "not an image: the file starts with b'this is"),
-        ("random.webp", b"\x01\x9c" + _random(400), "not an image: the file starts with"),
+        ("text.png", b"this is not a photograph", "not an image but a text"),
+        ("random.webp", b"\x01\x9c" + _random(400), NO_FORMAT),
         ("error-page.jpg", b"\n<!DOCTYPE html><title>403 Forbidden</title>", "a web page"),
         ("denied.jpg", b'<?xml version="1.0"?><Error><Code>AccessDenied', "an XML or SVG document"),
         ("drawing.png", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "an XML or SVG document"),
-        ("answer.jpg", b'{"error": "not found"}', "not an image: the file starts with b'{"),
+        ("answer.jpg", b'{"error": "not found"}', "not an image but JSON"),
         ("pointer.png", b"version https://git-lfs.github.com/spec/v1\noid", "fetch the files"),
         ("phone.jpg", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
         ("film.jpg", b"\0\0\0\x20ftypisom\0\0\2\0isomiso2", "a video"),

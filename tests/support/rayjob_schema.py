@@ -1,8 +1,8 @@
 """What a KubeRay RayJob (``ray.io/v1``) may say, as a strict JSON schema.
 
 Written from the names and types of KubeRay's API reference, no copy of its resource definition.
-Unlike that one it refuses unknown keys, and what runs in the cluster is asked for. Pod templates
-are checked elsewhere, against Kubernetes' own schemas.
+Unlike that one it refuses unknown keys, and asks for the token and for what runs in the cluster.
+Pod templates are checked elsewhere, against Kubernetes' own schemas.
 """
 
 from __future__ import annotations
@@ -57,9 +57,11 @@ WORKERS = strict(
     rayStartParams=START_PARAMETERS,
     template={"type": "object"},
 )
+AUTH = strict(["mode", "secretName"], mode={"const": "token"}, secretName=TEXT)
 CLUSTER = strict(
-    ["rayVersion", "headGroupSpec", "workerGroupSpecs"],
+    ["rayVersion", "authOptions", "headGroupSpec", "workerGroupSpecs"],
     rayVersion=TEXT,
+    authOptions=AUTH,
     enableInTreeAutoscaling={"type": "boolean"},
     autoscalerOptions=AUTOSCALER,
     headGroupSpec=HEAD,

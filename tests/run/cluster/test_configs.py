@@ -17,7 +17,7 @@ from tests.support.rayjob_schema import RAY_JOB
 CLUSTER = ROOT / "configs" / "cluster"
 KUBERNETES = "1.33"
 RAY = re.search(r"^ray==(\S+)$", (ROOT / "constraints.txt").read_text(), flags=re.MULTILINE)[1]
-CONFIG_MAP, RAYJOB = yaml.safe_load_all((CLUSTER / "rayjob.yaml").read_text())
+CONFIG_MAP, POLICY, RAYJOB = yaml.safe_load_all((CLUSTER / "rayjob.yaml").read_text())
 AWS = yaml.safe_load((CLUSTER / "aws.yaml").read_text())
 
 
@@ -36,6 +36,46 @@ def _check_rayjob(job) -> None:
 def test_the_rayjob_is_valid():
     _check_rayjob(RAYJOB)
     kubernetes_validate.validate(CONFIG_MAP, KUBERNETES, strict=True)
+    kubernetes_validate.validate(POLICY, KUBERNETES, strict=True)
+
+
+TOKEN_ASKED_FOR = ("spec", "rayClusterSpec", "authOptions")
+OWN = {"ntt-ray/run": RAYJOB["metadata"]["name"]}
+
+
+def test_the_pods_of_a_rayjob_ask_for_a_token_that_is_in_no_file():
+    auth = RAYJOB["spec"]["rayClusterSpec"]["authOptions"]
+    assert auth == {"mode": "token", "secretName": "ntt-ray-token"}
+    page = (ROOT / "docs" / "cluster.md").read_text()
+    created = "kubectl create secret generic ntt-ray-token --from-literal=auth_token="
+    assert created in page
+    assert created in (CLUSTER / "rayjob.yaml").read_text()
+    assert "kubectl get secret ntt-ray-token -o jsonpath='{.data.auth_token}'" in page
+    # what KubeRay puts there by authOptions is not written over
+    names = {entry["name"] for group in _groups() for entry in _environment(group)}
+    assert not [name for name in names if name.startswith("RAY_AUTH")]
+
+
+def _environment(group):
+    return group["template"]["spec"]["containers"][0].get("env", [])
+
+
+def test_nobody_but_the_run_and_the_operator_reaches_its_pods():
+    for group in _groups():
+        assert OWN.items() <= group["template"]["metadata"]["labels"].items()
+    head = _groups()[0]
+    assert head["serviceType"] == "ClusterIP"
+    assert "enableIngress" not in head
+    spec = POLICY["spec"]
+    assert spec["podSelector"] == {"matchLabels": OWN}
+    assert spec["policyTypes"] == ["Ingress"]
+    own, others = spec["ingress"]
+    assert own == {"from": [{"podSelector": {"matchLabels": OWN}}]}
+    assert [port["port"] for port in others["ports"]] == [8265]
+    submitter, operator = others["from"]
+    name = {"ray.io/originated-from-cr-name": RAYJOB["metadata"]["name"]}
+    assert submitter == {"podSelector": {"matchLabels": name}}
+    assert operator["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "kuberay-operator"}
 
 
 def _at(job, *path):
@@ -56,6 +96,8 @@ WRONG = {
     "a key of a group": ((*GPU, "maxReplica"), 3),
     "a text for a number": ((*GPU, "maxReplicas"), "3"),
     "a key of a container": ((*POD, "containers", 0, "volumeMount"), []),
+    "no token": ((*TOKEN_ASKED_FOR, "mode"), "disabled"),
+    "a key of the authentication": ((*TOKEN_ASKED_FOR, "secret"), "ntt-ray-token"),
     "a port that is a text": ((*POD, "containers", 0, "ports", 0, "containerPort"), "6379"),
     "a key of a volume": ((*POD, "volumes", 0, "configmap"), {"name": "a"}),
 }
@@ -114,6 +156,24 @@ def test_aws_is_valid_for_rays_launcher():
     assert commands == [[], [], []]
     kinds = prepared["available_node_types"].values()
     assert sum(kind.get("max_workers", 0) for kind in kinds) == prepared["max_workers"]
+
+
+def test_machines_of_aws_ask_for_a_token_and_show_no_dashboard():
+    prepared = _prepared(AWS)
+    options = " ".join(prepared["docker"]["run_options"])
+    assert "--env RAY_AUTH_MODE=token" in options
+    (place,) = re.findall(r"--env RAY_AUTH_TOKEN_PATH=(\S+)", options)
+    assert prepared["file_mounts"][place].endswith("/.ray/auth_token")
+    (home,) = re.findall(r"useradd .* (\S+) \\$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert place.startswith(f"/home/{home}/")  # the user of the image can read it
+    (start,) = [text for text in prepared["head_start_ray_commands"] if "ray start" in text]
+    assert "--dashboard-host=127.0.0.1" in start
+    # nothing else differs from what Ray's launcher does by itself
+    defaults = _prepared({k: v for k, v in AWS.items() if not k.endswith("start_ray_commands")})
+    plain = [" ".join(text.split()) for text in defaults["head_start_ray_commands"]]
+    ours = [text.replace("127.0.0.1", "0.0.0.0") for text in prepared["head_start_ray_commands"]]
+    assert ours == plain
+    assert prepared["worker_start_ray_commands"] == defaults["worker_start_ray_commands"]
 
 
 @pytest.mark.parametrize(
