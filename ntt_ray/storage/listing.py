@@ -20,13 +20,13 @@ Retried = Callable[[Callable[[], T]], T]
 
 
 def pages(fs: Any, path: str, retried: Retried[Any], hidden: bool = False) -> Iterator[list[str]]:
-    """Names relative to a folder or key prefix, in no order.
+    """Pages of names with ``/`` between parts, relative to a folder or key prefix, in no order.
 
     Args:
         fs: a file system of fsspec.
         path: the folder or key prefix as `fs` names it, without a protocol.
         retried: runs one request, again where that may help.
-        hidden: whether hidden folders are looked into; else their files may be left out or not.
+        hidden: whether hidden folders are looked into; else some of their names may come too.
 
     Raises:
         FileNotFoundError: there is no such folder or bucket.
