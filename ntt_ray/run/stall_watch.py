@@ -17,7 +17,8 @@ logger = logging.getLogger(__name__)
 
 CHECK_S = 5.0
 REPEAT_S = 600.0  # between warnings about the same thing, and before a run is said to stand still
-FULL_BYTES = 64 << 20
+LOW_BYTES = 64 << 20
+FULL_BYTES = 1 << 20  # said again then, however lately it was said that little room is left
 
 
 class StallWatch:
@@ -61,8 +62,8 @@ class StallWatch:
                 "(job.images_per_unit), or workers may not find room: see the logs in Ray's folder"
             )
         free = shutil.disk_usage(self._folder).free
-        if free < FULL_BYTES:
-            found["disk"] = (
+        if free < LOW_BYTES:
+            found["disk full" if free < FULL_BYTES else "disk low"] = (
                 f"the disk of {self._folder} has only {free >> 20} MB left; Ray's workers cannot "
                 "start when it is full. Make room there: the run then goes on by itself"
             )

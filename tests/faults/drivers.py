@@ -24,7 +24,7 @@ from tests.support.paths import ROOT
 IMAGES = 24
 IMAGE_S = 0.15  # to label an image: long enough to meet a run in the middle of it
 MARK = "NTT_RAY_FAULT_TEST"  # in the environment of a driver and of every process it starts
-DEADLINE_S = 150
+DEADLINE_S = 300
 FILES = ("annotations.json", "results.json", "bank.safetensors", "manifest.parquet")
 
 

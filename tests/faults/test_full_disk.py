@@ -13,12 +13,12 @@ import pytest
 from tests.faults.drivers import IMAGES, Driver
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(600)]
-DISK_BYTES = 100 << 20
+DISK_BYTES = 200 << 20
 
 
 @pytest.fixture
 def small_disk() -> Iterator[Path]:
-    """A file system of its own, of 100 MB; needs the right to mount one."""
+    """A file system of its own, of 200 MB; needs the right to mount one."""
     # Ray's sockets need a short path
     with tempfile.TemporaryDirectory(prefix="ntt-", dir="/tmp") as folder:
         mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", folder]

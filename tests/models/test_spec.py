@@ -7,6 +7,7 @@ from ntt_ray.config import ModelsConfig
 from ntt_ray.errors import InputError
 from ntt_ray.models.spec import ModelSpec
 from ntt_ray.storage import Storage
+from tests.support.paths import ROOT
 
 # whether there is a GPU, whether it has bfloat16; settings; what is decided, None: refused
 CASES = {
@@ -30,3 +31,23 @@ def test_what_auto_means_here(gpu, bf16, settings, decided, monkeypatch):
     else:
         spec = ModelSpec.here(ModelsConfig(**settings), Storage())
         assert (spec.device, spec.precision) == decided
+
+
+@pytest.mark.parametrize(("device", "threads"), [("cpu", 1), ("cuda", 3)])
+def test_torch_is_set_up_so_that_results_are_the_same_everywhere(device, threads, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        ModelSpec(ModelsConfig(), device).set_up_torch()
+        assert torch.get_num_threads() == threads
+        assert not torch.backends.cudnn.allow_tf32
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_every_task_that_computes_sets_torch_up():
+    """The bank once computed otherwise than labelling did, on a GPU."""
+    tasks = ("bank/job.py", "calibrate/job.py", "references/from_boxes.py", "run/actor.py")
+    for name in tasks:
+        assert ".set_up_torch()" in (ROOT / "ntt_ray" / name).read_text(), name

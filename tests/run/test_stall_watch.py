@@ -50,3 +50,16 @@ def test_a_full_disk_is_named_in_a_thread(disk, monkeypatch, caplog):
         "the disk of /ray has only 3 MB left; Ray's workers cannot start when it is full. "
         "Make room there: the run then goes on by itself"
     ]
+
+
+def test_a_disk_that_was_low_and_is_full_is_named_at_once(disk):
+    watch, now = StallWatch("/ray"), time.monotonic()
+    disk.free = 25 << 20
+    (low,) = watch.warnings(now)
+    assert "only 25 MB left" in low
+    disk.free = 20 << 20
+    assert watch.warnings(now + 5) == []
+    disk.free = 0
+    (full,) = watch.warnings(now + 10)
+    assert "only 0 MB left" in full
+    assert watch.warnings(now + 15) == []
