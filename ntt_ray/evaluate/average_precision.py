@@ -33,6 +33,7 @@ LVIS_DETECTIONS = 300
 CURVE_STEP = 5  # of the 101 recalls of a curve, every fifth is kept
 
 Floats = npt.NDArray[np.float64]
+Items = Sequence[Mapping[str, Any]]  # annotations, or detections in COCO results format
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,11 @@ class Selection:
     """
 
     truth: Mapping[str, Any]
-    detections: Sequence[Mapping[str, Any]]
+    detections: Items
     federated: bool = False
 
     @classmethod
-    def of(cls, truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]]) -> Selection:
+    def of(cls, truth: Mapping[str, Any], detections: Items) -> Selection:
         """Look whether the ground truth is federated, and leave out what it does not judge."""
         there = {i["id"]: set(i["neg_category_ids"]) for i in truth["images"] if _is_lvis(i)}
         if not there:
@@ -201,7 +202,7 @@ def _faster(selection: Selection, kind: Kind) -> Tables:
     return _tables(evaluation)
 
 
-def _detected(coco: Any, detections: Sequence[Mapping[str, Any]], kind: Kind, make: Any) -> Any:
+def _detected(coco: Any, detections: Items, kind: Kind, make: Any) -> Any:
     if not detections:
         found = _quiet(make)
         found.dataset = {**coco.dataset, "annotations": []}

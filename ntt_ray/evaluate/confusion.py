@@ -7,13 +7,13 @@ results with the same ids, not where they come from.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ntt_ray.evaluate.average_precision import Kind, Selection, by_image, falling_score
+from ntt_ray.evaluate.average_precision import Items, Kind, Selection, by_image, falling_score
 from ntt_ray.evaluate.matching import MATCH_IOU
 from ntt_ray.masks import mask_ious
 
@@ -29,8 +29,7 @@ def confusion(
     Args:
         selection: ground truth and detections to compare.
         kind: what is compared, boxes or masks.
-        names: names of the classes by category id; those with the most objects get
-            rows of their own.
+        names: names of the classes by category id; those with the most objects get their own rows.
         score: detections below it are left out.
 
     Returns:
@@ -67,9 +66,7 @@ def most_frequent(
     return sorted(sorted(names, key=lambda i: (-counts[i], i))[:limit])
 
 
-def _taken_for(
-    detections: Sequence[Mapping[str, Any]], objects: Sequence[Mapping[str, Any]], kind: Kind
-) -> dict[int, int]:
+def _taken_for(detections: Items, objects: Items, kind: Kind) -> dict[int, int]:
     """Object to detection: pairs of one class come first, then the larger IoU."""
     ious = _ious(detections, objects, kind)
     pairs = [
@@ -85,19 +82,13 @@ def _taken_for(
     return taken
 
 
-def _in_crowd(
-    detection: Mapping[str, Any], crowds: Sequence[Mapping[str, Any]], kind: Kind
-) -> bool:
+def _in_crowd(detection: Mapping[str, Any], crowds: Items, kind: Kind) -> bool:
     own = [c for c in crowds if c["category_id"] == detection["category_id"]]
     return bool((_ious([detection], own, kind, of_first=True) >= MATCH_IOU).any())
 
 
 def _ious(
-    first: Sequence[Mapping[str, Any]],
-    second: Sequence[Mapping[str, Any]],
-    kind: Kind,
-    *,
-    of_first: bool = False,
+    first: Items, second: Items, kind: Kind, *, of_first: bool = False
 ) -> npt.NDArray[np.float64]:
     """IoU of all pairs; with `of_first` the share of the first that lies in the second."""
     if not first or not second:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ntt_ray.coco_input import Truth, check_results, checked_truth
 from ntt_ray.errors import InputError
-from ntt_ray.evaluate.average_precision import Evaluator, Kind, Selection, matched, tables
+from ntt_ray.evaluate.average_precision import Evaluator, Items, Kind, Selection, matched, tables
 from ntt_ray.evaluate.confusion import confusion, most_frequent
 from ntt_ray.evaluate.false_alarms import class_false_alarms, false_alarms
 from ntt_ray.evaluate.semantic import semantic_metrics
@@ -25,7 +25,7 @@ MAX_CURVES = 40  # classes with a curve in metrics.json, those with the most obj
 
 def evaluate(
     ground_truth: Any,
-    results: Sequence[Mapping[str, Any]],
+    results: Items,
     file_names: Mapping[int, str],
     classes: Sequence[ClassLabel],
     *,
@@ -81,7 +81,7 @@ def evaluate(
 
 def evaluate_classes(
     ground_truth: Any,
-    results: Sequence[Mapping[str, Any]],
+    results: Items,
     file_names: Mapping[int, str],
     classes: Sequence[ClassLabel],
     min_score: float,
@@ -94,10 +94,7 @@ def evaluate_classes(
 
 
 def _compared(
-    ground_truth: Any,
-    results: Sequence[Mapping[str, Any]],
-    file_names: Mapping[int, str],
-    classes: Sequence[ClassLabel],
+    ground_truth: Any, results: Items, file_names: Mapping[int, str], classes: Sequence[ClassLabel]
 ) -> tuple[Selection, dict[int, str], int]:
     """What both sides share, the names of its classes by id, and the number of its images."""
     truth = checked_truth(ground_truth)

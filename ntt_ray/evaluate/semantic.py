@@ -7,14 +7,14 @@ counted into one confusion of pixels and forgotten.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ntt_ray.errors import InputError
-from ntt_ray.evaluate.average_precision import Selection, by_image
+from ntt_ray.evaluate.average_precision import Items, Selection, by_image
 from ntt_ray.masks import decode_rle, rle_area
 
 ClassMap = npt.NDArray[np.int64]
@@ -65,10 +65,7 @@ def semantic_metrics(
 
 
 def _rendered(
-    items: Sequence[Mapping[str, Any]],
-    rank: Mapping[int, int],
-    size_hw: tuple[int, int],
-    file_name: str,
+    items: Items, rank: Mapping[int, int], size_hw: tuple[int, int], file_name: str
 ) -> ClassMap:
     """Render masks over each other, the last on top; 0 is background."""
     rendered = np.zeros(size_hw, dtype=np.int64)

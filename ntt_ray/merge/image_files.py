@@ -9,9 +9,8 @@ from __future__ import annotations
 import hashlib
 import posixpath
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -50,56 +49,49 @@ class LabelledImage:
     instances: Iterator[tuple[int, MaskPart]]
 
 
-@dataclass(frozen=True)
-class ImageFile:
-    """A file of an image.
-
-    Attributes:
-        name: name of the file, relative to the output.
-        data: content of the file.
-        loss: how far the masks in it are from ours; None: the format holds them as they are.
-    """
-
-    name: str
-    data: bytes
-    loss: Loss | None = None
-
-
-Render = Callable[[LabelledImage], ImageFile]
+# content of the file of an image; None where its format holds the masks as they are
+Render = Callable[[LabelledImage], tuple[bytes, Loss | None]]
+NameOf = Callable[[str], str]  # of the file of an image, relative to the output, by its file name
 Published = tuple[FolderDigest, Loss | None]  # files of images, and the loss of all their masks
 
 
-def write_image_files(merge: Merge, render: Render) -> Published:
+def write_image_files(merge: Merge, render: Render, name_of: NameOf, what: str) -> Published:
     """Publish a file for every image that could be read, those without instances too.
 
-    What renders it must be picklable.
+    Args:
+        merge: the merge.
+        render: makes the content of a file; picklable.
+        name_of: gives the name of a file; picklable.
+        what: what the files are, in the plural.
 
     Raises:
-        InputError: a shard is damaged, or a file name leads out of the output.
+        InputError: a shard is damaged, a file name leads out of the output, or two images would
+            share a file.
     """
     fragments = merge.layout.fragments(BY_IMAGE, 0, merge.layout.rows, 1)
-    work = partial(publish_fragment, source=merge.source, render=render)
-    done, files, losses = 0, FolderDigest(), []
-    with closing(merge.mapper(work, fragments)) as results:
-        for fragment, (published, loss) in zip(fragments, results, strict=True):
-            done, files = done + fragment.items, files + published
-            losses.append(loss)
-            merge.progress(done, merge.layout.rows)
-    return files, Loss.total(losses)
+    _check_distinct(merge, fragments, name_of, what)
+    work = partial(publish_fragment, source=merge.source, render=render, name_of=name_of)
+    published = list(merge.mapped(work, fragments, fragments))
+    files = sum((folder for folder, _ in published), FolderDigest())
+    return files, Loss.total(loss for _, loss in published)
 
 
-def publish_fragment(fragment: Fragment, source: Source, render: Render) -> Published:
+def publish_fragment(
+    fragment: Fragment, source: Source, render: Render, name_of: NameOf
+) -> Published:
     """Publish the files of the images of a fragment."""
-    published, losses = FolderDigest(), []
+    published, losses = FolderDigest(), list[Loss | None]()
 
-    def publish(file: ImageFile) -> FolderDigest:
-        return FolderDigest.of(file.name, source.publish(file.name, file.data))
+    def publish(name: str, data: bytes) -> FolderDigest:
+        return FolderDigest.of(name, source.publish(name, data))
 
     with ThreadPoolExecutor(THREADS, thread_name_prefix="publish") as pool:
-        files = map(render, _labelled_images(fragment, source))
+        images = _labelled_images(fragment, source)
+        files = ((name_of(image.file_name), *render(image)) for image in images)
         while some := list(islice(files, _AT_ONCE)):
-            published = sum(pool.map(publish, some), published)
-            losses += [file.loss for file in some]
+            names, contents, own = zip(*some)
+            published = sum(pool.map(publish, names, contents), published)
+            losses += own
     return published, Loss.total(losses)
 
 
@@ -114,7 +106,9 @@ def path_below(folder: str, file_name: str) -> str:
     return folder + posixpath.normpath(storage.join("", file_name))
 
 
-def check_distinct(merge: Merge, name_of: Callable[[str], str], what: str) -> None:
+def _check_distinct(
+    merge: Merge, fragments: Sequence[Fragment], name_of: NameOf, what: str
+) -> None:
     """Whether every image gets a file of its own.
 
     Eight bytes an image are held: names are compared by a hash, and by themselves where that is
@@ -123,11 +117,9 @@ def check_distinct(merge: Merge, name_of: Callable[[str], str], what: str) -> No
     Raises:
         InputError: two images would share a file; some are named.
     """
-    fragments = merge.layout.fragments(BY_IMAGE, 0, merge.layout.rows, 1)
     hashing = partial(hash_names, source=merge.source, name_of=name_of)
-    with closing(merge.mapper(hashing, fragments)) as results:
-        hashes = np.concatenate([np.zeros(0, np.uint64), *results])
-    values, counts = np.unique(hashes, return_counts=True)
+    hashes = [np.zeros(0, np.uint64), *merge.mapper(hashing, fragments)]
+    values, counts = np.unique(np.concatenate(hashes), return_counts=True)
     repeated = values[counts > 1]
     if not len(repeated):
         return
@@ -144,9 +136,7 @@ def check_distinct(merge: Merge, name_of: Callable[[str], str], what: str) -> No
         )
 
 
-def hash_names(
-    fragment: Fragment, source: Source, name_of: Callable[[str], str]
-) -> npt.NDArray[np.uint64]:
+def hash_names(fragment: Fragment, source: Source, name_of: NameOf) -> npt.NDArray[np.uint64]:
     """The hash of every file name that a fragment's images lead to."""
     hashes = [_hash(name_of(name)) for name in readable_names([fragment], source)]
     return np.array(hashes, dtype=np.uint64)

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from dataclasses import dataclass
 from functools import partial
 
 from ntt_ray.merge.fragments import Fragment, Slice
@@ -27,19 +25,9 @@ IMAGE_FILES = {"yolo-seg": label_name, "semantic-png": map_name}
 NamesOf = Callable[[int], Sequence[str]]
 
 
-@dataclass(frozen=True)
-class StaleShard:
-    """A shard whose images have files that have to go.
-
-    Attributes:
-        shard_id: the unit.
-        rows: how many rows it has, where it is the one that was merged before; else None.
-        profiles: the profiles whose files have to go.
-    """
-
-    shard_id: int
-    rows: int | None
-    profiles: tuple[str, ...]
+# a shard whose images have files that have to go: its id, how many rows it has where it is the one
+# that was merged before (else None), and the profiles whose files have to go
+StaleShard = tuple[int, int | None, tuple[str, ...]]
 
 
 def remove_image_files(
@@ -58,11 +46,9 @@ def remove_image_files(
         profiles: the profiles that it writes.
         names_of: gives the file names of a unit's images in the manifest; picklable.
     """
-    stale = list(_stale_shards(before, {shard.shard_id: shard for shard in shards}, profiles))
     work = partial(remove_of_shard, source=merge.source, names_of=names_of)
-    with closing(merge.mapper(work, stale)) as results:
-        for _ in results:
-            pass
+    by_id = {shard.shard_id: shard for shard in shards}
+    list(merge.mapper(work, _stale_shards(before, by_id, profiles)))
 
 
 def _stale_shards(
@@ -73,17 +59,18 @@ def _stale_shards(
         same = shard is not None and shard.sha256 == sha256
         written = [p for p in IMAGE_FILES if p in before.profiles]
         if gone := tuple(p for p in written if not (same and p in profiles)):
-            yield StaleShard(unit, shard.rows if shard is not None and same else None, gone)
+            yield unit, shard.rows if shard is not None and same else None, gone
 
 
 def remove_of_shard(shard: StaleShard, source: Source, names_of: NamesOf) -> None:
     """Remove the files of the images of a shard; those that are not there are fine."""
-    if shard.rows is None:
-        names = names_of(shard.shard_id)
+    shard_id, rows, profiles = shard
+    if rows is None:
+        names = names_of(shard_id)
     else:
-        whole = Fragment((Slice(shard.shard_id, 0, shard.rows),), 1, shard.rows)
+        whole = Fragment((Slice(shard_id, 0, rows),), 1, rows)
         names = list(readable_names([whole], source))
-    files = [IMAGE_FILES[profile](name) for profile in shard.profiles for name in names]
+    files = [IMAGE_FILES[profile](name) for profile in profiles for name in names]
     with ThreadPoolExecutor(THREADS, thread_name_prefix="remove") as pool:
         list(pool.map(source.delete, files))
 

@@ -24,6 +24,8 @@ INSET_PX = 0.04
 # corner leaves the one and enters the other at once.
 NUDGE_PX = INSET_PX / 2
 Points = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -118,9 +120,9 @@ def trace_outlines(mask_hw: BoolMask) -> list[Outline]:
     corner and ends at the next. Going along a row's edge, then along a column's, and so on, walks
     around an outline. Where two pixels touch at a corner only, that corner is there twice.
     """
-    corners = _Corners.of(mask_hw)
-    outlines, visited = [], np.zeros(len(corners.xy), dtype=bool).tolist()
-    down, inside = corners.partner.tolist(), corners.inside.tolist()
+    xy, partners, lies_inside, doubled = _corners(mask_hw)
+    outlines, visited = [], [False] * len(xy)
+    down, inside = partners.tolist(), lies_inside.tolist()
     for start in range(len(visited)):  # the first of a loop is the left one of its highest corners
         if visited[start]:
             continue
@@ -130,49 +132,39 @@ def trace_outlines(mask_hw: BoolMask) -> list[Outline]:
             loop.append(corner)
             corner = corner ^ 1 if along_row else down[corner]
             along_row = not along_row
-        outlines.append(Outline(_inset(corners.xy[loop], corners.doubled[loop]), not inside[start]))
+        outlines.append(Outline(_inset(xy[loop], doubled[loop]), not inside[start]))
     return outlines
 
 
-@dataclass(frozen=True)
-class _Corners:
+def _corners(mask_hw: BoolMask) -> tuple[Ints, Ints, Bools, Bools]:
     """The corners of all outlines, row by row.
 
-    Attributes:
-        xy: ``(n, 2)`` int64; corners 2k and 2k + 1 are the ends of an edge along a row.
-        partner: ``(n,)`` the other end of the edge along the column.
-        inside: ``(n,)`` whether the pixel to the lower right is of the mask.
-        doubled: ``(n,)`` whether the corner is there twice.
+    Returns:
+        x and y ``(n, 2)``, where corners 2k and 2k + 1 are the ends of an edge along a row; then,
+        ``(n,)`` each, the other end of the edge along the column, whether the pixel to the lower
+        right is of the mask, and whether the corner is there twice.
     """
-
-    xy: npt.NDArray[np.int64]
-    partner: npt.NDArray[np.int64]
-    inside: npt.NDArray[np.bool_]
-    doubled: npt.NDArray[np.bool_]
-
-    @classmethod
-    def of(cls, mask_hw: BoolMask) -> _Corners:
-        padded = np.pad(mask_hw, 1)
-        a, b, c, d = padded[:-1, :-1], padded[:-1, 1:], padded[1:, :-1], padded[1:, 1:]
-        twice = (a == d) & (b == c) & (a != b)
-        y, x = np.nonzero((a ^ b ^ c ^ d) | twice)
-        times = 1 + twice[y, x]
-        first = np.cumsum(times) - times
-        row = np.repeat(np.arange(len(y)), times)
-        by_column = np.lexsort((y, x))
-        order = np.repeat(first[by_column], times[by_column])
-        # Of a corner that is there twice, one turns around the left pixel outside, the other one
-        # around the right pixel outside, so that the pixels inside are joined.
-        second = np.diff(order, prepend=-1) == 0
-        again = twice[y, x][row][order]
-        swapped = again & a[y, x][row][order]
-        order = order + np.where(swapped, ~second, second)
-        partner = np.empty(len(order), dtype=np.int64)
-        partner[order[::2]], partner[order[1::2]] = order[1::2], order[::2]
-        return cls(np.stack([x[row], y[row]], axis=1), partner, d[y, x][row], twice[y, x][row])
+    padded = np.pad(mask_hw, 1)
+    a, b, c, d = padded[:-1, :-1], padded[:-1, 1:], padded[1:, :-1], padded[1:, 1:]
+    twice = (a == d) & (b == c) & (a != b)
+    y, x = np.nonzero((a ^ b ^ c ^ d) | twice)
+    times = 1 + twice[y, x]
+    first = np.cumsum(times) - times
+    row = np.repeat(np.arange(len(y)), times)
+    by_column = np.lexsort((y, x))
+    order = np.repeat(first[by_column], times[by_column])
+    # Of a corner that is there twice, one turns around the left pixel outside, the other one
+    # around the right pixel outside, so that the pixels inside are joined.
+    second = np.diff(order, prepend=-1) == 0
+    doubled = twice[y, x][row]
+    swapped = doubled[order] & a[y, x][row][order]
+    order = order + np.where(swapped, ~second, second)
+    partner = np.empty(len(order), dtype=np.int64)
+    partner[order[::2]], partner[order[1::2]] = order[1::2], order[::2]
+    return np.stack([x[row], y[row]], axis=1), partner, d[y, x][row], doubled
 
 
-def _inset(corners: npt.NDArray[np.int64], doubled: npt.NDArray[np.bool_]) -> Points:
+def _inset(corners: Ints, doubled: Bools) -> Points:
     """Corners in walking order, with right edges (the way down) and lower edges moved inwards.
 
     Where two pixels touch at a corner the way leads from one to the other: there it gets a point
@@ -220,13 +212,7 @@ def _joints_to_the_left(loops: Sequence[Points], starts: Sequence[Points]) -> li
 
 
 def _joined(loops: Sequence[Points], kept: int, joints: Sequence[_Joint]) -> list[Points]:
-    """Loops with others joined to them.
-
-    Args:
-        loops: the loops that stay, then those that are joined to a loop before them.
-        kept: how many loops stay.
-        joints: where each of the others is joined, in their order.
-    """
+    """The first `kept` loops, with the others joined to loops before them, by `joints` in order."""
     added: list[list[tuple[_Joint, Points]]] = [[] for _ in loops]
     for number in range(len(loops) - 1, kept - 1, -1):  # what is joined to it is there already
         joint = joints[number - kept]

@@ -7,7 +7,8 @@ store. No process ever holds more than a few fragments. It does not know Ray or 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -70,14 +71,6 @@ class Loss:
 
 
 @dataclass(frozen=True)
-class Texts:
-    """What rows became: a text for each item, and the loss where masks had to change."""
-
-    items: pa.StringArray
-    loss: Loss | None = None
-
-
-@dataclass(frozen=True)
 class Written:
     """What a profile published.
 
@@ -93,6 +86,8 @@ class Written:
     loss: Loss | None = None
 
 
+# what rows became: a text for each item, and the loss where masks had to change
+Texts = tuple[pa.StringArray, Loss | None]
 # rows of a shard with the columns asked for, thresholds, id of the first item
 Render = Callable[[pa.RecordBatch, Thresholds, int], Texts]
 
@@ -148,16 +143,14 @@ class Source:
         """Delete a file of the output, if it is there."""
         self.store.delete(storage.join(self.output, name))
 
-
-@dataclass(frozen=True)
-class Piece:
-    """A fragment and what is to be made of it; travels to the process that renders it."""
-
-    fragment: Fragment
-    columns: tuple[str, ...]
-    render: Render
+    def delete_others(self, ours: re.Pattern[str], kept: Container[str], folder: str = "") -> None:
+        """Delete the files of a folder of the output that match `ours` and are not to be kept."""
+        for left in self.store.list_folder(storage.join(self.output, folder)):
+            if ours.fullmatch(left) and (name := storage.join(folder, left)) not in kept:
+                self.delete(name)
 
 
+Piece = tuple[Fragment, tuple[str, ...], Render]  # a fragment, its columns, what to make of them
 Rendered = tuple[list[pa.Buffer], Loss | None]  # of a piece
 
 
@@ -213,27 +206,35 @@ class Merge:
     mapper: Mapper = map_here
     progress: Progress = lambda _done, _total: None
 
+    def mapped(
+        self, function: Callable[[T], R], work: Sequence[T], fragments: Sequence[Fragment]
+    ) -> Generator[R]:
+        """Results in order, and the progress: each piece of work is done for one fragment."""
+        done, total = 0, sum(fragment.items for fragment in fragments)
+        with closing(self.mapper(function, work)) as results:
+            for fragment, result in zip(fragments, results, strict=True):
+                done += fragment.items
+                self.progress(done, total)
+                yield result
+
 
 def publish_files(merge: Merge, files: Sequence[TextFile]) -> Written:
     """Render and publish files, one after the other."""
-    pieces = [
-        Piece(fragment, section.columns, section.render)
+    pieces: list[Piece] = [
+        (fragment, section.columns, section.render)
         for section in chain.from_iterable(file.sections for file in files)
         for fragment in section.fragments
     ]
-    total, done = sum(piece.fragment.items for piece in pieces), 0
     losses: list[Loss | None] = []
 
     def in_order(rendered: Iterator[Rendered]) -> Iterator[list[memoryview]]:
-        nonlocal done
-        for piece, (buffers, loss) in zip(pieces, rendered, strict=True):
-            done += piece.fragment.items
-            merge.progress(done, total)
+        for buffers, loss in rendered:
             losses.append(loss)
             yield [memoryview(buffer) for buffer in buffers]
 
     source, digests = merge.source, {}
-    with closing(merge.mapper(partial(render_piece, source=source), pieces)) as rendered:
+    work, fragments = partial(render_piece, source=source), [piece[0] for piece in pieces]
+    with closing(merge.mapped(work, pieces, fragments)) as rendered:
         texts = in_order(rendered)
         for file in files:
             stream = DigestingStream()
@@ -249,14 +250,15 @@ def render_piece(piece: Piece, source: Source) -> Rendered:
     Raises:
         InputError: a shard is missing or damaged; it is named.
     """
-    buffers, next_id, losses = [], piece.fragment.first_id, []
-    for part in piece.fragment.slices:
+    fragment, columns, render = piece
+    buffers, losses, next_id = [], [], fragment.first_id
+    for part in fragment.slices:
         with naming_shard(part.shard_id):
-            for rows in iter_rows(part, piece.columns, source):
-                texts = piece.render(rows, source.thresholds, next_id)
-                next_id += len(texts.items)
-                buffers.append(_bytes_of(texts.items))
-                losses.append(texts.loss)
+            for rows in iter_rows(part, columns, source):
+                texts, loss = render(rows, source.thresholds, next_id)
+                next_id += len(texts)
+                buffers.append(_bytes_of(texts))
+                losses.append(loss)
     return buffers, Loss.total(losses)
 
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from ntt_ray.images import RgbImage
+from ntt_ray.masks import BoolMask
 
 UNITS_PER_PX = 4  # path coordinates are whole numbers of quarter pixels
 _QUALITIES = (84, 70, 55, 40, 25)
@@ -25,7 +26,6 @@ _MAX_POINTS = 240
 _MAX_LOOPS = 40
 _MIN_GRID = 24  # small objects are traced finer than one point per shown pixel
 
-BoolMask = npt.NDArray[np.bool_]
 Points = npt.NDArray[np.float64]
 
 
@@ -149,12 +149,11 @@ def trace_outlines(shares: npt.NDArray[Any]) -> list[Points]:
     values = np.pad(np.asarray(shares, dtype=np.float64), 1)
     height, width = values.shape
     inside = values >= 0.5
-    a, b, c, d = inside[:-1, :-1], inside[:-1, 1:], inside[1:, 1:], inside[1:, :-1]
+    corners = (inside[:-1, :-1], inside[:-1, 1:], inside[1:, 1:], inside[1:, :-1])
     # every grid edge that the outline crosses has a number; vertical ones follow the horizontal
     across = np.arange(height * (width - 1)).reshape(height, width - 1)
     down = np.arange((height - 1) * width).reshape(height - 1, width) + across.size
     edges = (across[:-1], down[:, 1:], across[1:], down[:, :-1])  # top, right, bottom, left
-    corners = (a, b, c, d)
     leaves = [corners[i] & ~corners[(i + 1) % 4] for i in range(4)]
     enters = [~corners[i] & corners[(i + 1) % 4] for i in range(4)]
     # Going around a square clockwise, an edge that leaves the mask is joined with the next one

@@ -63,8 +63,8 @@ def compare(protocol: Protocol, measured: Sequence[Measured]) -> list[Row]:
     rows = []
     for number in shots:
         for part in parts:
-            rows += _rows(protocol, [m for m in measured if (m.part, m.shots) == (part, number)],
-                          part, number, with_published=single)  # fmt: skip
+            own = _of(measured, part, number)
+            rows += _rows(protocol, own, part, number, with_published=single)
         if not single:
             own = [m for m in measured if m.shots == number]
             rows += _rows(protocol, own, MEAN, number, with_published=True)
@@ -99,8 +99,8 @@ def comparison_json(
             for m in measured
         ],
         "summaries": [
-            {"part": part, "shots": shots, "metrics": summary_of([m.metrics for m in own])}
-            for (part, shots), own in _runs_of_each(measured).items()
+            {"part": p, "shots": s, "metrics": summary_of([m.metrics for m in _of(measured, p, s)])}
+            for p, s in dict.fromkeys((m.part, m.shots) for m in measured)
         ],
     }
     return (json.dumps(content, indent=1) + "\n").encode("utf-8")
@@ -143,11 +143,8 @@ def _beside(row: Row, known: Published, protocol: Protocol, measured: Sequence[M
     )
 
 
-def _runs_of_each(measured: Sequence[Measured]) -> dict[tuple[str, int], list[Measured]]:
-    found: dict[tuple[str, int], list[Measured]] = {}
-    for item in measured:
-        found.setdefault((item.part, item.shots), []).append(item)
-    return found
+def _of(measured: Sequence[Measured], part: str, shots: int) -> list[Measured]:
+    return [m for m in measured if (m.part, m.shots) == (part, shots)]
 
 
 def _by_seed(measured: Sequence[Measured], figure: str) -> list[float]:

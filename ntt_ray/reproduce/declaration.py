@@ -133,11 +133,6 @@ class Protocol:
     class_maps: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
-    def boxes_only(self) -> bool:
-        """Whether SAM2 makes the masks of the references."""
-        return self.references == "boxes"
-
 
 BOX_AP, BOX_AP50 = Figure("nAP box", ("bbox", "AP")), Figure("nAP50 box", ("bbox", "AP50"))
 MASK_AP = Figure("nAP mask", ("segm", "AP"))

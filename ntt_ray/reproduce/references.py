@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from itertools import cycle, islice
+from itertools import count, cycle, islice
 from typing import Any
 
 from ntt_ray.coco_input import Annotation, CocoFile
@@ -83,13 +83,9 @@ def _repeated(
 ) -> list[Mapping[str, Any]]:
     """The chosen annotations, those of short classes again with ids of their own."""
     by_id = {annotation["id"]: annotation for annotation in annotations}
-    last = max(by_id, default=0)
+    new_ids = count(max(by_id, default=0) + 1)
     found: list[Mapping[str, Any]] = []
     for ids in chosen:
-        for number, identity in enumerate(islice(cycle(ids), shots)):
-            if number >= len(ids):
-                last += 1
-                found.append({**by_id[identity], "id": last})
-            else:
-                found.append(by_id[identity])
+        found += [by_id[i] for i in ids[:shots]]
+        found += [{**by_id[i], "id": next(new_ids)} for i in islice(cycle(ids), len(ids), shots)]
     return found

@@ -189,7 +189,7 @@ def _planned(
     place = storage.join(wanted.output, part.name.replace(" ", "-"))
     run = storage.join(place, f"{shots}-shot" if data.given else f"{shots}-shot-seed-{seed}")
     test, references = storage.join(place, "test.json"), storage.join(run, "references.json")
-    boxes = storage.join(run, "boxes.json") if protocol.boxes_only else None
+    boxes = storage.join(run, "boxes.json") if protocol.references == "boxes" else None
     sampled = sampled_references(data, classes, shots, seed, fill_short=protocol.fill_short)
     files = {test: coco_bytes(data.test), boxes or references: coco_bytes(sampled)}
     config = build_config(

@@ -19,13 +19,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from ntt_ray.errors import InputError
-from ntt_ray.merge.image_files import (
-    ImageFile,
-    LabelledImage,
-    check_distinct,
-    path_below,
-    write_image_files,
-)
+from ntt_ray.merge.image_files import LabelledImage, path_below, write_image_files
 from ntt_ray.merge.rendering import Merge, Written
 from ntt_ray.records import ClassLabel
 from ntt_ray.run.layout import CLASS_MAPS, CLASS_MAPS_FILE
@@ -41,12 +35,12 @@ def write_class_maps(merge: Merge) -> Written:
         InputError: more classes than 16 bits can tell apart, or two images with the same name
             but for doubled slashes.
     """
-    check_distinct(merge, map_name, "class maps")
     labels = merge.classes
     if len(labels) > _MOST_CLASSES:
         raise InputError(f"{len(labels)} classes are more than a class map can hold; keep fewer")
     indices = {label.category_id: index for index, label in enumerate(labels, start=1)}
-    files, _ = write_image_files(merge, partial(map_file, indices=indices))
+    render = partial(map_file, indices=indices)
+    files, _ = write_image_files(merge, render, map_name, "class maps")
     text = json.dumps(class_table(labels), indent=1, ensure_ascii=False) + "\n"
     classes_file = merge.source.publish(CLASS_MAPS_FILE, text.encode())
     return Written({CLASS_MAPS_FILE: classes_file}, {CLASS_MAPS: files})
@@ -68,10 +62,10 @@ def class_table(labels: Sequence[ClassLabel]) -> list[dict[str, Any]]:
     return [background, *found]
 
 
-def map_file(image: LabelledImage, indices: Mapping[int, int]) -> ImageFile:
-    """The class map of an image, with values of pixels by category id."""
+def map_file(image: LabelledImage, indices: Mapping[int, int]) -> tuple[bytes, None]:
+    """The class map of an image as PNG, with values of pixels by category id; it has no loss."""
     kind = np.uint8 if len(indices) <= _PALETTE_CLASSES else np.uint16
-    return ImageFile(map_name(image.file_name), _png(class_map(image, indices, kind)))
+    return _png(class_map(image, indices, kind)), None
 
 
 def map_name(file_name: str) -> str:

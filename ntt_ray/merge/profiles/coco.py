@@ -41,9 +41,7 @@ def publish_parts(merge: Merge, files: Sequence[TextFile], name: str) -> Written
     source, ours = merge.source, re.compile(split_pattern(name))
     source.store.discard_unfinished(source.output, ours)
     written = publish_files(merge, files)
-    for left in source.store.list_folder(source.output):
-        if ours.fullmatch(left) and left not in written.files:
-            source.delete(left)
+    source.delete_others(ours, written.files)
     return written
 
 
@@ -84,15 +82,15 @@ def coco_files(merge: Merge, name: str, annotations: Render) -> list[TextFile]:
 
 
 def _images(rows: pa.RecordBatch, _thresholds: Thresholds, _first_id: int) -> Texts:
-    return Texts(image_texts(rows))
+    return image_texts(rows), None
 
 
 def _annotations(rows: pa.RecordBatch, thresholds: Thresholds, first_id: int) -> Texts:
-    return Texts(annotation_texts(flat_instances(rows, thresholds), first_id))
+    return annotation_texts(flat_instances(rows, thresholds), first_id), None
 
 
 def _results(rows: pa.RecordBatch, thresholds: Thresholds, _first_id: int) -> Texts:
-    return Texts(result_texts(flat_instances(rows, thresholds.any_score())))
+    return result_texts(flat_instances(rows, thresholds.any_score())), None
 
 
 def _head(classes: Sequence[ClassLabel], info: Mapping[str, Any]) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from contextlib import closing
 from functools import partial
 
 import numpy as np
@@ -37,9 +36,7 @@ SCHEMA = pa.schema(
         pa.field("width", pa.int32()),
         pa.field("category_id", pa.int32()),
         pa.field("category", pa.string()),
-        pa.field("score", pa.float32()),
-        pa.field("predicted_iou", pa.float32()),
-        *(pa.field(name, pa.float32()) for name in _BOX),
+        *(pa.field(name, pa.float32()) for name in ("score", "predicted_iou", *_BOX)),
         pa.field("area", pa.int64()),
         pa.field("counts", pa.string()),
     ]
@@ -51,20 +48,11 @@ def write_table(merge: Merge) -> Written:
     fragments = merge.layout.fragments(KEPT, 0, merge.layout.rows, 1) or [Fragment((), 1, 0)]
     names = [part_name(number, len(fragments)) for number in range(1, len(fragments) + 1)]
     parts = list(zip(names, fragments, strict=True))
-    source, done, files = merge.source, 0, {}
-    folder = storage.join(source.output, INSTANCES_FOLDER)
-    source.store.discard_unfinished(folder, PART)
-    total = sum(fragment.items for fragment in fragments)
+    source = merge.source
+    source.store.discard_unfinished(storage.join(source.output, INSTANCES_FOLDER), PART)
     work = partial(publish_part, source=source, classes=merge.classes)
-    with closing(merge.mapper(work, parts)) as results:
-        for (name, fragment), digest in zip(parts, results, strict=True):
-            files[name] = digest
-            done += fragment.items
-            merge.progress(done, total)
-    for left in source.store.list_folder(folder):
-        name = f"{INSTANCES_FOLDER}/{left}"
-        if PART.fullmatch(left) and name not in files:
-            source.delete(name)
+    files = dict(zip(names, merge.mapped(work, parts, fragments), strict=True))
+    source.delete_others(PART, files, INSTANCES_FOLDER)
     return Written(files)
 
 

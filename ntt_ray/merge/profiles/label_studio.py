@@ -93,7 +93,7 @@ def _tasks(
         for row in rows.select(["image_id", "file_name", "uri", "height"]).to_pylist()
         if row["height"] is not None
     ]
-    return Texts(pa.array(tasks, pa.string()))
+    return pa.array(tasks, pa.string()), None
 
 
 def _task(row: Mapping[str, Any], regions: Sequence[dict[str, Any]], version: str) -> str:

@@ -45,4 +45,4 @@ def _annotations(rows: pa.RecordBatch, thresholds: Thresholds, first_id: int) ->
         texts.append(json.dumps(polygons, separators=(",", ":")))
         ious.append(mask_iou(part.rle, rasterise(polygons, *part.size_hw)))
     segmentations = pa.array(texts, pa.string())
-    return Texts(annotation_texts(instances, first_id, segmentations), Loss.of(ious))
+    return annotation_texts(instances, first_id, segmentations), Loss.of(ious)

@@ -18,13 +18,7 @@ import numpy.typing as npt
 import yaml
 
 from ntt_ray.masks import BoolMask, mask_iou, rasterise, rle_area
-from ntt_ray.merge.image_files import (
-    ImageFile,
-    LabelledImage,
-    check_distinct,
-    path_below,
-    write_image_files,
-)
+from ntt_ray.merge.image_files import LabelledImage, path_below, write_image_files
 from ntt_ray.merge.mask_parts import MaskPart
 from ntt_ray.merge.outlines import NUDGE_PX, Points, mask_polygons, one_polygon
 from ntt_ray.merge.rendering import Loss, Merge, Written
@@ -39,9 +33,9 @@ def write_yolo(merge: Merge) -> Written:
     Raises:
         InputError: names of two images differ in their suffix only, so their labels would too.
     """
-    check_distinct(merge, label_name, "label files")
     indices = {label.category_id: index for index, label in enumerate(merge.classes)}
-    files, loss = write_image_files(merge, partial(label_file, indices=indices))
+    render = partial(label_file, indices=indices)
+    files, loss = write_image_files(merge, render, label_name, "label files")
     data = {
         "train": "images",
         "val": "images",
@@ -58,7 +52,7 @@ def label_name(file_name: str) -> str:
     return f"{posixpath.splitext(path_below(YOLO_LABELS, file_name))[0]}.txt"
 
 
-def label_file(image: LabelledImage, indices: Mapping[int, int]) -> ImageFile:
+def label_file(image: LabelledImage, indices: Mapping[int, int]) -> tuple[bytes, Loss]:
     """The label file of an image, with class indices by category id; empty without instances."""
     lines, ious = [], []
     height, width = image.size_hw
@@ -68,7 +62,7 @@ def label_file(image: LabelledImage, indices: Mapping[int, int]) -> ImageFile:
         text = " ".join([f"{value:.{digits}f}" for value in shares.ravel().tolist()])
         lines.append(f"{indices[category_id]} {text}\n")
         ious.append(painted_iou(part, shares * (width, height)))
-    return ImageFile(label_name(image.file_name), "".join(lines).encode(), Loss.of(ious))
+    return "".join(lines).encode(), Loss.of(ious)
 
 
 def painted_iou(part: MaskPart, polygon: Points) -> float:
