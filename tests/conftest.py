@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         kinds = [n for n, mark in enumerate(LONGEST_FIRST) if item.get_closest_marker(mark)]
         ranks[item.path] = min([*kinds, ranks.get(item.path, len(LONGEST_FIRST))])
     items.sort(key=lambda item: ranks[item.path])
+
+
+@pytest.fixture(autouse=True)
+def _same_random_numbers() -> None:
+    """The numbers that PyTorch draws do not depend on the tests before; it is not imported here."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
 
 
 @pytest.fixture(scope="session")

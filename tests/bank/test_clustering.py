@@ -17,6 +17,7 @@ def _spread(points: torch.Tensor, owner: list[int]) -> float:
     return total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("count", [2, 3])
 def test_no_other_division_of_a_few_points_is_tighter(seed, count):

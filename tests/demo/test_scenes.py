@@ -14,6 +14,8 @@ from ntt_ray.demo.families import FAMILIES, HOLE, NOVEL_FAMILIES, TRAIN_FAMILIES
 from ntt_ray.demo.scenes import SIZES_WH, write_references, write_scenes
 from ntt_ray.masks import decode_rle
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:

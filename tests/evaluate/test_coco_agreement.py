@@ -124,7 +124,9 @@ def assert_same(found, expected, what):
             assert abs(found[name] - value) <= 1e-6, (what, name, found[name], value)
 
 
-@pytest.mark.parametrize("seed", range(SEEDS))
+@pytest.mark.parametrize(
+    "seed", [*range(8), *(pytest.param(n, marks=pytest.mark.slow) for n in range(8, SEEDS))]
+)
 def test_all_figures_of_all_classes_and_of_each(seed):
     truth, results = scene(seed)
     by_evaluator = {

@@ -83,6 +83,7 @@ def _problems(output, storage, written):
     return [(problem.kind, problem.where) for problem in findings.kept]
 
 
+@pytest.mark.slow
 def test_uploads_in_parts_to_s3_are_what_their_digests_say(s3, monkeypatch):
     for module in (publishing, store):
         monkeypatch.setattr(module, "PART_BYTES", 5 << 20)  # the least that S3 takes

@@ -41,6 +41,7 @@ def test_every_merged_file_is_known_by_its_name(tmp_path):
     assert not any(MERGED_FILE.fullmatch(name) for name in before | images | {"merge.json"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("left_out", EVERYTHING)
 def test_a_profile_that_is_left_out_takes_its_files_along(tmp_path, left_out):
     rest = [profile for profile in EVERYTHING if profile != left_out]

@@ -142,6 +142,7 @@ def test_ray_tasks_give_the_same_bytes_and_errors(run, monkeypatch):
     assert _contents(output, names) == before
 
 
+@pytest.mark.slow
 def test_a_streaming_reader_and_pycocotools_find_the_shards(run, monkeypatch):
     output, ids = run
     _, counts = _merged(output, ids, Thresholds(0.0), ("coco",))

@@ -125,7 +125,11 @@ def test_memory(bank):
     )
 
 
-@pytest.mark.parametrize("strips", [False, True], ids=["run lengths", "strips"])
+@pytest.mark.parametrize(
+    "strips",
+    [False, pytest.param(True, marks=pytest.mark.slow)],
+    ids=["run lengths", "strips"],
+)
 @pytest.mark.parametrize("image_id", TARGETS)
 def test_target(image_id, strips, encoder, proposer, bank):
     image = np.asarray(Image.open(GOLDEN / "targets" / TARGETS[image_id]["file_name"]))[..., :3]

@@ -158,6 +158,7 @@ def test_angles_stay_exact_in_bfloat16(official):
     assert cosine.min() > 0.99
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TIMM_NAMES)
 def test_published_architectures(name):
     """Every tensor of an official file of that size finds its place."""

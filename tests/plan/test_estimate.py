@@ -87,6 +87,7 @@ def test_warming_up_is_not_speed(done, actors, shards):
 SIZES = {3: 4, 50: 4, 64: 4, 65: 8, 1000: 64, 100_000: 256}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("images", "size"), SIZES.items())
 def test_a_sample_is_divided_into_whole_steps(golden_config, images, size):
     config = build_config({**golden_config, "job": {"images_per_unit": 256}})

@@ -314,6 +314,7 @@ class TestUnusualRuns:
         assert report["detections"]["total"] == 0
         assert run.html.endswith("</html>\n")
 
+    @pytest.mark.slow
     def test_many_classes(self, tmp_path: Path) -> None:
         classes = tuple(ClassLabel(i, f"class {i}") for i in range(1, 1204))
         boxes = [(3 * (i % 30), 3 * (i // 30 % 20), 3, 3) for i in range(100)]

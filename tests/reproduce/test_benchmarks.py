@@ -76,6 +76,7 @@ def test_coco_novel(tmp_path):
     assert outputs == ["1-shot-seed-33", "1-shot-seed-34"]
 
 
+@pytest.mark.slow
 def test_coco_20i(tmp_path):
     fold = COCO_IDS[2::4]
     write_coco(tmp_path / "coco", fold)
@@ -175,6 +176,7 @@ def test_wrong_voc_is_named(tmp_path, text, message):
         voc_coco(str(tmp_path / "VOCdevkit"), (("2007", "test"),), Storage())
 
 
+@pytest.mark.slow
 def test_lvis(tmp_path):
     write_lvis(tmp_path / "lvis")
     measured, recorder = run("lvis-minival", tmp_path / "lvis", tmp_path / "out", shots=(2,))

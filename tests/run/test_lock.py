@@ -80,7 +80,11 @@ class _WritesOver(Storage):
 
 
 @pytest.mark.parametrize("stale", [False, True], ids=["fresh", "stale"])
-@pytest.mark.parametrize("store", [Storage(), _WritesOver()], ids=["conditional", "writes over"])
+@pytest.mark.parametrize(
+    "store",
+    [Storage(), pytest.param(_WritesOver(), marks=pytest.mark.slow)],
+    ids=["conditional", "writes over"],
+)
 def test_one_of_many_drivers_wins(tmp_path, monkeypatch, store, stale):
     monkeypatch.setattr(lock_module, "SETTLE_S", 0.3)
     monkeypatch.setattr(lock_module, "_is_stale", lambda holder: holder["host"] == "elsewhere")

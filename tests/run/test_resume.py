@@ -220,6 +220,7 @@ def test_changes(case):
     assert resume.image_changes(lambda: known, listed, "/out/") == resume.ImageChanges(*wanted)
 
 
+@pytest.mark.slow
 def test_listing_again_takes_little_memory_for_an_image():
     """9 bytes are kept of each; a list of the names would take 70."""
     count = 200_000

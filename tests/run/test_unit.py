@@ -50,7 +50,10 @@ MIXED = _images(_png(), b"text", None, _png((0, 255, 0), (31, 17)), b"", _png((0
 
 
 @pytest.mark.parametrize("images_per_step", [1, 2, 4, 16])
-@pytest.mark.parametrize("journal_step", [1, 3, 32])
+@pytest.mark.parametrize(
+    "journal_step",
+    [pytest.param(1, marks=pytest.mark.slow), 3, pytest.param(32, marks=pytest.mark.slow)],
+)
 def test_every_image_has_its_row_whatever_the_steps(
     tmp_path, monkeypatch, images_per_step, journal_step
 ):

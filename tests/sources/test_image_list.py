@@ -203,6 +203,7 @@ LEFT_OUT = {
 }
 
 
+@pytest.mark.slow
 def test_each_key_of_a_bucket_is_listed_and_read_or_left_out_with_the_reason(s3, caplog):
     store, prefix = s3.storage(), s3.prefix()
     fs, path = store._open_fs(prefix)

@@ -13,6 +13,8 @@ import pytest
 from ntt_ray.errors import StorageError
 from ntt_ray.storage import Storage
 
+pytestmark = pytest.mark.slow  # a client of S3 takes half a second to make
+
 ERROR = (
     "<?xml version='1.0' encoding='UTF-8'?><Error><Code>{}</Code><Message>{}</Message>{}</Error>"
 )
@@ -99,7 +101,7 @@ def _store(
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     s3 = {
         "endpoint_url": f"http://127.0.0.1:{server.server_address[1]}",
         "key": "key",

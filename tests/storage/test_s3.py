@@ -190,6 +190,7 @@ def test_a_store_that_is_not_there_is_an_error_in_the_end():
         Storage(options).read_bytes("s3://bucket/x")
 
 
+@pytest.mark.slow
 def test_a_large_object_goes_up_in_parts_each_tried_again(s3, prefix, monkeypatch):
     monkeypatch.setattr(publishing, "PART_BYTES", 5 << 20)  # the least that S3 takes
     monkeypatch.setattr(store, "PART_BYTES", 5 << 20)

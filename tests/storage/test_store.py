@@ -344,6 +344,7 @@ def test_a_store_that_lists_no_uploads_is_written_to_all_the_same(s3_options, ca
     assert "cleaning s3://bucket/run: PermissionError: Access Denied" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_stream_goes_to_s3_in_parts(s3_options):
     store = Storage({"s3": s3_options})
     store.publish_stream("s3://bucket/run/a.json", (memoryview(b"x" * (8 << 20)) for _ in range(8)))

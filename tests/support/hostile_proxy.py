@@ -256,7 +256,7 @@ def _serve(endpoint: str, settings: str) -> None:
     _Handler.upstream = (host, int(port or 80))
     _Handler.hostility = Hostility(**json.loads(settings))
     server = _Server(("127.0.0.1", 0), _Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     print(json.dumps({"port": server.server_address[1]}), flush=True)
     sys.stdin.read()
 

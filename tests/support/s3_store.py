@@ -123,7 +123,7 @@ def _serve() -> None:
     # moto's own command finds out for each request which service is meant: two fifths of its time
     app = create_backend_app("s3")
     server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=MotoRequestHandler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     print(json.dumps({"port": server.server_port}), flush=True)
     sys.stdin.read()
 

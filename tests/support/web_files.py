@@ -75,7 +75,7 @@ def web_file(name: str, data: bytes) -> Iterator[WebFile]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     file.url = f"http://127.0.0.1:{server.server_address[1]}/{name}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:
         yield file
