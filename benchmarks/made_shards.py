@@ -6,7 +6,8 @@ The same sizes give the same shards.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
@@ -73,7 +74,13 @@ class Stock:
 
 
 def write_shards(
-    output: str, images: int, *, per_image: int = 10, images_per_shard: int = 256, masks: int = 4000
+    output: str,
+    images: int,
+    *,
+    per_image: int = 10,
+    images_per_shard: int = 256,
+    masks: int = 4000,
+    provenance: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[int]:
     """Write the shards of a run of so many images; yields the id of each.
 
@@ -83,12 +90,13 @@ def write_shards(
         per_image: instances of each image.
         images_per_shard: rows of each shard but the last.
         masks: different ones, see `Stock`.
+        provenance: of the run that they are of, see `record.Identity.provenance`.
     """
     stock, store = Stock(masks), Storage()
     for shard_id, first in enumerate(range(0, images, images_per_shard)):
         rows = min(images_per_shard, images - first)
         table = stock.table(first + 1, rows, per_image)
-        store.publish_bytes(shard_uri(output, shard_id), table_to_bytes(table, {}))
+        store.publish_bytes(shard_uri(output, shard_id), table_to_bytes(table, provenance))
         yield shard_id
 
 

@@ -8,7 +8,7 @@ from ntt_ray.errors import RunIncompleteError
 from ntt_ray.run.job import UnitDone
 
 FIRST_IMAGES = 100  # where all of these are no images, something is wrong with what is read
-GIVEN_BACK = 3  # units, one after the other: most of what is read lately fails
+GIVEN_BACK = 3  # units, one after the other: something is wrong with all of them
 
 
 class EarlyStop:
@@ -35,8 +35,8 @@ class EarlyStop:
             self._reasons[unit.given_back] += 1
             if self._in_a_row >= GIVEN_BACK:
                 raise RunIncompleteError(
-                    f"stopped, because most of what was read lately could not be: "
-                    f"{self._commonest()}. Mend that, and start the same command again"
+                    f"stopped, because {self._in_a_row} units one after the other could not be "
+                    f"done: {self._commonest()}. Mend that, and start the same command again"
                 )
             return
         self._in_a_row = 0

@@ -12,8 +12,12 @@ import pytest
 import yaml
 
 from benchmarks.made_shards import CLASSES, write_shards
+from ntt_ray.records import ImageEntry
 from ntt_ray.run import record
+from ntt_ray.run.layout import MANIFEST_FILE
+from ntt_ray.run.manifest import manifest_bytes
 from ntt_ray.storage import Storage
+from tests.support.run_files import manifest_table
 from tests.support.verify_run import identity
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(400)]
@@ -33,9 +37,14 @@ merge_job.merge(load_config(sys.argv[1]), on_progress=lambda *told: print(*told,
 def _run(folder: Path) -> Path:
     """A labelled run, as far as merging looks; gives its config."""
     output = folder / "run"
-    ids = list(write_shards(str(output), IMAGES, images_per_shard=IMAGES_PER_SHARD, masks=100))
+    entries = [ImageEntry(n, f"{n}.jpg", "/x") for n in range(1, IMAGES + 1)]
+    manifest = manifest_bytes(manifest_table(entries), IMAGES_PER_SHARD)
+    made_of = identity(manifest, b"no bank: merging reads none", IMAGES_PER_SHARD)
+    Storage().publish_bytes(str(output / MANIFEST_FILE), manifest)
+    shape = {"images_per_shard": IMAGES_PER_SHARD, "masks": 100}
+    ids = list(write_shards(str(output), IMAGES, provenance=made_of.provenance(), **shape))
     recorded = record.make_record(
-        identity=identity(b"no manifest: merging reads none"),
+        identity=made_of,
         config={},
         classes=CLASSES,
         units=len(ids),

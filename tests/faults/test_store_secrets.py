@@ -51,9 +51,10 @@ def test_credentials_are_in_no_file_and_no_line(s3, tmp_path, golden_references,
         address = f"{s3.endpoint}/{prefix.removeprefix('s3://')}/{number}.png"
         signed = f"X-Amz-Credential=AKIA%2F{SIGNATURE}&X-Amz-Signature={SIGNATURE}"
         rows.append(f"{address}?v=1&{signed}" if number % 2 else f"{address}?sig={SIGNATURE}")
-    # and one that no library can make anything of
-    rows.append(f"nosuch://me:{SIGNATURE}@host/4.png?token={SIGNATURE}")
     store.publish_bytes(f"{prefix}/table.csv", "\n".join(rows).encode())
+    # one more address, that no library can make anything of
+    rows.append(f"nosuch://me:{SIGNATURE}@host/4.png?token={SIGNATURE}")
+    store.publish_bytes(f"{prefix}/odd.csv", "\n".join(rows).encode())
 
     options = s3.options()
     options["s3"] = {k: v for k, v in options["s3"].items() if k not in ("key", "secret")}
@@ -63,7 +64,7 @@ def test_credentials_are_in_no_file_and_no_line(s3, tmp_path, golden_references,
         "output": f"{prefix}/run",
         "references": {"annotations": str(golden_references), "image_root": str(GOLDEN / "refs")},
         "models": GOLDEN_MODELS,
-        "job": {"images_per_unit": 8, "actors": 1},
+        "job": {"images_per_unit": 8, "actors": 1, "patience_s": 1.0},
         "storage_options": options,
     }
     config = tmp_path / "config.yaml"
@@ -74,16 +75,24 @@ def test_credentials_are_in_no_file_and_no_line(s3, tmp_path, golden_references,
         "RAY_ADDRESS": "",
         "RAY_TMPDIR": str(ray_folder),
     }
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.support.fake_models", "0", "run", str(config), "--verbose"],
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=250,
-    )
-    assert done.returncode == 1, done.stderr  # all but one: refused twice, missing, not readable
-    assert "4 of 5 images failed" in done.stderr
+
+    def start(*overrides: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "tests.support.fake_models", "0", "run", str(config)]
+        return subprocess.run(
+            [*command, "--verbose", *overrides],
+            cwd=ROOT,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            timeout=250,
+        )
+
+    refused = start("--set", f"images={prefix}/odd.csv")
+    assert refused.returncode == 2, refused.stderr
+    assert "nosuch://host/4.png: nosuch:// is none of" in refused.stderr
+    done = start()
+    assert done.returncode == 1, done.stderr  # all but one: refused twice, and missing
+    assert "3 of 4 images are to be tried again" in done.stderr
 
     names = store.list_files(data["output"])
     assert {"run.json", "annotations.json", "report.html"} <= set(names)
@@ -93,7 +102,7 @@ def test_credentials_are_in_no_file_and_no_line(s3, tmp_path, golden_references,
     assert '"token": "***"' in said["run.json"]
     # what fetches the images must know their whole addresses, see docs/reliability.md
     assert SIGNATURE in said.pop("manifest.parquet")
-    said |= {"stdout": done.stdout, "stderr": done.stderr}
+    said |= {"stdout": done.stdout, "stderr": done.stderr, "refused": refused.stderr}
     logs = [p for p in ray_folder.rglob("*") if p.is_file() and "/logs/" in str(p)]
     assert logs, "Ray wrote no logs"
     said |= {str(path): path.read_bytes().decode(errors="replace") for path in logs}

@@ -50,5 +50,7 @@ def test_units_given_back_in_a_row():
     stop.unit(_unit(2))
     for number in range(3, 5):
         stop.unit(_unit(number, 0, given_back="403"))
-    with pytest.raises(RunIncompleteError, match="most of what was read lately could not be: 403"):
+    with pytest.raises(
+        RunIncompleteError, match="3 units one after the other could not be done: 403"
+    ):
         stop.unit(_unit(5, 0, given_back="403"))

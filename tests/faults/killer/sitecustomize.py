@@ -1,6 +1,7 @@
 """On the path of a test's processes: an image file that begins with KILL ends its worker.
 
-Stands for a native decoder or a driver that crashes on one image.
+Stands for a GPU's driver, or native code of the method, that crashes on one image. Decoders are
+processes of their own, and no worker dies with them.
 """
 
 import os
@@ -12,21 +13,21 @@ from importlib.machinery import PathFinder
 
 class _PatchOnImport(MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
-        if name != "ntt_ray.images":
+        if name != "ntt_ray.run.decoding":
             return None
         spec = PathFinder.find_spec(name, path)
         load = spec.loader.exec_module
 
         def patched(module):
             load(module)
-            decode = module.decode_square
+            submit = module.DecoderPool.submit
 
-            def decode_or_die(data, *arguments):
+            def submit_or_die(pool, data):
                 if data.startswith(b"KILL"):
                     os.kill(os.getpid(), signal.SIGKILL)
-                return decode(data, *arguments)
+                return submit(pool, data)
 
-            module.decode_square = decode_or_die
+            module.DecoderPool.submit = submit_or_die
 
         spec.loader.exec_module = patched
         return spec
