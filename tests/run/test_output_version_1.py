@@ -15,6 +15,7 @@ from ntt_ray.report.job import report_run
 from ntt_ray.run.label import label
 from ntt_ray.run.prepare import make_plan
 from ntt_ray.run.record import recorded_run
+from ntt_ray.run.shard import ADDED
 from ntt_ray.run.status import read_status
 from ntt_ray.storage import Storage
 from ntt_ray.verify.problems import Findings
@@ -94,9 +95,11 @@ def test_it_is_resumed(config):
     units = []
     label(config, lambda unit, *_: units.append(unit.shard_id))
     assert units == [1]
-    new = pq.read_table(shard)
+    whole = pq.read_table(shard)
+    assert set(whole.column_names) - set(old.column_names) == ADDED
+    new = whole.select(old.column_names)
     assert new.schema.equals(old.schema)
-    assert new.schema.metadata.items() >= old.schema.metadata.items()  # more keys today
+    assert whole.schema.metadata.items() >= old.schema.metadata.items()  # more keys today
     if new.equals(old):
         others = {name for name, data in _files().items() if before.get(name) != data}
         assert others == {"labels/shard-000001.parquet"}
