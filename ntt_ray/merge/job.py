@@ -27,7 +27,7 @@ from ntt_ray.merge.rendering import Mapper, Merge, Source, Written, map_here
 from ntt_ray.merge.thresholds import Thresholds
 from ntt_ray.run import manifest as manifest_file
 from ntt_ray.run.failures import Allowed
-from ntt_ray.run.layout import MERGE_LOCK_FILE, RECORD_FILE
+from ntt_ray.run.layout import MANIFEST_FILE, MERGE_LOCK_FILE, RECORD_FILE
 from ntt_ray.run.lock import RunLock
 from ntt_ray.run.record import RunRecord, recorded_run
 from ntt_ray.run.shard import existing_shards
@@ -107,7 +107,11 @@ def _recorded_choice(choice: ClassChoice) -> tuple[tuple[int, int, str], ...] | 
 
 def _listed(column: str, output: str, digest: str, store: Storage, shard_id: int) -> list[Any]:
     """A column of the manifest: what it says of the images of a unit."""
-    entries = manifest_file.read_unit(output, shard_id, digest, store)
+    try:
+        entries = manifest_file.read_unit(output, shard_id, digest, store)
+    except FileNotFoundError:  # not that of the shard, which may be open
+        where = storage.redact(storage.join(output, MANIFEST_FILE))
+        raise InputError(f"{where}: no such file; `ntt-ray run` writes it again") from None
     return [getattr(entry, column) for entry in entries]
 
 

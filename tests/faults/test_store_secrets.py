@@ -47,7 +47,7 @@ def test_credentials_are_in_no_file_and_no_line(s3, tmp_path, golden_references,
     rows = ["uri"]
     for number in range(3):
         store.publish_bytes(f"{prefix}/{number}.png", source)
-    for number in range(4):  # the last is not there: the error names its URL
+    for number in (1, 0, 2, 3):  # the last is not there: the error names its URL
         address = f"{s3.endpoint}/{prefix.removeprefix('s3://')}/{number}.png"
         signed = f"X-Amz-Credential=AKIA%2F{SIGNATURE}&X-Amz-Signature={SIGNATURE}"
         rows.append(f"{address}?v=1&{signed}" if number % 2 else f"{address}?sig={SIGNATURE}")

@@ -9,7 +9,7 @@ from ntt_ray.evaluate import job as evaluate_job
 from ntt_ray.merge import job as merge_job
 from ntt_ray.merge.passes import MergeCounts
 from ntt_ray.report import job as report_job
-from ntt_ray.run.layout import MERGE_LOCK_FILE, METRICS_FILE
+from ntt_ray.run.layout import MANIFEST_FILE, MERGE_LOCK_FILE, METRICS_FILE
 from ntt_ray.run.lock import RunLock
 from tests.support.verify_run import STORE, Run
 
@@ -136,3 +136,9 @@ def test_when_the_exit_status_may_be_0(run, failed, missing, message):
         return
     with pytest.raises(RunIncompleteError, match=message):
         merge_job.check_complete(config, counts)
+
+
+def test_a_manifest_that_is_gone_is_named_and_no_shard(run):
+    (run.output / MANIFEST_FILE).unlink()
+    with pytest.raises(InputError, match=r"manifest\.parquet: no such file; `ntt-ray run` writes"):
+        run.merge()
