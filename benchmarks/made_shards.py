@@ -90,7 +90,8 @@ def write_shards(
         per_image: instances of each image.
         images_per_shard: rows of each shard but the last.
         masks: different ones, see `Stock`.
-        provenance: of the run that they are of, see `record.Identity.provenance`.
+        provenance: what the metadata of the shards say of their run, as
+            `record.Identity.provenance` gives it; empty for shards of no run.
     """
     stock, store = Stock(masks), Storage()
     for shard_id, first in enumerate(range(0, images, images_per_shard)):

@@ -57,6 +57,10 @@ class MergeCounts:
     missing_shards: int = 0
     reasons: Reasons = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if sum(self.reasons.values()) != self.failed:  # by the reasons the exit status is decided
+            raise ValueError("every failed image needs a reason")
+
     @classmethod
     def of(cls, shards: Sequence[ShardIndex], missing_shards: int = 0) -> MergeCounts:
         """Add up what was counted in the shards."""

@@ -114,7 +114,8 @@ class Source:
         store: access to files.
         thresholds: which instances are kept.
         uris: gives the addresses of a shard's images in their order; picklable. None: unknown.
-        labels_hash: of the run that the shards must be of; None: they are believed.
+        labels_hash: the hash of settings that the run's shards carry, see `record.Identity.digest`;
+            None believes shards of any run.
         image_ids: gives the ids of a unit's images in order, for shards that do not say; picklable.
     """
 

@@ -39,8 +39,8 @@ class Limits:
     """What a decoder is told when it starts.
 
     Attributes:
-        orientation: see `DecodeSettings`.
-        max_pixels: see `DecodeSettings`.
+        orientation: whether pixels are ``stored`` or ``upright``, as in `DecodeSettings`.
+        max_pixels: how many pixels an image may have; a larger one is refused by its header.
         timeout_s: seconds of CPU time that an image may take.
         memory_bytes: address space that the process may have, everything counted.
     """

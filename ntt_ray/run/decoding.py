@@ -56,7 +56,8 @@ class DecoderPool:
 
         Args:
             decoders: how many processes there may be.
-            side: of the square that images are resized to, in pixels; None keeps their own size.
+            side: how many pixels wide and high the square is that images are resized to; None
+                keeps their own size.
             settings: how images become pixels, and what a decoder may need for it.
         """
         self._side, self._settings = side, settings

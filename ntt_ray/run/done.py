@@ -28,7 +28,7 @@ def whole_shards(
     Args:
         output: the run's prefix.
         units: the units that have a file in the place of their shard.
-        labels_hash: of the run.
+        labels_hash: the hash of settings that the run's shards carry, see `record.Identity.digest`.
         image_ids: gives the ids of a unit's images in the order of the manifest.
         store: access to files.
     """

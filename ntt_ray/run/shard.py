@@ -152,7 +152,7 @@ def misfit(
     Args:
         file: what `open_shard` gave.
         shard_id: the unit.
-        labels_hash: of the run, see `record.Identity.digest`.
+        labels_hash: the hash of settings that the run's shards carry, see `record.Identity.digest`.
         image_ids: ids of the unit's images in the order of the manifest; None: as the metadata of
             the shard say, which those of older versions do not.
     """

@@ -142,3 +142,9 @@ def test_a_manifest_that_is_gone_is_named_and_no_shard(run):
     (run.output / MANIFEST_FILE).unlink()
     with pytest.raises(InputError, match=r"manifest\.parquet: no such file; `ntt-ray run` writes"):
         run.merge()
+
+
+def test_failed_images_without_a_reason_are_no_counts():
+    """The exit status is decided by the reasons: without them it would be 0."""
+    with pytest.raises(ValueError, match="every failed image needs a reason"):
+        MergeCounts(100, 50, 45, 5, 1, 1)

@@ -47,8 +47,8 @@ def _store(
     """A store of one dialect.
 
     Args:
-        status: of the answer where something is there.
-        body: of the same answer.
+        status: HTTP status of the answer where something is there.
+        body: the text that this answer has.
         knows: whether it knows the condition; else every conditional request gets that answer.
         conflict: body of the 409 that the first request gets; None: it gets none.
         early: whether a refused request is answered before its body came, and then hung up on.
