@@ -36,6 +36,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: ranks[item.path])
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    if terminal := config.pluginmanager.get_plugin("terminalreporter"):
+        config.pluginmanager.register(_FailuresAtOnce(terminal))
+
+
+class _FailuresAtOnce:
+    """Says which test failed when it fails: a session that is ended from outside has no summary."""
+
+    def __init__(self, terminal: pytest.TerminalReporter) -> None:
+        self._terminal = terminal
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            said = str(report.longrepr).strip().splitlines()[-12:]
+            self._terminal.write_line("")
+            self._terminal.write_line(f"{report.nodeid}, {report.when}, {report.duration:.0f} s:")
+            self._terminal.write_line("\n".join(said))
+
+
 @pytest.fixture(autouse=True)
 def _same_random_numbers() -> None:
     """The numbers that PyTorch draws do not depend on the tests before; it is not imported here."""
@@ -69,7 +89,8 @@ def golden_config(golden_references: Path, tmp_path: Path) -> dict[str, Any]:
         },
         "models": GOLDEN_MODELS,
         "method": {"points_per_side": 16},
-        "job": {"images_per_unit": 2, "actors": 1},  # each imports torch and timm anew
+        # each actor imports torch and timm anew; what cannot be read soon is not there in tests
+        "job": {"images_per_unit": 2, "actors": 1, "patience_s": 20.0},
         "merge": {"min_score": 0.0},
     }
 

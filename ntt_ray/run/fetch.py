@@ -23,6 +23,7 @@ from ntt_ray import storage
 from ntt_ray.errors import InputError, MissingPackageError, NttRayError, StorageError, reason_of
 from ntt_ray.images import looks_cut
 from ntt_ray.records import FetchedImage, ImageEntry
+from ntt_ray.run.cluster.interrupts import release_logging
 from ntt_ray.run.job import FETCHED, LabelJob
 from ntt_ray.run.manifest import read_unit
 from ntt_ray.run.shard import pending_ids
@@ -38,6 +39,7 @@ _PROBES = 4  # images tried before all that wait
 
 def fetch_units(batch: pa.Table, job: LabelJob) -> pa.Table:
     """Read the bytes of a unit's images, all or those that are to be tried again."""
+    release_logging()
     rows = [_fetched_unit(unit["shard_id"], unit["again"], job) for unit in batch.to_pylist()]
     return pa.Table.from_pylist(rows, schema=FETCHED)
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ntt_ray.errors import InputError, StorageError, reason_of
+from ntt_ray.run.cluster.interrupts import release_logging
 from ntt_ray.run.job import WRITTEN, LabelJob
 from ntt_ray.run.layout import again_uri, journal_uri, shard_uri
 from ntt_ray.run.shard import PENDING, SCHEMA, read_shard, table_to_bytes, unit_metadata
@@ -21,6 +22,7 @@ def write_units(batch: pa.Table, job: LabelJob) -> pa.Table:
     A shard with images that are to be tried again has a note beside it, which is there first. A
     unit whose shard cannot be written is given back.
     """
+    release_logging()
     done = []
     for index, unit in enumerate(batch.drop_columns(["rows"]).to_pylist()):
         started = time.perf_counter()

@@ -13,6 +13,7 @@ from typing import Any, TypeVar, cast
 import ray
 
 from ntt_ray.run.cluster.connect import connect, our_error
+from ntt_ray.run.cluster.interrupts import release_logging
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -78,8 +79,9 @@ def map_on_ray(function: Callable[[T], R], items: Iterable[T]) -> Generator[R]:
             ray.cancel(reference)
 
 
-def _call(function: Callable[..., Any], *arguments: Any) -> Any:
-    return function(*arguments)  # ours, because Ray takes no bound methods
+def _call(function: Callable[..., Any], *arguments: Any) -> Any:  # Ray takes no bound methods
+    release_logging()
+    return function(*arguments)
 
 
 def _result(reference: Any) -> Any:
