@@ -2,8 +2,9 @@
 
     python -m benchmarks.job --images 200
 
-Both label the same drawn scenes with the bundled weights: first the labeller alone, one process
-with one thread for each actor that the job gets, then the job. Start-up is counted apart.
+Both label the same drawn scenes with the bundled weights: the labeller alone, one process with one
+thread for each actor that the job gets, and the job between two such measurements: machines that
+are shared are now fast, now slow. Start-up is counted apart.
 """
 
 from __future__ import annotations
@@ -44,13 +45,17 @@ def main() -> None:
         ]
         config = load_config(str(path), overrides)
         bank, _ = build_run_bank(config)
-        bare = bare_images_per_s(config, bank.data, arguments.actors)
+        before = bare_images_per_s(config, bank.data, arguments.actors)
         job, busy, startup_s = job_images_per_s(config, arguments.actors)
+        after = bare_images_per_s(config, bank.data, arguments.actors)
+        bare = (before + after) / 2
     result = {
         "benchmark": "job",
         "images": arguments.images,
         "images_per_unit": arguments.images_per_unit,
         "actors": arguments.actors,
+        "bare_before_images_per_s": before,
+        "bare_after_images_per_s": after,
         "bare_images_per_s": bare,
         "job_images_per_s": job,
         "job_share_of_bare": job / bare,
