@@ -10,6 +10,7 @@ It knows the format, and not which classes, annotations or masks anybody wants.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -289,6 +290,17 @@ def checked_truth(coco: Any) -> Truth:
     for key, items in lists.items() if not problems else ():
         if len(set(items.ids())) < len(items.records):
             problems.append(f"{key}: ids are used more than once")
+    if not problems:  # they are joined with what a run labelled by their names
+        named: dict[str, list[str]] = {
+            "images": [image.file_name for _, image in images.sound()],
+            "categories": [category.name for _, category in categories.sound()],
+        }
+        for key, names in named.items():
+            problems += [
+                f"{key}: the name {name!r} is used {count} times; make it one, with one id"
+                for name, count in Counter(names).items()
+                if count > 1
+            ]
     if problems:
         raise InputError(f"ground_truth: {shown(problems)}")
     return truth
@@ -362,7 +374,9 @@ def _problems(error: ValidationError) -> list[Problem]:
     for item in error.errors(include_url=False):
         field = str(item["loc"][1]) if len(item["loc"]) > 1 else "id"  # the first is the item's
         text = _TEXTS.get(field, f"has no whole-number {field}")
-        if limit := item.get("ctx", {}).get("le") if field == "id" else None:
+        if isinstance(item["input"], str) and field in ("id", "image_id", "category_id"):
+            text = f"its {field} is a text, {item['input'][:50]!r}; ids are whole numbers in COCO"
+        elif limit := item.get("ctx", {}).get("le") if field == "id" else None:
             text += f" of {limit} or less"
         elif item["type"] == "string_unicode" and field == "file_name":
             text = f"the name {item['input']!r} is not valid Unicode"

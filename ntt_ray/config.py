@@ -15,7 +15,13 @@ from pydantic import AfterValidator, Field, ValidationError, field_validator, mo
 
 from ntt_ray import storage
 from ntt_ray.errors import ConfigError, did_you_mean
-from ntt_ray.settings import DecodeSettings, MethodSettings, Settings, Share
+from ntt_ray.settings import (
+    AnnotatedOrientation,
+    DecodeSettings,
+    MethodSettings,
+    Settings,
+    Share,
+)
 from ntt_ray.yaml_input import MAX_BYTES, MAX_DEPTH, parse_yaml, plain_problems
 
 Profile = Literal[
@@ -46,7 +52,13 @@ Place = Annotated[str, Field(min_length=1), AfterValidator(storage.absolute)]
 
 
 class NegativesConfig(Settings):
-    """Annotated examples: a COCO json with masks and the folder of its images."""
+    """Annotated examples: a COCO json with masks and the folder of its images.
+
+    `orientation` says how the images were seen when they were annotated: ``upright``, as nearly
+    every tool shows them, or ``stored``, without the turn that EXIF asks for. With ``auto`` the
+    size in the file decides, and what it cannot decide is refused. `crowds` says what annotations
+    marked ``iscrowd: 1`` are: regions of many objects, which are ignored, or ``objects``.
+    """
 
     annotations: Location
     image_root: Location | None = None
@@ -54,10 +66,12 @@ class NegativesConfig(Settings):
     shots: Annotated[int, Field(ge=1)] | None = None
     seed: Annotated[int, Field(ge=0)] = 33
     profile: Literal["paper", "plain"] = "paper"
+    orientation: AnnotatedOrientation = "auto"
+    crowds: Literal["ignore", "objects"] = "ignore"
 
     def choice(self) -> dict[str, Any]:
         """Which of the annotations become references, as keyword arguments."""
-        return self.model_dump(include={"classes", "shots", "seed", "profile"})
+        return self.model_dump(include={"classes", "shots", "seed", "profile", "crowds"})
 
 
 class BackgroundConfig(Settings):

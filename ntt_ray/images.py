@@ -1,7 +1,7 @@
 """Encoded bytes to RGB arrays, and resizing as the method wants it.
 
-Arrays are uint8 ``(height, width, 3)`` in RGB order. Pixels are taken as stored, as pycocotools
-and the paper's code take them, unless `DecodeSettings` asks for upright ones. Of a file with
+Arrays are uint8 ``(height, width, 3)`` in RGB order. Pixels are turned upright as the file's EXIF
+says, unless `DecodeSettings` asks for those stored, as the paper's code takes them. Of a file with
 several frames or pages the first one counts; transparency is dropped; of 16 bits the upper 8 are
 taken. What cannot become RGB is an `ImageError` whose text is for a person to read.
 """
@@ -16,7 +16,7 @@ import struct
 import threading
 import warnings
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -27,17 +27,21 @@ from ntt_ray.errors import ImageError, ImageMemoryError
 if TYPE_CHECKING:  # a decoder holds Pillow and numpy only, and is handed plain values
     from contextlib import AbstractContextManager
 
-    from ntt_ray.settings import DecodeSettings
+    from ntt_ray.settings import AnnotatedOrientation, DecodeSettings
 
 RgbImage = npt.NDArray[np.uint8]
 
-IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (
+    *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"),
+    *(".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
+)
 # decoded at once for a process; each pixel needs 4 to 14 bytes meanwhile, of JPEG 2000 up to 25
 PIXELS_AT_ONCE = 64_000_000
 # what Pillow may take a file for, whatever its name; others run programs (EPS) or have no pixels
 _FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "JPEG2000", "AVIF")
 _ORIENTATION = 0x0112  # EXIF and TIFF tag
-_BITS_PER_SAMPLE = 258  # TIFF tag
+_FIRST_EXCHANGED = 5  # orientations from here on exchange height and width
+_BITS_PER_SAMPLE, _BANDS, _PLANAR, _SAMPLE_FORMAT = 258, 277, 284, 339  # TIFF tags
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -146,7 +150,7 @@ def decode_image(
         return np.asarray(image)
 
 
-def pillow_to_rgb(image: Image.Image, *, upright: bool = False) -> RgbImage:
+def pillow_to_rgb(image: Image.Image, *, upright: bool = True) -> RgbImage:
     """An image that Pillow has opened or made, as `decode_image` gives that of a file.
 
     Args:
@@ -184,37 +188,79 @@ def decode_square(
         return np.asarray(_square(image, side)), (image.height, image.width)
 
 
-def stored_size(data: bytes) -> tuple[tuple[int, int], bool]:
-    """Height and width of an image file as stored, and whether it is to be shown as stored.
+def stored_size(data: bytes) -> tuple[tuple[int, int], int]:
+    """Height and width of an image file as stored, and the orientation of its EXIF, 1 to 8.
+
+    Pixels of orientation 1 are shown as stored, those of 5 to 8 with height and width exchanged.
 
     Raises:
         ImageError: the file is not an image, or damaged.
     """
-    with _opened(data, _as_stored()) as image:
-        return (image.height, image.width), _orientation(image) in (0, 1)
+    with _opened(data, _defaults()) as image:
+        turn = _orientation(image)
+        size_hw = (image.height, image.width)
+        if image.format == "TIFF" and turn >= _FIRST_EXCHANGED:  # whose size is the upright one
+            size_hw = size_hw[::-1]
+        return size_hw, turn if turn in _UPRIGHT else 1
 
 
-def decode_mask(data: bytes) -> npt.NDArray[np.int64]:
+def annotated_orientation(
+    data: bytes, size_hw: tuple[int, int], orientation: AnnotatedOrientation
+) -> Literal["stored", "upright"]:
+    """How an image was seen by whoever annotated it.
+
+    Args:
+        data: bytes of the encoded file.
+        size_hw: height and width of the image according to its annotations.
+        orientation: what is known; with ``auto`` the size decides where the file's EXIF exchanges
+            height and width.
+
+    Raises:
+        ImageError: the file is not an image or damaged, or it is turned and nothing tells whether
+            its annotations are.
+    """
+    stored_hw, turn = stored_size(data)
+    if orientation != "auto" or turn == 1:
+        return "stored" if orientation == "stored" or turn == 1 else "upright"
+    upright_hw = stored_hw[::-1] if turn >= _FIRST_EXCHANGED else stored_hw
+    if size_hw != stored_hw:
+        return "upright"  # or of another size in either way
+    if stored_hw != upright_hw:
+        return "stored"
+    raise ImageError(
+        f"is stored turned (EXIF orientation {turn}), and its size does not tell whether it was "
+        "annotated upright, as nearly every tool shows it, or as stored; say which with "
+        "references.orientation: upright (or stored)"
+    )
+
+
+def decode_mask(data: bytes) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Decode a mask file to one value per pixel, 0 outside.
 
     Palette files give their indices, grey ones their values, coloured ones their greatest channel.
     Where parts are transparent, opacity decides alone.
 
     Returns:
-        int64 ``(height, width)``.
+        Values, and what tells colours apart: int64 ``(height, width)`` each, and the same array
+        where nothing has a colour.
 
     Raises:
         ImageError: the file is not an image, damaged or too large.
     """
-    with _opened(data, _as_stored()) as opened:
+    with _opened(data, _defaults()) as opened:
         image = _oriented(opened, upright=False)
         if "A" in image.getbands():
             alpha = np.asarray(image.getchannel("A"), dtype=np.int64)
             if alpha.min() < alpha.max():
-                return alpha
+                return alpha, alpha
         opaque = image.convert("RGB") if "A" in image.getbands() else image
         values = np.asarray(opaque).astype(np.int64)
-    return values if values.ndim == 2 else values.max(axis=2)
+    if values.ndim == 2:
+        return values, values
+    brightness = values.max(axis=2)
+    if (values.min(axis=2) == brightness).all():
+        return brightness, brightness
+    return brightness, values @ np.array([1 << 16, 1 << 8, 1])
 
 
 def resize_square(image_rgb: RgbImage, side: int) -> RgbImage:
@@ -233,7 +279,7 @@ def _square(image: Image.Image, side: int) -> Image.Image:
 
 
 @functools.cache
-def _as_stored() -> DecodeSettings:
+def _defaults() -> DecodeSettings:
     from ntt_ray.settings import DecodeSettings
 
     return DecodeSettings()
@@ -242,7 +288,7 @@ def _as_stored() -> DecodeSettings:
 @contextlib.contextmanager
 def _decoded(data: bytes, settings: Decoding | None, budget: Budget) -> Iterator[Image.Image]:
     """The image as RGB; its pixels count as taken as long as it is in use."""
-    settings = settings or _as_stored()
+    settings = settings or _defaults()
     with _opened(data, settings) as image, budget.taken(image.width * image.height):
         yield _rgb(_oriented(image, settings.orientation == "upright"))
 
@@ -260,6 +306,7 @@ def _opened(data: bytes, settings: Decoding) -> Iterator[Image.Image]:
                 raise ImageError(
                     f"{width} x {height} pixels is more than the limit of {settings.max_pixels}"
                 )
+            _check_planes(image)
             yield image
     except ImageError:
         raise
@@ -316,7 +363,40 @@ def _upper_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(samples.clip(0, 255).astype(np.uint8))
 
 
+def _check_planes(image: Image.Image) -> None:
+    """Pillow reads half of 16-bit bands that lie apart, and says nothing."""
+    tags = getattr(image, "tag_v2", {})
+    if tags.get(_PLANAR) == 2 and max(tags.get(_BITS_PER_SAMPLE, (8,))) > 8:
+        raise ImageError(
+            "not supported: a TIFF whose bands of more than 8 bits lie apart (planar); save it "
+            "with interleaved bands, or with 8 bits"
+        )
+
+
+def _unsupported_tiff(data: bytes) -> str | None:
+    """What bands a TIFF has that Pillow does not read; None where that is not the reason."""
+    from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+    stream = io.BytesIO(data)
+    try:
+        tags = ImageFileDirectory_v2(stream.read(8))
+        stream.seek(tags.next)
+        tags.load(stream)
+        bands, bits = int(tags.get(_BANDS, 1)), int(max(tags.get(_BITS_PER_SAMPLE, (1,))))
+        kind = {2: "signed ", 3: "floating-point "}.get(max(tags.get(_SAMPLE_FORMAT, (1,))), "")
+    except Exception:  # whatever is wrong with it, it is not its bands
+        return None
+    if bands in (1, 3, 4) and bits in (1, 2, 4, 8, 16) and not kind:
+        return None
+    return (
+        f"not supported: a TIFF with {bands} {'band' if bands == 1 else 'bands'} of {bits} bits"
+        f"{f' ({kind.strip()})' if kind else ''}; save those to look at as RGB or grey"
+    )
+
+
 def _not_an_image(data: bytes) -> str:
+    if data.startswith((b"II*\0", b"MM\0*")) and (text := _unsupported_tiff(data)):
+        return text
     for pattern, text in _BEGINNINGS.items():
         if re.match(pattern, data[:4096], re.DOTALL | re.IGNORECASE):
             return text

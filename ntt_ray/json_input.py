@@ -23,6 +23,7 @@ from ntt_ray.errors import InputError
 from ntt_ray.storage import Storage
 
 V = TypeVar("V")
+_GZIP = b"\x1f\x8b"
 
 
 class NotInPiecesError(Exception):
@@ -64,7 +65,10 @@ def read_with(parse: Callable[[bytes], V], uri: str, store: Storage) -> V:
         InputError: the file is missing or not JSON.
     """
     try:
-        return parse(store.read_bytes(uri))
+        data = store.read_bytes(uri)
+        if data.startswith(_GZIP):
+            raise InputError(f"{storage.redact(uri)}: is compressed (gzip); unpack it")
+        return parse(data)
     except FileNotFoundError:
         raise InputError(f"{storage.redact(uri)}: no such file") from None
     except (ValueError, RecursionError) as error:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from ntt_ray.errors import Failure
 from ntt_ray.masks import BoolMask, Rle, decode_rle
+
+if TYPE_CHECKING:
+    from ntt_ray.settings import AnnotatedOrientation
 
 Status = Literal["ok", "empty", "failed"]
 MAX_CATEGORY_ID = 2**31 - 1  # a shard keeps a category in 32 bits
@@ -132,6 +135,8 @@ class Reference:
         size_hw: height and width of that image according to the reference file.
         bbox_xywh: the annotation's box in pixels.
         rle: the annotation's mask at the image's size.
+        orientation: how its image was seen when it was annotated: ``auto``, ``stored`` or
+            ``upright``, see `ReferencesConfig`.
     """
 
     annotation_id: int
@@ -140,6 +145,7 @@ class Reference:
     size_hw: tuple[int, int]
     bbox_xywh: tuple[float, float, float, float]
     rle: Rle
+    orientation: AnnotatedOrientation = "auto"
 
 
 @dataclass(frozen=True, slots=True)

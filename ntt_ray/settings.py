@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field
 _DECODER_BYTES = 2**28  # address space of a decoder: twice what it has before its first image
 _BYTES_PER_PIXEL = 32  # of an image being decoded: JPEG 2000 with alpha needs 25, JPEG 5 to 14
 
+# how an image was seen when it was annotated; with "auto" its size decides, or it is refused
+AnnotatedOrientation = Literal["auto", "stored", "upright"]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -24,13 +26,14 @@ class Settings(BaseModel):
 
 
 class DecodeSettings(Settings):
-    """How the images to label become pixels; references are always taken as stored.
+    """How the images to label become pixels; of references see `ReferencesConfig`.
 
     Time and memory are limits of the processes that decode for a run, and no part of its identity.
 
     Attributes:
-        orientation: ``stored`` takes pixels as they are in the file, ``upright`` turns them as the
-            file's EXIF says. To be changed where labels are shown over upright images.
+        orientation: ``upright`` turns pixels as the file's EXIF says, as browsers, OpenCV and
+            annotation tools do; ``stored`` takes them as they are in the file. To be changed where
+            labels are used with readers that do not turn pictures, as pycocotools and Pillow.
         max_pixels: an image of more pixels than this is refused by its header, before any of it is
             decoded. To be raised for larger images, if the workers have the memory.
         timeout_s: seconds of CPU time that decoding an image may take: a busy machine does not
@@ -40,7 +43,7 @@ class DecodeSettings(Settings):
             workers have little memory and images are small.
     """
 
-    orientation: Literal["stored", "upright"] = "stored"
+    orientation: Literal["stored", "upright"] = "upright"
     max_pixels: Annotated[int, Field(ge=1, le=1_000_000_000)] = 200_000_000
     timeout_s: Annotated[float, Field(gt=0.0, le=86_400.0)] = 30.0
     memory_mb: Annotated[int, Field(ge=256)] | None = None
@@ -62,12 +65,16 @@ class DiffusionSettings(Settings):
     """Graph diffusion of scores, see `method.options.diffusion`; defaults as published.
 
     Attributes:
+        form: ``released`` is the formula of the published code. ``normalised`` divides what a
+            proposal hears by the number of those it hears, and weighs them by the likeness of
+            their features, too; it lowers scores less.
         alpha: weight of the walk, from 0 to below 1; with 0 it is soft merging.
         power: exponent of the share of a mask that better masks leave to it. Higher lowers the
             scores of duplicates more.
         steps: how many steps the walk takes.
     """
 
+    form: Literal["released", "normalised"] = "released"
     alpha: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.3
     power: Annotated[float, Field(gt=0.0, le=10.0)] = 0.5
     steps: Annotated[int, Field(ge=1, le=1000)] = 30

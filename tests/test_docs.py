@@ -86,3 +86,27 @@ def test_no_lock_file_and_no_registry_host():
     for name in ("constraints.txt", "constraints-readers.txt", "pyproject.toml"):
         text = (ROOT / name).read_text()
         assert "://" not in re.sub(r"^\[project\.urls\][^\[]*", "", text, flags=re.MULTILINE), name
+
+
+INPUTS = (ROOT / "docs" / "inputs.md").read_text(encoding="utf-8")
+
+
+def test_the_page_of_inputs_has_every_ending_and_every_format():
+    from ntt_ray.cli.references import FORMATS
+    from ntt_ray.images import IMAGE_SUFFIXES
+
+    assert " ".join(IMAGE_SUFFIXES) in INPUTS
+    assert set(re.findall(r"--from (\w+)", INPUTS)) == set(FORMATS)
+
+
+def test_the_commands_of_the_page_of_inputs_exist():
+    commands = re.findall(r"`ntt-ray ([^`]+)`", INPUTS)
+    assert len(commands) > 7
+    for command in commands:
+        words = command.split()
+        done = subprocess.run(
+            [sys.executable, "-m", "ntt_ray", *words[:2], "--help"], capture_output=True, text=True
+        )
+        assert done.returncode == 0, command
+        for option in (word for word in words if word.startswith("--")):
+            assert option in done.stdout, command

@@ -48,12 +48,12 @@ def test_every_kind_becomes_rgb(mode, file_format):
     assert image.dtype == np.uint8
 
 
-def test_exif_orientation_is_applied_when_asked_for():
+def test_exif_orientation_is_applied_unless_pixels_are_wanted_as_stored():
     exif = Image.Exif()
     exif[0x0112] = 6  # rotate by 90 degrees
     data = _encoded("RGB", "JPEG", exif=exif)
-    assert decode_image(data).shape == (5, 7, 3)
-    assert decode_image(data, DecodeSettings(orientation="upright")).shape == (7, 5, 3)
+    assert decode_image(data).shape == (7, 5, 3)
+    assert decode_image(data, DecodeSettings(orientation="stored")).shape == (5, 7, 3)
 
 
 BAD = {
@@ -105,8 +105,8 @@ def test_an_opened_image_may_be_turned_or_damaged():
     exif[0x0112] = 6
     noise = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     Image.fromarray(noise).save(file, "JPEG", exif=exif)
-    assert pillow_to_rgb(Image.open(file)).shape == (40, 60, 3)
-    assert pillow_to_rgb(Image.open(file), upright=True).shape == (60, 40, 3)
+    assert pillow_to_rgb(Image.open(file)).shape == (60, 40, 3)
+    assert pillow_to_rgb(Image.open(file), upright=False).shape == (40, 60, 3)
     cut = io.BytesIO(file.getvalue()[:-100])
     with pytest.raises(ImageError, match="truncated"):
         pillow_to_rgb(Image.open(cut))
@@ -177,3 +177,31 @@ def test_no_byte_of_what_is_no_image_is_quoted(beginning):
     told = str(caught.value)
     parts = {SECRET[start : start + 4].decode() for start in range(len(SECRET) - 4)}
     assert not [part for part in parts if part in told], told
+
+
+def _bands(count: int, kind: str) -> np.ndarray:
+    return (np.arange(count * 6 * 8).reshape(count, 6, 8) % 250).astype(kind)
+
+
+BANDS = {
+    "five": (raw_files.tiff_of_bands(_bands(5, "u1")), "not supported: a TIFF with 5 bands of 8"),
+    "two": (raw_files.tiff_of_bands(_bands(2, "u2")), "not supported: a TIFF with 2 bands of 16"),
+    "three of floats": (
+        raw_files.tiff_of_bands(_bands(3, "f4")),
+        r"3 bands of 32 bits \(floating-",
+    ),
+    "planes of 16 bits": (raw_files.tiff_of_bands(_bands(3, "u2"), True), r"lie apart \(planar\)"),
+}
+
+
+@pytest.mark.parametrize(("data", "text"), BANDS.values(), ids=BANDS)
+def test_bands_that_cannot_be_read_are_named(data, text):
+    with pytest.raises(ImageError, match=text):
+        decode_image(data)
+
+
+def test_bands_that_can_be_read():
+    bands = _bands(3, "u1")
+    for planar in (False, True):
+        found = decode_image(raw_files.tiff_of_bands(bands, planar))
+        assert (found == np.moveaxis(bands, 0, 2)).all()

@@ -61,7 +61,8 @@ def load_backgrounds(
 ) -> Iterator[Background]:
     """Read the images around references, one at a time."""
     for item in surroundings:
-        image_rgb = decode_sized(store.read_bytes(item.image.uri), item.size_hw)
+        data = store.read_bytes(item.image.uri)
+        image_rgb = decode_sized(data, item.size_hw, item.orientation)
         yield Background(item.category_id, resize_square(image_rgb, side), item.taken())
 
 

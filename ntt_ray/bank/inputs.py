@@ -17,7 +17,7 @@ from ntt_ray.config import Config, NegativesConfig
 from ntt_ray.errors import InputError
 from ntt_ray.records import ClassLabel, ReferenceSet
 from ntt_ray.references.background import Surroundings, surroundings_digest, surroundings_of
-from ntt_ray.references.dataset import check_images, load_references
+from ntt_ray.references.dataset import check_images, chosen_references
 from ntt_ray.references.negatives import negatives_of, used_classes
 from ntt_ray.run.layout import BANK_FILE
 from ntt_ray.storage import Storage
@@ -67,7 +67,7 @@ def checked_inputs(config: Config, store: Storage) -> BankInputs:
     assert block is not None
     if block.extends == storage.join(config.output, BANK_FILE):
         raise InputError("references.extends: is this run's own bank; choose another output")
-    references = load_references(block.annotations, block.image_root, store, **block.choice())
+    references = chosen_references(block, store)
     digest, negatives = check_images(references, store, ratio), None
     if block.negatives is not None:
         negatives = negatives_of(_load_negatives(block.negatives, store), references.classes)
@@ -124,10 +124,10 @@ def existing_bank(
 
 
 def _load_negatives(block: NegativesConfig, store: Storage) -> ReferenceSet:
-    choice = block.choice()
     if block.classes is None:
-        choice["classes"] = used_classes(read_coco(block.annotations, store))
-    return load_references(block.annotations, block.image_root, store, **choice)
+        used = used_classes(read_coco(block.annotations, store))
+        block = block.model_copy(update={"classes": used})
+    return chosen_references(block, store)
 
 
 def read_bank(uri: str, store: Storage, key: str = "bank") -> BankFile:

@@ -25,17 +25,17 @@ from ntt_ray.calibrate.thresholds import ClassCalibration, calibrate, calibratio
 from ntt_ray.config import Config
 from ntt_ray.errors import InputError, NttRayError
 from ntt_ray.evaluate.matching import GroundTruth
-from ntt_ray.images import RgbImage, decode_image
+from ntt_ray.images import RgbImage
 from ntt_ray.json_input import read_json
 from ntt_ray.method.tiling import make_labeler
 from ntt_ray.models.spec import ModelSpec
 from ntt_ray.records import ClassLabel, ImageEntry, ImageLabels, Reference, ReferenceSet
 from ntt_ray.references.background import images_of
-from ntt_ray.references.dataset import picture_digests
+from ntt_ray.references.dataset import decode_sized, picture_digests
 from ntt_ray.run.cluster.tasks import run_tasks
 from ntt_ray.run.layout import CALIBRATION_FILE, CALIBRATION_PAGE
 from ntt_ray.run.prepare import ReferenceRun, prepare_references
-from ntt_ray.settings import MethodSettings
+from ntt_ray.settings import AnnotatedOrientation, MethodSettings
 from ntt_ray.storage import Storage
 
 IMAGES_PER_TASK = 16  # a task loads both models first
@@ -51,11 +51,19 @@ class Picture:
         entry: the image that stands for it.
         image_ids: ids of all images of the reference file that show it.
         uris: addresses of these images, and of images of negatives that show it.
+        size_hw: its height and width according to the reference file.
+        orientation: how it was seen when it was annotated.
     """
 
     entry: ImageEntry
     image_ids: tuple[int, ...]
     uris: frozenset[str]
+    size_hw: tuple[int, int]
+    orientation: AnnotatedOrientation = "auto"
+
+    def read(self, store: Storage) -> RgbImage:
+        """Its pixels ``(h, w, 3)`` as they were annotated; errors as of `decode_sized`."""
+        return decode_sized(store.read_bytes(self.entry.uri), self.size_hw, self.orientation)
 
 
 def calibrate_run(
@@ -85,7 +93,8 @@ def calibrate_run(
     classes = run.inputs.classes()
     pictures = pictures_of(run.inputs, store)
     coco = read_json(config.references.annotations, store)
-    truth = GroundTruth(one_image_each(coco, pictures), classes)
+    are_objects = config.references.crowds == "objects"
+    truth = GroundTruth(one_image_each(coco, pictures, crowds_are_objects=are_objects), classes)
     judged: list[Judged] = []
     for labels, known in _labelled(config, run, pictures):
         matches = truth.match(labels)
@@ -104,8 +113,9 @@ def calibrate_run(
         item.label.category_id: config.merge.min_score if item.threshold is None else item.threshold
         for item in found
     }
+    shown = {picture.entry.image_id: picture for picture in pictures}
     views = [
-        render_judged(item, _read(item.labels.entry, store), thresholds)
+        render_judged(item, _read(shown[item.labels.entry.image_id], store), thresholds)
         for item in worst_first(judged, thresholds)
     ]
     page = render_calibration(
@@ -119,21 +129,24 @@ def calibrate_run(
     return found
 
 
-def _read(entry: ImageEntry, store: Storage) -> RgbImage | None:
+def _read(picture: Picture, store: Storage) -> RgbImage | None:
     try:
-        return decode_image(store.read_bytes(entry.uri))
+        return picture.read(store)
     except (NttRayError, FileNotFoundError):
         return None
 
 
-def one_image_each(coco: Mapping[str, Any], pictures: Sequence[Picture]) -> dict[str, Any]:
+def one_image_each(
+    coco: Mapping[str, Any], pictures: Sequence[Picture], *, crowds_are_objects: bool = False
+) -> dict[str, Any]:
     """What of a COCO file lies in some pictures, each as one image with all its objects."""
+    single = {"iscrowd": 0} if crowds_are_objects else {}
     ids = {i: picture.entry.image_id for picture in pictures for i in picture.image_ids}
     firsts = set(ids.values())
     return {
         "images": [image for image in coco["images"] if image["id"] in firsts],
         "annotations": [
-            {**annotation, "image_id": ids[annotation["image_id"]]}
+            {**annotation, **single, "image_id": ids[annotation["image_id"]]}
             for annotation in coco["annotations"]
             if annotation["image_id"] in ids
         ],
@@ -239,7 +252,7 @@ def _label(
     encoder, proposer = models.load_encoder(), models.load_proposer(method.points_per_side)
     rows = []
     for picture in pictures:
-        image_rgb = decode_image(models.store.read_bytes(picture.entry.uri))
+        image_rgb = picture.read(models.store)
         others = bank_without(bank, references, picture.uris, negatives, per_background)
         (found,) = make_labeler(encoder, proposer, others, method).label([image_rgb])
         height, width = image_rgb.shape[:2]
@@ -267,7 +280,8 @@ def pictures_of(inputs: BankInputs, store: Storage) -> list[Picture]:
 
     Images of negatives count too: what is known of a picture must not help to label it.
     """
-    own = {r.image for r in inputs.references.references}
+    references = {r.image: r for r in inputs.references.references}
+    own = set(references)
     negatives = () if inputs.negatives is None else inputs.negatives.references
     entries = own | {r.image for r in negatives}
     digests = picture_digests(entries, store)
@@ -278,5 +292,6 @@ def pictures_of(inputs: BankInputs, store: Storage) -> list[Picture]:
     for found in same.values():
         if shown := [entry for entry in found if entry in own]:
             ids = tuple(entry.image_id for entry in shown)
-            pictures.append(Picture(shown[0], ids, frozenset(entry.uri for entry in found)))
+            uris, one = frozenset(entry.uri for entry in found), references[shown[0]]
+            pictures.append(Picture(shown[0], ids, uris, one.size_hw, one.orientation))
     return sorted(pictures, key=lambda picture: picture.entry.image_id)

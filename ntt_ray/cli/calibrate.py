@@ -71,6 +71,8 @@ def calibrate(
 
 
 def _print_table(found: list[ClassCalibration]) -> None:
+    from ntt_ray.pages.environment import threshold
+
     table = Table("class", "images", "objects", "score", "precision", "recall")
     for item in found:
         evidence = item.evidence
@@ -79,7 +81,7 @@ def _print_table(found: list[ClassCalibration]) -> None:
             item.label.name,
             str(evidence.images),
             str(evidence.objects),
-            shown(item.threshold),
+            threshold(item.threshold),
             precision if evidence.enough_references else "too few to tell",
             _with_range(evidence.expected_recall, evidence.recall_range),
         )

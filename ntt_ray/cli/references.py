@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 
@@ -26,6 +26,8 @@ OutputFile = Annotated[
     str, typer.Option("--output", metavar="REFS.json", help="COCO file to write.")
 ]
 PAGE = "a page with a picture of each"
+Format = Literal["folder", "labelme", "cvat", "yolo", "labelstudio", "voc"]
+FORMATS: tuple[Format, ...] = get_args(Format)
 
 
 @group.command()
@@ -99,13 +101,17 @@ def from_boxes(
             "--image-root", metavar="DIR", help="Folder of the images; default: that of the config."
         ),
     ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Make masks that are there anew, of their boxes.")
+    ] = False,
     overrides: Overrides = None,
     verbose: Verbose = False,
 ) -> None:
     """Make masks of boxes with the config's SAM2; shots and classes of the config apply.
 
     Writes a COCO file with a mask for each box and, beside it, a page with a picture of each. Where
-    SAM2 finds no mask, the box itself becomes the mask and is marked. Masks that are there stay.
+    SAM2 finds no mask, the box itself becomes the mask and is marked. Masks that are there stay
+    unless --replace is given.
 
     Example: ntt-ray references from-boxes my.yaml --annotations boxes.json --output refs.json
     """
@@ -121,7 +127,7 @@ def from_boxes(
         _refuse_own_input(output, settings.references.annotations)
     from ntt_ray.references.from_boxes import make_masks
 
-    coco, page, sources = make_masks(settings)
+    coco, page, sources = make_masks(settings, replace=replace)
     store = Storage(settings.storage_options)
     _write(output, coco, store)
     say(
@@ -135,17 +141,19 @@ def from_boxes(
 def convert(
     path: Annotated[str, typer.Argument(metavar="PATH", help="Folder or URI of the export.")],
     source: Annotated[
-        Literal["folder", "labelme", "cvat"],
+        Format,
         typer.Option(
             "--from",
             help="folder: one folder per class, image and mask PNG of the same name; labelme: JSON "
-            "files; cvat: an unpacked export 'CVAT for images 1.1'.",
+            "files; cvat: an unpacked export 'CVAT for images 1.1'; yolo: data.yaml, images/ and "
+            "labels/; labelstudio: a JSON export with its images; voc: JPEGImages with "
+            "SegmentationObject and SegmentationClass.",
         ),
     ],
     output: OutputFile,
     verbose: Verbose = False,
 ) -> None:
-    """Make a COCO file of folders with masks, LabelMe or CVAT; PATH is its image root.
+    """Make a COCO file of annotations in other formats; PATH is its image root.
 
     Beside it comes a page with a picture of each. Rectangles become boxes without masks: let
     from-boxes make masks of them.
@@ -155,10 +163,20 @@ def convert(
     start_logging(verbose)
     from ntt_ray.references.importers.cvat import read_cvat
     from ntt_ray.references.importers.folders import read_folders
+    from ntt_ray.references.importers.label_studio import read_label_studio
     from ntt_ray.references.importers.labelme import read_labelme
     from ntt_ray.references.importers.shapes import shapes_to_coco
+    from ntt_ray.references.importers.voc import read_voc
+    from ntt_ray.references.importers.yolo import read_yolo
 
-    read = {"folder": read_folders, "labelme": read_labelme, "cvat": read_cvat}[source]
+    read = {
+        "folder": read_folders,
+        "labelme": read_labelme,
+        "cvat": read_cvat,
+        "yolo": read_yolo,
+        "labelstudio": read_label_studio,
+        "voc": read_voc,
+    }[source]
     store, folder = Storage(), storage.absolute(path)
     coco = shapes_to_coco(read(folder, store), source)
     _write(output, coco, store)

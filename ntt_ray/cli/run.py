@@ -152,6 +152,8 @@ def _print_demo(settings: Config, done: Steps) -> None:
         ("detections", f"{counts.detections}, {counts.annotations} in {COCO_FILE}"),
     ]
     if metrics is not None:
+        from ntt_ray.pages.environment import threshold
+
         for kind, word in (("segm", "mask"), ("bbox", "box")):
             found = metrics[kind]
             rows.append((f"{word} AP / AP50", f"{shown(found['AP'])} / {shown(found['AP50'])}"))
@@ -160,7 +162,7 @@ def _print_demo(settings: Config, done: Steps) -> None:
             (
                 "false alarms",
                 f"{shown(alarms['share'])} of {alarms['images_without_objects']} images without "
-                f"objects (score {shown(alarms['score'])}, best F1 {shown(alarms['best_f1'])})",
+                f"objects (score {threshold(alarms['score'])}, best F1 {shown(alarms['best_f1'])})",
             )
         )
     rows.append(("images/s", "all done before" if images_per_s is None else f"{images_per_s:.2f}"))

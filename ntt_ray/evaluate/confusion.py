@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from ntt_ray.evaluate.average_precision import Items, Kind, Selection, by_image, falling_score
 from ntt_ray.evaluate.matching import MATCH_IOU
-from ntt_ray.masks import mask_ious
+from ntt_ray.masks import mask_ious, overlap_shares
 
 MAX_CLASSES = 20
 OTHERS, NOTHING = "other classes", "nothing"
@@ -93,8 +93,9 @@ def _ious(
     """IoU of all pairs; with `of_first` the share of the first that lies in the second."""
     if not first or not second:
         return np.zeros((len(first), len(second)))
-    if kind == "segm" and not of_first:
-        return mask_ious([a["segmentation"] for a in first], [b["segmentation"] for b in second])
+    if kind == "segm":
+        rles = [item["segmentation"] for item in first], [item["segmentation"] for item in second]
+        return overlap_shares(*rles) if of_first else mask_ious(*rles)
     a = np.array([item["bbox"] for item in first], dtype=np.float64)[:, None]
     b = np.array([item["bbox"] for item in second], dtype=np.float64)[None]
     low, high = np.maximum(a[..., :2], b[..., :2]), np.minimum(_corner(a), _corner(b))

@@ -7,6 +7,7 @@ metric that has no ground truth to stand on (no large object, say) is None.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,8 @@ from ntt_ray.evaluate.average_precision import Evaluator, Items, Kind, Selection
 from ntt_ray.evaluate.confusion import confusion, most_frequent
 from ntt_ray.evaluate.false_alarms import class_false_alarms, false_alarms
 from ntt_ray.evaluate.semantic import semantic_metrics
-from ntt_ray.masks import segmentation_to_rle
+from ntt_ray.masks import rle_area, segmentation_to_rle
+from ntt_ray.merge.thresholds import Thresholds
 from ntt_ray.records import ClassLabel
 from ntt_ray.run.layout import RESULTS_FILE
 
@@ -56,7 +58,7 @@ def evaluate(
     metrics: dict[str, Any] = {
         "images": images,
         "images_not_in_ground_truth": len(file_names) - images,
-        "instances": len(selection.truth["annotations"]),
+        "instances": sum(not a["iscrowd"] for a in selection.truth["annotations"]),
         "detections": len(selection.detections),
         "per_class": {name: {} for name in names.values()},
     }
@@ -84,13 +86,14 @@ def evaluate_classes(
     results: Items,
     file_names: Mapping[int, str],
     classes: Sequence[ClassLabel],
-    min_score: float,
+    thresholds: Thresholds,
 ) -> dict[str, Any]:
-    """Class mIoU and FB-IoU of a run; see `semantic_metrics` and, for the rest, `evaluate`."""
-    selection, names, _ = _compared(ground_truth, results, file_names, classes)
+    """Class mIoU and FB-IoU of what a merge keeps; see `semantic_metrics`, and `evaluate`."""
+    kept = [r for r in results if r["score"] >= thresholds.of_class(r["category_id"])]
+    selection, names, _ = _compared(ground_truth, kept, file_names, classes)
     if _kinds(selection) == ("bbox",):
         raise InputError("ground_truth: has boxes only; class maps need masks")
-    return semantic_metrics(selection, names, min_score)
+    return semantic_metrics(selection, names, -math.inf)
 
 
 def _compared(
@@ -175,15 +178,17 @@ def _judged(
     Raises:
         InputError: it has no usable mask.
     """
-    found = {"area": annotation["bbox"][2] * annotation["bbox"][3], "iscrowd": 0, **annotation}
+    found = {"iscrowd": 0, **annotation}
     mask = found.pop("segmentation", None)
+    area = annotation["bbox"][2] * annotation["bbox"][3]
     if with_masks:
         try:
             found["segmentation"] = segmentation_to_rle(mask, image["height"], image["width"])
         except ValueError as error:
             name = f"annotation {annotation['id']}"
             raise InputError(f"ground_truth: {name} {error}") from None
-    return {**found, "id": number}
+        area = rle_area(found["segmentation"])
+    return {"area": area, **found, "id": number}
 
 
 def _frequencies(truth: Mapping[str, Any]) -> dict[str, list[int]]:

@@ -11,7 +11,7 @@ from ntt_ray.errors import InputError, RunIncompleteError
 from ntt_ray.evaluate.evaluation import evaluate, evaluate_classes
 from ntt_ray.json_input import read_json
 from ntt_ray.merge.digests import digest_of_file, json_file, sealed
-from ntt_ray.merge.job import class_choice, units_text
+from ntt_ray.merge.job import class_choice, merge_thresholds, units_text
 from ntt_ray.merge.record import read_merge_record
 from ntt_ray.records import ClassLabel
 from ntt_ray.run import manifest as manifest_file
@@ -38,12 +38,14 @@ def evaluate_run(config: Config) -> dict[str, Any]:
 
 
 def class_maps_of_run(config: Config) -> dict[str, Any]:
-    """Class mIoU and FB-IoU of a merged run, of detections with `merge.min_score` or more.
+    """Class mIoU and FB-IoU of a merged run, of the detections that its `merge` settings keep.
 
     Raises:
         InputError, RunIncompleteError: see `evaluate_run`.
     """
-    return evaluate_classes(*_judged(config), config.merge.min_score)
+    store = Storage(config.storage_options)
+    thresholds = merge_thresholds(config, recorded_run(config.output, store), store)
+    return evaluate_classes(*_judged(config), thresholds)
 
 
 def _judged(config: Config) -> tuple[Any, Any, dict[int, str], tuple[ClassLabel, ...]]:

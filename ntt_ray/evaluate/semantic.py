@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ntt_ray.errors import InputError
-from ntt_ray.evaluate.average_precision import Items, Selection, by_image
+from ntt_ray.evaluate.average_precision import Items, Selection, by_image, falling_score
 from ntt_ray.masks import decode_rle, rle_area
 
 ClassMap = npt.NDArray[np.int64]
@@ -45,7 +45,8 @@ def semantic_metrics(
     for image in selection.truth["images"]:
         size_hw = (image["height"], image["width"])
         objects = sorted(truths[image["id"]], key=lambda a: -rle_area(a["segmentation"]))
-        found = sorted(founds[image["id"]], key=lambda d: d["score"])
+        # the reverse of falling scores: of equal ones the first is on top, as in `semantic-png`
+        found = sorted(founds[image["id"]], key=falling_score)[::-1]
         crowds = [a for a in objects if a["iscrowd"]]
         things = [a for a in objects if not a["iscrowd"]]
         truth, ours, crowd = (

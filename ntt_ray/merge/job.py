@@ -59,7 +59,7 @@ def merge(
     store = Storage(config.storage_options)
     recorded = recorded_run(config.output, store)
     choice, profiles = class_choice(config, recorded), config.merge.profiles
-    thresholds = replace(merge_thresholds(config, recorded, store), categories=choice.categories)
+    thresholds = merge_thresholds(config, recorded, store)
     manifest = (config.output, recorded.identity.manifest, store)
     with RunLock(config.output, store, MERGE_LOCK_FILE) as lock:
 
@@ -165,15 +165,17 @@ def _shards(
 
 
 def merge_thresholds(config: Config, recorded: RunRecord, store: Storage) -> Thresholds:
-    """What ``annotations.json`` keeps: `merge.min_score`, and `merge.calibration` over it.
+    """What ``annotations.json`` keeps: `merge.min_score`, `merge.calibration` over it, and classes.
 
     Raises:
-        InputError: the calibration is missing or does not fit the run.
+        InputError: the calibration is missing or does not fit the run, or the run has no class of
+            a name that is kept.
     """
-    uri, min_score = config.merge.calibration, config.merge.min_score
-    if uri is None:
-        return Thresholds(min_score)
-    return calibrated(read_json(uri, store), uri, recorded.class_labels, min_score)
+    uri, thresholds = config.merge.calibration, Thresholds(config.merge.min_score)
+    if uri is not None:
+        content = read_json(uri, store)
+        thresholds = calibrated(content, uri, recorded.class_labels, thresholds.min_score)
+    return replace(thresholds, categories=class_choice(config, recorded).categories)
 
 
 def check_complete(config: Config, counts: MergeCounts) -> None:

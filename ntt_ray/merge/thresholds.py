@@ -36,10 +36,10 @@ class Thresholds:
         return Thresholds(-math.inf, {}, self.categories)
 
     def of_class(self, category_id: int) -> float:
-        """The threshold of a class; infinite for one that is left out."""
+        """The threshold of a class, in the 32 bits of a score; infinite for one left out."""
         if self.categories is not None and category_id not in self.categories:
             return math.inf
-        return self.by_category.get(category_id, self.min_score)
+        return float(np.float32(self.by_category.get(category_id, self.min_score)))
 
     def categories_of(self, category_ids: npt.NDArray[np.integer[Any]]) -> IntArray:
         """The ids in the merged files of an array of category ids ``(n,)`` that are all kept."""
@@ -48,9 +48,13 @@ class Thresholds:
         known, position = np.unique(category_ids, return_inverse=True)
         return np.array([self.categories[int(c)] for c in known], np.int32)[position]
 
-    def of(self, category_ids: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.float64]:
-        """The threshold of each instance of an array of category ids ``(n,)``."""
+    def of(self, category_ids: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.float32]:
+        """The threshold of each instance of an array of category ids ``(n,)``.
+
+        It has the 32 bits of a score: 0.7 is not above a score of 0.7 then.
+        """
         if not len(category_ids) or (not self.by_category and self.categories is None):
-            return np.full(len(category_ids), self.min_score)
+            return np.full(len(category_ids), self.min_score, np.float32)
         known, position = np.unique(category_ids, return_inverse=True)
-        return np.array([self.of_class(int(category)) for category in known])[position]
+        chosen = [self.of_class(int(category)) for category in known]
+        return np.array(chosen, np.float32)[position]

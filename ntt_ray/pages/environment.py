@@ -6,6 +6,7 @@ that pages share. It does not know what a page shows: rooms that have a page com
 
 from __future__ import annotations
 
+from decimal import ROUND_FLOOR, Decimal
 from functools import cache
 from typing import Any
 
@@ -39,6 +40,14 @@ def fraction(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
+def threshold(value: float | None, digits: int = 3) -> str:
+    """A score rounded down: as a threshold it keeps whatever has that score; a dash for none."""
+    if value is None:
+        return "–"
+    step = Decimal(1).scaleb(-digits)
+    return str(Decimal(repr(float(value))).quantize(step, ROUND_FLOOR))
+
+
 def counted(value: int, noun: str) -> str:
     """``1 class``, ``1,234 images``."""
     plural = noun + ("es" if noun.endswith("s") else "s")
@@ -70,6 +79,6 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    for function in (number, fraction, counted, shortened, digest, colour):
+    for function in (number, fraction, threshold, counted, shortened, digest, colour):
         environment.filters[function.__name__] = function
     return environment

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ntt_ray.coco_input import Annotation, CocoFile
+from ntt_ray.coco_input import Annotation, Category, CocoFile
 from ntt_ray.errors import InputError, ReferencesError, noted
 from ntt_ray.masks import Rle, decode_rle, segmentation_to_rle
 from ntt_ray.records import ImageEntry, ReferenceSet
 from ntt_ray.references.validate import TITLE
+from ntt_ray.settings import AnnotatedOrientation
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,14 @@ class Surroundings:
         image: the image that holds references of the class.
         size_hw: its height and width according to the reference file.
         rles: masks of all that is annotated as the class there, references or not, crowds too.
+        orientation: how the image was seen when it was annotated.
     """
 
     category_id: int
     image: ImageEntry
     size_hw: tuple[int, int]
     rles: tuple[Rle, ...]
+    orientation: AnnotatedOrientation = "auto"
 
     def taken(self) -> npt.NDArray[np.bool_]:
         """Where the class is: ``(h, w)``."""
@@ -58,20 +61,26 @@ def surroundings_of(coco: Any, references: ReferenceSet) -> tuple[Surroundings, 
     Args:
         coco: the COCO file that the references were chosen from, opened or parsed; it was checked
             when they were chosen.
-        references: the chosen references, under the ids of that file.
+        references: the chosen references.
 
     Raises:
         ReferencesError: with every annotation of their classes in their images whose mask is none.
     """
+    file = CocoFile.of(coco)
+    categories = file.items("categories", Category)
+    annotations = file.items("annotations", Annotation)
+    assert categories is not None  # the references come from it
+    assert annotations is not None
+    raised = {label.name: label.category_id for label in references.classes}
+    numbers = {c.id: raised[c.name] for _, c in categories.sound() if c.name in raised}
     wanted = {
-        (r.category_id, r.image.image_id): (r.image, r.size_hw) for r in references.references
+        (r.category_id, r.image.image_id): (r.image, r.size_hw, r.orientation)
+        for r in references.references
     }
     found: dict[tuple[int, int], list[Rle]] = {key: [] for key in wanted}
     problems: list[str] = []
-    annotations = CocoFile.of(coco).items("annotations", Annotation)
-    assert annotations is not None  # the references come from it
     for position, annotation in annotations.sound():
-        key = (annotation.category_id, annotation.image_id)
+        key = (numbers.get(annotation.category_id, 0), annotation.image_id)
         if key in wanted:
             with noted(problems, f"annotation {annotation.id}", InputError, ValueError):
                 found[key].append(_mask(annotations.raw(position), *wanted[key][1]))
@@ -82,7 +91,11 @@ def surroundings_of(coco: Any, references: ReferenceSet) -> tuple[Surroundings, 
         for label in references.classes
         for entry in images_of(references, label.category_id)
     ]
-    return tuple(Surroundings(key[0], *wanted[key], tuple(found[key])) for key in keys)
+    return tuple(
+        Surroundings(category_id, entry, size_hw, tuple(found[category_id, image_id]), orientation)
+        for category_id, image_id in keys
+        for entry, size_hw, orientation in [wanted[category_id, image_id]]
+    )
 
 
 def surroundings_digest(surroundings: Sequence[Surroundings]) -> str:

@@ -6,23 +6,35 @@ how features are made of them.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from ntt_ray import storage
 from ntt_ray.coco_input import read_coco
+from ntt_ray.config import NegativesConfig
 from ntt_ray.errors import ImageError, InputError, NttRayError, ReferencesError, noted
-from ntt_ray.images import RgbImage, decode_image
+from ntt_ray.images import (
+    RgbImage,
+    annotated_orientation,
+    decode_image,
+    stored_size,
+)
 from ntt_ray.masks import rle_area, rle_bbox_xywh, segmentation_to_rle
-from ntt_ray.records import ImageEntry, Reference, ReferenceSet
+from ntt_ray.records import MAX_CATEGORY_ID, ImageEntry, Reference, ReferenceSet
 from ntt_ray.references.crops import cut_reference
+from ntt_ray.references.doubts import doubts
 from ntt_ray.references.sample import Profile
-from ntt_ray.references.validate import TITLE, checked_choice
+from ntt_ray.references.validate import TITLE, Crowds, checked_choice
+from ntt_ray.settings import AnnotatedOrientation, DecodeSettings
 from ntt_ray.storage import Storage
 from ntt_ray.yaml_input import is_unicode
+
+logger = logging.getLogger(__name__)
 
 MIN_MASK_AREA_PX = 16
 OUTSIDE_TOLERANCE_PX = 1.0  # published COCO boxes stick out by rounding
@@ -38,6 +50,8 @@ def parse_references(
     shots: int | None = None,
     seed: int = 33,
     profile: Profile = "paper",
+    crowds: Crowds = "ignore",
+    orientation: AnnotatedOrientation = "auto",
 ) -> ReferenceSet:
     """Check a COCO object and choose its references.
 
@@ -49,12 +63,14 @@ def parse_references(
             crowds a reference.
         seed: seed of the sampling.
         profile: rules of the sampling, see `references.sample`.
+        crowds: what annotations marked ``iscrowd: 1`` are.
+        orientation: how the images were seen when they were annotated.
 
     Raises:
         ReferencesError: with every problem found.
     """
     problems: list[str] = []
-    choice = checked_choice(coco, classes, shots, seed, profile, problems)
+    choice = checked_choice(coco, classes, shots, seed, profile, crowds, problems)
     boxes = sum(not a.get("segmentation") for a in choice.annotations)
     if boxes:
         problems.append(
@@ -67,10 +83,37 @@ def parse_references(
             break  # said above, and the same of every one
         image = choice.images[annotation["image_id"]]
         with noted(problems, f"annotation {annotation['id']}", ValueError, InputError):
-            references.append(_reference(annotation, image, image_entry(image, image_root)))
+            entry = image_entry(image, image_root)
+            references.append(_reference(annotation, image, entry, orientation))
     if problems:
         raise ReferencesError(TITLE, problems)
-    return ReferenceSet(choice.classes, tuple(references))
+    return _numbered_from_1(ReferenceSet(choice.classes, tuple(references)))
+
+
+def _numbered_from_1(references: ReferenceSet) -> ReferenceSet:
+    """The same references; all category ids are raised where the least is below 1."""
+    least = min(label.category_id for label in references.classes)
+    if least >= 1:
+        return references
+    logger.warning(
+        "references: category ids begin at %d, and several COCO readers drop category 0: in labels "
+        "each is higher by %d; ground truth is compared by class name",
+        least,
+        1 - least,
+    )
+    raised = {c.name: c.category_id + 1 - least for c in references.classes}
+    if max(raised.values()) > MAX_CATEGORY_ID:
+        raise ReferencesError(TITLE, [f"category ids from {least} to {max(raised.values())}"])
+    return references.renumbered(raised)
+
+
+def chosen_references(block: NegativesConfig, store: Storage) -> ReferenceSet:
+    """The references of a block of the config; errors as of `parse_references`."""
+    choice = {**block.choice(), "orientation": block.orientation}
+    references = load_references(block.annotations, block.image_root, store, **choice)
+    for line in doubts(references):
+        logger.warning("references: %s", line)
+    return references
 
 
 def load_references(
@@ -105,6 +148,7 @@ def check_images(references: ReferenceSet, store: Storage, context_ratio: float)
             assert data is not None
             problems += _image_problems(own, data, context_ratio)
             digest.update(hashlib.sha256(data).digest())
+            digest.update(_turned(data, own[0]))
         else:
             ids = ", ".join(str(r.annotation_id) for r in own)
             problems.append(f"image {entry.file_name} (of annotations {ids}): {error}")
@@ -124,23 +168,32 @@ def read_image(reference: Reference, store: Storage) -> RgbImage:
     Raises:
         ImageError: it cannot be decoded or has another size than the reference file says.
     """
-    return decode_sized(store.read_bytes(reference.image.uri), reference.size_hw)
+    data = store.read_bytes(reference.image.uri)
+    return decode_sized(data, reference.size_hw, reference.orientation)
 
 
-def decode_sized(data: bytes, size_hw: tuple[int, int]) -> RgbImage:
-    """Decode an image and check that it has the size the reference file says.
+def decode_sized(
+    data: bytes, size_hw: tuple[int, int], orientation: AnnotatedOrientation
+) -> RgbImage:
+    """Decode an image as its annotator saw it, and check that it has the size they say.
+
+    Args:
+        data: bytes of the encoded file.
+        size_hw: height and width of the image according to its annotations.
+        orientation: what is known of how it was seen, see `annotated_orientation`.
 
     Raises:
-        ImageError: it cannot be decoded or has another size.
+        ImageError: it cannot be decoded, has another size, or may be turned.
     """
-    image_rgb = decode_image(data)
+    seen = annotated_orientation(data, size_hw, orientation)
+    image_rgb = decode_image(data, DecodeSettings(orientation=seen))
     found = image_rgb.shape[:2]
     if tuple(found) != size_hw:
-        turned = tuple(found[::-1]) == size_hw
-        hint = "; annotate pixels as stored, without the turn that EXIF asks for" if turned else ""
+        is_turned = tuple(found[::-1]) == size_hw
+        hint = "; it was turned, or lost its EXIF, after it was annotated" if is_turned else ""
         raise ImageError(
-            f"is {found[1]} x {found[0]} pixels, but the reference file says "
-            f"{size_hw[1]} x {size_hw[0]}{hint}"
+            f"is {found[1]} x {found[0]} pixels{' upright' if seen == 'upright' else ''}, but the "
+            f"reference file says {size_hw[1]} x {size_hw[0]}{hint}"
         )
     return image_rgb
 
@@ -164,7 +217,8 @@ def read_all(
         try:
             return entry, store.read_bytes(entry.uri), None
         except FileNotFoundError:
-            return entry, None, f"there is no file {storage.redact(entry.uri)}"
+            windows = "; its name has \\ where paths have /" if "\\" in entry.file_name else ""
+            return entry, None, f"there is no file {storage.redact(entry.uri)}{windows}"
         except NttRayError as error:
             return entry, None, str(error)
 
@@ -177,11 +231,19 @@ def _image_problems(own: list[Reference], data: bytes, context_ratio: float) -> 
     name = own[0].image.file_name
     problems: list[str] = []
     with noted(problems, f"image {name}", ImageError):
-        image_rgb = decode_sized(data, own[0].size_hw)
+        image_rgb = decode_sized(data, own[0].size_hw, own[0].orientation)
         for reference in own:
             with noted(problems, f"annotation {reference.annotation_id} in {name}", ValueError):
                 cut_reference(reference, image_rgb, context_ratio)
     return problems
+
+
+def _turned(data: bytes, reference: Reference) -> bytes:
+    """What a digest must know of an image besides its bytes: nothing of one that has no turn."""
+    with contextlib.suppress(ImageError):  # it is among the problems
+        if stored_size(data)[1] != 1:
+            return annotated_orientation(data, reference.size_hw, reference.orientation).encode()
+    return b""
 
 
 def image_entry(image: Mapping[str, Any], image_root: str) -> ImageEntry:
@@ -192,6 +254,27 @@ def image_entry(image: Mapping[str, Any], image_root: str) -> ImageEntry:
     if "\0" in file_name or not is_unicode(file_name):
         raise ValueError(f"image {image['id']} has a NUL or half a character in its file_name")
     return ImageEntry(image["id"], file_name, storage.below(image_root, file_name))
+
+
+def without_strays(annotation: Mapping[str, Any]) -> Any:
+    """The ``segmentation`` of an annotation without parts of one or two points, which are said.
+
+    A stray click leaves such parts beside the polygon that was drawn; alone they are no mask.
+    """
+    given = annotation.get("segmentation")
+    if not isinstance(given, list):
+        return given
+    strays = [part for part in given if isinstance(part, list) and len(part) in (2, 4)]
+    if not strays or len(strays) == len(given):
+        return given
+    logger.warning(
+        "references: annotation %s: %d of the %d parts of its mask have one or two points and are "
+        "left out",
+        annotation.get("id"),
+        len(strays),
+        len(given),
+    )
+    return [part for part in given if part not in strays]
 
 
 def checked_box(
@@ -220,11 +303,14 @@ def checked_box(
 
 
 def _reference(
-    annotation: Mapping[str, Any], image: Mapping[str, Any], entry: ImageEntry
+    annotation: Mapping[str, Any],
+    image: Mapping[str, Any],
+    entry: ImageEntry,
+    orientation: AnnotatedOrientation,
 ) -> Reference:
     height, width = image["height"], image["width"]
     bbox_xywh = checked_box(annotation, image)
-    rle = segmentation_to_rle(annotation.get("segmentation"), height, width)
+    rle = segmentation_to_rle(without_strays(annotation), height, width)
     area = rle_area(rle)
     if area == 0:
         raise ValueError("its mask is empty")
@@ -234,4 +320,4 @@ def _reference(
             f"{MIN_MASK_AREA_PX} pixels are needed (mask box {rle_bbox_xywh(rle)})"
         )
     ids = annotation["id"], annotation["category_id"]
-    return Reference(*ids, entry, (height, width), bbox_xywh, rle)
+    return Reference(*ids, entry, (height, width), bbox_xywh, rle, orientation)

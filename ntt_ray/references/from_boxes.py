@@ -18,12 +18,13 @@ from ntt_ray.errors import InputError, NttRayError, ReferencesError, noted
 from ntt_ray.masks import Rle, rle_area, segmentation_to_rle
 from ntt_ray.models.spec import ModelSpec
 from ntt_ray.records import ImageEntry
-from ntt_ray.references.dataset import checked_box, decode_sized, image_entry
+from ntt_ray.references.dataset import checked_box, decode_sized, image_entry, without_strays
 from ntt_ray.references.page import ReferenceView, render_reference, render_references
 from ntt_ray.references.subset import subset_coco
 from ntt_ray.references.validate import TITLE, Choice, choose_annotations
 from ntt_ray.run.cluster.connect import connect, decide
 from ntt_ray.run.cluster.tasks import run_task
+from ntt_ray.settings import AnnotatedOrientation
 from ntt_ray.storage import Storage
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class BoxWork:
         annotations: the references as they stand in the file.
         boxes_xywh: the checked box of each reference, in pixels.
         rles: the mask that each reference has, None where it has a box only.
+        orientation: how the image was seen when it was annotated.
     """
 
     entry: ImageEntry
@@ -53,10 +55,17 @@ class BoxWork:
     annotations: tuple[Mapping[str, Any], ...]
     boxes_xywh: tuple[tuple[float, float, float, float], ...]
     rles: tuple[Rle | None, ...]
+    orientation: AnnotatedOrientation = "auto"
 
 
-def make_masks(config: Config) -> tuple[dict[str, Any], str, Counter[str]]:
+def make_masks(
+    config: Config, *, replace: bool = False
+) -> tuple[dict[str, Any], str, Counter[str]]:
     """Make masks of the boxes of a config's references.
+
+    Args:
+        config: names the references and the proposer.
+        replace: whether masks that are there are made again of their boxes.
 
     Returns:
         The COCO file of the chosen references, a page with a picture of each, and how many masks
@@ -71,7 +80,8 @@ def make_masks(config: Config) -> tuple[dict[str, Any], str, Counter[str]]:
     store = Storage(config.storage_options)
     coco = read_coco(block.annotations, store)
     choice = choose_annotations(coco, **block.choice())
-    work = _work(choice, block.image_root or block.annotations.rsplit("/", 1)[0])
+    root = block.image_root or block.annotations.rsplit("/", 1)[0]
+    work = _work(choice, root, block.orientation, replace)
     boxes = sum(rle is None for item in work for rle in item.rles)
     logger.info("making masks of %d boxes in %d images", boxes, len(work))
     masked = _masked(config, work, store)
@@ -87,7 +97,9 @@ def make_masks(config: Config) -> tuple[dict[str, Any], str, Counter[str]]:
     return made, page, Counter(view.source for view in views)
 
 
-def _work(choice: Choice, image_root: str) -> list[BoxWork]:
+def _work(
+    choice: Choice, image_root: str, orientation: AnnotatedOrientation, replace: bool
+) -> list[BoxWork]:
     by_image: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
     for annotation in choice.annotations:
         by_image[annotation["image_id"]].append(annotation)
@@ -100,10 +112,11 @@ def _work(choice: Choice, image_root: str) -> list[BoxWork]:
         for annotation in own:
             with noted(problems, f"annotation {annotation['id']}", ValueError):
                 boxes.append(checked_box(annotation, image))
-                rles.append(_given_mask(annotation, size_hw))
+                rles.append(None if replace else _given_mask(annotation, size_hw))
         try:
             entry = image_entry(image, image_root)
-            work.append(BoxWork(entry, size_hw, tuple(own), tuple(boxes), tuple(rles)))
+            parts = tuple(own), tuple(boxes), tuple(rles)
+            work.append(BoxWork(entry, size_hw, *parts, orientation))
         except (ValueError, InputError) as error:
             problems.append(str(error))
     if problems:
@@ -113,7 +126,7 @@ def _work(choice: Choice, image_root: str) -> list[BoxWork]:
 
 def _given_mask(annotation: Mapping[str, Any], size_hw: tuple[int, int]) -> Rle | None:
     """The mask that is there; None where there is none, or one without a pixel."""
-    given = annotation.get("segmentation")
+    given = without_strays(annotation)
     rle = segmentation_to_rle(given, *size_hw) if given else None
     return rle if rle is not None and rle_area(rle) else None
 
@@ -158,7 +171,7 @@ def _mask_image(
 ) -> dict[int, Masked]:
     from ntt_ray.references.boxes import BoxMask, masks_from_boxes
 
-    image_rgb = decode_sized(store.read_bytes(item.entry.uri), item.size_hw)
+    image_rgb = decode_sized(store.read_bytes(item.entry.uri), item.size_hw, item.orientation)
     bare = [box for box, rle in zip(item.boxes_xywh, item.rles, strict=True) if rle is None]
     made = iter(masks_from_boxes(image_rgb, bare, prompter, min_predicted_iou) if bare else ())
     masks = [next(made) if rle is None else BoxMask.given(rle) for rle in item.rles]

@@ -156,7 +156,7 @@ def _rendered(
     size_hw = (image["height"], image["width"])
     given = annotation.get("segmentation")
     return render_reference(
-        decode_sized(data, size_hw),
+        decode_sized(data, size_hw, "auto"),
         checked_box(annotation, image),
         segmentation_to_rle(given, *size_hw) if given else None,
         annotation,

@@ -31,6 +31,7 @@ def sample_annotations(
     category_ids: Collection[int],
     shots: int,
     seed: int,
+    last_resort: Collection[int] = (),
 ) -> tuple[dict[int, list[int]], list[int]]:
     """Sample `shots` annotations per class, each from another image.
 
@@ -40,6 +41,8 @@ def sample_annotations(
         category_ids: the selected classes.
         shots: how many references a class gets.
         seed: seed of Python's `random`.
+        last_resort: ids of annotations that a class without a valid one takes, the first of the
+            same shuffled list, whatever image they are in (METHOD 44).
 
     Returns:
         Annotation ids by category id, in the order they were taken; and the categories with fewer
@@ -53,7 +56,8 @@ def sample_annotations(
     chosen: dict[int, list[int]] = {}
     for category_id, candidates in by_category.items():
         stream.shuffle(candidates)
-        chosen[category_id] = _walk(candidates, sizes_hw, shots)
+        valid = _walk(candidates, sizes_hw, shots)
+        chosen[category_id] = valid or [a.id for a in candidates if a.id in last_resort][:shots]
     short = [i for i in sorted(category_ids) if len(chosen.get(i, ())) < shots]
     return chosen, short
 

@@ -7,10 +7,10 @@ they fit together. Masks are looked at by `dataset`.
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, Generic, Literal, TypeVar
 
 from ntt_ray.coco_input import Annotation, Category, CocoFile, Image, Item, Items, Key, Problem
 from ntt_ray.errors import ReferencesError, did_you_mean
@@ -20,6 +20,7 @@ from ntt_ray.references.sample import Profile, sample_annotations, sample_plainl
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T", bound=Item)
+Crowds = Literal["ignore", "objects"]
 TITLE = "the references cannot be used:"
 
 
@@ -45,6 +46,7 @@ def choose_annotations(
     shots: int | None = None,
     seed: int = 33,
     profile: Profile = "paper",
+    crowds: Crowds = "ignore",
 ) -> Choice:
     """Choose references among a COCO file's annotations, with masks or boxes only.
 
@@ -52,7 +54,7 @@ def choose_annotations(
         ReferencesError: with every problem found.
     """
     problems: list[str] = []
-    choice = checked_choice(coco, classes, shots, seed, profile, problems)
+    choice = checked_choice(coco, classes, shots, seed, profile, crowds, problems)
     if problems:
         raise ReferencesError(TITLE, problems)
     return choice
@@ -64,6 +66,7 @@ def checked_choice(
     shots: int | None,
     seed: int,
     profile: Profile,
+    crowds: Crowds,
     problems: list[str],
 ) -> Choice:
     """As `choose_annotations`, but adds to `problems`; raises when nothing more can be said."""
@@ -81,24 +84,46 @@ def checked_choice(
     for identity, position in annotations.positions.items():
         annotation = annotations.items.records[position]
         if annotation and annotation.category_id in wanted and annotation.image_id in sizes:
-            usable.append((position, annotation))
+            single = crowds == "objects" and bool(annotation.iscrowd)
+            usable.append((position, replace(annotation, iscrowd=0) if single else annotation))
         elif annotation is None or annotation.category_id not in others:
             problems += _problems_of(identity, annotations, images, categories, others)
     ids = _chosen([a for _, a in usable], sizes, labels, shots, seed, profile, problems)
     chosen = [(position, a) for position, a in usable if a.id in ids]
     counts = Counter(a.category_id for _, a in chosen)
-    problems += [
-        f"class {label.name!r} (id {label.category_id}) has no reference; annotate one, or name "
-        "the wanted classes in references.classes"
-        for label in labels
-        if shots is None and not counts[label.category_id]
-    ]
+    marked = _crowds_of(labels, [a for _, a in usable])
+    for label in labels:
+        if shots is None and not counts[label.category_id]:
+            why = marked.get(label.category_id)
+            problems.append(
+                f"class {label.name!r} (id {label.category_id}) has no reference; {why}"
+                if why
+                else f"class {label.name!r} (id {label.category_id}) has no reference; annotate "
+                "one, or name the wanted classes in references.classes"
+            )
+        elif label.category_id in marked:
+            logger.warning("class %r: %s", label.name, marked[label.category_id])
     used = {a.image_id for _, a in chosen}
     return Choice(
         tuple(labels),
         {i: images.items.raw(n) for i, n in images.positions.items() if i in used},
         tuple(annotations.items.raw(position) for position, _ in chosen),
     )
+
+
+def _crowds_of(labels: Sequence[ClassLabel], annotations: Sequence[Annotation]) -> dict[int, str]:
+    """What to say of the classes that are mostly crowds, by category id."""
+    every = Counter(a.category_id for a in annotations)
+    crowds = Counter(a.category_id for a in annotations if a.iscrowd)
+    return {
+        label.category_id: (
+            f"{crowds[label.category_id]} of its {every[label.category_id]} annotations are marked "
+            "iscrowd: 1, which means many objects and is no reference. CVAT, Datumaro and "
+            "supervision mark brush masks so: if each is one object, set references.crowds: objects"
+        )
+        for label in labels
+        if 2 * crowds[label.category_id] > every[label.category_id]
+    }
 
 
 @dataclass(frozen=True)
@@ -148,8 +173,6 @@ def _selected_classes(
         problems.append("references.classes: names no class; leave it out to take all")
     elif not categories.positions:
         problems.append("the COCO file has no category")
-    if any(label.category_id < 1 for label in labels):
-        problems.append("category ids must be 1 or more: several COCO readers drop category 0")
     known = [label.name for label in every]
     for name in classes or ():
         if name not in known:
@@ -158,6 +181,13 @@ def _selected_classes(
     for name, count in Counter(label.name for label in labels).items():
         if count > 1:
             problems.append(f"categories: the name {name!r} is used {count} times")
+    alike: dict[str, list[str]] = defaultdict(list)
+    for name in dict.fromkeys(label.name for label in labels):
+        alike["".join(name.split()).casefold()].append(name)
+    for names in alike.values():
+        if len(names) > 1:
+            text = ", ".join(map(repr, names))
+            logger.warning("references: the classes %s differ in blanks or case only", text)
     return labels
 
 

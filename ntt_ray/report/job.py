@@ -8,8 +8,9 @@ from ntt_ray import storage
 from ntt_ray.coco_input import CocoFile, checked_truth, read_coco
 from ntt_ray.config import Config
 from ntt_ray.json_input import read_json
+from ntt_ray.merge.job import merge_thresholds
 from ntt_ray.merge.record import read_merge_record
-from ntt_ray.references.dataset import load_references
+from ntt_ray.references.dataset import chosen_references
 from ntt_ray.report.report import write_report
 from ntt_ray.run import manifest as manifest_file
 from ntt_ray.run.layout import METRICS_FILE
@@ -32,7 +33,7 @@ def report_run(config: Config, images_per_s: float | None = None) -> dict[str, A
     block = config.references
     references = None
     if block is not None:
-        references = load_references(block.annotations, block.image_root, store, **block.choice())
+        references = chosen_references(block, store)
         if block.extends is not None:  # the extended bank may have given other ids
             classes = recorded.class_labels
             references = references.renumbered({c.name: c.category_id for c in classes})
@@ -46,7 +47,7 @@ def report_run(config: Config, images_per_s: float | None = None) -> dict[str, A
         record=recorded,
         shard_ids=sorted(existing_shards(config.output, store)),
         read_unit=lambda unit: manifest_file.read_unit(config.output, unit, digest, store),
-        min_score=config.merge.min_score,
+        thresholds=merge_thresholds(config, recorded, store),
         references=references,
         ground_truth=truth if truth is not None and _has_masks(truth) else None,
         metrics=read_json(metrics_uri, store) if with_metrics else None,

@@ -16,6 +16,7 @@ from ntt_ray.evaluate.matching import GroundTruth
 from ntt_ray.images import decode_image
 from ntt_ray.merge.digests import digest_of_bytes, json_file, sealed
 from ntt_ray.merge.rendering import Loss
+from ntt_ray.merge.thresholds import Thresholds
 from ntt_ray.pages.pictures import blank, thumbnail
 from ntt_ray.records import ImageEntry, ReferenceSet
 from ntt_ray.references.crop_pictures import crop_picture
@@ -43,7 +44,7 @@ def write_report(
     record: RunRecord,
     shard_ids: Sequence[int],
     read_unit: Callable[[int], Sequence[ImageEntry]],
-    min_score: float,
+    thresholds: Thresholds,
     references: ReferenceSet | None = None,
     ground_truth: Any = None,
     metrics: Mapping[str, Any] | None = None,
@@ -59,11 +60,12 @@ def write_report(
         record: the run record, the content of ``run.json``.
         shard_ids: the ids of the shards there are, in order.
         read_unit: the manifest entries of a unit by its shard id; called for shown images only.
-        min_score: the lowest score in ``annotations.json``.
+        thresholds: which detections ``annotations.json`` keeps.
         references: shown as crops; None where the bank came ready.
         ground_truth: a parsed COCO instances file; shown beside the predictions.
         metrics: the content of ``metrics.json``. Its score of best F1 is where the slider starts
-            and what counts as a prediction; without it that is `min_score`.
+            and what counts as a prediction; without it that is the lowest score of
+            `thresholds` for most classes.
         images_per_s: speed of the labelling in images per second, where it was measured.
         losses: how far the masks of a merged profile are from those of the shards, by profile;
             only of profiles that cannot hold the masks as they are.
@@ -77,9 +79,9 @@ def write_report(
     """
     classes = record.class_labels
     best_f1 = ((metrics or {}).get("false_alarms") or {}).get("score")
-    threshold = min_score if best_f1 is None else float(best_f1)
+    threshold = thresholds.min_score if best_f1 is None else float(best_f1)
     truth = None if ground_truth is None else GroundTruth(ground_truth, classes)
-    counts = RunCounts.of_classes(classes, min_score)
+    counts = RunCounts.of_classes(classes, thresholds)
     picker = GalleryPicker(threshold, max_images)
     for shard_id in shard_ids:
         for labels in iter_labels(read_shard(output, shard_id, store)):

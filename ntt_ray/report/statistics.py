@@ -6,6 +6,7 @@ knows neither pictures nor pages.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,6 +14,7 @@ from typing import Any
 
 from ntt_ray.errors import InputError, reason_of
 from ntt_ray.evaluate.matching import Matches
+from ntt_ray.merge.thresholds import Thresholds
 from ntt_ray.records import ClassLabel, Detection, ImageLabels, ReferenceSet
 
 SCORE_BINS = 50
@@ -25,7 +27,7 @@ _OTHER = "other reasons"
 
 @dataclass
 class ClassCounts:
-    """What was found of one class; `kept` counts detections of at least the merge threshold."""
+    """What was found of one class; `kept` counts what the merged ``annotations.json`` has of it."""
 
     images: int = 0
     detections: int = 0
@@ -55,7 +57,7 @@ class RunCounts:
     """Counts of a run; `right` and `wrong` only count images with ground truth."""
 
     classes: dict[int, ClassCounts]
-    min_score: float
+    thresholds: Thresholds
     images: dict[str, int] = field(
         default_factory=lambda: {"total": 0, "ok": 0, "empty": 0, "failed": 0}
     )
@@ -67,9 +69,9 @@ class RunCounts:
     failures: dict[str, Failure] = field(default_factory=dict)
 
     @classmethod
-    def of_classes(cls, classes: Sequence[ClassLabel], min_score: float) -> RunCounts:
+    def of_classes(cls, classes: Sequence[ClassLabel], thresholds: Thresholds) -> RunCounts:
         """No image counted yet; detections of other classes would be an error."""
-        return cls({label.category_id: ClassCounts() for label in classes}, min_score)
+        return cls({label.category_id: ClassCounts() for label in classes}, thresholds)
 
     def add(self, labels: ImageLabels, matches: Matches | None) -> None:
         """Count one image."""
@@ -87,7 +89,7 @@ class RunCounts:
             self._add_detection(detection, None if matches is None else matches.right[position])
 
     def _add_detection(self, detection: Detection, right: bool | None) -> None:
-        kept = detection.score >= self.min_score
+        kept = detection.score >= self.thresholds.of_class(detection.category_id)
         found = self.classes[detection.category_id]
         found.detections += 1
         found.kept += kept
@@ -131,7 +133,17 @@ def counts_to_json(
     return {
         "images": dict(counts.images),
         "detections": {"total": counts.detections, "kept": counts.kept},
-        "min_score": counts.min_score,
+        "min_score": counts.thresholds.min_score,
+        "class_scores": {
+            label.name: counts.thresholds.by_category[label.category_id]
+            for label in classes
+            if label.category_id in counts.thresholds.by_category
+        },
+        "classes_left_out": [
+            label.name
+            for label in classes
+            if counts.thresholds.of_class(label.category_id) == math.inf
+        ],
         "score_histogram": {
             "bin_width": 1 / SCORE_BINS,
             "all": list(counts.histogram),

@@ -13,7 +13,7 @@ from typing import Any
 
 from ntt_ray.coco_input import Annotation, CocoFile
 from ntt_ray.references.dataset import MIN_MASK_AREA_PX
-from ntt_ray.references.sample import sample_annotations, sample_plainly
+from ntt_ray.references.sample import sample_annotations
 from ntt_ray.references.subset import subset_coco
 from ntt_ray.references.validate import Choice, choose_annotations
 from ntt_ray.reproduce.declaration import DataSet
@@ -56,18 +56,15 @@ def _filled(
     assert items is not None  # there is a choice of them
     own = {n: a for n, a in items.sound() if a.category_id in set(ids)}
     sizes = {i["id"]: (i.get("height"), i.get("width")) for i in data.training["images"]}
-    chosen, short = sample_annotations([*own.values()], sizes, ids, shots, seed)
-    none = [i for i in short if not chosen.get(i)]
-    large = [a for n, a in own.items() if items.raw(n).get("area", 0) >= MIN_MASK_AREA_PX]
-    chosen |= sample_plainly(large, none, shots, seed)[0]
-    without = {i for i in ids if not chosen[i]}
+    large = {a.id for n, a in own.items() if items.raw(n).get("area", 0) >= MIN_MASK_AREA_PX}
+    chosen, short = sample_annotations([*own.values()], sizes, ids, shots, seed, large)
+    without = {i for i in ids if not chosen.get(i)}
     if short:
         logger.warning(
-            "%d classes have fewer than %d valid references: %d of them take what the rules leave "
-            "out, %d are left out",
+            "%d classes have fewer than %d valid references and take them again, or what the rules "
+            "leave out; %d have none that can define them, and are left out",
             len(short),
             shots,
-            len(none) - len(without),
             len(without),
         )
     classes = tuple(label for label in choice.classes if label.category_id not in without)

@@ -194,11 +194,16 @@ def _planned(
     files = {test: coco_bytes(data.test), boxes or references: coco_bytes(sampled)}
     config = build_config(
         {
+            "decode": {"orientation": "stored"},  # as the paper's code reads images
             **protocol.settings,
             "images": test,
             "image_root": data.test_root,
             "output": storage.join(run, "run"),
-            "references": {"annotations": references, "image_root": data.training_root},
+            "references": {
+                "annotations": references,
+                "image_root": data.training_root,
+                "orientation": "stored",
+            },
             "ground_truth": test,
         },
         wanted.overrides,

@@ -35,7 +35,8 @@ def _found(image: FetchedImage) -> str:
     if image.data is None:
         return f"could not be read ({image.error})"
     try:
-        (height, width), _ = stored_size(image.data)
+        (height, width), turn = stored_size(image.data)
     except ImageError as error:
         return f"no image ({error})"
-    return f"{width} x {height} pixels"
+    turned = "" if turn == 1 else f" as stored, EXIF orientation {turn}"
+    return f"{width} x {height} pixels{turned}"

@@ -10,7 +10,7 @@ import csv
 import io
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -68,11 +68,30 @@ def list_images(
             logger.info("images: left out %d files, as %r: %s", count, example, reason)
     if not len(table):
         kinds = ", ".join(IMAGE_SUFFIXES)
-        raise InputError(
-            f"images: there is no image in {storage.redact(images)} (looked for {kinds})"
-        )
+        hint = _what_else(images) or f"looked for {kinds}"
+        raise InputError(f"images: there is no image in {storage.redact(images)} ({hint})")
     _check_unique(table, images)
     return table
+
+
+# what is named instead of a folder or a list, by its ending, and what to do
+_OTHERS: dict[tuple[str, ...], str] = {
+    (".tar", ".tar.gz", ".tgz", ".zip", ".7z", ".rar"): (
+        "it is an archive; unpack it, and name the folder"
+    ),
+    (".csv.gz", ".csv.zst", ".json.gz", ".jsonl.gz", ".parquet.gz"): "it is compressed; unpack it",
+    (".tsv", ".txt", ".ndjson", ".xls", ".xlsx", ".arrow", ".feather"): (
+        "it is a list of another format; write it as .csv, .jsonl or .parquet with a column uri"
+    ),
+    IMAGE_SUFFIXES: "it is one image; name its folder, or a table",
+}
+
+
+def _what_else(images: str) -> str | None:
+    """What somebody named who named no folder of images; None where its name does not tell."""
+    if any(letter in images for letter in "*["):
+        return "patterns are not filled in; name the folder, or a table of addresses"
+    return next((text for ends, text in _OTHERS.items() if images.lower().endswith(ends)), None)
 
 
 def is_list(images: str) -> bool:
@@ -210,7 +229,7 @@ def _table_rows(table: str, store: Storage) -> Iterator[tuple[Any, Any]]:
 def _parquet_rows(_: str, data: bytes) -> Iterator[tuple[Any, Any]]:
     columns = pq.read_table(pa.BufferReader(data))
     if "uri" not in columns.column_names:
-        raise ValueError("there is no column 'uri'")
+        raise ValueError(_no_uri(columns.column_names))
     named = "file_name" in columns.column_names
     for batch in columns.to_batches(BATCH):
         names = batch["file_name"].to_pylist() if named else [None] * len(batch)
@@ -225,8 +244,18 @@ def _text_rows(table: str, data: bytes) -> Iterator[tuple[Any, Any]]:
         rows = (json.loads(line) for line in text.split("\n") if line.strip())
     for row in rows:
         if not isinstance(row, dict) or "uri" not in row:
-            raise ValueError("there is no column 'uri'")
+            raise ValueError(_no_uri(row if isinstance(row, dict) else ()))
         yield row["uri"], row.get("file_name")
+
+
+def _no_uri(columns: Iterable[Any]) -> str:
+    there = [str(name)[:50] for name in islice(columns, _SHOWN)]
+    if len(there) == 1 and ";" in there[0]:
+        return "there is no column 'uri'; its columns are divided by ; and should be by a comma"
+    if not there:
+        return "there is no column 'uri'"
+    names = ", ".join(map(repr, there))
+    return f"there is no column 'uri'; it has {names}: name the one with the addresses uri"
 
 
 def _check_unique(table: pa.Table, images: str) -> None:

@@ -25,6 +25,7 @@ Retried = Callable[[Callable[[], T]], T]
 _HIDDEN = "a part of the name starts with a dot"
 _VERSION = "?versionId= in a name would be taken for a version of another object"
 _SUFFIX = "the name has another ending"
+_ENDINGS = 20  # told apart; what comes after these counts as _SUFFIX
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class LeftOut:
             if reason is None:
                 kept.append(name)
                 continue
+            if reason not in self.counts and len(self.counts) >= _ENDINGS:
+                reason = _SUFFIX
             self.counts[reason] += 1
             self.examples.setdefault(reason, name)
         return kept
@@ -61,7 +64,8 @@ def _why_not(name: str, suffixes: tuple[str, ...], hidden: bool, is_s3: bool) ->
     if not hidden and is_hidden(name):
         return _HIDDEN
     if suffixes and not name.lower().endswith(suffixes):
-        return _SUFFIX
+        ending = posixpath.splitext(name)[1].lower()
+        return f"the name ends in {ending!r}" if ending else "the name has no ending"
     return None
 
 

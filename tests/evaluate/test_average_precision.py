@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ntt_ray.evaluate.average_precision import Selection, tables
+from ntt_ray.evaluate.average_precision import Selection, matched, tables
 from ntt_ray.evaluate.evaluation import evaluate
 from ntt_ray.records import ClassLabel
 from tests.support.ellipses import BOX, LARGE, SMALL, official, results_of, truth_of
@@ -169,3 +169,21 @@ def test_lvis_counts_300_detections_of_an_image_whatever_their_class():
         # class 4 was not looked for: its detections are not judged, but take up places
         found = results_of([(1, 4, SMALL, 0.9)] * others + late)
         assert ours(lvis(), found)["bbox"]["AR300"] == pytest.approx(recall)
+
+
+def test_detections_in_crowds_and_crowds_themselves_are_not_matched():
+    truth = truth_of([(1, 1, LARGE, True), (2, 1, BOX, False)], 2)
+    found = matched(Selection(truth, results_of([(1, 1, BOX, 0.9), (2, 1, BOX, 0.8)])), "bbox")
+    assert found.scores.tolist() == [0.8]
+    assert found.right.tolist() == [True]
+    assert found.objects == 1
+    assert ours(truth, [])["instances"] == 1
+
+
+def test_the_score_of_the_best_f1_is_not_inside_of_equal_scores():
+    """Of the three with 0.8 the right one comes first: with it alone F1 would be 1."""
+    truth = truth_of([(1, 1, BOX, False), (2, 1, BOX, False)], 3)
+    found = [(1, 1, BOX, 0.9), (2, 1, BOX, 0.8), (3, 1, BOX, 0.8), (3, 1, LARGE, 0.8)]
+    alarms = ours(truth, results_of(found))["false_alarms"]
+    assert alarms["best_f1"] == pytest.approx(2 / 3)
+    assert alarms["score"] in (0.8, 0.9)

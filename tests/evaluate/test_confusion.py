@@ -42,3 +42,25 @@ def test_many_classes_share_a_row():
     assert counted["labels"][-3:] == [f"c{last}", "other classes", "nothing"]
     assert counted["matrix"][MAX_CLASSES - 1][-1] == 2
     assert sum(map(sum, counted["matrix"])) == 3
+
+
+@pytest.mark.parametrize(("kind", "alarms"), [("bbox", 0), ("segm", 1)])
+def test_a_mask_lies_in_a_crowd_by_its_pixels(kind, alarms):
+    """The corner of the crowd's box is empty."""
+    objects, found = [(1, 1, LARGE, True)], [(1, 1, (5, 5, 16, 16), 0.9)]
+    counted = confusion(Selection(truth_of(objects, 1), results_of(found)), kind, NAMES, 0.5)
+    assert counted["matrix"][-1][0] == alarms
+
+
+def test_an_iou_of_exactly_a_half_is_a_match():
+    objects, found = [(1, 1, (10, 10, 20, 20), False)], [(1, 1, (10, 10, 20, 40), 0.9)]
+    counted = confusion(Selection(truth_of(objects, 1), results_of(found)), "bbox", NAMES, 0.5)
+    assert counted["matrix"] == [[1, 0, 0], [0, 0, 0], [0, 0, 0]]
+
+
+def test_half_of_a_box_in_a_crowd_is_in_it_and_only_in_one_of_its_class():
+    crowd, found = (10, 10, 40, 40), [(1, 1, (30, 10, 40, 40), 0.9)]
+    for category_id, alarms in ((1, 0), (2, 1)):
+        truth = truth_of([(1, category_id, crowd, True)], 1)
+        counted = confusion(Selection(truth, results_of(found)), "bbox", NAMES, 0.5)
+        assert counted["matrix"][-1][0] == alarms

@@ -119,3 +119,23 @@ def test_images_outside_the_ground_truth_are_counted():
 def test_nothing_in_common(truth, names, classes, text):
     with pytest.raises(InputError, match=text):
         evaluate(truth, PERFECT, names, classes)
+
+
+def test_objects_without_an_area_have_that_of_their_mask():
+    truth = copy.deepcopy(TRUTH)
+    for annotation in truth["annotations"]:
+        annotation.pop("area", None)
+        annotation["bbox"] = [0.0, 0.0, 100.0, 100.0]  # large; its mask is not
+    metrics = evaluate(truth, PERFECT, NAMES, CLASSES)
+    assert metrics["segm"]["APl"] is None
+    assert metrics["segm"]["AP"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("block", "key"), [("images", "file_name"), ("categories", "name")])
+def test_names_that_are_used_twice_are_refused(block, key):
+    """One of both would be taken, and the objects of the other would count as missed or wrong."""
+    truth = copy.deepcopy(TRUTH)
+    name = truth[block][0][key]
+    truth[block].append({**truth[block][0], "id": 999})
+    with pytest.raises(InputError, match=rf"{block}: the name '{name}' is used 2 times"):
+        evaluate(truth, PERFECT, NAMES, CLASSES)

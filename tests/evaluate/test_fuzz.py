@@ -54,7 +54,7 @@ def _annotation(**changes):
 WRONG = {
     "no box": (_annotation(bbox=None), r"annotations\[0\]: its bbox is not"),
     "id twice": (_annotation(id=2), "annotations: ids are used more than once"),
-    "an id that is text": (_annotation(id="1"), r"annotations\[0\]: has no whole-number id"),
+    "an id that is text": (_annotation(id="1"), r"annotations\[0\]: its id is a text"),
     "no mask": (_annotation(segmentation=None), "annotation 1 has no mask"),
     "a damaged mask": (
         _annotation(segmentation={"size": [50, 60], "counts": "o"}),

@@ -20,6 +20,12 @@ class TestTruth:
         assert matches.matched_by == (0,)
         assert matches.ious == (1.0,)
 
+    def test_an_overlap_of_exactly_a_half_is_found(self) -> None:
+        half = (BOX[0], BOX[1], BOX[2], BOX[3] // 2)
+        matches = match([detection(3, 0.9, half)], (TruthObject(3, box_rle(BOX)),))
+        assert matches.ious == (0.5,)
+        assert matches.right == (True,)
+
     def test_crowds_judge_nothing(self) -> None:
         crowd = TruthObject(3, box_rle((0, 0, 60, 60)))
         matches = match([detection(3, 0.9, BOX), detection(7, 0.9, BOX)], (), [crowd])

@@ -8,6 +8,7 @@ from ntt_ray.evaluate.average_precision import Selection
 from ntt_ray.evaluate.evaluation import evaluate_classes
 from ntt_ray.evaluate.semantic import semantic_metrics
 from ntt_ray.masks import encode_mask, rle_area
+from ntt_ray.merge.thresholds import Thresholds
 from ntt_ray.records import ClassLabel
 from tests.support.fuzzing import fuzz
 
@@ -89,7 +90,7 @@ def test_boxes_have_no_class_map():
         "annotations": [{"id": 1, "image_id": 1, "category_id": 5, "bbox": [0, 0, 2, 2]}],
     }
     with pytest.raises(InputError, match="boxes only"):
-        evaluate_classes(truth, [], {1: "a.png"}, [ClassLabel(5, "nut")], 0.5)
+        evaluate_classes(truth, [], {1: "a.png"}, [ClassLabel(5, "nut")], Thresholds(0.5))
 
 
 @st.composite
@@ -118,3 +119,9 @@ def test_equals_a_plain_count(objects, found):
         assert figures(objects, found)["classes"][name] == (
             None if expected is None else pytest.approx(expected)
         )
+
+
+def test_of_equal_scores_the_first_is_on_top_as_in_class_maps():
+    objects = [(9, "#... ...."), (5, "#### ####")]
+    found = figures(objects, [(9, "#... ....", 0.9), (5, "#### ####", 0.9)])
+    assert found["mIoU"] == 1.0

@@ -3,7 +3,16 @@
 import pytest
 from jinja2 import UndefinedError
 
-from ntt_ray.pages.environment import colour, counted, digest, fraction, number, render, shortened
+from ntt_ray.pages.environment import (
+    colour,
+    counted,
+    digest,
+    fraction,
+    number,
+    render,
+    shortened,
+    threshold,
+)
 
 HOSTILE = '<script>alert("x")</script> {{ 7 * 7 }}'
 
@@ -47,3 +56,19 @@ def test_a_value_that_is_not_there_is_an_error():
     del section["note"]
     with pytest.raises(UndefinedError, match="note"):
         _references(sections=[section])
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.8819, "0.881"),
+        (0.29, "0.290"),
+        (0.7, "0.700"),
+        (1.0, "1.000"),
+        (0.0, "0.000"),
+        (None, "–"),
+    ],
+)
+def test_a_threshold_keeps_what_has_its_score(value, text):
+    assert threshold(value) == text
+    assert value is None or float(threshold(value)) <= value

@@ -3,11 +3,17 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
-from ntt_ray.errors import InputError, ReferencesError
+from ntt_ray.errors import ImageError, InputError, ReferencesError
 from ntt_ray.json_input import read_json
-from ntt_ray.references.dataset import check_images, load_references, parse_references
+from ntt_ray.references.dataset import (
+    check_images,
+    decode_sized,
+    load_references,
+    parse_references,
+    read_image,
+)
 from ntt_ray.storage import Storage
 
 SQUARE = [[10, 10, 40, 10, 40, 40, 10, 40]]
@@ -83,7 +89,6 @@ PROBLEMS = {
     "id twice": (_set("annotations", 1, "id", 7), "id 7 is used twice"),
     "unknown image": (_set("annotations", 0, "image_id", 99), "image 99 is not in the file"),
     "unknown class": (_set("annotations", 0, "category_id", 99), "unknown class id 99"),
-    "category 0": (_set("categories", 0, "id", 0), "category ids must be 1 or more"),
     "name twice": (_set("categories", 0, "name", "nut"), "'nut' is used 2 times"),
     "no box": (_set("annotations", 0, "bbox", None), "bbox is not"),
     "nan box": (_set("annotations", 0, "bbox", [1, 2, 3, float("nan")]), "bbox is not"),
@@ -182,7 +187,7 @@ def test_images_are_checked_together(image_root):
         check_images(references, Storage(), 0.2)
     text = str(caught.value)
     assert "image a.png (of annotations 7): there is no file" in text
-    said = "image b.png: is 50 x 60 pixels, but the reference file says 60 x 50; annotate pixels as"
+    said = "image b.png: is 50 x 60 pixels, but the reference file says 60 x 50; it was turned"
     assert said in text
 
 
@@ -215,3 +220,152 @@ def test_the_mask_decides_not_its_form(image_root):
     rle = _changed(_set("annotations", 0, "segmentation", dict(encode_mask(mask))))
     polygon = parse_references(COCO, image_root=str(image_root)).of_class(3)[0]
     assert parse_references(rle, image_root=str(image_root)).of_class(3)[0].rle == polygon.rle
+
+
+def _turned(turn: int, size_wh=(60, 50), file_format="PNG") -> tuple[bytes, np.ndarray, np.ndarray]:
+    """An image file whose EXIF asks for a turn; its pixels as stored, and upright."""
+    width, height = size_wh
+    pixels = np.random.default_rng(turn).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, file_format, exif=exif)
+    with Image.open(stream) as image:
+        upright = image if file_format == "TIFF" else ImageOps.exif_transpose(image)
+        return stream.getvalue(), pixels, np.asarray(upright)
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "TIFF"])
+@pytest.mark.parametrize("turn", range(2, 9))
+def test_turned_photos_are_read_as_they_were_annotated(turn, file_format):
+    data, stored, upright = _turned(turn, file_format=file_format)
+    assert (decode_sized(data, upright.shape[:2], "upright") == upright).all()
+    assert (decode_sized(data, stored.shape[:2], "stored") == stored).all()
+    if turn >= 5:  # the size tells
+        assert (decode_sized(data, upright.shape[:2], "auto") == upright).all()
+        assert (decode_sized(data, stored.shape[:2], "auto") == stored).all()
+    else:
+        with pytest.raises(
+            ImageError, match=rf"orientation {turn}.*references\.orientation: uprig"
+        ):
+            decode_sized(data, upright.shape[:2], "auto")
+    with pytest.raises(ImageError, match=r"is \d+ x \d+ pixels upright, but .* says 59 x 31"):
+        decode_sized(data, (31, 59), "auto")
+
+
+@pytest.mark.parametrize("turn", range(2, 9))
+def test_the_size_of_a_square_does_not_tell(turn):
+    data, stored, upright = _turned(turn, (48, 48))
+    with pytest.raises(ImageError, match="does not tell whether it was annotated upright"):
+        decode_sized(data, (48, 48), "auto")
+    assert (decode_sized(data, (48, 48), "upright") == upright).all()
+    assert (decode_sized(data, (48, 48), "stored") == stored).all()
+
+
+def test_what_is_not_turned_is_the_same_in_every_orientation():
+    data, stored, _ = _turned(1)
+    for orientation in ("auto", "upright", "stored"):
+        assert (decode_sized(data, (50, 60), orientation) == stored).all()
+
+
+def test_the_orientation_of_the_config_reaches_every_reference(image_root):
+    (image_root / "a.png").write_bytes(_turned(3)[0])
+    references = parse_references(COCO, image_root=str(image_root))
+    with pytest.raises(ReferencesError, match=r"image a\.png: is stored turned \(EXIF orientatio"):
+        check_images(references, Storage(), 0.2)
+    digests = []
+    for orientation, expected in zip(("stored", "upright"), _turned(3)[1:], strict=True):
+        chosen = parse_references(COCO, image_root=str(image_root), orientation=orientation)
+        assert {r.orientation for r in chosen.references} == {orientation}
+        assert (read_image(chosen.of_class(3)[0], Storage()) == expected).all()
+        digests.append(check_images(chosen, Storage(), 0.2))
+    assert digests[0] != digests[1]
+
+
+def _mark(coco: dict, *ids: int) -> None:
+    for annotation in coco["annotations"]:
+        annotation["iscrowd"] = int(annotation["id"] in ids)
+
+
+def test_brush_masks_marked_as_crowds_are_named_with_the_way_to_take_them():
+    coco = _changed(lambda coco: _mark(coco, 7, 8))
+    with pytest.raises(ReferencesError) as caught:
+        parse_references(coco, image_root="/data")
+    for name in ("bolt", "nut"):
+        assert f"class {name!r} (id " in str(caught.value)
+    assert str(caught.value).count("1 of its 1 annotations are marked iscrowd: 1") == 2
+    assert "CVAT, Datumaro and supervision mark brush masks so" in str(caught.value)
+    assert "set references.crowds: objects" in str(caught.value)
+    for shots in (None, 1):
+        chosen = parse_references(
+            coco, image_root="/data", crowds="objects", shots=shots, profile="plain"
+        )
+        assert [r.annotation_id for r in chosen.references] == [7, 8]
+
+
+def test_a_class_that_is_mostly_crowds_is_warned_of(caplog):
+    def change(coco):
+        more = [{**coco["annotations"][0], "id": 20 + n} for n in range(2)]
+        coco["annotations"] += more
+        _mark(coco, 20, 21)
+
+    found = parse_references(_changed(change), image_root="/data")
+    assert [r.annotation_id for r in found.of_class(3)] == [7]
+    (warning,) = [r.message for r in caplog.records if r.levelname == "WARNING"]
+    assert warning.startswith("class 'bolt': 2 of its 3 annotations are marked iscrowd: 1")
+
+
+def test_category_ids_from_0_are_raised_and_said(caplog):
+    def change(coco):
+        for block, key in (("categories", "id"), ("annotations", "category_id")):
+            for item in coco[block]:
+                item[key] -= 1
+
+    found = parse_references(_changed(change), image_root="/data")
+    assert [(c.category_id, c.name) for c in found.classes] == [(1, "nut"), (3, "bolt")]
+    assert [r.annotation_id for r in found.of_class(3)] == [7]
+    assert "category ids begin at 0" in caplog.text
+    assert "each is higher by 1" in caplog.text
+
+
+def test_names_that_look_alike_are_warned_of(caplog):
+    names = {"categories": [{"id": 3, "name": "key"}, {"id": 1, "name": "Key "}]}
+    parse_references({**COCO, **names}, image_root="/data")
+    assert "the classes 'Key ', 'key' differ in blanks or case only" in caplog.text
+
+
+def test_ids_that_are_texts_are_named():
+    coco = _changed(lambda coco: coco["images"][0].update(id="a17"))
+    with pytest.raises(
+        ReferencesError, match=r"images\[0\]: its id is a text, 'a17'; ids are whole"
+    ):
+        parse_references(coco, image_root="/data")
+
+
+def test_a_windows_path_is_named():
+    references = parse_references(
+        _changed(lambda coco: coco["images"][0].update(file_name="photos\\a.png")),
+        image_root="/nowhere",
+    )
+    with pytest.raises(ReferencesError, match=r"a\.png; its name has \\ where paths have /"):
+        check_images(references, Storage(), 0.2)
+
+
+def test_a_compressed_file_is_named(tmp_path):
+    (tmp_path / "refs.json").write_bytes(b"\x1f\x8b\x08" + bytes(30))
+    with pytest.raises(InputError, match=r"refs\.json: is compressed \(gzip\); unpack it"):
+        load_references(str(tmp_path / "refs.json"), None, Storage())
+
+
+def test_a_stray_click_beside_a_polygon_is_left_out_and_said(caplog):
+    stray = [[20, 20], [5, 5, 6, 6]]
+    coco = _changed(lambda c: c["annotations"][0].update(segmentation=[*SQUARE, *stray]))
+    found = parse_references(coco, image_root="/data")
+    plain = parse_references(COCO, image_root="/data")
+    assert found == plain
+    assert "annotation 7: 2 of the 3 parts of its mask have one or two points" in caplog.text
+    coco = _changed(lambda c: c["annotations"][0].update(segmentation=stray))
+    with pytest.raises(
+        ReferencesError, match="annotation 7: has a polygon that is not a list of at"
+    ):
+        parse_references(coco, image_root="/data")

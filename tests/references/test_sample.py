@@ -1,5 +1,6 @@
 import itertools
 import json
+import random
 from dataclasses import replace
 
 import pytest
@@ -98,3 +99,19 @@ def test_a_plain_draw_depends_on_its_own_class_and_the_seed():
     alone = sample_plainly(own, {1}, 5, 3)[0][1]
     assert sample_plainly(other + own, {1, 2}, 5, 3)[0][1] == alone
     assert sample_plainly(own, {1}, 5, 4)[0][1] != alone
+
+
+def test_the_last_resort_is_the_start_of_the_same_shuffled_list():
+    """Only of a class without a valid annotation, and with it the stream goes on as before."""
+    tiny = [_annotation(n, image=n, box=(50, 50, 4, 4)) for n in range(1, 9)]
+    other = [replace(_annotation(100 + n, image=50 + n), category_id=2) for n in range(8)]
+    sizes = dict.fromkeys([*range(1, 9), *range(50, 58)], (200, 200))
+    allowed = {a.id for a in tiny} - {3}
+    plain, _ = sample_annotations([*tiny, *other], sizes, {1, 2}, 4, 7)
+    found, short = sample_annotations([*tiny, *other], sizes, {1, 2}, 4, 7, allowed)
+    assert plain[1] == []
+    assert found[2] == plain[2]
+    shuffled = list(tiny)
+    random.Random(7).shuffle(shuffled)
+    assert found[1] == [a.id for a in shuffled if a.id != 3][:4]
+    assert short == []

@@ -141,18 +141,22 @@ def test_a_devkit_may_be_the_data_folder_itself(tmp_path):
     assert recorder.configs[0][0].image_root == str(tmp_path / "voc" / "VOCdevkit")
 
 
-def test_voc_boxes_count_from_1(tmp_path):
+def test_voc_is_converted_as_for_the_published_figures(tmp_path):
+    """Boxes count from 1 and lack their last pixel; difficult objects are crowds and come last."""
     write_voc(tmp_path)
     xml = next((tmp_path / "VOCdevkit/VOC2007/Annotations").glob("0001*.xml"))
     (tmp_path / "VOCdevkit/VOC2007/ImageSets/Main/test.txt").write_text(xml.stem)
     xml.write_text(
         "<annotation><size><width>50</width><height>40</height></size><object><name>cow</name>"
+        "<difficult>1</difficult>"
+        "<bndbox><xmin>3</xmin><ymin>3</ymin><xmax>9</xmax><ymax>9</ymax></bndbox></object>"
+        "<object><name>cow</name>"
         "<bndbox><xmin>1</xmin><ymin>2.0</ymin><xmax>50</xmax><ymax>40</ymax></bndbox></object>"
         "</annotation>"
     )
     found = voc_coco(str(tmp_path / "VOCdevkit"), (("2007", "test"),), Storage())
-    assert found["annotations"][0]["bbox"] == [0, 1, 50, 39]
-    assert found["annotations"][0]["iscrowd"] == 0
+    assert [a["bbox"] for a in found["annotations"]] == [[0, 1, 49, 38], [2, 2, 6, 6]]
+    assert [a["iscrowd"] for a in found["annotations"]] == [0, 1]
     assert found["images"][0]["width"] == 50
 
 

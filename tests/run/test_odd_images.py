@@ -166,4 +166,4 @@ def test_upright_images_have_upright_masks(golden_config, tmp_path):
     with pytest.raises(
         OutputMismatchError, match=r"decode\.orientation: 'upright' there, 'stored' here"
     ):
-        _label(golden_config, photos)
+        _label(golden_config, photos, "decode.orientation=stored")

@@ -199,7 +199,7 @@ LABELLED = [  # keys of a store, below a prefix
 LEFT_OUT = {
     "a part of the name starts with a dot": [".h/x.jpg", "a/.x.jpg", "a/../up.jpg", "./dot.jpg"],
     "?versionId= in a name would be taken": ["v.jpg?versionId=3.jpg", "v?versionId=null.jpg"],
-    "the name has another ending": ["notes.txt"],
+    "the name ends in '.txt'": ["notes.txt"],
 }
 
 
@@ -234,7 +234,7 @@ def test_what_a_folder_holds_besides_images_is_counted(folder, caplog):
     assert len(_listed(str(folder), None, Storage())) == 4
     assert sorted(caplog.messages) == [
         "images: left out 1 files, as '.cache/': a part of the name starts with a dot",
-        "images: left out 1 files, as 'notes.txt': the name has another ending",
+        "images: left out 1 files, as 'notes.txt': the name ends in '.txt'",
     ]
 
 
@@ -292,3 +292,41 @@ def test_names_below_image_root_need_no_protocol_of_their_own(tmp_path, monkeypa
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     with pytest.raises(InputError, match=r"row 1 of .*: gs:// needs another package"):
         _listed(str(table), "gs://bucket", Storage())
+
+
+NO_FOLDER = {
+    "shard-000.tar": "it is an archive; unpack it",
+    "photos.ZIP": "it is an archive; unpack it",
+    "list.csv.gz": "it is compressed; unpack it",
+    "list.tsv": "write it as .csv, .jsonl or .parquet with a column uri",
+    "list.ndjson": "write it as .csv",
+    "one.jpg": "it is one image; name its folder",
+    "photos/*.jpg": "patterns are not filled in; name the folder",
+}
+
+
+@pytest.mark.parametrize(("name", "message"), NO_FOLDER.items(), ids=NO_FOLDER)
+def test_what_is_no_folder_of_images_is_named(tmp_path, name, message):
+    if "*" not in name:
+        (tmp_path / name).write_bytes(b"anything")
+    with pytest.raises(InputError, match=f"there is no image in .*{message}"):
+        image_list.list_images(str(tmp_path / name), None, Storage())
+
+
+COLUMNS = {
+    "url.csv": (
+        "url,label\na.jpg,x\n",
+        "it has 'url', 'label': name the one with the addresses uri",
+    ),
+    "semicolon.csv": ("uri;label\na.jpg;x\n", "divided by ; and should be by a comma"),
+    "list.jsonl": ('{"image": "a.jpg"}\n', "it has 'image': name the one"),
+    "texts.jsonl": ('"a.jpg"\n', "there is no column 'uri'"),
+}
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_a_table_without_addresses_says_what_it_has(tmp_path, name):
+    text, message = COLUMNS[name]
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=message):
+        image_list.list_images(str(tmp_path / name), None, Storage())

@@ -56,3 +56,36 @@ def tiff(width: int, height: int, bits: int, strip: bytes, **more: int) -> bytes
     tags[273] = 8 + 2 + 12 * (len(tags) + 1) + 4
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, tags[tag]) for tag in sorted(tags))
     return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + b"\0" * 4 + strip
+
+
+def tiff_of_bands(samples: np.ndarray, planar: bool = False) -> bytes:
+    """A little-endian TIFF of bands ``(bands, h, w)``, interleaved or one after the other."""
+    bands, height, width = samples.shape
+    planes = (
+        [band.tobytes() for band in samples] if planar else [np.moveaxis(samples, 0, 2).tobytes()]
+    )
+    kind = {"u": 1, "i": 2, "f": 3}[samples.dtype.kind]
+    tags: dict[int, list[int]] = {
+        256: [width],
+        257: [height],
+        258: [8 * samples.itemsize] * bands,
+        259: [1],
+        262: [1 if bands != 3 else 2],
+        277: [bands],
+        278: [height],
+        279: [len(plane) for plane in planes],
+        284: [2 if planar else 1],
+        339: [kind] * bands,
+        273: [0] * len(planes),
+    }
+    behind = 8 + 2 + 12 * len(tags) + 4  # where long values stand, and then the planes
+    start = behind + sum(4 * len(v) for v in tags.values() if len(v) > 1)
+    tags[273] = [start + sum(map(len, planes[:n])) for n in range(len(planes))]
+    entries, values = b"", b""
+    for tag in sorted(tags):
+        packed = struct.pack(f"<{len(tags[tag])}I", *tags[tag])
+        where = packed if len(packed) == 4 else struct.pack("<I", behind + len(values))
+        values += b"" if len(packed) == 4 else packed
+        entries += struct.pack("<HHI", tag, 4, len(tags[tag])) + where
+    head = b"II*\0" + struct.pack("<IH", 8, len(tags))
+    return head + entries + b"\0" * 4 + values + b"".join(planes)

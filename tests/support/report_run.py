@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from ntt_ray.masks import encode_mask, rle_area, rle_bbox_xywh
+from ntt_ray.merge.thresholds import Thresholds
 from ntt_ray.records import ClassLabel, Detection, ImageEntry, ImageLabels, ReferenceSet
 from ntt_ray.references.dataset import parse_references
 from ntt_ray.report.report import write_report
@@ -116,7 +117,7 @@ def write_run(folder: Path, labels: list[ImageLabels], classes: tuple[ClassLabel
         "record": RunRecord.model_validate_json(json.dumps(record)),
         "shard_ids": range(len(units)),
         "read_unit": entries.__getitem__,
-        "min_score": MIN_SCORE,
+        "thresholds": Thresholds(MIN_SCORE),
     }
     return Run(output, labels, arguments, store)
 

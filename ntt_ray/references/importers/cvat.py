@@ -26,6 +26,7 @@ from ntt_ray.references.importers.shapes import (
     mask,
     outline,
     place_mask,
+    read_listed,
     turned,
     usable,
 )
@@ -54,7 +55,7 @@ def read_cvat(folder: str, store: Storage) -> list[AnnotatedImage]:
         with noted(problems, f"image {name}", ImageError, ValueError):
             file_name = _image_name(name, element.get("subset", ""), names)
             size_hw = (int(element.get("height", "")), int(element.get("width", "")))
-            check_size(store.read_bytes(storage.join(folder, file_name)), size_hw)
+            check_size(read_listed(folder, file_name, store), size_hw)
             shapes: list[Shape] = []
             for number, child in enumerate(element):
                 with noted(problems, f"image {name}: {child.tag} {number}", ValueError):

@@ -7,8 +7,9 @@
     references/bolt/0003.jpg  0003_mask_1.png  0003_mask_2.png      one for each object
     references/nut/images/0001.png  nut/masks/0001.png     or in folders of these names
 
-A mask has one object: its pixels are those of the one value that is not 0, or, in a soft mask of
-grey values, those above half of the greatest. Where a PNG has transparent parts, they are outside.
+A mask has one object: its pixels are those of the one value that is not 0, or, in a mask with soft
+edges, those above half of the greatest. Where a PNG has transparent parts, they are outside.
+Several values or colours, each with pixels around which all are the same, are several objects.
 """
 
 from __future__ import annotations
@@ -18,16 +19,29 @@ import re
 from collections import defaultdict
 
 import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageFilter
 
 from ntt_ray import storage
 from ntt_ray.errors import ImageError, InputError, noted
 from ntt_ray.images import IMAGE_SUFFIXES, decode_mask
 from ntt_ray.masks import Rle, encode_mask
-from ntt_ray.references.importers.shapes import AnnotatedImage, Shape, check_size, mask, usable
+from ntt_ray.references.importers.shapes import (
+    AnnotatedImage,
+    Shape,
+    check_size,
+    mask,
+    read_listed,
+    usable,
+)
+from ntt_ray.references.importers.voc import is_voc
 from ntt_ray.storage import Storage
 
 _MASK = re.compile(r"^(?P<image>.+?)[._-]mask([._-]?\d+)?$")
-_SOFT_VALUES = 16  # more grey values than these are soft edges, fewer are several objects
+_EDGE_PX = 3  # what is farther from the rest of the object is not its soft edge
+_FEW_VALUES = 16  # more are a map of probabilities, whose greatest values may lie side by side
+_NEAR = 0.02  # of the greatest value: this near to it, or to 0, even areas say nothing then
+_LARGE = 0.05  # of all even pixels: as many are no accident
 
 
 def read_folders(folder: str, store: Storage) -> list[AnnotatedImage]:
@@ -39,6 +53,10 @@ def read_folders(folder: str, store: Storage) -> list[AnnotatedImage]:
             file that cannot be used.
     """
     names = store.list_files(folder, IMAGE_SUFFIXES)
+    if is_voc(names):
+        raise InputError(f"{storage.redact(folder)}: is a folder of Pascal VOC; use --from voc")
+    if any(name.startswith("labels/") for name in store.list_files(folder, (".txt",))):
+        raise InputError(f"{storage.redact(folder)}: has labels of YOLO; use --from yolo")
     if not any("/" in name for name in names):
         raise InputError(f"{storage.redact(folder)}: there is no folder of a class with images")
     problems = [f"{name}: lies in no class's folder" for name in names if "/" not in name]
@@ -48,10 +66,10 @@ def read_folders(folder: str, store: Storage) -> list[AnnotatedImage]:
         label = image.split("/", 1)[0]
         shapes: list[Shape] = []
         with noted(problems, image, ImageError):
-            size_hw = check_size(store.read_bytes(storage.join(folder, image)), None)
+            size_hw = check_size(read_listed(folder, image, store), None)
             for name in own:
                 with noted(problems, name, ImageError, ValueError):
-                    rle = _read_mask(store.read_bytes(storage.join(folder, name)), size_hw)
+                    rle = _read_mask(read_listed(folder, name, store), size_hw)
                     shapes.append(mask(label, None, rle))
             images.append(AnnotatedImage(image, size_hw, tuple(shapes)))
     return usable(images, problems, {})
@@ -97,11 +115,52 @@ def _stem(name: str) -> str:
 
 
 def _read_mask(data: bytes, size_hw: tuple[int, int]) -> Rle:
-    values = decode_mask(data)
+    values, colours = decode_mask(data)
     if values.shape != size_hw:
         height, width = values.shape
         raise ValueError(f"is {width} x {height} pixels, but its image {size_hw[1]} x {size_hw[0]}")
-    found = np.unique(values[values > 0])
-    if 1 < len(found) <= _SOFT_VALUES:
-        raise ValueError(f"has {len(found)} values besides 0; one file for each object is needed")
-    return encode_mask(values > (found.max() / 2 if len(found) else 0))
+    if (objects := _least_objects(values, colours)) > 1:
+        raise ValueError(
+            f"shows {objects} objects or more, by their values or colours; one file for each "
+            "object is needed"
+        )
+    return encode_mask(values > values.max() / 2)
+
+
+def _least_objects(values: npt.NDArray[np.int64], colours: npt.NDArray[np.int64]) -> int:
+    """How many objects a mask shows at least.
+
+    Args:
+        values: opacity, index or brightness of each pixel, 0 outside: int64 ``(h, w)``.
+        colours: what tells objects apart, the same as `values` where there is no colour.
+    """
+    inside = values > 0
+    kinds = np.unique(colours[inside])
+    if len(kinds) < 2:
+        return len(kinds)
+    even = inside & _is_even(colours)
+    solid, first, counts = np.unique(colours[even], return_index=True, return_counts=True)
+    if len(kinds) <= _FEW_VALUES:
+        main = solid[counts.argmax()] if len(solid) else values[inside].max()
+        edge = inside & ~_near(colours == main, _EDGE_PX)
+        return max(len(solid), 2 if edge.any() else 1)
+    is_large = counts >= _LARGE * counts.sum()
+    if values is colours:  # those of a map of probabilities lie side by side at both ends
+        level = values[even][first] / values.max()
+        between = (level > _NEAR) & (level < 1 - _NEAR)
+        is_even_map = counts[between].sum() < _LARGE * counts.sum()
+        return 1 if is_even_map else 1 + int(between.sum())
+    return max(1, int(is_large.sum()))
+
+
+def _is_even(values: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Where all eight neighbours of a pixel have its value."""
+    around = np.lib.stride_tricks.sliding_window_view(np.pad(values, 1, mode="edge"), (3, 3))
+    same: npt.NDArray[np.bool_] = (around == values[..., None, None]).all(axis=(2, 3))
+    return same
+
+
+def _near(where: npt.NDArray[np.bool_], distance: int) -> npt.NDArray[np.bool_]:
+    """What lies in a square around pixels that are set."""
+    wider = Image.fromarray(where.astype(np.uint8)).filter(ImageFilter.MaxFilter(2 * distance + 1))
+    return np.asarray(wider) > 0

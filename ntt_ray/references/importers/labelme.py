@@ -30,11 +30,14 @@ from ntt_ray.references.importers.shapes import (
     mask,
     outline,
     place_mask,
+    read_listed,
     usable,
 )
 from ntt_ray.storage import Storage
 
 NOT_AREAS = ("line", "linestrip", "point", "points")
+NOT_CLASSES = ("__ignore__", "_background_")  # in LabelMe's own lists of labels
+BOXES = ("rectangle", "oriented_rectangle", "rotation")  # the last is X-AnyLabeling's
 
 
 def read_labelme(folder: str, store: Storage) -> list[AnnotatedImage]:
@@ -53,9 +56,9 @@ def read_labelme(folder: str, store: Storage) -> list[AnnotatedImage]:
     images = []
     for name in files:
         with noted(problems, name, ImageError, ValueError):
-            content = _content(store.read_bytes(storage.join(folder, name)))
+            content = _content(read_listed(folder, name, store))
             image_name = _image_name(content, name, set(names))
-            data = store.read_bytes(storage.join(folder, image_name))
+            data = read_listed(folder, image_name, store)
             size_hw = check_size(data, _size_hw(content))
             shapes: list[Shape] = []
             for number, shape in enumerate(content["shapes"]):
@@ -105,13 +108,13 @@ def _shape(shape: Any, size_hw: tuple[int, int], left_out: Counter[str]) -> list
     if not label or not (group is None or type(group) is int):
         raise ValueError("its label is empty or its group_id is no whole number")
     kind = shape.get("shape_type") or "polygon"
-    if kind in NOT_AREAS:
-        left_out[kind] += 1
+    if kind in NOT_AREAS or label in NOT_CLASSES:
+        left_out[label if label in NOT_CLASSES else kind] += 1
         return []
     points = _points(shape.get("points"))
     if kind == "polygon":
         return [outline(label, group, points, size_hw)]
-    if kind in ("rectangle", "oriented_rectangle"):
+    if kind in BOXES:
         return [box(label, group, points, size_hw)]
     if kind == "circle" and len(points) == 2:
         radius = math.dist(*points)
@@ -121,7 +124,9 @@ def _shape(shape: Any, size_hw: tuple[int, int], left_out: Counter[str]) -> list
         (x1, y1), (x2, y2) = ((int(x), int(y)) for x, y in points)
         part = _mask_part(shape.get("mask"), (y2 - y1 + 1, x2 - x1 + 1))
         return [mask(label, group, place_mask(part, x1, y1, size_hw))]
-    raise ValueError(f"a {kind} of {len(points)} points is not known")
+    raise ValueError(
+        f"a {kind} of {len(points)} points is not known; make it a polygon, or delete it"
+    )
 
 
 def _points(points: Any) -> list[tuple[float, float]]:
@@ -137,7 +142,7 @@ def _points(points: Any) -> list[tuple[float, float]]:
 def _mask_part(text: Any, size_hw: tuple[int, int]) -> np.ndarray[Any, np.dtype[np.bool_]]:
     """The PNG of a mask in base64, as large as its two corners, both included."""
     try:
-        values = decode_mask(base64.b64decode(text, validate=True))
+        values, _ = decode_mask(base64.b64decode(text, validate=True))
     except (TypeError, binascii.Error, ImageError) as error:
         raise ValueError(f"its mask is not a PNG in base64 ({error})") from None
     if values.shape != size_hw:

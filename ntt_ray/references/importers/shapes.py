@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from ntt_ray.errors import ImageError, ReferencesError
+from ntt_ray import storage
+from ntt_ray.errors import ImageError, ReferencesError, StorageError
 from ntt_ray.images import stored_size
 from ntt_ray.masks import (
     BoolMask,
@@ -28,6 +29,7 @@ from ntt_ray.masks import (
     rle_bbox_xywh,
     segmentation_to_rle,
 )
+from ntt_ray.storage import Storage
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +78,16 @@ def usable(
     for kind, count in sorted(left_out.items()):
         logger.warning("%d shapes of type %s outline no object and are left out", count, kind)
     return images
+
+
+def read_listed(folder: str, name: str, store: Storage) -> bytes:
+    """A file that a listing names; ImageError says why it cannot be read."""
+    try:
+        return store.read_bytes(storage.join(folder, name))
+    except FileNotFoundError:
+        raise ImageError("cannot be read: a link to nothing, or deleted meanwhile") from None
+    except StorageError as error:
+        raise ImageError(f"cannot be read: {error}") from None
 
 
 def outline(label: str, group: int | None, points: Points, size_hw: tuple[int, int]) -> Shape:
@@ -140,8 +152,8 @@ def check_size(data: bytes, size_hw: tuple[int, int] | None) -> tuple[int, int]:
         ImageError: no image, another size, or stored turned: tools show the picture upright,
             but pixels are taken as stored.
     """
-    found, upright = stored_size(data)
-    if not upright:
+    found, turn = stored_size(data)
+    if turn != 1:
         raise ImageError(
             "is stored turned (EXIF orientation), but was annotated upright; store it upright"
         )

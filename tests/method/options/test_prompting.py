@@ -108,3 +108,10 @@ def test_from_no_similarity_on_all_points_are_asked():
     assert asked == [(1, list(range(16)))] * 4
     assert found == _label(None)[0]
     assert work.points_asked == work.points == 64
+
+
+def test_a_patch_that_just_resembles_a_class_is_near_enough():
+    similarity = torch.zeros(4, 4, 1)
+    similarity[0, 0] = 0.5
+    near = torch.tensor([[4.0, 4.0], [60.0, 60.0]])
+    assert promising_points(similarity, near, 64, 0.5).tolist() == [0]

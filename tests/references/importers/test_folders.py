@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from ntt_ray.errors import InputError, ReferencesError
 from ntt_ray.masks import decode_rle
@@ -88,7 +88,19 @@ def soft() -> Image.Image:
     return Image.fromarray(np.where(OBJECT, 250, values).astype(np.uint8))
 
 
+def smooth(steps: int | None = None) -> Image.Image:
+    """Edges that are smoothed, to all grey values or to a few."""
+    values = np.asarray(grey(255).filter(ImageFilter.GaussianBlur(1.0))).astype(float)
+    values = values if steps is None else np.round(values / 255 * steps) * 255 / steps
+    # what was at the edge and above the half stays, as of every mask
+    return Image.fromarray(
+        np.where(OBJECT, np.maximum(values, 128), values.clip(0, 127)).astype("u1")
+    )
+
+
 FORMS = {
+    "smooth edges": smooth(),
+    "smooth edges of few values": smooth(4),
     "0 and 255": grey(255),
     "0 and 1": grey(1),
     "bits": Image.fromarray(OBJECT),
@@ -115,9 +127,35 @@ def two_values() -> Image.Image:
     return Image.fromarray(values)
 
 
+def many_ids(count: int) -> Image.Image:
+    """Squares of 5 x 5 pixels, each of its own value."""
+    values = np.zeros((40, 50), np.uint8)
+    for n in range(count):
+        values[8 * (n // 8) : 8 * (n // 8) + 5, 6 * (n % 8) : 6 * (n % 8) + 5] = n + 1
+    return Image.fromarray(values)
+
+
+def two_colours(smooth: bool = False) -> Image.Image:
+    values = np.zeros((40, 50, 3), np.uint8)
+    values[5:25, 5:20, 0] = values[10:35, 30:45, 1] = 255
+    picture = Image.fromarray(values)
+    return picture.filter(ImageFilter.GaussianBlur(1.5)) if smooth else picture
+
+
+def two_lines() -> Image.Image:
+    values = np.zeros((40, 50), np.uint8)
+    values[5, 5:45], values[30, 5:45] = 1, 2
+    return Image.fromarray(values)
+
+
 BROKEN = {
+    "20 ids": (many_ids(20), "shows 20 objects or more.*one file for each object"),
+    "40 ids": (many_ids(40), "objects or more.*one file for each object"),
+    "two colours": (two_colours(), "shows 2 objects or more.*one file for each object"),
+    "two colours, smooth": (two_colours(smooth=True), "shows 2 objects or more"),
+    "two thin lines": (two_lines(), "shows 2 objects or more"),
     "empty": (grey(0), "nut/1.png: it covers no pixel"),
-    "several objects": (two_values(), "has 2 values besides 0; one file for each object"),
+    "several objects": (two_values(), "shows 2 objects or more.*one file for each object"),
     "another size": (Image.new("L", (40, 50)), "is 40 x 50 pixels, but its image 50 x 40"),
 }
 
