@@ -6,6 +6,7 @@ import logging
 import os
 import platform
 import time
+import uuid
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -40,7 +41,7 @@ class LabelActor:
     """A process with both models and the bank; labels one unit at a time."""
 
     def __init__(self, job: LabelJob, bank_ref: list[ray.ObjectRef[bytes]]) -> None:
-        self._job = job
+        self._job, self._name = job, uuid.uuid4().hex
         self._metrics = ActorMetrics(storage.redact(job.output))
         self._loading_error: NttRayError | None = None
         try:
@@ -92,6 +93,7 @@ class LabelActor:
                     "shard_id": row["shard_id"],
                     "again": row["again"],
                     "given_back": given_back,
+                    "actor": self._name,
                     "fetch_s": row["fetch_s"],
                     "begun_at": begun_at,
                     "label_s": label_s,

@@ -66,6 +66,7 @@ def label_units(
         [{"shard_id": shard_id, "again": again} for shard_id, again in units.items()],
         override_num_blocks=len(units),
     )
+    pool = resources.pool(len(units))
     # Ray fuses neighbours that reserve the same; fetching must overlap labelling instead, so its
     # tasks reserve another share of a CPU than the actors.
     by_unit: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
@@ -73,9 +74,7 @@ def label_units(
     labelled = fetched.map_batches(
         LabelActor,
         fn_constructor_args=(job, [bank_ref]),  # in a list: Ray Data does not resolve it
-        compute=ActorPoolStrategy(
-            **resources.pool(len(units)), max_tasks_in_flight_per_actor=UNITS_IN_FLIGHT
-        ),
+        compute=ActorPoolStrategy(**pool, max_tasks_in_flight_per_actor=UNITS_IN_FLIGHT),
         **by_unit,
         **resources.actor_options(),
     )
@@ -85,7 +84,8 @@ def label_units(
         # seconds, which took a third of two cores with 100,000 units
         for bundle in written.iter_internal_ref_bundles():
             for block in bundle.blocks:
-                yield from (UnitDone(**row) for row in ray.get(block.ref).to_pylist())
+                for row in ray.get(block.ref).to_pylist():
+                    yield UnitDone(**row, actors=pool["initial_size"])
     except ExecutionTimeoutError as error:
         raise RunIncompleteError(
             f"nothing moved for {stall_s:.0f} s: workers find no room, or die as they start (a "
