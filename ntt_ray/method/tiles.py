@@ -2,15 +2,18 @@
 
 A model sees each view at its own input size, so what is small in the image is large in a tile. The
 smallest tiles overlap, and so do those twice and four times as wide, until one view holds the whole
-image: an object that a border cuts in one scale is whole in the next. Cut pieces are left out.
+image: an object that a border cuts in one scale is whole in the next. Cut pieces are left out, and
+of an object that is whole in views of several scales the mask of the finest one stays.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torchvision.ops import box_iou
 
 MIN_RATIO = 1.5  # longer side of the image over the side of a tile; tiles gain little below it
 
@@ -81,3 +84,38 @@ def cut_off(masks: Tensor, view: View, size_hw: tuple[int, int]) -> Tensor:
     if view.top + view.height < height:
         cut |= masks[:, -1].any(dim=1)
     return cut
+
+
+def seen_finer(
+    boxes_xyxy: Tensor, labels: Tensor, view_of: Tensor, views: Sequence[View], max_iou: float
+) -> Tensor:
+    """Masks whose object is whole in a finer view, too, which has a mask of it.
+
+    A model that sees an object larger draws its outline closer, and its predicted IoU need not say
+    so: each is a guess about another picture. So between scales it does not decide. Smaller tiles
+    are finer. Two masks are of one object where NMS would take them for duplicates, and the finer
+    view shows the object whole where the box of the coarser mask lies in that view.
+
+    Args:
+        boxes_xyxy: ``(N, 4)`` float32 with inclusive x2, y2, in pixels of the image.
+        labels: ``(N,)`` int64 class indices.
+        view_of: ``(N,)`` int64, position of each mask's view.
+        views: the views; none of their masks is cut off, see `cut_off`.
+        max_iou: boxes of a class with an IoU above it, strictly, are duplicates.
+
+    Returns:
+        ``(N,)`` bool, whether a finer mask stands for each.
+    """
+    areas = torch.tensor([view.width * view.height for view in views])
+    finer = torch.zeros(len(boxes_xyxy), dtype=torch.bool)
+    for place in areas.argsort(stable=True).tolist():
+        view = views[place]
+        first = torch.tensor([view.left, view.top])
+        last = first + torch.tensor([view.width, view.height]) - 1
+        inside = (boxes_xyxy[:, :2] >= first).all(dim=1) & (boxes_xyxy[:, 2:] <= last).all(dim=1)
+        own = torch.nonzero((view_of == place) & ~finer).squeeze(1)
+        coarser = torch.nonzero(inside & (areas[view_of] > areas[place]) & ~finer).squeeze(1)
+        same = box_iou(boxes_xyxy[coarser], boxes_xyxy[own]) > max_iou
+        same &= labels[coarser][:, None] == labels[own]
+        finer[coarser] = same.any(dim=1)
+    return finer

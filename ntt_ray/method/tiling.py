@@ -23,7 +23,7 @@ from ntt_ray.method.labeler import MERGE_FACTOR, Labeler
 from ntt_ray.method.masks_at_size import EncodedMask, RleMasks, as_rle, encoded_masks
 from ntt_ray.method.merging import merged_scores
 from ntt_ray.method.suppression import nms_order, ranking
-from ntt_ray.method.tiles import View, cut_off, views_of
+from ntt_ray.method.tiles import View, cut_off, seen_finer, views_of
 from ntt_ray.models.inputs import to_input
 from ntt_ray.models.interfaces import Encoder, Proposer
 from ntt_ray.records import Detection, PromptWork
@@ -149,14 +149,22 @@ class TiledLabeler:
 
     @torch.inference_mode()
     def _merge(self, views: Sequence[ViewMasks], size_hw: tuple[int, int]) -> tuple[Detection, ...]:
-        """NMS, the cut, merging and ranking of all views' masks, at the image's size."""
+        """NMS, the cut, merging and ranking of all views' masks, at the image's size.
+
+        Before it, the finest of the views that show an object whole is chosen.
+        """
         settings, limit = self.labeler.settings, self.labeler.settings.max_detections
         placed, values = zip(*(masks.placed(size_hw) for masks in views))
         rles = [rle for own in placed for rle in own]
         every = MaskValues(*(torch.cat(field) for field in zip(*values)))
-        _, dense = torch.unique(every.labels, return_inverse=True)  # small ones keep boxes exact
-        order = nms_order(_inclusive_boxes(rles), every.predicted_iou, dense, settings.nms_iou)
-        order = order[: MERGE_FACTOR * limit]
+        boxes = _inclusive_boxes(rles)
+        view_of = torch.repeat_interleave(torch.tensor([len(own) for own in placed]))
+        rectangles = [found.view for found in views]
+        finer = seen_finer(boxes, every.labels, view_of, rectangles, settings.nms_iou)
+        left = torch.nonzero(~finer).squeeze(1)
+        _, dense = torch.unique(every.labels[left], return_inverse=True)  # small: boxes stay exact
+        order = nms_order(boxes[left], every.predicted_iou[left], dense, settings.nms_iou)
+        order = left[order[: MERGE_FACTOR * limit]]
         masks, kept = RleMasks(tuple(rles)).select(order), every.select(order)
         scores = merged_scores(
             kept.scores, kept.labels, kept.features, masks.shares, settings.diffusion, limit

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ntt_ray.method.tiles import View, cut_off, views_of
+from ntt_ray.method.tiles import View, cut_off, seen_finer, views_of
 
 SIZES = [(100, 100), (151, 90), (1000, 1000), (3000, 400), (77, 1234), (640, 641)]
 
@@ -74,3 +74,52 @@ def test_masks_at_a_border_where_the_image_goes_on_are_cut_off(view):
     if view.width < 50:
         assert True in found
         assert False in found
+
+
+WHOLE, TILE, NEXT = View(0, 0, 100, 80), View(0, 0, 40, 40), View(30, 0, 40, 40)
+FINER = {
+    "a finer mask of the same": ([(5, 5, 20, 20), (6, 5, 20, 21)], [0, 1], [0, 0], [True, False]),
+    "of another class": ([(5, 5, 20, 20), (6, 5, 20, 21)], [0, 1], [0, 1], [False, False]),
+    "of another place": ([(5, 5, 20, 20), (14, 14, 39, 39)], [0, 1], [0, 0], [False, False]),
+    "as large views": ([(31, 5, 38, 20), (31, 5, 39, 20)], [1, 2], [0, 0], [False, False]),
+    "the coarser one reaches out of the finer view": (
+        [(5, 5, 45, 20), (5, 5, 38, 20)],
+        [0, 1],
+        [0, 0],
+        [False, False],
+    ),
+    "up to the last pixel of it": (
+        [(5, 5, 39, 20), (5, 5, 38, 20)],
+        [0, 1],
+        [0, 0],
+        [True, False],
+    ),
+    "two finer ones": (
+        [(31, 5, 38, 20), (31, 5, 39, 20), (31, 5, 38, 21)],
+        [2, 0, 1],
+        [0, 0, 0],
+        [False, True, False],
+    ),
+    "none": ([], [], [], []),
+}
+
+
+@pytest.mark.parametrize("case", FINER)
+def test_a_finer_view_stands_for_a_coarser_one(case):
+    boxes, view_of, labels, expected = FINER[case]
+    found = seen_finer(
+        torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+        torch.tensor(labels, dtype=torch.int64),
+        torch.tensor(view_of, dtype=torch.int64),
+        [WHOLE, TILE, NEXT],
+        0.5,
+    )
+    assert found.tolist() == expected
+
+
+def test_what_is_gone_stands_for_nothing():
+    """The middle scale gives way to the finest one, whose mask is no duplicate of the coarsest."""
+    views = [View(0, 0, 100, 100), View(0, 0, 50, 50), View(0, 0, 30, 30)]
+    boxes = torch.tensor([[0.0, 0, 29, 29], [0.0, 0, 29, 20], [0.0, 0, 29, 13]])
+    found = seen_finer(boxes, torch.zeros(3, dtype=torch.int64), torch.arange(3), views, 0.5)
+    assert found.tolist() == [False, True, False]

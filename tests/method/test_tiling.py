@@ -1,5 +1,7 @@
 """Labels of large images by their tiles, against the same in loops over views, masks and pairs."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -139,7 +141,8 @@ def _plain(image: np.ndarray, overlap: float, wanted: int) -> list:
                 continue
             mask = np.zeros(size_hw, dtype=bool)
             mask[view.top : view.top + view.height, view.left : view.left + view.width] = small
-            items.append((label, score, feature, iou, mask))
+            items.append((label, score, feature, iou, mask, view))
+    items = _without_coarser(items, 0.5)
     boxes = [reference.inclusive_box(item[4]) for item in items]
     order = reference.nms(boxes, [i[3] for i in items], [i[0] for i in items], 0.5)
     items = [items[n] for n in order[: 8 * wanted]]
@@ -148,6 +151,55 @@ def _plain(image: np.ndarray, overlap: float, wanted: int) -> list:
     )
     found = [(i[0], i[1] * factor, i[4]) for i, factor in zip(items, factors)]
     return sorted(found, key=lambda item: -item[1])[:wanted]
+
+
+def _without_coarser(items: list, max_iou: float) -> list:
+    """Mask by mask, the smallest tiles first: what stands for a coarser mask of the same object."""
+    areas = [item[5].width * item[5].height for item in items]
+    boxes = [reference.inclusive_box(item[4]) for item in items]
+    gone: set[int] = set()
+    for fine in sorted(range(len(items)), key=lambda n: areas[n]):
+        view = items[fine][5]
+        for coarse in range(len(items)):
+            x1, y1, x2, y2 = boxes[coarse]
+            if (
+                fine not in gone
+                and areas[coarse] > areas[fine]
+                and items[coarse][0] == items[fine][0]
+                and reference.box_iou(boxes[coarse], boxes[fine]) > max_iou
+                and view.left <= x1
+                and view.top <= y1
+                and x2 < view.left + view.width
+                and y2 < view.top + view.height
+            ):
+                gone.add(coarse)
+    return [item for n, item in enumerate(items) if n not in gone]
+
+
+class UnsureOfLargeObjects(ColourProposer):
+    """The same, but the larger an object is shown, the lower is its predicted IoU."""
+
+    def __init__(self, loss: float) -> None:
+        super().__init__()
+        self._loss = loss
+
+    def _of(self, image, min_predicted_iou):
+        found = super()._of(image, min_predicted_iou)
+        share = (found.logits > 0).float().mean(dim=(1, 2))
+        return replace(found, predicted_iou=found.predicted_iou - self._loss * share)
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.2, -0.2], ids=["equal", "coarse higher", "fine higher"])
+def test_the_finer_mask_of_an_object_stays(loss):
+    """Whatever its predicted IoU is, where both views show the whole object."""
+    image = _canvas()
+    image[3:12, 3:14, 0] = 255  # whole in the first of the smallest tiles
+    image[60:63, 64:120, 1] = 255  # whole in no tile of 32 pixels
+    found = _tiled(UnsureOfLargeObjects(loss)).label([image])[0]
+    red, green = ([d for d in found if d.category_id == label.category_id] for label in CLASSES)
+    assert [d.bbox_xywh for d in red] == [(3, 3, 11, 9)]
+    assert red[0].area == 11 * 9
+    assert [d.bbox_xywh for d in green] == [(64, 60, 56, 3)]
 
 
 def test_an_image_of_one_view_gets_the_labels_that_it_gets_without_tiles():
