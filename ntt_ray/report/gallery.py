@@ -1,4 +1,4 @@
-"""Which images a report shows: best, worst, borderline, and some with nothing found.
+"""Which images a report ranks and shows: best, worst, borderline, and some with nothing found.
 
 Keeps a bounded number of candidates while the shards stream by. Ties go to the smaller image id, so
 the same run shows the same images.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ntt_ray.evaluate.matching import Matches
 from ntt_ray.records import ImageLabels
@@ -23,11 +23,46 @@ _ENOUGH_OBJECTS = 3
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An image that may be shown, with what was found in it and the unit it belongs to."""
+    """An image that may be shown.
+
+    Attributes:
+        shard_id: the unit that the image belongs to.
+        labels: what was found in the image.
+        matches: what of that is right; None where it is not known.
+        category_ids: the only classes that are shown of the image; empty for all.
+    """
 
     shard_id: int
     labels: ImageLabels
     matches: Matches | None
+    category_ids: tuple[int, ...] = ()
+
+    @property
+    def image_id(self) -> int:
+        """The id of the image."""
+        return self.labels.entry.image_id
+
+    def only(self, category_ids: tuple[int, ...]) -> Candidate:
+        """The image with what was found, and what there is, of some classes."""
+        found = self.labels.detections
+        own = [n for n, d in enumerate(found) if d.category_id in category_ids]
+        labels = replace(self.labels, detections=tuple(found[n] for n in own))
+        return Candidate(self.shard_id, labels, self._matches_of(own, category_ids), category_ids)
+
+    def _matches_of(self, own: list[int], category_ids: tuple[int, ...]) -> Matches | None:
+        """The matches of the detections `own`; an object only matches its own class."""
+        known = self.matches
+        if known is None:
+            return None
+        kept = [n for n, found in enumerate(known.objects) if found.category_id in category_ids]
+        position = {old: new for new, old in enumerate(own)}
+        matched_by = [known.matched_by[n] for n in kept]
+        return Matches(
+            objects=tuple(known.objects[n] for n in kept),
+            right=tuple(known.right[n] for n in own),
+            matched_by=tuple(None if n is None else position[n] for n in matched_by),
+            ious=tuple(known.ious[n] for n in kept),
+        )
 
 
 class GalleryPicker:
@@ -42,7 +77,7 @@ class GalleryPicker:
         self.threshold = threshold
         self.max_images = max_images
         self._lists = {
-            group: _Ranked(EMPTY_SHOWN if group == "empty" else max_images * _SPARE)
+            group: Ranked(EMPTY_SHOWN if group == "empty" else max_images * _SPARE)
             for group in GROUPS
         }
 
@@ -74,13 +109,13 @@ class GalleryPicker:
         # the three take turns; one that runs out leaves its places to the others
         while sources and left > 0:
             for group in list(sources):
-                unseen = (c for c in sources[group] if c.labels.entry.image_id not in seen)
+                unseen = (c for c in sources[group] if c.image_id not in seen)
                 candidate = next(unseen, None)
                 if candidate is None:
                     del sources[group]
                 elif left > 0:
                     chosen[group].append(candidate)
-                    seen.add(candidate.labels.entry.image_id)
+                    seen.add(candidate.image_id)
                     left -= 1
         return chosen
 
@@ -147,7 +182,7 @@ def count_matches(matches: Matches, kept: int) -> tuple[int, int, int]:
     return right, wrong, len(matches.objects) - right
 
 
-class _Ranked:
+class Ranked:
     """The candidates with the highest ranks; iterates from the highest."""
 
     def __init__(self, limit: int) -> None:
@@ -155,7 +190,8 @@ class _Ranked:
         self._heap: list[tuple[float, int, Candidate]] = []
 
     def add(self, rank: float, candidate: Candidate) -> None:
-        item = (rank, -candidate.labels.entry.image_id, candidate)
+        """Consider a candidate; of equal ranks the smaller image id comes first."""
+        item = (rank, -candidate.image_id, candidate)
         if len(self._heap) < self._limit:
             heapq.heappush(self._heap, item)
         elif self._heap and item[:2] > self._heap[0][:2]:

@@ -20,8 +20,26 @@ from ntt_ray.report.gallery import Candidate
 
 MAX_FILTERS = 30
 MAX_MASKS = 50  # predictions painted per image, those with the highest scores
+MASKS_PER_CLASS = 5  # the same of each class of an image that is shown for some classes only
 MAX_OBJECTS = 200  # objects of the ground truth painted per image
 _NAME_LETTERS = 24
+
+
+@dataclass(frozen=True, slots=True)
+class ShotSize:
+    """How much of the page an image may take.
+
+    Attributes:
+        side: the longer side of its picture, in pixels.
+        picture_bytes: bytes of the picture, as far as a lower quality goes.
+        masks: how many predictions are painted.
+        objects: how many objects of the ground truth are painted.
+    """
+
+    side: int = 480
+    picture_bytes: int = 64_000
+    masks: int = MAX_MASKS
+    objects: int = MAX_OBJECTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +49,7 @@ class Shot:
     candidate: Candidate
     picture: Thumbnail
     note: str
+    size: ShotSize = ShotSize()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +97,16 @@ class ShotView:
         shot: the image.
         truth: the objects of the ground truth; None where it is not known.
         predictions: the detections with the highest scores, the largest masks first.
+        hidden: how many further detections are not painted.
+        classes: the classes that it is shown for: position, name and highest score.
     """
 
     id: str
     shot: Shot
     truth: list[Overlay] | None
     predictions: list[Overlay]
+    hidden: int
+    classes: list[tuple[int, str, float]]
 
 
 def gallery_view(
@@ -102,12 +125,8 @@ def gallery_view(
     """
     ids = count(1)
     groups = {
-        name: [
-            ShotView(f"p{next(ids)}", s, _objects(s, numbers), _predictions(s, numbers, names))
-            for s in group
-        ]
+        name: [_view(f"p{next(ids)}", shot, numbers, names) for shot in group]
         for name, group in shots.items()
-        if group
     }
     views = [view for group in groups.values() for view in group]
     used = _used(views)
@@ -119,8 +138,19 @@ def gallery_view(
         "masks": used.total(),
         "names": {number: names[number] for number in sorted(used)},
         "filters": _filters(used, names),
-        "max_masks": MAX_MASKS,
+        "masks_per_class": MASKS_PER_CLASS,
     }
+
+
+def _view(shot_id: str, shot: Shot, numbers: Mapping[int, int], names: Sequence[str]) -> ShotView:
+    found = shot.candidate.labels.detections
+    predictions = _predictions(shot, numbers, names)
+    classes = []
+    for category_id in shot.candidate.category_ids:
+        highest = max(d.score for d in found if d.category_id == category_id)
+        classes.append((numbers[category_id], names[numbers[category_id]], highest))
+    hidden = len(found) - len(predictions)
+    return ShotView(shot_id, shot, _objects(shot, numbers), predictions, hidden, classes)
 
 
 def _used(views: Sequence[ShotView]) -> Counter[int]:
@@ -150,14 +180,17 @@ def _objects(shot: Shot, numbers: Mapping[int, int]) -> list[Overlay] | None:
     scores = ["" if i is None else _score(labels.detections[i]) for i in matches.matched_by]
     return [
         Overlay(numbers[found.category_id], _path(found.rle, shot), score)
-        for found, score in list(zip(matches.objects, scores, strict=True))[:MAX_OBJECTS]
+        for found, score in list(zip(matches.objects, scores, strict=True))[: shot.size.objects]
     ]
 
 
 def _predictions(shot: Shot, numbers: Mapping[int, int], names: Sequence[str]) -> list[Overlay]:
     labels, matches = shot.candidate.labels, shot.candidate.matches
     right = matches.right if matches is not None else (None,) * len(labels.detections)
-    ranked = list(zip(labels.detections, right))[:MAX_MASKS]
+    ranked = list(zip(labels.detections, right))
+    if shot.candidate.category_ids:
+        ranked = _best_of_each_class(ranked)
+    ranked = ranked[: shot.size.masks]
     # large masks first, so that small ones lie above them and can be reached
     ranked.sort(key=lambda item: (-item[0].area, -item[0].score))
     return [
@@ -170,6 +203,20 @@ def _predictions(shot: Shot, numbers: Mapping[int, int], names: Sequence[str]) -
         )
         for detection, is_right in ranked
     ]
+
+
+def _best_of_each_class(
+    ranked: Sequence[tuple[Detection, bool | None]],
+) -> list[tuple[Detection, bool | None]]:
+    """Of detections by falling score the first few of each class, the first of all before them."""
+    found = Counter[int]()
+    kept = []
+    for item in ranked:
+        place = found[item[0].category_id]
+        found[item[0].category_id] += 1
+        if place < MASKS_PER_CLASS:
+            kept.append((place, item))
+    return [item for _, item in sorted(kept, key=lambda own: own[0])]
 
 
 def _score(detection: Detection) -> str:

@@ -21,8 +21,9 @@ from ntt_ray.pages.pictures import blank, thumbnail
 from ntt_ray.records import ImageEntry, ReferenceSet
 from ntt_ray.references.crop_pictures import crop_picture
 from ntt_ray.report.gallery import Candidate, GalleryPicker, count_matches
-from ntt_ray.report.overlays import Shot
+from ntt_ray.report.overlays import Shot, ShotSize
 from ntt_ray.report.page import ClassReferences, render_page
+from ntt_ray.report.samples import ClassImages, RandomDraw
 from ntt_ray.report.statistics import RunCounts, counts_to_json
 from ntt_ray.run.layout import REPORT_FILE, REPORT_PAGE
 from ntt_ray.run.record import RunRecord
@@ -31,8 +32,11 @@ from ntt_ray.settings import DecodeSettings
 from ntt_ray.storage import Storage
 
 FORMAT_VERSION = 1
-PICTURE_SIDE = 480
-PICTURE_BYTES = 64_000
+LARGE = ShotSize()
+SIZES = {  # of groups with many images
+    "random": ShotSize(side=320, picture_bytes=24_000, masks=30, objects=60),
+    "class": ShotSize(side=240, picture_bytes=12_000, objects=20),
+}
 REFERENCE_CLASSES = 24
 CROPS_PER_CLASS = 6
 
@@ -51,6 +55,8 @@ def write_report(
     images_per_s: float | None = None,
     losses: Mapping[str, Loss] | None = None,
     max_images: int = 24,
+    random_images: int = 24,
+    max_classes: int = 100,
 ) -> dict[str, Any]:
     """Write ``report.html`` and ``report.json`` of a run.
 
@@ -69,7 +75,10 @@ def write_report(
         images_per_s: speed of the labelling in images per second, where it was measured.
         losses: how far the masks of a merged profile are from those of the shards, by profile;
             only of profiles that cannot hold the masks as they are.
-        max_images: images in the gallery; about 60 kB each.
+        max_images: images that are chosen by rank; about 60 kB each.
+        random_images: images that are drawn at random; about 30 kB each where they are not among
+            the ones before.
+        max_classes: classes whose image with the highest score is shown; about 15 kB each.
 
     Returns:
         The content of ``report.json``.
@@ -83,12 +92,15 @@ def write_report(
     truth = None if ground_truth is None else GroundTruth(ground_truth, classes)
     counts = RunCounts.of_classes(classes, thresholds)
     picker = GalleryPicker(threshold, max_images)
+    draw, by_class = RandomDraw(random_images), ClassImages(max_classes)
     for shard_id in shard_ids:
         for labels in iter_labels(read_shard(output, shard_id, store)):
             matches = None if truth is None else truth.match(labels)
             counts.add(labels, matches)
-            picker.add(Candidate(shard_id, labels, matches))
-    chosen = picker.chosen()
+            candidate = Candidate(shard_id, labels, matches)
+            for keeper in (picker, draw, by_class):
+                keeper.add(candidate)
+    chosen, samples = _chosen(picker, draw, by_class)
     report = {
         "format_version": FORMAT_VERSION,
         **counts_to_json(counts, classes, references),
@@ -98,6 +110,7 @@ def write_report(
         "images_per_s": images_per_s,
         "losses": {name: _loss(loss) for name, loss in sorted((losses or {}).items())},
         **_provenance(record),
+        **samples,
         "gallery": [_shown(group, c, threshold) for group, found in chosen.items() for c in found],
     }
     decode = DecodeSettings(**record.identity.decode)  # pixels must lie under their masks
@@ -105,7 +118,7 @@ def write_report(
         report,
         references=_reference_pictures(references, report, store),
         shots={
-            group: [_shot(c, read_unit, store, decode) for c in found]
+            group: [_shot(c, SIZES.get(group, LARGE), read_unit, store, decode) for c in found]
             for group, found in chosen.items()
         },
     )
@@ -114,6 +127,32 @@ def write_report(
     store.publish_bytes(storage.join(output, REPORT_PAGE), html)
     store.publish_bytes(storage.join(output, REPORT_FILE), json_file(report))
     return report
+
+
+def _chosen(
+    picker: GalleryPicker, draw: RandomDraw, by_class: ClassImages
+) -> tuple[dict[str, list[Candidate]], dict[str, Any]]:
+    """The images to show by group, none of them twice, and how the samples were chosen.
+
+    The draw is one from all images: what it has in common with the groups before stays drawn, and
+    is not shown again. The groups of samples are there where there is something to say of them.
+    """
+    groups = {group: found for group, found in picker.chosen().items() if found}
+    drawn = draw.drawn()
+    shown = [candidate for found in groups.values() for candidate in found]
+    if drawn:
+        seen = {candidate.image_id for candidate in shown}
+        groups["random"] = [candidate for candidate in drawn if candidate.image_id not in seen]
+        shown += groups["random"]
+    own, known = by_class.chosen(shown)
+    if own or known:
+        groups["class"] = own
+    classes = len(by_class.found)
+    left_out = max(0, classes - by_class.max_classes)
+    return groups, {
+        "random": {"seed": draw.seed, "image_ids": [candidate.image_id for candidate in drawn]},
+        "class_images": {"classes": classes, "shown_before": known, "left_out": left_out},
+    }
 
 
 def _loss(loss: Loss) -> dict[str, Any]:
@@ -152,6 +191,7 @@ def _shown(group: str, candidate: Candidate, threshold: float) -> dict[str, Any]
         "group": group,
         "image_id": labels.entry.image_id,
         "file_name": labels.entry.file_name,
+        "category_ids": list(candidate.category_ids) or None,
         "detections": [
             {"category_id": d.category_id, "score": round(d.score, 9)} for d in labels.detections
         ],
@@ -162,6 +202,7 @@ def _shown(group: str, candidate: Candidate, threshold: float) -> dict[str, Any]
 
 def _shot(
     candidate: Candidate,
+    size: ShotSize,
     read_unit: Callable[[int], Sequence[ImageEntry]],
     store: Storage,
     decode: DecodeSettings,
@@ -176,10 +217,11 @@ def _shot(
         if image_rgb.shape[:2] != size_hw:
             raise ImageError("the image has another size than when it was labelled")
     except FileNotFoundError:
-        return Shot(candidate, blank(size_hw, PICTURE_SIDE), "The image is not there any more.")
+        why = "The image is not there any more."
+        return Shot(candidate, blank(size_hw, size.side), why, size)
     except NttRayError as error:
-        return Shot(candidate, blank(size_hw, PICTURE_SIDE), f"No picture: {error}")
-    return Shot(candidate, thumbnail(image_rgb, PICTURE_SIDE, PICTURE_BYTES), "")
+        return Shot(candidate, blank(size_hw, size.side), f"No picture: {error}", size)
+    return Shot(candidate, thumbnail(image_rgb, size.side, size.picture_bytes), "", size)
 
 
 def _reference_pictures(

@@ -306,7 +306,7 @@ def test_fits_the_width(page: Browser, width: int) -> None:
 def test_runs_without_a_gallery(browser: Browser, tmp_path: Path) -> None:
     browser.problems.clear()
     run = example_run(tmp_path)
-    run.report(max_images=0)
+    run.report(max_images=0, random_images=0, max_classes=0)
     browser.open(Path(run.output) / "report.html")
     assert browser.run("document.querySelector('[data-testid=no-gallery]').textContent")
     assert browser.problems == []

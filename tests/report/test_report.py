@@ -16,7 +16,8 @@ from ntt_ray.masks import encode_mask
 from ntt_ray.merge.rendering import Loss
 from ntt_ray.pages.pictures import mask_to_path
 from ntt_ray.records import ClassLabel, Detection, ImageEntry, ImageLabels
-from ntt_ray.report.overlays import MAX_MASKS
+from ntt_ray.report.overlays import MASKS_PER_CLASS, MAX_MASKS
+from ntt_ray.report.report import SIZES
 from ntt_ray.report.statistics import MAX_REASONS, RunCounts, bin_of
 from tests.support.report_run import (
     CLASSES,
@@ -347,12 +348,113 @@ class TestUnusualRuns:
         found = (Detection(3, 0.9, 0.9, box, area, encode_mask(rough)),)
         entry = ImageEntry(1, "noise.png", str(path))
         run = write_run(tmp_path, [ImageLabels.labelled(entry, (480, 480), found)], CLASSES)
-        run.report()
-        template_and_picture = len(run.html)
-        assert 24 * (template_and_picture + MAX_MASKS * 2000) < 5_000_000
-        assert len(mask_to_path(rough, 1.0)) < 1800  # and 200 for the element around it
+        only = {"max_images": 0, "random_images": 0, "max_classes": 0}
+        run.report(**only)
+        empty = len(run.html)
+        sizes = {}
+        for group in only:
+            run.report(**{**only, group: 1})
+            sizes[group] = len(run.html) - empty  # a picture with one mask
+        assert sizes["max_images"] > sizes["random_images"] > sizes["max_classes"] > 10_000
+        mask = 2000
+        assert len(mask_to_path(rough, 1.0)) < mask - 200  # and that for the element around it
+        ranked = 24 * (sizes["max_images"] + MAX_MASKS * mask)
+        drawn = 24 * (sizes["random_images"] + SIZES["random"].masks * mask)
+        of_classes = 100 * (sizes["max_classes"] + MASKS_PER_CLASS * mask)
+        assert empty + ranked < 5_000_000
+        assert empty + ranked + drawn + of_classes < 10_000_000
 
     def test_gallery_is_bounded(self, run: Run) -> None:
-        assert len(run.report(max_images=2)["gallery"]) == 2
-        assert run.report(max_images=0)["gallery"] == []
+        others = {"random_images": 0, "max_classes": 0}
+        assert len(run.report(max_images=2, **others)["gallery"]) == 2
+        assert run.report(max_images=0, **others)["gallery"] == []
         assert "There is no image to show" in run.html
+
+
+class TestSamples:
+    """What is shown beside the ranked images, and what the page says of it without a script."""
+
+    def test_without_ground_truth_nothing_is_called_best(self, run: Run) -> None:
+        run.report()
+        heads = Page(run.html).text["h3"]
+        assert {"Highest scores", "Lowest scores"} <= set(heads)
+        assert not {"Best", "Worst"} & set(heads)
+        assert "There is no ground truth, so nothing says that they are right." in run.html
+        run.report(ground_truth=truth_of_example())
+        heads = Page(run.html).text["h3"]
+        assert {"Best", "Worst"} <= set(heads)
+        assert not {"Highest scores", "Lowest scores"} & set(heads)
+
+    def test_random_images(self, run: Run) -> None:
+        report = run.report(max_images=0, max_classes=0, random_images=3)
+        ids = [image["image_id"] for image in report["gallery"]]
+        assert report["random"] == {"seed": 33, "image_ids": ids}
+        assert [image["group"] for image in report["gallery"]] == ["random"] * 3
+        assert set(ids) < {1, 2, 3, 4, 7}  # the others failed
+        text = "With the seed 33, 3 of all 5 labelled images, with objects or without"
+        assert text in run.html
+        assert "also drawn" not in run.html
+        drawn = sum(len(image["detections"]) for image in report["gallery"])
+        assert Page(run.html).count("g", "m") == drawn
+
+    def test_drawn_images_that_are_shown_already(self, run: Run) -> None:
+        """The draw is from all images, so it is not changed by what else is shown."""
+        report = run.report(random_images=2)
+        alone = run.report(max_images=0, max_classes=0, random_images=2)
+        assert report["random"] == alone["random"]
+        report = run.report(random_images=2)
+        assert "random" not in [image["group"] for image in report["gallery"]]
+        assert "2 of all 5 labelled images" in run.html
+        assert "Above already: 2 images, marked “also drawn”." in run.html
+        assert run.html.count('<span class="more">also drawn</span>') == 2
+
+    def test_the_best_image_of_each_class(self, run: Run) -> None:
+        report = run.report(max_images=0, random_images=0, ground_truth=truth_of_example())
+        shown = [
+            (image["group"], image["file_name"], image["category_ids"], image["at_threshold"])
+            for image in report["gallery"]
+        ]
+        assert shown == [
+            ("class", "one.png", [3, 7], {"right": 2, "wrong": 0, "missed": 0}),
+            ("class", "weak.png", [12], {"right": 0, "wrong": 2, "missed": 0}),
+        ]
+        assert report["class_images"] == {"classes": 3, "shown_before": 0, "left_out": 0}
+        page = Page(run.html)
+        assert page.count("g", "m") == 5
+        captions = run.html.split('data-testid="class-of-image">')[1:]
+        said = [Page(part.split("</span>")[0]).text for part in captions]
+        assert ["".join(text["bdi"]) for text in said] == [
+            "disc 0.90",
+            f"{HOSTILE_CLASS} 0.60",
+            f"{CLASSES[2].name} 0.41",
+        ]
+        assert HOSTILE_CLASS not in run.html
+
+    def test_classes_are_bounded_and_the_rest_is_said(self, run: Run) -> None:
+        truth = truth_of_example()
+        report = run.report(max_images=0, random_images=0, max_classes=1, ground_truth=truth)
+        (image,) = report["gallery"]
+        assert (image["file_name"], image["category_ids"]) == ("one.png", [3])
+        assert [d["category_id"] for d in image["detections"]] == [3, 3]
+        assert image["objects"] == 1
+        assert report["class_images"] == {"classes": 3, "shown_before": 0, "left_out": 2}
+        text = "Left out, because their highest scores are lower: 2 classes."
+        assert text in run.html
+        report = run.report()
+        assert report["class_images"] == {"classes": 3, "shown_before": 3, "left_out": 0}
+        assert "Above already: 3 classes." in run.html
+        assert "Left out" not in run.html
+
+    def test_few_masks_of_a_class_are_drawn(self, tmp_path: Path) -> None:
+        found = [detection(3, 0.9 - n / 100, (8 * n, 5, 6, 6)) for n in range(9)]
+        found.append(detection(7, 0.5, (5, 40, 20, 20)))
+        entry = ImageEntry(1, "many.png", str(tmp_path / "gone.png"))
+        run = write_run(tmp_path, [ImageLabels.labelled(entry, SIZE_HW, tuple(found))], CLASSES)
+        run.report(max_images=0, random_images=0)
+        page = Page(run.html)
+        scores = {a["data-s"] for t, a in page.tags if t == "g" and a.get("data-k") == "0"}
+        assert len(scores) == MASKS_PER_CLASS
+        assert min(map(float, filter(None, scores))) == pytest.approx(0.86)
+        assert page.count("g", "m") == MASKS_PER_CLASS + 1
+        assert '<span class="more">4 lower not drawn</span>' in run.html
+        assert "Without a detection: 1 class." in run.html
