@@ -66,6 +66,7 @@ class Stock:
             "status": pa.array(np.where(failed, "failed", "ok" if per_image else "empty")),
             "error": pa.array(np.where(failed, "truncated", None), pa.string()),
             "failure": pa.array(np.where(failed, "content", None), pa.string()),
+            "notes": pa.nulls(images, SCHEMA.field("notes").type),
             "annotations": pa.ListArray.from_arrays(
                 pa.array(offsets), instances, type=SCHEMA.field("annotations").type
             ),

@@ -129,7 +129,7 @@ class ImageLabeler:
 
     def _pixels(self, image: Any) -> RgbImage:
         if isinstance(image, Image.Image):
-            return pillow_to_rgb(image, upright=self._decode.orientation == "upright")
+            return pillow_to_rgb(image, self._decode)
         if isinstance(image, np.ndarray):
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
                 raise InputError(

@@ -2,8 +2,9 @@
 
 Arrays are uint8 ``(height, width, 3)`` in RGB order. Pixels are turned upright as the file's EXIF
 says, unless `DecodeSettings` asks for those stored, as the paper's code takes them. Of a file with
-several frames or pages the first one counts; transparency is dropped; of 16 bits the upper 8 are
-taken. What cannot become RGB is an `ImageError` whose text is for a person to read.
+several frames or pages the first one counts. Transparency is dropped and of 16 bits the upper 8 are
+taken, unless asked otherwise; what may surprise is noted. What cannot become RGB is an `ImageError`
+whose text is for a person to read.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "JPEG2000", "AVI
 _ORIENTATION = 0x0112  # EXIF and TIFF tag
 _FIRST_EXCHANGED = 5  # orientations from here on exchange height and width
 _BITS_PER_SAMPLE, _BANDS, _PLANAR, _SAMPLE_FORMAT = 258, 277, 284, 339  # TIFF tags
+_NARROW = 0.2  # of the range of 16 bits
+_CUT = (2.0, 98.0)  # percentiles, as geographic viewers stretch pictures
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -95,6 +98,14 @@ class Decoding(Protocol):
     def max_pixels(self) -> int:
         """How many pixels an image may have."""
 
+    @property
+    def sixteen_bit(self) -> str:
+        """How samples of 16 bits become 8: ``high_byte``, ``range`` or ``percentile``."""
+
+    @property
+    def background(self) -> tuple[int, int, int] | None:
+        """What transparent parts are laid on; None leaves the colours below them."""
+
 
 class Budget(Protocol):
     """Who is asked before pixels are decoded."""
@@ -129,15 +140,18 @@ _budget = PixelBudget(PIXELS_AT_ONCE)
 
 
 def decode_image(
-    data: bytes, settings: Decoding | None = None, budget: Budget = _budget
+    data: bytes,
+    settings: Decoding | None = None,
+    budget: Budget = _budget,
+    notes: set[str] | None = None,
 ) -> RgbImage:
     """Decode an image file to RGB.
 
     Args:
         data: bytes of the encoded file.
-        settings: whether pixels are turned upright, and how many there may be; None for the
-            defaults.
+        settings: how pixels are made, and how many there may be; None for the defaults.
         budget: holds the pixels of the image until it is returned.
+        notes: is told what may surprise, by the names of `records.NOTES`.
 
     Returns:
         uint8 array ``(height, width, 3)``.
@@ -146,16 +160,16 @@ def decode_image(
         ImageError: the file is empty, not an image, truncated, damaged or too large; the message
             says which.
     """
-    with _decoded(data, settings, budget) as image:
+    with _decoded(data, settings, budget, notes) as image:
         return np.asarray(image)
 
 
-def pillow_to_rgb(image: Image.Image, *, upright: bool = True) -> RgbImage:
+def pillow_to_rgb(image: Image.Image, settings: Decoding | None = None) -> RgbImage:
     """An image that Pillow has opened or made, as `decode_image` gives that of a file.
 
     Args:
         image: an image of any size and any mode that `decode_image` takes.
-        upright: whether it is turned as its EXIF says.
+        settings: how pixels are made; None for the defaults.
 
     Returns:
         uint8 array ``(height, width, 3)``.
@@ -163,8 +177,10 @@ def pillow_to_rgb(image: Image.Image, *, upright: bool = True) -> RgbImage:
     Raises:
         ImageError: its file is truncated or damaged, or its samples cannot become 8 bits.
     """
+    settings = settings or _defaults()
     try:
-        return np.asarray(_rgb(_oriented(image, upright)))
+        oriented, _ = _oriented(image, settings.orientation == "upright")
+        return np.asarray(_rgb(oriented, settings))
     except ImageError:
         raise
     except Exception as error:  # decoders raise almost anything on damaged files
@@ -172,7 +188,11 @@ def pillow_to_rgb(image: Image.Image, *, upright: bool = True) -> RgbImage:
 
 
 def decode_square(
-    data: bytes, side: int, settings: Decoding | None = None, budget: Budget = _budget
+    data: bytes,
+    side: int,
+    settings: Decoding | None = None,
+    budget: Budget = _budget,
+    notes: set[str] | None = None,
 ) -> tuple[RgbImage, tuple[int, int]]:
     """Decode an image file straight to a square: `decode_image` and `resize_square` in one.
 
@@ -184,7 +204,7 @@ def decode_square(
     Raises:
         ImageError: the image cannot be decoded, see `decode_image`.
     """
-    with _decoded(data, settings, budget) as image:
+    with _decoded(data, settings, budget, notes) as image:
         return np.asarray(_square(image, side)), (image.height, image.width)
 
 
@@ -248,7 +268,7 @@ def decode_mask(data: bytes) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int6
         ImageError: the file is not an image, damaged or too large.
     """
     with _opened(data, _defaults()) as opened:
-        image = _oriented(opened, upright=False)
+        image, _ = _oriented(opened, upright=False)
         if "A" in image.getbands():
             alpha = np.asarray(image.getchannel("A"), dtype=np.int64)
             if alpha.min() < alpha.max():
@@ -286,11 +306,16 @@ def _defaults() -> DecodeSettings:
 
 
 @contextlib.contextmanager
-def _decoded(data: bytes, settings: Decoding | None, budget: Budget) -> Iterator[Image.Image]:
+def _decoded(
+    data: bytes, settings: Decoding | None, budget: Budget, notes: set[str] | None
+) -> Iterator[Image.Image]:
     """The image as RGB; its pixels count as taken as long as it is in use."""
     settings = settings or _defaults()
     with _opened(data, settings) as image, budget.taken(image.width * image.height):
-        yield _rgb(_oriented(image, settings.orientation == "upright"))
+        oriented, turn = _oriented(image, settings.orientation == "upright")
+        if notes is not None:
+            notes.update(["turned"] if turn in _UPRIGHT else [], _surprises(oriented, settings))
+        yield _rgb(oriented, settings)
 
 
 @contextlib.contextmanager
@@ -327,16 +352,23 @@ def prepare_formats() -> tuple[str, ...]:
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
-def _oriented(image: Image.Image, upright: bool) -> Image.Image:
-    """Load the pixels, stored or upright. Of TIFF files Pillow itself makes upright images."""
-    is_tiff = image.format == "TIFF"
-    orientation = _orientation(image) if is_tiff else 1
+def _oriented(image: Image.Image, upright: bool) -> tuple[Image.Image, int]:
+    """Load the pixels, stored or upright, and give the orientation that the file tells.
+
+    Of TIFF files Pillow itself makes upright images, and forgets what they told.
+    """
+    turn = _orientation(image) if image.format == "TIFF" else 1
     image.load()
-    if is_tiff:
-        method = None if upright else _STORED.get(orientation)
+    if image.format == "TIFF":
+        method = None if upright else _STORED.get(turn)
     else:
-        method = _UPRIGHT.get(_orientation(image)) if upright else None
-    return image if method is None else image.transpose(method)
+        turn = _orientation(image)
+        method = _UPRIGHT.get(turn) if upright else None
+    if method is None:
+        return image, turn
+    turned = image.transpose(method)
+    turned.format = image.format
+    return turned, turn
 
 
 def _orientation(image: Image.Image) -> int:
@@ -346,21 +378,52 @@ def _orientation(image: Image.Image) -> int:
         return 1  # an EXIF block that cannot be read says nothing
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB":
+def _rgb(image: Image.Image, settings: Decoding) -> Image.Image:
+    if image.mode == "RGB" and not image.has_transparency_data:
         return image
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
-        return _upper_bits(image).convert("RGB")
+    if _has_16_bits(image):
+        return _eight_bits(image, settings.sixteen_bit).convert("RGB")
     if image.mode in ("I", "F"):
         raise ImageError("samples of 32 bits have no fixed range; convert the file to 8 or 16 bits")
-    return image.convert("RGB")
+    if settings.background is None or not image.has_transparency_data:
+        return image.convert("RGB")
+    opaque = Image.new("RGBA", image.size, (*settings.background, 255))
+    opaque.alpha_composite(image.convert("RGBA"))
+    return opaque.convert("RGB")
 
 
-def _upper_bits(image: Image.Image) -> Image.Image:
-    """The upper 8 of 16 bits, or of 12; Pillow's own conversion clips at 255."""
-    bits = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (16,))[0]
-    samples = np.asarray(image).astype(np.int32) >> (bits - 8)
-    return Image.fromarray(samples.clip(0, 255).astype(np.uint8))
+def _has_16_bits(image: Image.Image) -> bool:
+    return image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
+
+
+def _eight_bits(image: Image.Image, how: str) -> Image.Image:
+    """The upper 8 of 16 bits, or of 12, which Pillow's own conversion clips, or a stretched range.
+
+    A range is that of the image alone: of its least and greatest sample, or of the percentiles 2
+    and 98, between which nearly all of them lie.
+    """
+    samples = np.asarray(image).astype(np.int32)
+    if how == "high_byte":
+        return Image.fromarray((samples >> (_bits(image) - 8)).clip(0, 255).astype(np.uint8))
+    lowest, highest = np.percentile(samples, _CUT if how == "percentile" else (0.0, 100.0))
+    scale = 255.0 / max(highest - lowest, 1.0)
+    return Image.fromarray(np.rint((samples - lowest) * scale).clip(0, 255).astype(np.uint8))
+
+
+def _bits(image: Image.Image) -> int:
+    return int(getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (16,))[0])
+
+
+def _surprises(image: Image.Image, settings: Decoding) -> Iterator[str]:
+    """Why an image may be seen otherwise than where it comes from; names of `records.NOTES`."""
+    if _has_16_bits(image) and settings.sixteen_bit == "high_byte":
+        lowest, highest = image.getextrema()
+        if highest - lowest < _NARROW * (2 ** _bits(image) - 1):  # type: ignore[operator]
+            yield "narrow"
+    if image.has_transparency_data and settings.background is None:
+        alpha = image if "A" in image.getbands() else image.convert("RGBA")
+        if alpha.getchannel("A").getextrema()[0] < 255:  # type: ignore[operator]
+            yield "transparent"
 
 
 def _check_planes(image: Image.Image) -> None:

@@ -13,6 +13,25 @@ if TYPE_CHECKING:
     from ntt_ray.settings import AnnotatedOrientation
 
 Status = Literal["ok", "empty", "failed"]
+# what is said of images that carry a note, in `ImageLabels.notes`
+NOTES = {
+    "turned": "are stored turned (EXIF): with decode.orientation upright their labels lie on the "
+    "picture as viewers, OpenCV and annotation tools show it, with stored on the file's pixels",
+    "narrow": "of 16 bits use less than a fifth of their range, and become nearly black: see "
+    "decode.sixteen_bit",
+    "transparent": "have transparent parts, and the colours below these are labelled: see "
+    "decode.background",
+}
+
+
+def note_lines(notes: Mapping[str, int], images: int) -> list[str]:
+    """A line for each note: how many images carry it, and what it means."""
+    return [
+        f"{count} of {images} images {NOTES.get(note, note)}"
+        for note, count in sorted(notes.items())
+    ]
+
+
 MAX_CATEGORY_ID = 2**31 - 1  # a shard keeps a category in 32 bits
 
 
@@ -82,6 +101,7 @@ class ImageLabels:
         failure: the kind of failure: ``content``, no image comes of the bytes, which is final;
             ``access``, the bytes could not be read, and ``worker``, it ended its process twice
             although it was alone in it, which are tried again. None in rows of older versions.
+        notes: what may surprise in how the file became pixels, by the names of `NOTES`.
     """
 
     entry: ImageEntry
@@ -91,6 +111,7 @@ class ImageLabels:
     error: str | None
     detections: tuple[Detection, ...]
     failure: Failure | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if (self.status == "failed") != (self.error is not None):
@@ -102,11 +123,15 @@ class ImageLabels:
 
     @classmethod
     def labelled(
-        cls, entry: ImageEntry, size_hw: tuple[int, int], detections: tuple[Detection, ...]
+        cls,
+        entry: ImageEntry,
+        size_hw: tuple[int, int],
+        detections: tuple[Detection, ...],
+        notes: tuple[str, ...] = (),
     ) -> ImageLabels:
         """The row of an image that went through the method."""
         status: Status = "ok" if detections else "empty"
-        return cls(entry, status, size_hw[0], size_hw[1], None, detections)
+        return cls(entry, status, size_hw[0], size_hw[1], None, detections, notes=notes)
 
     @classmethod
     def failed(

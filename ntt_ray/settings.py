@@ -16,6 +16,7 @@ _BYTES_PER_PIXEL = 32  # of an image being decoded: JPEG 2000 with alpha needs 2
 
 # how an image was seen when it was annotated; with "auto" its size decides, or it is refused
 AnnotatedOrientation = Literal["auto", "stored", "upright"]
+_Sample = Annotated[int, Field(ge=0, le=255)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -34,6 +35,14 @@ class DecodeSettings(Settings):
         orientation: ``upright`` turns pixels as the file's EXIF says, as browsers, OpenCV and
             annotation tools do; ``stored`` takes them as they are in the file. To be changed where
             labels are used with readers that do not turn pictures, as pycocotools and Pillow.
+        sixteen_bit: how samples of 16 bits become 8. ``high_byte`` takes the upper 8 of them, as
+            the file means it; ``range`` stretches what lies between the least and the greatest
+            sample of the image, ``percentile`` what lies between its percentiles 2 and 98. To be
+            changed for cameras of 10 to 14 bits, whose pictures are nearly black otherwise; such
+            references are refused.
+        background: red, green and blue, 0 to 255, of what transparent parts are laid on, as
+            viewers and browsers do; None takes the colours that are stored below them, as OpenCV,
+            detectron2 and the paper's code do. Of references these are always taken.
         max_pixels: an image of more pixels than this is refused by its header, before any of it is
             decoded. To be raised for larger images, if the workers have the memory.
         timeout_s: seconds of CPU time that decoding an image may take: a busy machine does not
@@ -44,6 +53,8 @@ class DecodeSettings(Settings):
     """
 
     orientation: Literal["stored", "upright"] = "upright"
+    sixteen_bit: Literal["high_byte", "range", "percentile"] = "high_byte"
+    background: tuple[_Sample, _Sample, _Sample] | None = None
     max_pixels: Annotated[int, Field(ge=1, le=1_000_000_000)] = 200_000_000
     timeout_s: Annotated[float, Field(gt=0.0, le=86_400.0)] = 30.0
     memory_mb: Annotated[int, Field(ge=256)] | None = None

@@ -106,7 +106,11 @@ def test_an_opened_image_may_be_turned_or_damaged():
     noise = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     Image.fromarray(noise).save(file, "JPEG", exif=exif)
     assert pillow_to_rgb(Image.open(file)).shape == (60, 40, 3)
-    assert pillow_to_rgb(Image.open(file), upright=False).shape == (40, 60, 3)
+    assert pillow_to_rgb(Image.open(file), DecodeSettings(orientation="stored")).shape == (
+        40,
+        60,
+        3,
+    )
     cut = io.BytesIO(file.getvalue()[:-100])
     with pytest.raises(ImageError, match="truncated"):
         pillow_to_rgb(Image.open(cut))
@@ -205,3 +209,84 @@ def test_bands_that_can_be_read():
     for planar in (False, True):
         found = decode_image(raw_files.tiff_of_bands(bands, planar))
         assert (found == np.moveaxis(bands, 0, 2)).all()
+
+
+def _sixteen_bits(samples, file_format="PNG", **options) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(samples.astype(np.uint16)).save(stream, file_format, **options)
+    return stream.getvalue()
+
+
+RAMP = np.linspace(100, 4095, 12 * 10).round().reshape(10, 12)
+SIXTEEN = {
+    "high_byte": RAMP.astype(int) >> 8,
+    "range": (RAMP - 100) * 255 / 3995,
+    "percentile": (RAMP - np.percentile(RAMP, 2)) / (np.ptp(np.percentile(RAMP, (2, 98)))) * 255,
+}
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "TIFF"])
+@pytest.mark.parametrize("how", SIXTEEN)
+def test_how_sixteen_bits_become_eight(how, file_format):
+    data, notes = _sixteen_bits(RAMP, file_format), set()
+    image = decode_image(data, DecodeSettings(sixteen_bit=how), notes=notes)
+    expected = SIXTEEN[how].clip(0, 255)
+    assert np.abs(image.astype(float) - expected[..., None]).max() <= 0.5 + 1e-9
+    assert notes == ({"narrow"} if how == "high_byte" else set())
+
+
+def test_a_picture_of_one_sample_is_no_division_by_zero():
+    data = _sixteen_bits(np.full((4, 5), 700))
+    for how in ("range", "percentile"):
+        assert not decode_image(data, DecodeSettings(sixteen_bit=how)).any()
+
+
+@pytest.mark.parametrize(("highest", "noted"), [(13106, True), (13107, False), (65535, False)])
+def test_sixteen_bits_that_use_less_than_a_fifth_are_noted(highest, noted):
+    notes = set()
+    decode_image(_sixteen_bits(np.array([[0, 5], [7, highest]])), notes=notes)
+    assert notes == ({"narrow"} if noted else set())
+
+
+def _half_transparent(mode: str) -> bytes:
+    pixels = np.zeros((4, 6, 4), dtype=np.uint8)
+    pixels[..., 0], pixels[:, :3, 3] = 200, 255  # red all over, opaque on the left
+    image = Image.fromarray(pixels)
+    stream = io.BytesIO()
+    if mode == "P":
+        image.quantize(2).save(stream, "PNG")
+    else:
+        image.convert(mode).save(stream, "PNG")
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparent_parts_are_noted_or_laid_on_a_background(mode):
+    data, notes = _half_transparent(mode), set()
+    plain = decode_image(data, notes=notes)
+    assert notes == {"transparent"}
+    white, notes = DecodeSettings(background=(255, 255, 255)), set()
+    laid = decode_image(data, white, notes=notes)
+    assert not notes
+    assert (laid[:, :3] == plain[:, :3]).all()
+    assert (laid[:, 3:] == 255).all()
+    square, _ = decode_square(data, 8, white)
+    assert (square[:, -1] == 255).all()
+
+
+def test_nothing_transparent_is_not_noted():
+    for mode in ("RGBA", "RGB"):
+        notes = set()
+        decode_image(_encoded(mode, "PNG"), notes=notes)
+        assert not notes
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "TIFF", "PNG"])
+@pytest.mark.parametrize("orientation", ["stored", "upright"])
+def test_turned_images_are_noted(file_format, orientation):
+    settings = DecodeSettings(orientation=orientation)
+    for turn in (1, 3, 6):
+        exif, notes = Image.Exif(), set()
+        exif[0x0112] = turn
+        decode_image(_encoded("RGB", file_format, exif=exif), settings, notes=notes)
+        assert notes == ({"turned"} if turn > 1 else set())

@@ -131,6 +131,7 @@ def _evaluate(settings: Config) -> dict[str, Any]:
 
 def _finish(settings: Config, counts: MergeCounts) -> None:
     from ntt_ray.merge.job import check_complete
+    from ntt_ray.records import note_lines
     from ntt_ray.run.failures import failure_lines
 
     calibrated = "" if settings.merge.calibration is None else ", or their class's threshold"
@@ -139,7 +140,7 @@ def _finish(settings: Config, counts: MergeCounts) -> None:
         f"{counts.failed} failed; {counts.detections} detections, {counts.annotations} in "
         f"{COCO_FILE} (score >= {settings.merge.min_score:g}{calibrated})"
     )
-    for line in failure_lines(counts.reasons):
+    for line in [*failure_lines(counts.reasons), *note_lines(counts.notes, counts.images)]:
         say(f"  {line}", style="yellow")
     check_complete(settings, counts)
 

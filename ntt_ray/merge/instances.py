@@ -7,7 +7,7 @@ does not know any output format.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,6 +42,7 @@ class ShardIndex:
         kept: how many of these reach their threshold, int32 ``(rows,)``.
         ok, empty, failed: how many rows have this status.
         reasons: the failed rows by kind of failure and reason.
+        notes: the rows by note, see `records.NOTES`.
         counts_bytes: length of all ``counts`` of the shard, about.
         names_bytes: length of all file names, about.
     """
@@ -56,6 +57,7 @@ class ShardIndex:
     counts_bytes: int
     names_bytes: int
     reasons: Reasons = field(default_factory=dict)
+    notes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:
@@ -80,9 +82,10 @@ def index_shard(
     """
     found, kept, statuses = [], [], {"ok": 0, "empty": 0, "failed": 0}
     reasons: Counter[tuple[str, str]] = Counter()
+    notes: Counter[str] = Counter()
     anything = thresholds.any_score()
     data = read_shard_bytes(output, shard_id, store)
-    columns = ("status", "error", "failure", *annotation_columns("category_id", "score"))
+    columns = ("status", "error", "failure", "notes", *annotation_columns("category_id", "score"))
     with open_shard(output, shard_id, store, data) as file:
         if (problem := misfit(file, shard_id)) is not None:
             raise InputError(
@@ -99,6 +102,8 @@ def index_shard(
                 if item["values"] not in statuses:  # open_shard names the shard
                     raise ValueError(f"{item['values']!r} is no status")
                 statuses[item["values"]] += item["counts"]
+            if "notes" in batch.schema.names:
+                notes.update(batch.column("notes").flatten().to_pylist())
             failed = batch.filter(pc.equal(batch.column("status"), "failed")).to_pylist()
             reasons.update((r.get("failure") or "content", reason_of(r["error"])) for r in failed)
         sizes = _column_bytes(file.metadata)
@@ -112,6 +117,7 @@ def index_shard(
         counts_bytes=sizes["annotations.list.element.counts"],
         names_bytes=sizes["file_name"],
         reasons=reasons,
+        notes=notes,
     )
 
 
@@ -123,8 +129,9 @@ def flat_instances(rows: pa.RecordBatch, thresholds: Thresholds | None = None) -
         thresholds: keep only what reaches them; None keeps all.
 
     Returns:
-        The columns of `rows` but ``annotations``, ``error`` and ``failure``, repeated for every
-        instance, and the fields of ``annotations``, with the category ids of the merged files.
+        The columns of `rows` but ``annotations``, ``error``, ``failure`` and ``notes``, repeated
+        for every instance, and the fields of ``annotations``, with the category ids of the merged
+        files.
     """
     lengths, instances = _flattened(rows)
     row = np.repeat(np.arange(len(rows)), lengths)
@@ -135,7 +142,7 @@ def flat_instances(rows: pa.RecordBatch, thresholds: Thresholds | None = None) -
     columns = {
         name: rows.column(name).take(pa.array(row))
         for name in rows.schema.names
-        if name not in ("annotations", "error", "failure")
+        if name not in ("annotations", "error", "failure", "notes")
     }
     columns |= {item.name: instances.field(item.name) for item in instances.type}
     if thresholds is not None and "category_id" in columns:

@@ -7,7 +7,7 @@ It does not know Ray; what runs the functions is handed in.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -46,6 +46,7 @@ class MergeCounts:
         annotations: how many of these detections reach their threshold.
         missing_shards: how many shards the run lacks (a partial merge).
         reasons: the images that failed, by kind of failure and reason.
+        notes: the images by note, see `records.NOTES`.
     """
 
     images: int
@@ -56,6 +57,7 @@ class MergeCounts:
     annotations: int
     missing_shards: int = 0
     reasons: Reasons = field(default_factory=dict)
+    notes: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if sum(self.reasons.values()) != self.failed:  # by the reasons the exit status is decided
@@ -73,6 +75,7 @@ class MergeCounts:
             annotations=sum(int(shard.kept.sum()) for shard in shards),
             missing_shards=missing_shards,
             reasons=sum((Counter(shard.reasons) for shard in shards), Counter[tuple[str, str]]()),
+            notes=sum((Counter(shard.notes) for shard in shards), Counter[str]()),
         )
 
 

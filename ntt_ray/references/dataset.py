@@ -183,10 +183,17 @@ def decode_sized(
         orientation: what is known of how it was seen, see `annotated_orientation`.
 
     Raises:
-        ImageError: it cannot be decoded, has another size, or may be turned.
+        ImageError: it cannot be decoded, has another size, may be turned, or is nearly black as it
+            uses few of its 16 bits.
     """
     seen = annotated_orientation(data, size_hw, orientation)
-    image_rgb = decode_image(data, DecodeSettings(orientation=seen))
+    notes: set[str] = set()
+    image_rgb = decode_image(data, DecodeSettings(orientation=seen), notes=notes)
+    if "narrow" in notes:
+        raise ImageError(
+            "uses less than a fifth of the range of its 16 bits and would be nearly black; save it "
+            "with 8 bits, stretched as decode.sixteen_bit stretches the images to label"
+        )
     found = image_rgb.shape[:2]
     if tuple(found) != size_hw:
         is_turned = tuple(found[::-1]) == size_hw

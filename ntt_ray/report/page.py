@@ -11,7 +11,7 @@ from typing import Any
 
 from ntt_ray.pages.environment import render
 from ntt_ray.pages.pictures import OutlinedPicture
-from ntt_ray.records import ClassLabel
+from ntt_ray.records import ClassLabel, note_lines
 from ntt_ray.report.metrics_page import metrics_view
 from ntt_ray.report.overlays import Shot, gallery_view
 
@@ -45,6 +45,7 @@ def render_page(
     return render(
         "report.html.j2",
         report=report,
+        note_lines=note_lines(report["notes"], report["images"]["total"]),
         rows=_class_rows(report["classes"]),
         histogram=_histogram(report),
         metrics=metrics_view(report["metrics"]),

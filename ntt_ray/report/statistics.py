@@ -67,6 +67,7 @@ class RunCounts:
     right: list[int] = field(default_factory=lambda: [0] * SCORE_BINS)
     wrong: list[int] = field(default_factory=lambda: [0] * SCORE_BINS)
     failures: dict[str, Failure] = field(default_factory=dict)
+    notes: Counter[str] = field(default_factory=Counter)
 
     @classmethod
     def of_classes(cls, classes: Sequence[ClassLabel], thresholds: Thresholds) -> RunCounts:
@@ -77,6 +78,7 @@ class RunCounts:
         """Count one image."""
         self.images["total"] += 1
         self.images[labels.status] += 1
+        self.notes.update(labels.notes)
         if labels.error is not None:
             self._add_failure(labels.entry.file_name, labels.error, labels.failure or "content")
         ids = {d.category_id for d in labels.detections}
@@ -151,5 +153,6 @@ def counts_to_json(
             "wrong": list(counts.wrong),
         },
         "classes": rows,
+        "notes": dict(sorted(counts.notes.items())),
         "failures": [{"reason": reason, **asdict(failure)} for reason, failure in failures],
     }

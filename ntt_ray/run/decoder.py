@@ -7,7 +7,7 @@ and leaves the pixels there. What travels beside is JSON, so that nothing it say
 * from the decoder, once: ``{"ready": true}``;
 * to the decoder: ``{"side": 1024}``, or null for the image at its own size, with the memory;
 * from the decoder: ``{"pixels": 12000000}``, which it is about to decode; to the decoder: ``{}``;
-* from the decoder: ``{"shape": [1024, 1024], "size_hw": [3000, 4000]}`` or
+* from the decoder: ``{"shape": [1024, 1024], "size_hw": [3000, 4000], "notes": []}`` or
   ``{"error": "why", "is_memory": false}``; with ``"last": true`` where it ends of itself.
 """
 
@@ -42,6 +42,8 @@ class Limits:
         orientation: whether pixels are ``stored`` or ``upright``, as in `DecodeSettings`.
         max_pixels: how many pixels an image may have; a larger one is refused by its header.
         timeout_s: seconds of CPU time that an image may take.
+        sixteen_bit: how samples of 16 bits become 8, as in `DecodeSettings`.
+        background: what transparent parts are laid on, as in `DecodeSettings`.
         memory_bytes: address space that the process may have, everything counted.
     """
 
@@ -49,6 +51,8 @@ class Limits:
     max_pixels: int
     timeout_s: float
     memory_bytes: int
+    sixteen_bit: str
+    background: tuple[int, int, int] | None
 
 
 def main() -> None:
@@ -111,19 +115,20 @@ def _serve(link: _Link, limits: Limits) -> None:
 def _answer(link: _Link, side: int | None, file: BinaryIO, limits: Limits) -> dict[str, Any]:
     """Put the pixels in the place of the image file, and say what they are."""
     signal.setitimer(signal.ITIMER_PROF, limits.timeout_s)
+    notes: set[str] = set()
     try:
         file.seek(0)  # whoever wrote it shares the position
         data = file.read()
         if side is None:
-            pixels = decode_image(data, limits, link)
+            pixels = decode_image(data, limits, link, notes)
             size_hw = pixels.shape[:2]
         else:
-            pixels, size_hw = decode_square(data, side, limits, link)
+            pixels, size_hw = decode_square(data, side, limits, link, notes)
         file.seek(0)
         file.truncate()
         file.write(pixels.tobytes() if not pixels.flags.c_contiguous else pixels.data)
         file.flush()
-        return {"shape": pixels.shape[:2], "size_hw": size_hw}
+        return {"shape": pixels.shape[:2], "size_hw": size_hw, "notes": sorted(notes)}
     except (ImageError, MemoryError) as error:
         is_memory = isinstance(error, ImageMemoryError | MemoryError)
         return {"error": str(error), "is_memory": is_memory}

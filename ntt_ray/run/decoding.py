@@ -25,7 +25,7 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -37,7 +37,20 @@ from ntt_ray.settings import DecodeSettings
 
 logger = logging.getLogger(__name__)
 
-Decoded = tuple[RgbImage, tuple[int, int]]  # pixels; height and width before they were resized
+
+class Decoded(NamedTuple):
+    """What a decoder has made of an image file.
+
+    Attributes:
+        pixels: read-only uint8 ``(height, width, 3)``, or ``(side, side, 3)``.
+        size_hw: height and width of the image before it was resized.
+        notes: what may surprise in how it became pixels, by the names of `records.NOTES`.
+    """
+
+    pixels: RgbImage
+    size_hw: tuple[int, int]
+    notes: tuple[str, ...] = ()
+
 
 START_S = 120.0  # until a decoder must have imported what it needs, from a slow disk too
 STARTS = 3  # tries to start one
@@ -76,10 +89,9 @@ class DecoderPool:
         """Decode an image file as soon as a decoder is free.
 
         Returns:
-            What gives a read-only uint8 ``(height, width, 3)``, or ``(side, side, 3)``, and height
-            and width of the image. It raises `ImageError` where the file gives no image, took
-            longer or needed more memory than it may, or ended its decoders; and `LabelError` where
-            no decoder can be started.
+            What gives the pixels and what is known of them. It raises `ImageError` where the file
+            gives no image, took longer or needed more memory than it may, or ended its decoders;
+            and `LabelError` where no decoder can be started.
         """
         return self._threads.submit(self._decode, data)
 
@@ -140,7 +152,12 @@ class Decoder:
         """
         self._settings = settings
         limits = Limits(
-            settings.orientation, settings.max_pixels, settings.timeout_s, settings.memory_bytes
+            settings.orientation,
+            settings.max_pixels,
+            settings.timeout_s,
+            settings.memory_bytes,
+            settings.sixteen_bit,
+            settings.background,
         )
         self._link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
@@ -174,7 +191,8 @@ class Decoder:
             if "error" in answer:
                 raise ImageError(answer["error"])
             height, width = answer["size_hw"]
-            return _pixels(file, answer["shape"]), (height, width)
+            pixels = _pixels(file, answer["shape"])
+            return Decoded(pixels, (height, width), tuple(answer["notes"]))
         finally:
             os.close(file)
 

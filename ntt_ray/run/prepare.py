@@ -346,8 +346,14 @@ def _identity(
             "compile": config.models.compile,
             "device": spec.device,
         },
-        "decode": config.decode.model_dump(mode="json", exclude={"timeout_s", "memory_mb"}),
         # options that are off are no part of it: they were none when older runs began
+        "decode": {
+            "orientation": config.decode.orientation,
+            "max_pixels": config.decode.max_pixels,
+            **config.decode.model_dump(
+                mode="json", include={"sixteen_bit", "background"}, exclude_defaults=True
+            ),
+        },
         "method": config.method.model_dump(mode="json", exclude_none=True),
         "job": {"images_per_unit": config.job.images_per_unit},
     }

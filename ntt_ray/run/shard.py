@@ -47,11 +47,12 @@ ROW_FIELDS = [
     pa.field("status", pa.string(), nullable=False),
     pa.field("error", pa.string()),
     pa.field("failure", pa.string()),
+    pa.field("notes", pa.list_(pa.string())),
     pa.field("annotations", LIST, nullable=False),
 ]
 SCHEMA = pa.schema(ROW_FIELDS)
 PENDING = ("access", "worker")  # failures that are tried again
-ADDED = frozenset({"failure"})  # nullable columns that shards written before them lack
+ADDED = frozenset({"failure", "notes"})  # nullable columns that shards written before them lack
 
 
 def existing_shards(output: str, store: storage.Storage) -> set[int]:
@@ -75,6 +76,7 @@ def labels_to_row(labels: ImageLabels) -> dict[str, Any]:
         "status": labels.status,
         "error": labels.error,
         "failure": labels.failure,
+        "notes": list(labels.notes) or None,
         "annotations": [
             {
                 "category_id": d.category_id,
@@ -99,6 +101,7 @@ def row_to_labels(row: Mapping[str, Any]) -> ImageLabels:
         width=row["width"],
         error=row["error"],
         failure=row.get("failure"),
+        notes=tuple(row.get("notes") or ()),
         detections=tuple(
             Detection(
                 category_id=a["category_id"],

@@ -49,11 +49,12 @@ class _Begun:
 
     Attributes:
         failed: why an image failed, by its position in the unit.
-        found: size (height, width) and what will be the detections, by position in the unit.
+        found: what was decoded, without its pixels, and what will be the detections, by position in
+            the unit.
     """
 
     failed: Mapping[int, ImageError]
-    found: Mapping[int, tuple[tuple[int, int], Future[tuple[Detection, ...]]]]
+    found: Mapping[int, tuple[Decoded, Future[tuple[Detection, ...]]]]
 
 
 class UnitLabeler:
@@ -175,14 +176,16 @@ class UnitLabeler:
         if not good:
             return _Begun(failed, {})
         inputs = self._inputs(list(step), good)
-        sizes = [good[p][1] if p in good else None for p in step]
+        sizes = [good[p].size_hw if p in good else None for p in step]
         try:
             found = dict(zip(step, self._labeler.begin(inputs, sizes), strict=True))
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
             raise _named(shard_id, [images[p] for p in good], error) from error
-        return _Begun(failed, {p: (size_hw, found[p]) for p, (_, size_hw) in good.items()})
+        none = np.zeros((0, 0, 3), dtype=np.uint8)
+        kept = {p: (image._replace(pixels=none), found[p]) for p, image in good.items()}
+        return _Begun(failed, kept)
 
     def _rows(
         self, shard_id: int, images: Sequence[FetchedImage], begun: _Begun
@@ -191,10 +194,12 @@ class UnitLabeler:
             p: ImageLabels.failed(images[p].entry, str(error), error.failure)
             for p, error in begun.failed.items()
         }
-        for position, (size_hw, found) in begun.found.items():
+        for position, (decoded, found) in begun.found.items():
             image = images[position]
             try:
-                rows[position] = ImageLabels.labelled(image.entry, size_hw, found.result())
+                rows[position] = ImageLabels.labelled(
+                    image.entry, decoded.size_hw, found.result(), decoded.notes
+                )
             except Exception as error:
                 raise _named(shard_id, [image], error) from error
         return rows
@@ -202,7 +207,7 @@ class UnitLabeler:
     def _inputs(self, places: Sequence[int], good: dict[int, Decoded]) -> list[RgbImage]:
         side = self._labeler.proposer.image_size
         black = np.zeros((side, side, 3), dtype=np.uint8)
-        filled = [good[p][0] if p in good else black for p in places]
+        filled = [good[p].pixels if p in good else black for p in places]
         return filled + [black] * (self.images_per_step - len(filled))
 
     def _decode(self, image: FetchedImage) -> Future[Decoded]:

@@ -9,8 +9,9 @@ from ntt_ray.evaluate import job as evaluate_job
 from ntt_ray.merge import job as merge_job
 from ntt_ray.merge.passes import MergeCounts
 from ntt_ray.report import job as report_job
-from ntt_ray.run.layout import MANIFEST_FILE, MERGE_LOCK_FILE, METRICS_FILE
+from ntt_ray.run.layout import MANIFEST_FILE, MERGE_LOCK_FILE, METRICS_FILE, shard_uri
 from ntt_ray.run.lock import RunLock
+from ntt_ray.run.shard import read_shard, table_to_bytes
 from tests.support.verify_run import STORE, Run
 
 
@@ -148,3 +149,16 @@ def test_failed_images_without_a_reason_are_no_counts():
     """The exit status is decided by the reasons: without them it would be 0."""
     with pytest.raises(ValueError, match="every failed image needs a reason"):
         MergeCounts(100, 50, 45, 5, 1, 1)
+
+
+def test_notes_are_counted_in_old_shards_and_new(run):
+    """Of unit 1 a row carries two; unit 2 is of a version that had no notes."""
+    rows = run.rows(1)
+    rows[0]["notes"] = ["turned", "narrow"]
+    run.write_shard(1, rows)
+    old = read_shard(run.config.output, 2, STORE).drop_columns(["notes"])
+    metadata = {key.decode(): value.decode() for key, value in old.schema.metadata.items()}
+    STORE.publish_bytes(shard_uri(run.config.output, 2), table_to_bytes(old, metadata))
+    _, counts = merge_job.merge(run.config)
+    assert counts.notes == {"turned": 1, "narrow": 1}
+    assert report_job.report_run(run.config)["notes"] == {"turned": 1, "narrow": 1}

@@ -1,9 +1,13 @@
 """The report counts what the merged file has: calibrated thresholds and chosen classes."""
 
+from dataclasses import replace
+
 from ntt_ray.merge.thresholds import Thresholds
 from ntt_ray.records import ClassLabel
 from ntt_ray.report.statistics import RunCounts, counts_to_json
 from tests.support.run_files import make_labels
+
+NOTED = ((), ("turned",), ("transparent", "turned"))
 
 
 def test_thresholds_and_classes_of_the_merge_count():
@@ -28,3 +32,12 @@ def test_thresholds_and_classes_of_the_merge_count():
         assert found["class_scores"] == {f"c{i}": 0.7 for i in thresholds.by_category}
         left_out = [] if thresholds.categories is None else [f"c{ids[0]}"]
         assert found["classes_left_out"] == left_out
+
+
+def test_images_are_counted_by_what_may_surprise():
+    images = [replace(make_labels(number), notes=notes) for number, notes in enumerate(NOTED, 1)]
+    classes = [ClassLabel(1, "a"), ClassLabel(2, "b")]
+    counts = RunCounts.of_classes(classes, Thresholds(0.4))
+    for image in images:
+        counts.add(image, None)
+    assert counts_to_json(counts, classes, None)["notes"] == {"transparent": 1, "turned": 2}

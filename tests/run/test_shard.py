@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -13,6 +15,7 @@ from tests.support.shard_columns import UNKNOWN, with_column, with_unknown_colum
 ROWS = {
     "two detections": make_labels(),
     "empty": make_labels(2, scores=()),
+    "with notes": replace(make_labels(4), notes=("transparent", "turned")),
     "failed": ImageLabels.failed(ImageEntry(3, "ünï \n.jpg", ""), "not an image"),
 }
 

@@ -9,7 +9,7 @@ from ntt_ray.errors import GivenBackError, LabelError, SickDeviceError
 from ntt_ray.method import detections
 from ntt_ray.method.labeler import Labeler
 from ntt_ray.method.tiling import make_labeler
-from ntt_ray.records import FetchedImage, ImageEntry
+from ntt_ray.records import NOTES, FetchedImage, ImageEntry
 from ntt_ray.run import unit as unit_module
 from ntt_ray.run.journal import UnitJournal
 from ntt_ray.run.layout import journal_uri
@@ -22,6 +22,12 @@ from tests.support.fakes import BANK, FakeEncoder, FakeProposer, make_proposals
 def _png(colour=(255, 0, 0), size=(40, 30)) -> bytes:
     stream = io.BytesIO()
     Image.new("RGB", size, colour).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def _odd_png(samples: np.ndarray, **options) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(samples).save(stream, "PNG", **options)
     return stream.getvalue()
 
 
@@ -70,6 +76,21 @@ def test_every_image_has_its_row_whatever_the_steps(
     ]
     assert (rows[3].height, rows[3].width) == (17, 31)
     assert rows[3].detections == _labeler().label([np.asarray(Image.open(_stream(MIXED[3])))])[0]
+
+
+@pytest.mark.parametrize("images_per_step", [1, 4])
+def test_rows_say_what_may_surprise(tmp_path, images_per_step):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = _odd_png(np.zeros((30, 40, 3), np.uint8), exif=exif)
+    dark = _odd_png(np.full((30, 40), 700, np.uint16))
+    clear = _odd_png(np.zeros((30, 40, 4), np.uint8), exif=exif)
+    images = _images(turned, _png(), b"text", dark, clear)
+    rows = _units(tmp_path, images_per_step=images_per_step).label(0, images)
+    expected = [("turned",), (), (), ("narrow",), ("transparent", "turned")]
+    assert [row.notes for row in rows] == expected
+    assert [row.height for row in rows] == [40, 30, None, 30, 40]
+    assert {note for row in rows for note in row.notes} == set(NOTES)
 
 
 @pytest.mark.parametrize("images_per_step", [1, 4])
