@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from ntt_ray import storage
 from ntt_ray.errors import ImageError, RunIncompleteError
 from ntt_ray.images import stored_size
 from ntt_ray.records import FetchedImage, ImageEntry
@@ -24,6 +25,7 @@ def look(entries: Sequence[ImageEntry], store: Storage, timeout_s: float) -> lis
     images = fetch_images(entries, read, timeout_s, store.patience_s)
     lines = [f"{image.entry.file_name}: {_found(image)}" for image in images]
     if images and all(image.error is not None for image in images):
+        lines = [f"{storage.redact(image.entry.uri)}: {_found(image)}" for image in images]
         raise RunIncompleteError(
             f"none of {len(images)} images of the list could be read: {'; '.join(lines)}. Are "
             "`images` and `image_root` right, and may this machine read there?"

@@ -12,6 +12,7 @@ import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -53,6 +54,12 @@ def list_images(
             of a table that cannot or may not be read.
     """
     lower = images.lower()
+    if _is_in_archive(images):
+        raise InputError(
+            f"images: {storage.redact(images)} lies in an archive; unpack it, and name the folder"
+        )
+    if is_list(images) and not storage.is_uri(images) and Path(images).is_dir():
+        raise InputError(f"images: {images} is a folder; name one table, with the rows of all")
     if lower.endswith(".json"):
         rows = _from_coco(read_coco(images, store), image_root or _folder(images))
         table = _collected(rows, images).sort_by("image_id")
@@ -74,6 +81,7 @@ def list_images(
     return table
 
 
+_ARCHIVES = ("zip", "tar", "libarchive")  # protocols of fsspec
 # what is named instead of a folder or a list, by its ending, and what to do
 _OTHERS: dict[tuple[str, ...], str] = {
     (".tar", ".tar.gz", ".tgz", ".zip", ".7z", ".rar"): (
@@ -92,6 +100,10 @@ def _what_else(images: str) -> str | None:
     if any(letter in images for letter in "*["):
         return "patterns are not filled in; name the folder, or a table of addresses"
     return next((text for ends, text in _OTHERS.items() if images.lower().endswith(ends)), None)
+
+
+def _is_in_archive(images: str) -> bool:
+    return storage.is_uri(images) and images.split("://", 1)[0] in _ARCHIVES
 
 
 def is_list(images: str) -> bool:

@@ -35,6 +35,8 @@ REFUSED = {
     "models.compile": (True, "models.compile"),
     "decode.orientation": ("stored", "decode.orientation"),
     "decode.max_pixels": (1000, "decode.max_pixels"),
+    "decode.sixteen_bit": ("range", "decode.sixteen_bit"),
+    "decode.background": ([255, 255, 255], "decode.background"),
     "method.points_per_side": (8, "method.points_per_side"),
     "method.min_predicted_iou": (0.5, "method.min_predicted_iou"),
     "method.nms_iou": (0.6, "method.nms_iou"),

@@ -313,6 +313,19 @@ def test_what_is_no_folder_of_images_is_named(tmp_path, name, message):
         image_list.list_images(str(tmp_path / name), None, Storage())
 
 
+@pytest.mark.parametrize("images", ["zip://photos.zip", "tar://a.tar", "zip://in::s3://b/a.zip"])
+def test_archives_are_named_whatever_protocol_opens_them(images):
+    with pytest.raises(InputError, match=r"zip|tar") as caught:
+        image_list.list_images(images, None, Storage())
+    assert "lies in an archive; unpack it" in str(caught.value)
+
+
+def test_a_folder_of_tables_is_named(tmp_path):
+    (tmp_path / "parts.parquet").mkdir()
+    with pytest.raises(InputError, match=r"parts\.parquet is a folder; name one table"):
+        image_list.list_images(str(tmp_path / "parts.parquet"), None, Storage())
+
+
 COLUMNS = {
     "url.csv": (
         "url,label\na.jpg,x\n",

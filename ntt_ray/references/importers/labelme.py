@@ -73,6 +73,8 @@ def _content(data: bytes) -> dict[str, Any]:
         content = json.loads(data)
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"not JSON ({error})") from None
+    if isinstance(content, list):
+        raise ValueError("not a LabelMe file but a list; of Label Studio: use --from labelstudio")
     if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
         raise ValueError("not a LabelMe file, it has no list 'shapes'")
     return content

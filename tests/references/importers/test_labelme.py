@@ -153,3 +153,9 @@ def test_all_problems_at_once(folder):
 def test_an_empty_folder(tmp_path):
     with pytest.raises(InputError, match="no LabelMe JSON file"):
         read_labelme(str(tmp_path), Storage())
+
+
+def test_a_list_of_label_studio_is_named(folder):
+    (folder / "project-1.json").write_text("[]")
+    with pytest.raises(ReferencesError, match=r"project-1\.json: .* use --from labelstudio"):
+        read_labelme(str(folder), Storage())
