@@ -5,6 +5,7 @@ It reads no files and judges nothing: the numbers are those of ``bank.json``.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -64,10 +65,29 @@ def render_bank_page(
         report=report,
         kinds=KINDS,
         max_findings=MAX_FINDINGS,
+        counts=_counts(report),
         matrix=_matrix(report),
         groups=_groups(report, pictures),
         negatives=[(numbers[row["class"]], Card(row, picture, ())) for row, picture in rows],
     )
+
+
+def _counts(report: Mapping[str, Any]) -> dict[str, int]:
+    """How many findings there are of each kind, and what the captions of the tiles add.
+
+    ``nearer`` counts the references that are nearer to another class than to their own, be it
+    unusual for their class or not; ``two_classes`` the duplicates that are two classes.
+    """
+    counts = Counter(item["kind"] for item in report["findings"])
+    rows = report["references"]
+    doubles = [f["references"] for f in report["findings"] if f["kind"] == "duplicate"]
+    return {
+        **{kind: counts[kind] for kind in KINDS},
+        "nearer": sum(
+            None not in (r["own"], r["nearest"]) and r["own"] < r["nearest"] for r in rows
+        ),
+        "two_classes": sum(rows[a]["class"] != rows[b]["class"] for a, b in doubles),
+    }
 
 
 def _matrix(report: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -1,6 +1,8 @@
 """The report of a bank: what it names, and that its page is safe and the same every time."""
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +88,41 @@ def test_what_stands_out_is_named(tmp_path):
     assert page.count('data-testid="reference"') == 13
     assert page.count("data:image/jpeg") == 13
     assert page.count("data:image/png") == 12
+
+
+def _tiles(page) -> dict[str, tuple[str, str]]:
+    """Number and caption of each tile, by its title."""
+    pattern = r'<h3>([^<]+)</h3><p class="number">([^<]+)</p><p>([^<]*)</p>'
+    return {title: (number, text) for title, number, text in re.findall(pattern, page)}
+
+
+def test_the_tiles_count_what_their_captions_say(tmp_path):
+    """Two exchanged references of two classes of two: too few to call unusual, and not 0."""
+    features = [_cloud(0, 6), _cloud(1, 6)]
+    features = [np.stack([own[0], other[1]]) for own, other in (features, features[::-1])]
+    features.append(_cloud(2, 4))
+    report, page = _write(tmp_path / "few", file_of(CLASSES, features), None)
+    assert [item["kind"] for item in report["findings"]] == ["untold"]
+    nearer = [row for row in report["references"] if row["own"] < row["nearest"]]
+    number, text = _tiles(page)["Mislabelled?"]
+    assert (int(number), len(nearer) > 0) == (len(nearer), True)
+    assert text == "nearer to another class than to their own; 0 unusually so and named below"
+
+    _, page = _write(tmp_path / "run", _bank(), _examples(tmp_path))
+    assert _tiles(page)["Mislabelled?"][1].endswith("; 1 unusually so and named below")
+    assert _tiles(page)["Duplicates"] == ("1", "pairs that say the same twice")
+
+
+def test_a_duplicate_of_two_classes_is_counted_as_such(tmp_path):
+    examples = _examples(tmp_path)
+    cog = examples.references.references[-1]
+    twice = Reference(99, 5, cog.image, cog.size_hw, cog.bbox_xywh, cog.rle)
+    references = tuple(r for r in examples.references.references if r.annotation_id != 11)
+    examples = replace(examples, references=ReferenceSet(CLASSES, (*references, twice)))
+    _, page = _write(tmp_path / "run", _bank(), examples)
+    assert (
+        _tiles(page)["Duplicates"][1] == "pairs that say the same twice; 1 of them as two classes"
+    )
 
 
 def test_the_page_is_safe_and_the_same_every_time(tmp_path):
