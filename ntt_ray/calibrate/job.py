@@ -1,7 +1,10 @@
 """Labels the reference images, each with a bank that its own references are left out of.
 
 Images of the same bytes are one picture, whatever their names and ids: it is labelled once, without
-the references of all these images, and what is annotated in any of them counts as annotated.
+the references of all these images, and what is annotated in any of them counts as annotated. The
+references of its near-copies are left out, too (see `copies`); each of them is labelled by itself,
+since their masks may have other sizes. What a bank was extended from cannot be left out: nobody
+knows any more which picture it came from.
 
 The images are divided among tasks with the resources of a labelling actor. What the labels say of
 score thresholds is the matter of `thresholds`.
@@ -9,6 +12,8 @@ score thresholds is the matter of `thresholds`.
 
 from __future__ import annotations
 
+import hashlib
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +25,7 @@ from ntt_ray.bank.file import bank_digest
 from ntt_ray.bank.inputs import BankInputs
 from ntt_ray.bank.memory import MemoryBank
 from ntt_ray.bank.padding import PaddedMeans
+from ntt_ray.calibrate.copies import Signature, grouped, signature_of
 from ntt_ray.calibrate.page import Judged, render_calibration, render_judged, worst_first
 from ntt_ray.calibrate.thresholds import ClassCalibration, calibrate, calibration_of, judge
 from ntt_ray.config import Config
@@ -29,16 +35,20 @@ from ntt_ray.images import RgbImage
 from ntt_ray.json_input import read_json
 from ntt_ray.method.tiling import make_labeler
 from ntt_ray.models.spec import ModelSpec
+from ntt_ray.pages.environment import counted
 from ntt_ray.records import ClassLabel, ImageEntry, ImageLabels, Reference, ReferenceSet
 from ntt_ray.references.background import images_of
-from ntt_ray.references.dataset import decode_sized, picture_digests
+from ntt_ray.references.dataset import decode_sized, read_all
 from ntt_ray.run.cluster.tasks import run_tasks
 from ntt_ray.run.layout import CALIBRATION_FILE, CALIBRATION_PAGE
 from ntt_ray.run.prepare import ReferenceRun, prepare_references
 from ntt_ray.settings import AnnotatedOrientation, MethodSettings
 from ntt_ray.storage import Storage
 
+logger = logging.getLogger(__name__)
+
 IMAGES_PER_TASK = 16  # a task loads both models first
+MAX_NAMED = 8
 
 _Labelled = tuple[ImageLabels, frozenset[int]]  # with the category ids of the bank
 
@@ -50,7 +60,8 @@ class Picture:
     Attributes:
         entry: the image that stands for it.
         image_ids: ids of all images of the reference file that show it.
-        uris: addresses of these images, and of images of negatives that show it.
+        uris: addresses of these images, of images of negatives that show it, and of near-copies.
+        names: file names of the images at these addresses.
         size_hw: its height and width according to the reference file.
         orientation: how it was seen when it was annotated.
     """
@@ -58,6 +69,7 @@ class Picture:
     entry: ImageEntry
     image_ids: tuple[int, ...]
     uris: frozenset[str]
+    names: tuple[str, ...]
     size_hw: tuple[int, int]
     orientation: AnnotatedOrientation = "auto"
 
@@ -92,6 +104,9 @@ def calibrate_run(
     run = prepare_references(config, store)
     classes = run.inputs.classes()
     pictures = pictures_of(run.inputs, store)
+    base = run.inputs.base
+    extended = 0 if base is None else int(base.references.shots.sum())
+    copies = warn_of(pictures, extended)
     coco = read_json(config.references.annotations, store)
     are_objects = config.references.crowds == "objects"
     truth = GroundTruth(one_image_each(coco, pictures, crowds_are_objects=are_objects), classes)
@@ -119,7 +134,13 @@ def calibrate_run(
         for item in worst_first(judged, thresholds)
     ]
     page = render_calibration(
-        found, seen, views, wanted_precision=wanted_precision, complete=complete
+        found,
+        seen,
+        views,
+        wanted_precision=wanted_precision,
+        complete=complete,
+        copies=copies,
+        extended=extended,
     )
     bank = bank_digest(run.bank)
     calibration = calibration_of(found, wanted_precision=wanted_precision, bank=bank)
@@ -127,6 +148,34 @@ def calibrate_run(
     store.publish_bytes(page_uri, page.encode("utf-8", "replace"))
     store.publish_bytes(storage.join(config.output, CALIBRATION_FILE), calibration.to_bytes())
     return found
+
+
+def warn_of(pictures: Sequence[Picture], extended: int) -> list[tuple[str, ...]]:
+    """Say in the log which pictures are held out together, and that a base bank never is.
+
+    Args:
+        pictures: the pictures of the references.
+        extended: how many references came with a bank that this one extends.
+
+    Returns:
+        File names of what is held out together, by picture.
+    """
+    copies = sorted({picture.names for picture in pictures if len(picture.uris) > 1})
+    if copies:
+        logger.warning(
+            "references: copies of %s are held out together, also those encoded again or resized: "
+            "%s%s",
+            counted(len(copies), "picture"),
+            "; ".join(" = ".join(names[:MAX_NAMED]) for names in copies[:MAX_NAMED]),
+            " ..." if len(copies) > MAX_NAMED else "",
+        )
+    if extended:
+        logger.warning(
+            "references.extends: the %d references of that bank cannot be held out; where they are "
+            "of pictures that are labelled here, precision and recall seem better than they are",
+            extended,
+        )
+    return copies
 
 
 def _read(picture: Picture, store: Storage) -> RgbImage | None:
@@ -176,7 +225,8 @@ def bank_without(
     left = [k for k, count in enumerate(positive.shots.tolist()) if count]
     if not left:
         raise InputError(
-            "calibrate: all references lie in one image; without it there is nothing to compare"
+            "calibrate: all references lie in one image, or in copies of it; without it there is "
+            "nothing to compare"
         )
     against = bank.negatives
     if against is not None:
@@ -284,14 +334,23 @@ def pictures_of(inputs: BankInputs, store: Storage) -> list[Picture]:
     own = set(references)
     negatives = () if inputs.negatives is None else inputs.negatives.references
     entries = own | {r.image for r in negatives}
-    digests = picture_digests(entries, store)
+    seen = {r.image: r for r in negatives} | references
     same: dict[str, list[ImageEntry]] = defaultdict(list)
-    for entry in sorted(entries, key=lambda e: (e.image_id, e.uri)):
-        same[digests.get(entry.uri, entry.uri)].append(entry)
+    signatures: dict[str, Signature | None] = {}
+    for entry, data, _ in read_all(sorted(entries, key=lambda e: e.uri), store):
+        digest = entry.uri if data is None else hashlib.sha256(data).hexdigest()
+        same[digest].append(entry)
+        if data is not None and digest not in signatures:
+            signatures[digest] = signature_of(data, seen[entry].size_hw, seen[entry].orientation)
+    groups = dict(zip(same, grouped([signatures.get(digest) for digest in same])))
+    copies: dict[int, dict[str, str]] = defaultdict(dict)  # file names by address
+    for digest, found in same.items():
+        copies[groups[digest]] |= {entry.uri: entry.file_name for entry in found}
     pictures = []
-    for found in same.values():
+    for digest, found in same.items():
         if shown := [entry for entry in found if entry in own]:
             ids = tuple(entry.image_id for entry in shown)
-            uris, one = frozenset(entry.uri for entry in found), references[shown[0]]
-            pictures.append(Picture(shown[0], ids, uris, one.size_hw, one.orientation))
+            all_of_it, one = copies[groups[digest]], references[shown[0]]
+            uris, names = frozenset(all_of_it), tuple(sorted(all_of_it.values()))
+            pictures.append(Picture(shown[0], ids, uris, names, one.size_hw, one.orientation))
     return sorted(pictures, key=lambda picture: picture.entry.image_id)

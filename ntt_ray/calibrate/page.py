@@ -20,6 +20,7 @@ from ntt_ray.records import ImageLabels
 
 MAX_PICTURES = 60
 MAX_ROWS = 100
+MAX_COPIES = 20
 _BINS = 100
 _SIDE_PX, _BYTES = 300, 20_000
 _STRIP_HEIGHT = 40
@@ -125,6 +126,8 @@ def render_calibration(
     *,
     wanted_precision: float | None,
     complete: bool,
+    copies: Sequence[Sequence[str]] = (),
+    extended: int = 0,
 ) -> str:
     """The page of a calibration.
 
@@ -134,6 +137,8 @@ def render_calibration(
         views: some of the reference images, in the order shown.
         wanted_precision: what was asked for, instead of the best F1.
         complete: whether every object of the images was said to be annotated.
+        copies: file names of pictures that lie among the references more than once, by picture.
+        extended: how many references came with a bank that this one extends.
     """
     shares = [item.evidence.expected_precision or 0.0 for item in found]
     order = sorted(range(len(found)), key=shares.__getitem__)
@@ -143,6 +148,9 @@ def render_calibration(
         "calibration.html.j2",
         found=found,
         few=[item for item in found if not item.evidence.enough_references],
+        told=sum(f.evidence.enough_references and f.threshold is not None for f in found),
+        unclear=sum(item.evidence.unclear_detections for item in found),
+        chosen=any(item.threshold is not None for item in found),
         rows=[(k, found[k], len(own := scores[k]), _strip(own)) for k in sorted(order[:MAX_ROWS])],
         images=len(seen),
         views=views,
@@ -151,16 +159,19 @@ def render_calibration(
         min_images=MIN_IMAGES,
         wanted_precision=wanted_precision,
         complete=complete,
+        copies=copies,
+        max_copies=MAX_COPIES,
+        extended=extended,
     )
 
 
 def _scores(seen: Sequence[ImageOutcomes]) -> defaultdict[int, list[tuple[float, bool]]]:
-    """Scores of the detections that can be judged, and whether they are right, by category id."""
+    """Scores of the detections that thresholds are chosen from, and whether they are right."""
     scores = defaultdict(list)
     for image in seen:
         for outcome in image.outcomes:
-            if outcome.right is not None:
-                scores[outcome.category_id].append((outcome.score, outcome.right))
+            if outcome.right is not None or outcome.held_wrong:
+                scores[outcome.category_id].append((outcome.score, outcome.right is True))
     return scores
 
 

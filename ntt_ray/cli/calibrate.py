@@ -87,6 +87,12 @@ def _print_table(found: list[ClassCalibration]) -> None:
         )
     console.print(table)
     say("in brackets: where it may well lie (95 %), trust the lower end")
+    if unclear := sum(item.evidence.unclear_detections for item in found):
+        say(
+            f"{unclear} kept detections are unclear, as nothing is annotated where they lie: "
+            "precision leaves them out, and its range holds whether they are right or not; "
+            "annotate every object and give --complete to narrow it"
+        )
 
 
 def _with_range(share: float | None, within: tuple[float, float] | None) -> str:

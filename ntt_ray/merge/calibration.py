@@ -32,9 +32,12 @@ class ClassEvidence(BaseModel):
         objects: how many annotated objects these images have.
         judged_detections: how many detections that can be judged reach the threshold.
         right_detections: how many of these detections are right.
-        expected_precision: None where nothing was found or nothing can be said.
+        unclear_detections: how many more reach the threshold and may be objects nobody annotated.
+        expected_precision: of those that can be judged; None where there are none, or nothing can
+            be said.
         expected_recall: None where nothing can be said.
-        precision_range: where the precision may well lie, so few samples considered.
+        precision_range: where the precision may well lie, so few samples considered, whether the
+            unclear ones are right or not.
         recall_range: where the recall may well lie.
         enough_references: whether they are enough for a threshold of its own.
     """
@@ -45,6 +48,7 @@ class ClassEvidence(BaseModel):
     objects: int
     judged_detections: int
     right_detections: int
+    unclear_detections: int = 0
     expected_precision: float | None
     expected_recall: float | None
     precision_range: tuple[float, float] | None

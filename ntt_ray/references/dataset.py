@@ -205,15 +205,6 @@ def decode_sized(
     return image_rgb
 
 
-def picture_digests(entries: Collection[ImageEntry], store: Storage) -> dict[str, str]:
-    """SHA-256 of the bytes of images by their URI; those that cannot be read are left out."""
-    return {
-        entry.uri: hashlib.sha256(data).hexdigest()
-        for entry, data, _ in read_all(entries, store)
-        if data is not None
-    }
-
-
 def read_all(
     entries: Collection[ImageEntry], store: Storage
 ) -> Iterator[tuple[ImageEntry, bytes | None, str | None]]:

@@ -75,6 +75,12 @@ def test_the_worst_come_first_and_ties_by_id():
     assert len(worst_first([_judged(n, *GOOD) for n in range(1, 99)], LIMITS)) == MAX_PICTURES
 
 
+def _tiles(page) -> dict[str, tuple[str, str]]:
+    """Number and caption of each tile, by its title."""
+    pattern = r'<h3>([^<]+)</h3><p class="number">([^<]+)</p><p>([^<]*)</p>'
+    return {title: (number, text) for title, number, text in re.findall(pattern, page)}
+
+
 def _page(images, **options) -> str:
     seen = [image.outcomes for image in images]
     found = calibrate(seen, [NUT, BOLT])
@@ -96,8 +102,37 @@ def test_the_page_is_safe_and_whole():
     assert 'data-testid="too-few"' not in page
     assert "unclear, not counted" in page
     assert "the best F1" in page
-    # 4 of 4 bolts: Wilson's interval begins at 4 / (4 + 1.96 ** 2)
-    assert "0.51 to 1.00 · 4 of 4" in page
+    assert "0.40 to 1.00 · 4 of 4<" in page  # bolts: 0.025 ** (1 / 4)
+    assert _tiles(page)["Classes that can be told"] == ("2 of 2", "have 3 reference images or more")
+    assert "What was held out" not in page
+
+
+def test_unclear_detections_are_counted_apart():
+    page = _page([_judged(n, *GOOD, _found(2, 0.95, 5, 25, 15, 35)) for n in range(1, 5)])
+    _, text = _tiles(page)["Precision"]
+    assert text == "8 of 8 kept detections that can be judged are right; 4 more are unclear"
+    assert "0.16 to 1.00 · 4 of 4, 4 unclear" in page  # from 4 to 8 of 8
+    assert "4 kept detections are unclear" in page
+
+
+def test_tiles_agree_with_their_captions_where_no_threshold_was_chosen():
+    page = _page([_judged(n, PART) for n in range(1, 5)])
+    tiles = _tiles(page)
+    value, text = tiles["Classes that can be told"]
+    assert (value, "none was chosen" in text) == ("0 of 2", True)
+    assert tiles["Precision"] == ("–", "no threshold was chosen: no detection is right")
+    page = _page([_judged(1, PART)])
+    assert "is their threshold" not in page
+    assert "They have no threshold" in page
+
+
+def test_what_was_held_out_and_what_could_not_be():
+    names = [f"{n}{HOSTILE}.png" for n in (1, 2)]
+    page = _page([_judged(1, *GOOD)], copies=[names], extended=7)
+    assert "<script" not in page
+    assert "1 picture of the references" in page
+    assert "<bdi>1&#34;&gt;&lt;script&gt;" in page
+    assert "The 7 references of the bank that was extended" in page
 
 
 def test_the_page_says_what_it_cannot_tell():
