@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 import io
 import re
 import struct
@@ -36,10 +37,11 @@ IMAGE_SUFFIXES = (
     *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"),
     *(".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
 )
+_HEIF_SUFFIXES = (".heic", ".heif")  # where pillow-heif is installed, the extra "heif"
 # decoded at once for a process; each pixel needs 4 to 14 bytes meanwhile, of JPEG 2000 up to 25
 PIXELS_AT_ONCE = 64_000_000
 # what Pillow may take a file for, whatever its name; others run programs (EPS) or have no pixels
-_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "JPEG2000", "AVIF")
+_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "JPEG2000", "AVIF", "HEIF")
 _ORIENTATION = 0x0112  # EXIF and TIFF tag
 _FIRST_EXCHANGED = 5  # orientations from here on exchange height and width
 _BITS_PER_SAMPLE, _BANDS, _PLANAR, _SAMPLE_FORMAT = 258, 277, 284, 339  # TIFF tags
@@ -64,7 +66,9 @@ _BEGINNINGS = {
     ),
     rb"\s*(<!doctype html|<html)": "not an image but a web page",
     rb"\s*(<\?xml|<svg)": "not an image but an XML or SVG document",
-    rb"....ftyp(heic|heix|hevc|mif1|msf1)": "a HEIC photograph, which is not supported",
+    rb"....ftyp(heic|heix|hevc|mif1|msf1)": (
+        "a HEIC photograph that cannot be read; pip install 'ntt-ray[heif]', where it is not"
+    ),
     rb"....ftyp": "not an image but a video",
     rb"%!PS|%PDF|8BPS": "a PostScript, PDF or Photoshop document, which is not supported",
     rb"\x00\x00[\x01\x02]\x00": "an icon, which is not supported",
@@ -85,6 +89,13 @@ def looks_cut(data: bytes) -> bool:
         return len(data) < 8 + int.from_bytes(data[4:8], "little")
     ends = [end for beginning, end in _ENDS.items() if data.startswith(beginning)]
     return not data or any(end not in data[-_END_BYTES:] for end in ends)
+
+
+@functools.cache
+def image_suffixes() -> tuple[str, ...]:
+    """The endings of files that are taken for images here, in lower case."""
+    has_heif = importlib.util.find_spec("pillow_heif") is not None
+    return (*IMAGE_SUFFIXES, *_HEIF_SUFFIXES) if has_heif else IMAGE_SUFFIXES
 
 
 class Decoding(Protocol):
@@ -347,6 +358,13 @@ def _opened(data: bytes, settings: Decoding) -> Iterator[Image.Image]:
 def prepare_formats() -> tuple[str, ...]:
     """The formats that this Pillow reads; sizes are checked here, so its own limit is lifted."""
     Image.init()
+    with contextlib.suppress(
+        ImportError
+    ):  # its pictures are upright, and no more said to be turned
+        import pillow_heif
+
+        pillow_heif.options.DECODE_THREADS = 1
+        pillow_heif.register_heif_opener()
     Image.MAX_IMAGE_PIXELS = None
     warnings.filterwarnings("ignore", module=r"PIL\.")  # about damage: it ends in rows, or is none
     return tuple(name for name in _FORMATS if name in Image.OPEN)

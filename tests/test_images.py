@@ -1,4 +1,7 @@
+import importlib.util
 import io
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +15,7 @@ from ntt_ray.images import (
     PixelBudget,
     decode_image,
     decode_square,
+    image_suffixes,
     pillow_to_rgb,
     resize_square,
 )
@@ -290,3 +294,51 @@ def test_turned_images_are_noted(file_format, orientation):
         exif[0x0112] = turn
         decode_image(_encoded("RGB", file_format, exif=exif), settings, notes=notes)
         assert notes == ({"turned"} if turn > 1 else set())
+
+
+def _heic(size=(48, 32), exif=None) -> bytes:
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+    grey = np.linspace(0, 255, size[0] * size[1]).reshape(size[1], size[0]).astype(np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(grey).convert("RGB").save(
+        stream, "HEIF", quality=90, **({} if exif is None else {"exif": exif})
+    )
+    return stream.getvalue()
+
+
+def test_heic_is_read_where_its_package_is():
+    """Upright, always: the library turns it, and says so no more."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for settings in (DecodeSettings(), DecodeSettings(orientation="stored")):
+        notes = set()
+        assert decode_image(_heic(), settings, notes=notes).shape == (32, 48, 3)
+        assert decode_image(_heic(exif=exif.tobytes()), settings, notes=notes).shape == (48, 32, 3)
+        assert not notes
+    with pytest.raises(ImageError, match="48 x 32 pixels is more than the limit"):
+        decode_image(_heic(), DecodeSettings(max_pixels=1000))
+    for end in (40, 200, 400):
+        with pytest.raises(ImageError):
+            decode_image(_heic()[:end])
+
+
+def test_heic_without_its_package_says_what_to_install():
+    code = (
+        "import sys; sys.modules['pillow_heif'] = None\n"
+        "from ntt_ray.images import decode_image\n"
+        "try: decode_image(sys.stdin.buffer.read())\n"
+        "except Exception as error: print(type(error).__name__, error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], input=_heic(), capture_output=True)
+    assert b"ImageError a HEIC photograph" in done.stdout, done.stderr
+    assert b"pip install 'ntt-ray[heif]'" in done.stdout
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_heic_is_listed_where_its_package_is(monkeypatch, found):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name if found else None)
+    image_suffixes.cache_clear()
+    assert (".heic" in image_suffixes()) == found
+    image_suffixes.cache_clear()

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from ntt_ray import storage
 from ntt_ray.config import Config
 from ntt_ray.errors import NttRayError, OutputMismatchError
-from ntt_ray.images import IMAGE_SUFFIXES
+from ntt_ray.images import image_suffixes
 from ntt_ray.run.layout import BANK_FILE, RECORD_FILE
 from ntt_ray.run.manifest import name_batches
 from ntt_ray.run.record import RunRecord, installed_versions
@@ -165,7 +165,7 @@ def _listed(config: Config, store: Storage) -> Iterator[list[str]]:
         for batch in table.to_batches(BATCH):
             yield batch["file_name"].to_pylist()
         return
-    for page in store.list_pages(config.images, IMAGE_SUFFIXES):
+    for page in store.list_pages(config.images, image_suffixes()):
         yield [storage.printable(name) for name in page]
 
 

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from ntt_ray import storage
 from ntt_ray.coco_input import CocoFile, ListedImage, Problem, read_coco, shown
 from ntt_ray.errors import InputError
-from ntt_ray.images import IMAGE_SUFFIXES
+from ntt_ray.images import IMAGE_SUFFIXES, image_suffixes
 from ntt_ray.sources.schema import SCHEMA
 from ntt_ray.storage import LeftOut, Storage
 
@@ -69,12 +69,12 @@ def list_images(
         table = _collected(rows, images)
     else:
         left_out = LeftOut()
-        table = _listed(store.list_files(images, IMAGE_SUFFIXES, left_out=left_out), images)
+        table = _listed(store.list_files(images, image_suffixes(), left_out=left_out), images)
         for reason, count in left_out.counts.most_common():
             example = storage.printable(left_out.examples[reason])
             logger.info("images: left out %d files, as %r: %s", count, example, reason)
     if not len(table):
-        kinds = ", ".join(IMAGE_SUFFIXES)
+        kinds = ", ".join(image_suffixes())
         hint = _what_else(images) or f"looked for {kinds}"
         raise InputError(f"images: there is no image in {storage.redact(images)} ({hint})")
     _check_unique(table, images)
@@ -91,7 +91,7 @@ _OTHERS: dict[tuple[str, ...], str] = {
     (".tsv", ".txt", ".ndjson", ".xls", ".xlsx", ".arrow", ".feather"): (
         "it is a list of another format; write it as .csv, .jsonl or .parquet with a column uri"
     ),
-    IMAGE_SUFFIXES: "it is one image; name its folder, or a table",
+    (*IMAGE_SUFFIXES, ".heic", ".heif"): "it is one image; name its folder, or a table",
 }
 
 

@@ -24,7 +24,7 @@ from PIL import Image, ImageFilter
 
 from ntt_ray import storage
 from ntt_ray.errors import ImageError, InputError, noted
-from ntt_ray.images import IMAGE_SUFFIXES, decode_mask
+from ntt_ray.images import decode_mask, image_suffixes
 from ntt_ray.masks import Rle, encode_mask
 from ntt_ray.references.importers.shapes import (
     AnnotatedImage,
@@ -52,7 +52,7 @@ def read_folders(folder: str, store: Storage) -> list[AnnotatedImage]:
         ReferencesError: with every image without a mask, every mask without an image, and every
             file that cannot be used.
     """
-    names = store.list_files(folder, IMAGE_SUFFIXES)
+    names = store.list_files(folder, image_suffixes())
     if is_voc(names):
         raise InputError(f"{storage.redact(folder)}: is a folder of Pascal VOC; use --from voc")
     if any(name.startswith("labels/") for name in store.list_files(folder, (".txt",))):

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from ntt_ray import storage
 from ntt_ray.errors import ImageError, InputError, noted
-from ntt_ray.images import IMAGE_SUFFIXES
+from ntt_ray.images import image_suffixes
 from ntt_ray.masks import BoolMask, encode_mask, is_finite_number
 from ntt_ray.references.importers.shapes import (
     AnnotatedImage,
@@ -55,7 +55,7 @@ def read_label_studio(folder: str, store: Storage) -> list[AnnotatedImage]:
     files = [name for name in listed if name.lower().endswith(".json")]
     if not files:
         raise InputError(f"{storage.redact(folder)}: there is no Label Studio JSON file")
-    images = [name for name in listed if name.lower().endswith(IMAGE_SUFFIXES)]
+    images = [name for name in listed if name.lower().endswith(image_suffixes())]
     by_base: dict[str, list[str]] = defaultdict(list)
     for name in images:
         by_base[posixpath.basename(name)].append(name)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from ntt_ray import storage
 from ntt_ray.errors import ImageError, InputError, noted
-from ntt_ray.images import IMAGE_SUFFIXES, decode_mask
+from ntt_ray.images import decode_mask, image_suffixes
 from ntt_ray.masks import encode_mask
 from ntt_ray.references.importers.shapes import (
     AnnotatedImage,
@@ -58,7 +58,7 @@ def read_voc(folder: str, store: Storage) -> list[AnnotatedImage]:
     images = {
         posixpath.splitext(name)[0].removeprefix(f"{IMAGES}/"): name
         for name in names
-        if name.startswith(f"{IMAGES}/") and name.lower().endswith(IMAGE_SUFFIXES)
+        if name.startswith(f"{IMAGES}/") and name.lower().endswith(image_suffixes())
     }
     problems: list[str] = []
     found = []

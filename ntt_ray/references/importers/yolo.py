@@ -14,7 +14,7 @@ from typing import Any
 
 from ntt_ray import storage
 from ntt_ray.errors import ImageError, InputError, noted
-from ntt_ray.images import IMAGE_SUFFIXES
+from ntt_ray.images import image_suffixes
 from ntt_ray.references.importers.shapes import (
     AnnotatedImage,
     Shape,
@@ -40,7 +40,7 @@ def read_yolo(folder: str, store: Storage) -> list[AnnotatedImage]:
     """
     listed = store.list_files(folder)
     names = _names(folder, listed, store)
-    images = {_label_name(n): n for n in listed if n.lower().endswith(IMAGE_SUFFIXES)}
+    images = {_label_name(n): n for n in listed if n.lower().endswith(image_suffixes())}
     texts = [n for n in listed if n.endswith(".txt") and (n in images or "labels" in n.split("/"))]
     if not texts:
         raise InputError(f"{storage.redact(folder)}: there is no text of labels beside an image")
