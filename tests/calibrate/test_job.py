@@ -189,6 +189,15 @@ def test_too_few_references_take_what_all_classes_say():
     assert bird.evidence.enough_references
 
 
+@pytest.mark.parametrize(("count", "own"), [(1, False), (2, False), (3, True), (4, True)])
+def test_three_images_of_a_class_are_enough_for_a_threshold_of_its_own(count, own):
+    images = [_image((1, 0.8, True), (1, 0.4, False), bird=1) for _ in range(30)]
+    images += [_image((2, 0.3, True), (2, 0.1, False), fish=1) for _ in range(count)]
+    bird, fish = calibrate(images, [BIRD, FISH])
+    assert fish.evidence.enough_references is own
+    assert (fish.threshold < bird.threshold) is own
+
+
 def test_nothing_found_at_all():
     images = [_image((1, 0.7, False), bird=1) for _ in range(5)]
     found = calibrate(images, [BIRD, FISH])
