@@ -63,6 +63,7 @@ DEGENERATE = {
         [(1, 1, SMALL, 0.9), (1, 1, LARGE, 0.5)],
     ),
     "wrong class": ([(1, 1, BOX, False)], [(1, 2, BOX, 0.9)]),
+    "more than ten": ([(1, 1, BOX, False)], [(1, 1, SMALL, 0.9)] * 15 + [(1, 1, BOX, 0.1)]),
     "more than a hundred": (
         [(1, 1, BOX, False)],
         [(1, 1, SMALL, 0.9)] * 100 + [(1, 1, BOX, 0.1)],
@@ -110,6 +111,12 @@ def test_figures_of_some_classes_are_the_mean_of_theirs():
     assert table.curve(2) == [0.0] * 21
 
 
+def test_a_curve_has_six_digits():
+    found = results_of([(1, 1, SMALL, 0.9), (1, 1, LARGE, 0.8), (1, 1, BOX, 0.7)])
+    table = tables(Selection.of(truth_of([(1, 1, BOX, False)], 1), found), "bbox")
+    assert table.curve(1) == [0.333333] * 21
+
+
 def test_an_annotation_may_have_the_id_0():
     truth = truth_of([(1, 1, BOX, False)], 1)
     truth["annotations"][0]["id"] = 0
@@ -154,6 +161,14 @@ def test_lvis_spares_classes_annotated_in_part():
     assert spared["by_frequency"]["segm"] == {
         "rare": pytest.approx(1.0), "common": pytest.approx(1.0), "frequent": None,
     }  # fmt: skip
+
+
+def test_lvis_of_some_frequencies_only_has_their_groups():
+    truth = lvis()
+    for category in truth["categories"]:
+        category["frequency"] = "r"
+    found = ours(truth, results_of([(1, 1, BOX, 0.5)]))["by_frequency"]["bbox"]
+    assert found == {"rare": pytest.approx(0.5), "common": None, "frequent": None}
 
 
 def test_lvis_takes_300_detections():

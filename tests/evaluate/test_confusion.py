@@ -44,6 +44,14 @@ def test_many_classes_share_a_row():
     assert sum(map(sum, counted["matrix"])) == 3
 
 
+def test_as_many_classes_as_are_shown_need_no_row_for_others():
+    names = {i: f"c{i}" for i in range(1, MAX_CLASSES + 1)}
+    truth = truth_of([(1, MAX_CLASSES, BOX, False)], 1, MAX_CLASSES)
+    counted = confusion(Selection(truth, []), "bbox", names, 0.5)
+    assert counted["labels"] == [*names.values(), "nothing"]
+    assert counted["matrix"][MAX_CLASSES - 1][-1] == 1
+
+
 @pytest.mark.parametrize(("kind", "alarms"), [("bbox", 0), ("segm", 1)])
 def test_a_mask_lies_in_a_crowd_by_its_pixels(kind, alarms):
     """The corner of the crowd's box is empty."""
@@ -52,10 +60,29 @@ def test_a_mask_lies_in_a_crowd_by_its_pixels(kind, alarms):
     assert counted["matrix"][-1][0] == alarms
 
 
-def test_an_iou_of_exactly_a_half_is_a_match():
-    objects, found = [(1, 1, (10, 10, 20, 20), False)], [(1, 1, (10, 10, 20, 40), 0.9)]
+@pytest.mark.parametrize(
+    ("height", "scores"), [(22, (0.9, 0.6)), (30, (0.6, 0.9))], ids=["larger IoU", "then score"]
+)
+def test_which_of_two_other_classes_an_object_is_taken_for(height, scores):
+    names = NAMES | {3: "screw"}
+    objects = [(1, 1, (10, 10, 20, 20), False)]
+    found = [(1, 2, (10, 10, 20, 30), scores[0]), (1, 3, (10, 10, 20, height), scores[1])]
+    counted = confusion(Selection(truth_of(objects, 1), results_of(found)), "bbox", names, 0.5)
+    assert counted["matrix"] == [[0, 0, 1, 0], [0] * 4, [0] * 4, [0, 1, 0, 0]]
+
+
+@pytest.mark.parametrize(("height", "right"), [(20, 1), (21, 0)])
+def test_an_iou_of_exactly_a_half_is_a_match(height, right):
+    objects, found = [(1, 1, (10, 10, 40, 10), False)], [(1, 1, (10, 10, 40, height), 0.9)]
     counted = confusion(Selection(truth_of(objects, 1), results_of(found)), "bbox", NAMES, 0.5)
-    assert counted["matrix"] == [[1, 0, 0], [0, 0, 0], [0, 0, 0]]
+    assert counted["matrix"] == [[right, 0, 1 - right], [0, 0, 0], [1 - right, 0, 0]]
+
+
+@pytest.mark.parametrize(("place", "right"), [(10, 1), (60, 0)], ids=["one place", "apart"])
+def test_boxes_of_one_pixel(place, right):
+    objects, found = [(1, 1, (10, 10, 1, 1), False)], [(1, 1, (place, place, 1, 1), 0.9)]
+    counted = confusion(Selection(truth_of(objects, 1), results_of(found)), "bbox", NAMES, 0.5)
+    assert counted["matrix"] == [[right, 0, 1 - right], [0, 0, 0], [1 - right, 0, 0]]
 
 
 def test_half_of_a_box_in_a_crowd_is_in_it_and_only_in_one_of_its_class():

@@ -35,7 +35,23 @@ def test_a_false_alarm_counts_only_above_the_best_score():
     high = {**low, "score": 0.85}
     alarms = evaluate(TRUTH, [*PERFECT, high], NAMES, CLASSES)["false_alarms"]
     assert alarms["share"] == 1.0
+    assert alarms["images_with_false_alarm"] == 1
     assert alarms["best_f1"] == pytest.approx(0.8)
+    assert (alarms["precision"], alarms["recall"]) == (pytest.approx(2 / 3), 1.0)
+
+
+def test_a_false_alarm_with_just_the_best_score_counts():
+    metrics = evaluate(TRUTH, [*PERFECT, result_of(12, 2, (1, 1, 9, 9), 0.8)], NAMES, CLASSES)
+    assert metrics["false_alarms"]["score"] == 0.8
+    assert metrics["false_alarms"]["share"] == 1.0
+    own = metrics["per_class"]["bolt"]["false_alarms"]
+    assert own == {"images": 2, "with_false_alarm": 1, "share": 0.5}
+
+
+def test_what_is_missed_lowers_the_recall_alone():
+    alarms = evaluate(TRUTH, PERFECT[:1], NAMES, CLASSES)["false_alarms"]
+    assert (alarms["precision"], alarms["recall"]) == (1.0, 0.5)
+    assert alarms["best_f1"] == pytest.approx(2 / 3)
 
 
 def test_false_alarms_of_a_class_are_in_images_without_it():
@@ -129,6 +145,15 @@ def test_objects_without_an_area_have_that_of_their_mask():
     metrics = evaluate(truth, PERFECT, NAMES, CLASSES)
     assert metrics["segm"]["APl"] is None
     assert metrics["segm"]["AP"] == pytest.approx(1.0)
+
+
+def test_objects_without_an_area_or_a_mask_have_that_of_their_box():
+    truth = truth_of([(1, 5, (5, 5, 50, 20)), (2, 5, (5, 5, 20, 45))])  # 1000 and 900 pixels
+    for annotation in truth["annotations"]:
+        del annotation["area"], annotation["segmentation"]
+    boxes = evaluate(truth, PERFECT, NAMES, CLASSES)["bbox"]
+    assert boxes["APs"] is not None  # below 32 x 32
+    assert (boxes["APm"], boxes["APl"]) == (None, None)
 
 
 @pytest.mark.parametrize(("block", "key"), [("images", "file_name"), ("categories", "name")])

@@ -11,6 +11,8 @@ from ntt_ray.masks import encode_mask, rle_area
 from ntt_ray.merge.thresholds import Thresholds
 from ntt_ray.records import ClassLabel
 from tests.support.fuzzing import fuzz
+from tests.support.rectangles import CLASSES, PERFECT, TRUTH
+from tests.support.rectangles import NAMES as RUN_NAMES
 
 NAMES = {5: "nut", 9: "bolt"}
 IMAGE = {"id": 1, "file_name": "a.png", "width": 4, "height": 2}
@@ -119,6 +121,14 @@ def test_equals_a_plain_count(objects, found):
         assert figures(objects, found)["classes"][name] == (
             None if expected is None else pytest.approx(expected)
         )
+
+
+@pytest.mark.parametrize(("threshold", "kept"), [(0.5, 1.0), (0.75, 1.0), (0.78, 0.0)])
+def test_what_has_just_the_threshold_of_a_merge_is_in_its_class_maps(threshold, kept):
+    found = [{**result, "score": 0.75} for result in PERFECT]
+    own = Thresholds(0.5, {1: threshold})
+    classes = evaluate_classes(TRUTH, found, RUN_NAMES, CLASSES, own)["classes"]
+    assert classes == {"nut": kept, "bolt": 1.0}
 
 
 def test_of_equal_scores_the_first_is_on_top_as_in_class_maps():

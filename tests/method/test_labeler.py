@@ -72,6 +72,16 @@ def test_an_empty_mask_among_others_changes_nothing():
     ]
 
 
+def test_a_logit_of_zero_is_outside_and_a_little_above_is_inside():
+    """The second of three masks is a double of the first; the third lies beside both."""
+    logits = torch.zeros(3, 32, 32)
+    logits[0, 4:28, 1:8] = logits[1, 4:28, 1:7] = logits[2, 4:28, 10:14] = 0.5
+    proposals = Proposals(logits, torch.tensor([0.9, 0.8, 0.7]), torch.arange(3))
+    (found,) = Labeler(FakeEncoder(), FakeProposer(proposals), BANK).label([_image(32, 32)])
+    assert sorted(d.area for d in found) == [4 * 24, 7 * 24]
+    assert {d.category_id for d in found} == {CLASSES[0].category_id}
+
+
 def test_scores_of_zero_fall_out_after_nms():
     blue = np.zeros((40, 60, 3), dtype=np.uint8)
     blue[..., 2] = 255
@@ -109,6 +119,15 @@ def test_max_detections():
     found = _label(masks, [0.9 - i / 100 for i in range(10)], max_detections=4)
     assert len(found) == 4
     assert [d.score for d in found] == sorted((d.score for d in found), reverse=True)
+
+
+@pytest.mark.parametrize(("others", "is_found"), [(7, True), (8, False)])
+def test_eight_masks_for_each_detection_wanted_enter_soft_merging(others, is_found):
+    """The clear mask has the lowest predicted IoU; before it come some half red, half green."""
+    unclear = [_rectangle(8, 4 * n, 24, 4 * n + 4) for n in range(others)]
+    clear = _rectangle(1, 0, 6, 32)
+    (found,) = _label([*unclear, clear], [0.9] * others + [0.5], max_detections=1)
+    assert (found.score > 0.9) is is_found
 
 
 @pytest.mark.parametrize("strips", [False, True], ids=["run lengths", "strips"])

@@ -67,6 +67,15 @@ def test_selected_masks_are_those_of_selected_logits(in_strips):
     assert found.areas.tolist() == [rle_area(rle) for rle in expected]
 
 
+def test_a_logit_of_zero_is_outside(step):
+    logits = torch.tensor([[[0.0, 2.0, 0.0], [0.0, 3.0, 1.0]], [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]])
+    expected = (logits > 0).numpy()
+    as_rles = full_size_rles(logits, (2, 3))
+    assert [runs_to_rle(own, 2, 3) for own in strip_runs(logits, (2, 3))] == as_rles
+    np.testing.assert_array_equal(np.stack([decode_rle(rle) for rle in as_rles]), expected)
+    assert StripMasks.of(logits, (2, 3)).areas.tolist() == [3, 0]
+
+
 def test_nothing_to_encode():
     assert strip_runs(torch.zeros(0, 8, 8), (20, 30)) == ()
     assert full_size_rles(torch.zeros(0, 8, 8), (20, 30)) == []

@@ -36,6 +36,20 @@ def test_scores_equal_the_plain_ones_and_the_best_need_no_more(seed, count, want
     )
 
 
+def test_a_row_that_ties_with_the_worst_that_is_kept_is_worked_out(monkeypatch):
+    """Of equal scores the ranking takes the lower index, which may be of the later row."""
+    monkeypatch.setattr(merging, "ROWS_PER_STEP", 2)
+    features = torch.nn.functional.normalize(torch.ones(4, 3))
+    decayed = decayed_scores(
+        torch.tensor([0.9, 0.8, 0.8, 0.1]),
+        torch.zeros(4, dtype=torch.int64),
+        features,
+        lambda rows, rivals: torch.zeros(len(rows), len(rivals)),
+        wanted=2,
+    )
+    assert decayed.tolist() == pytest.approx([0.9, 0.8, 0.8, 0.1])
+
+
 def test_rows_that_cannot_matter_are_not_asked_for(monkeypatch):
     monkeypatch.setattr(merging, "ROWS_PER_STEP", 2)
     asked = []

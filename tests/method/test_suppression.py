@@ -9,14 +9,16 @@ from tests import reference
 
 
 def test_boxes_include_their_far_corner():
-    masks = torch.zeros(4, 6, 8, dtype=torch.bool)
+    masks = torch.zeros(5, 6, 8, dtype=torch.bool)
     masks[0, 2, 3] = True
     masks[1, 1:4, 2:7] = True
     masks[2, 0, 0] = masks[2, 5, 7] = True
+    masks[4, 0, 0] = True
     assert inclusive_boxes(masks).tolist() == [
         [3, 2, 3, 2],
         [2, 1, 6, 3],
         [0, 0, 7, 5],
+        [0, 0, 0, 0],
         [0, 0, 0, 0],
     ]
     for mask, box in zip(masks, inclusive_boxes(masks).tolist()):

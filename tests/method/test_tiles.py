@@ -43,6 +43,12 @@ def test_images_not_much_larger_than_a_tile_are_one_view(size_hw):
     assert views_of(size_hw, 100, 0.25) == [View(0, 0, size_hw[1], size_hw[0])]
 
 
+@pytest.mark.parametrize("size_hw", [(151, 100), (20, 151), (151, 151)], ids=str)
+def test_images_more_than_half_larger_than_a_tile_have_tiles(size_hw):
+    sides = {max(view.size_hw) for view in views_of(size_hw, 100, 0.25)}
+    assert sides == {151, 100}
+
+
 def _plain_cut(mask, view, size_hw) -> bool:
     height, width = mask.shape
     for y in range(height):
@@ -62,7 +68,10 @@ def _plain_cut(mask, view, size_hw) -> bool:
 
 @pytest.mark.parametrize(
     "view",
-    [View(0, 0, 50, 60), View(0, 0, 20, 20), View(30, 40, 20, 20), View(10, 0, 20, 60)],
+    [
+        *(View(0, 0, 50, 60), View(0, 0, 20, 20), View(30, 40, 20, 20), View(10, 0, 20, 60)),
+        *(View(1, 1, 49, 59), View(0, 0, 49, 59)),
+    ],
     ids=str,
 )
 def test_masks_at_a_border_where_the_image_goes_on_are_cut_off(view):

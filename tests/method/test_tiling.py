@@ -22,7 +22,7 @@ from ntt_ray.settings import (
 )
 from tests import reference
 from tests.support.colours import ColourProposer
-from tests.support.fakes import BANK, CLASSES, FakeEncoder, FakeProposer
+from tests.support.fakes import BANK, CLASSES, FakeEncoder, FakeProposer, make_proposals
 
 SIDE = 32  # of the fake models' input, and so of the smallest tiles
 
@@ -55,6 +55,19 @@ def _noise(image: torch.Tensor) -> Proposals:
     logits = torch.nn.functional.interpolate(rough, size=(SIDE, SIDE), mode="bilinear")[:, 0]
     iou = torch.rand(12, generator=random) * 0.6 + 0.4
     return Proposals(logits.contiguous(), iou, torch.arange(12))
+
+
+class ByView(FakeProposer):
+    """Gives each view of one image its own masks, where it has any, all of them red."""
+
+    def __init__(self, masks: dict[int, torch.Tensor], predicted_iou: dict[int, float]) -> None:
+        self.masks, self.predicted_iou, self.view = masks, predicted_iou, -1
+
+    def propose(self, images, min_predicted_iou, wanted=None):
+        self.view += 1
+        if self.view not in self.masks:
+            return [Proposals.none(SIDE, self.device)]
+        return [make_proposals(self.masks[self.view][None], [self.predicted_iou[self.view]])]
 
 
 def _tiled(proposer, **settings) -> TiledLabeler:
@@ -90,6 +103,21 @@ def test_small_objects_are_found_that_the_whole_image_does_not_show():
     corners = {tuple(round(v / 10) for v in d.bbox_xywh[:2]) for d in tiled if d.area < 60}
     assert corners == {(1, 1), (6, 6), (10, 10), (15, 15)}
     assert not [d for d in plain if d.area < 60]
+
+
+@pytest.mark.parametrize(("max_iou", "areas"), [(0.5, [25, 15]), (0.49, [25])])
+def test_boxes_of_different_views_are_compared_with_inclusive_corners(max_iou, areas):
+    """5 x 5 and 5 x 3 pixels are boxes of 4 x 4 and 4 x 2: their IoU is a half, not 0.6."""
+    image = _canvas(32, 56)
+    image[..., 0] = 255
+    assert [view.left for view in views_of((32, 56), SIDE, 0.25)] == [0, 0, 24]
+    whole, part = torch.zeros(2, SIDE, SIDE, dtype=torch.bool)
+    whole[5:10, 25:30] = True
+    part[5:8, 1:6] = True
+    proposer = ByView({1: whole, 2: part}, {1: 0.9, 2: 0.8})
+    found = _tiled(proposer, nms_iou=max_iou).label([image])[0]
+    assert [d.area for d in found] == areas
+    assert {d.bbox_xywh[:2] for d in found} == {(25, 5)}
 
 
 @pytest.mark.parametrize("strips", [False, True], ids=["run lengths", "strips"])
@@ -210,6 +238,18 @@ def test_an_image_of_one_view_gets_the_labels_that_it_gets_without_tiles():
     assert plain[0]
 
 
+def test_masks_of_one_view_are_compared_once_at_low_resolution():
+    """There the IoU of their boxes is just a half; at the image's size it is more."""
+    image = _canvas(40, 40)
+    image[..., 0] = 255
+    masks = torch.zeros(2, SIDE, SIDE, dtype=torch.bool)
+    masks[0, 9:14, 9:14] = masks[1, 9:12, 9:14] = True
+    proposer = FakeProposer(make_proposals(masks, [0.9, 0.8]))
+    (plain,) = Labeler(FakeEncoder(), proposer, BANK).label([image])
+    assert len(plain) == 2
+    assert _tiled(proposer).label([image]) == [plain]
+
+
 @pytest.mark.parametrize("strips", [False, True], ids=["run lengths", "strips"])
 def test_nothing_found_is_a_normal_result(strips):
     labeler = _tiled(ColourProposer())
@@ -248,6 +288,7 @@ def test_other_options_hold_for_every_view():
 
 
 def test_without_tiles_it_is_the_plain_labeller():
-    assert isinstance(
-        make_labeler(FakeEncoder(), ColourProposer(), BANK, MethodSettings()), Labeler
-    )
+    labeler = make_labeler(FakeEncoder(), ColourProposer(), BANK, MethodSettings())
+    assert isinstance(labeler, Labeler)
+    assert not labeler.takes_whole_images
+    assert _tiled(ColourProposer()).takes_whole_images

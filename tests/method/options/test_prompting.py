@@ -88,6 +88,17 @@ def test_points_are_asked_where_the_image_resembles_a_class():
     assert labeler.take_work() == PromptWork()
 
 
+def test_patches_are_compared_one_by_one():
+    """A dark band of one colour: what lies beside a patch, and how bright it is, do not matter."""
+    band = np.zeros((32, 32, 3), dtype=np.uint8)
+    band[:8, :, 0] = 77
+    proposer = Grid()
+    prompts = PromptSettings(min_similarity=0.9)
+    Labeler(FakeEncoder(), proposer, BANK, MethodSettings(prompts=prompts)).label([band])
+    near = [n for n, (_, y) in enumerate(Grid.points.tolist()) if y < 16]
+    assert proposer.asked == [(1, near)]
+
+
 def test_what_is_found_there_is_what_asking_everywhere_finds():
     everywhere, asked, work, _ = _label(None)
     assert asked == [(4, None)]
@@ -108,6 +119,13 @@ def test_from_no_similarity_on_all_points_are_asked():
     assert asked == [(1, list(range(16)))] * 4
     assert found == _label(None)[0]
     assert work.points_asked == work.points == 64
+
+
+def test_a_point_on_the_far_border_is_in_the_last_patch():
+    similarity = torch.zeros(4, 4, 1)
+    similarity[3, 3] = 1.0
+    corners = torch.tensor([[0.0, 0.0], [64.0, 0.0], [0.0, 64.0], [64.0, 64.0]])
+    assert promising_points(similarity, corners, 64, 0.5).tolist() == [3]
 
 
 def test_a_patch_that_just_resembles_a_class_is_near_enough():
