@@ -9,7 +9,7 @@ from PIL import Image
 from ntt_ray.run import decoder
 from ntt_ray.run.decoder import Limits
 
-LIMITS = Limits("stored", 10**6, 60.0, 2**40)
+LIMITS = Limits("stored", 10**6, 60.0, 2**40, "high_byte", None)
 
 
 def _answers(*requests):
