@@ -165,7 +165,9 @@ def _evaluated(selection: Selection, kind: Kind, only_at: float | None = None) -
 def _spare_partly_annotated(evaluation: COCOeval, truth: Mapping[str, Any]) -> None:
     """Ignore unmatched detections of classes that were not annotated exhaustively in an image."""
     partly = {
-        (image["id"], i) for image in truth["images"] for i in image["not_exhaustive_category_ids"]
+        (image["id"], i)
+        for image in truth["images"]
+        for i in image.get("not_exhaustive_category_ids", ())
     }
     for item in filter(None, evaluation.evalImgs):
         if (item["image_id"], item["category_id"]) in partly:

@@ -163,6 +163,14 @@ def test_lvis_spares_classes_annotated_in_part():
     }  # fmt: skip
 
 
+def test_lvis_takes_an_image_that_does_not_say_what_is_annotated_in_part():
+    truth = lvis(partly=[1])
+    truth["images"].append({**truth["images"][0], "id": 2, "file_name": "2.png"})
+    del truth["images"][1]["not_exhaustive_category_ids"]
+    found = results_of([(1, 1, SMALL, 0.9), (1, 1, BOX, 0.5)])
+    assert ours(truth, found)["per_class"]["class 1"]["segm"]["AP"] == pytest.approx(1.0)
+
+
 def test_lvis_of_some_frequencies_only_has_their_groups():
     truth = lvis()
     for category in truth["categories"]:

@@ -39,7 +39,7 @@ def test_pixels_take_the_place_of_the_file(file):
     assert answers == [
         {"ready": True},
         {"pixels": 24},
-        {"shape": [4, 6], "size_hw": [4, 6], "last": False},
+        {"shape": [4, 6], "size_hw": [4, 6], "notes": [], "last": False},
     ]
     assert os.pread(file, 1000, 0) == b"\1\2\3" * 24
 
@@ -47,7 +47,7 @@ def test_pixels_take_the_place_of_the_file(file):
 def test_it_ends_when_images_have_left_too_much_memory_behind(file, monkeypatch):
     monkeypatch.setattr(decoder, "_MAY_STAY", -1.0)
     answers = _answers([{"side": 5}, file], [{}], [{"side": 5}, file])
-    assert answers[2:] == [{"shape": [5, 5], "size_hw": [4, 6], "last": True}]
+    assert answers[2:] == [{"shape": [5, 5], "size_hw": [4, 6], "notes": [], "last": True}]
 
 
 def test_it_ends_when_nobody_answers(file):
