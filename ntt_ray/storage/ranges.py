@@ -15,9 +15,13 @@ class RangeReader(io.RawIOBase):
 
     fsspec's own would read far ahead, which costs more than it gives for the footer and one row
     group of a Parquet file. `read_range` gives the bytes from a start to an end, the end excluded.
+
+    Attributes:
+        requests: how many ranges were read.
     """
 
     def __init__(self, size: int, read_range: Callable[[int, int], bytes]) -> None:
+        self.requests = 0
         self._size, self._read_range, self._position = size, read_range, 0
 
     def readable(self) -> bool:
@@ -43,6 +47,7 @@ class RangeReader(io.RawIOBase):
         end = min(self._size, self._position + len(buffer))
         if end <= self._position:
             return 0
+        self.requests += 1
         data = self._read_range(self._position, end)
         buffer[: len(data)] = data
         self._position = end

@@ -106,16 +106,24 @@ class Storage:
 
     @contextlib.contextmanager
     def open_read(self, uri: str) -> Iterator[IO[bytes]]:
-        """Open an object for reading with random access (Parquet footers, row groups)."""
+        """Open an object for reading with random access (Parquet footers, row groups).
+
+        Raises:
+            StorageError: also at the end, where an object in a store has changed since its first
+                range was read: what was read may be of both.
+        """
         fs, path = self._open_fs(uri)
-        stream: IO[bytes]
         if isinstance(fs, LocalFileSystem):
-            stream = self._retried(lambda: open(path, "rb"), f"opening {uri}")  # noqa: SIM115
-        else:
-            raw = RangeReader(self.size(uri), lambda *ends: self._read_range(uri, *ends))
-            stream = io.BufferedReader(raw, BUFFER_BYTES)
-        with stream:
+            opened = lambda: open(path, "rb")  # noqa: E731, SIM115
+            with self._retried(opened, f"opening {uri}") as stream:
+                yield stream
+            return
+        before = self._info(uri)
+        raw = RangeReader(int(before["size"]), lambda *ends: self._read_range(uri, *ends))
+        with io.BufferedReader(raw, BUFFER_BYTES) as stream:
             yield stream
+        if raw.requests > 1 and _version(self._info(uri)) != _version(before):
+            raise StorageError(f"reading {redact(uri)}: it was changed while it was read")
 
     def _read_range(self, uri: str, start: int, end: int) -> bytes:
         def read() -> bytes:
@@ -346,6 +354,12 @@ class Storage:
             chosen = options.get("client_kwargs", {})
             options["client_kwargs"] = {**web.client_options(), **chosen}
         return options
+
+
+def _version(info: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What changes when an object does, in the words of each store."""
+    names = ("ETag", "etag", "generation", "LastModified", "last_modified", "created", "size")
+    return tuple(str(info.get(name)) for name in names)
 
 
 def check_protocol(protocol: str) -> None:

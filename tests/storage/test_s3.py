@@ -48,6 +48,27 @@ def test_publish_read_list_delete(s3, prefix, tmp_path):
     assert (tmp_path / "x.bin").read_bytes() == DATA + DATA
 
 
+def test_an_object_that_changes_between_two_ranges_is_noticed(s3, prefix):
+    files, uri = s3.storage(), f"{prefix}/x.bin"
+    old, new = bytes(300_000), b"1" * 300_000
+
+    def read(change_it: bool, times: int) -> bytes:
+        files.publish_bytes(uri, old)
+        found = b""
+        with files.open_read(uri) as stream:
+            for start in range(times):
+                stream.seek(100_000 * start)
+                found += stream.read(10)
+                if change_it:
+                    files.publish_bytes(uri, new)
+        return found
+
+    assert read(False, 3) == bytes(30)
+    assert read(True, 1) == bytes(10)  # one range is of one object
+    with pytest.raises(StorageError, match=r"x\.bin: it was changed while it was read"):
+        read(True, 2)
+
+
 @pytest.mark.parametrize(
     "name",
     ["a b.png", "ü\u4e2d.png", "a#b?c.png", "a%2Fb.png", "a::b.png", "A.png"],
