@@ -122,6 +122,15 @@ def _serve() -> None:
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     # moto's own command finds out for each request which service is meant: two fifths of its time
     app = create_backend_app("s3")
+    # moto looks whether an object is there, and writes it a moment later: S3 does both in one step
+    one_at_a_time, backend = threading.Lock(), app.wsgi_app
+
+    def conditional(environ: dict[str, Any], start_response: Any) -> Any:
+        is_conditional = {"HTTP_IF_NONE_MATCH", "HTTP_IF_MATCH"} & environ.keys()
+        with one_at_a_time if is_conditional else contextlib.nullcontext():
+            return backend(environ, start_response)
+
+    app.wsgi_app = conditional
     server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=MotoRequestHandler)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     print(json.dumps({"port": server.server_port}), flush=True)
