@@ -31,12 +31,13 @@ class Candidates(NamedTuple):
 
 
 class Merged(NamedTuple):
-    """What soft merging makes of the candidates whose mask has a pixel at the image's size.
+    """What soft merging makes of the candidates.
 
     Attributes:
-        candidates: those M candidates, in NMS order.
+        candidates: M candidates, in NMS order.
         masks: their masks at the image's size.
-        scores: ``(M,)`` float32, decayed; -1 where a mask cannot be among those wanted.
+        scores: ``(M,)`` float32, decayed; -1 where a mask cannot be among those wanted, or has no
+            pixel at the image's size.
     """
 
     candidates: Candidates

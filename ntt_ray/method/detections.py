@@ -41,9 +41,11 @@ class BestMasks:
         scores: Tensor,
         predicted_iou: Tensor,
     ) -> BestMasks:
-        """Copy the values of the masks, ``(F,)`` each, to the host."""
+        """Copy the values of the masks, ``(F,)`` each, to the host; scores below 0 are left out."""
         numbers = torch.stack((scores, predicted_iou))  # one copy, which waits for the device
-        return cls(size_hw, masks, labels.tolist(), *numbers.tolist())
+        on_host, ious = numbers.tolist()
+        found = sum(score >= 0 for score in on_host)
+        return cls(size_hw, masks[:found], labels.tolist()[:found], on_host[:found], ious[:found])
 
     def detections(self, category_ids: Sequence[int]) -> tuple[Detection, ...]:
         """Encode what is not encoded yet, and measure; none of the masks may be empty."""

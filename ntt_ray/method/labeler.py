@@ -18,8 +18,8 @@ from ntt_ray.bank.memory import MemoryBank
 from ntt_ray.images import RgbImage, resize_square
 from ntt_ray.method.candidates import Candidates, Merged
 from ntt_ray.method.detections import BestMasks, nothing_found
-from ntt_ray.method.masks_at_size import masks_at_size
-from ntt_ray.method.merging import merged_scores
+from ntt_ray.method.masks_at_size import StripMasks, masks_at_size
+from ntt_ray.method.merging import decayed_at_once, merged_scores
 from ntt_ray.method.options.prompting import Prompting
 from ntt_ray.method.options.prototypes import clustered_prototypes
 from ntt_ray.method.pooling import pooled_features
@@ -167,7 +167,8 @@ class Labeler:
     ) -> Merged:
         """Soft merging at the image's size (METHOD 33, 34).
 
-        A mask without a pixel at the image's size is dropped before and decays nobody.
+        A mask without a pixel at the image's size decays nobody. On the CPU it is dropped before;
+        on a device, where looking would wait for it, its score becomes -1.
 
         Args:
             candidates: the candidates of the image, in NMS order.
@@ -176,12 +177,22 @@ class Labeler:
         """
         logits = candidates.proposals.logits
         masks = masks_at_size(logits, size_hw, self.in_strips(logits))
+        if isinstance(masks, StripMasks):
+            return self._merged_on_device(candidates, masks)
         filled = torch.nonzero(masks.areas > 0).squeeze(1)
         candidates, masks = candidates.select(filled), masks.select(filled)
         _, features, scores, labels = candidates
         diffusion = self.settings.diffusion
         scores = merged_scores(scores, labels, features, masks.shares, diffusion, wanted)
         return Merged(candidates, masks, scores)
+
+    def _merged_on_device(self, candidates: Candidates, masks: StripMasks) -> Merged:
+        _, features, scores, labels = candidates
+        if (diffusion := self.settings.diffusion) is None:
+            scores = decayed_at_once(scores, labels, features, masks.all_shares())
+        else:
+            scores = merged_scores(scores, labels, features, masks.shares, diffusion)
+        return Merged(candidates, masks, torch.where(masks.areas > 0, scores, -1.0))
 
     def in_strips(self, logits: Tensor) -> bool:
         """Whether masks are made in strips on the device; see `strips`."""

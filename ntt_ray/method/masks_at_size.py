@@ -1,10 +1,11 @@
 """Masks at the image's size, made of the low-resolution logits of a proposer (METHOD 33).
 
 Two ways to the same integers. `RleMasks`, for the CPU, are encoded once and intersected as run
-lengths. `StripMasks`, for an accelerator, are made strip by strip from the logits whenever their
-pixels are needed and intersected by integer matrix products; of the few final masks only the
-positions where they begin and end are copied. So neither full-size masks nor their pixels ever
-have to be kept. This module does not know classes, features or scores.
+lengths. `StripMasks`, for an accelerator, are made strip by strip from the logits, once for the
+common pixels of all pairs, by integer matrix products, and of the few final masks once more, for
+the positions where they begin and end. So neither full-size masks nor their pixels ever have to be
+kept, and the host waits for nothing before it has to. This module does not know classes, features
+or scores.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from ntt_ray.method.suppression import inclusive_boxes
 EncodedMask = Rle | npt.NDArray[np.int64]
 # gives (n, m) float32, [i, j] = |i and j| / |i|, for positions i (n,) and j (m,) of masks
 Shares = Callable[[Tensor, Tensor], Tensor]
-PIXELS_PER_STEP = 16 << 20  # full-size pixels held at once, over all masks of a step
+PIXELS_PER_STEP = 40 << 20  # full-size pixels held at once, over all masks of a step
+_LEAST_MASKS = 32  # the integer product wants more than 16 rows, and sizes in multiples of 8
 
 
 @dataclass(frozen=True)
@@ -66,33 +68,46 @@ class StripMasks:
     Attributes:
         logits: ``(N, h, w)`` float32, low-resolution; a resized pixel above 0 is in the mask.
         size_hw: height and width of the image.
-        areas: ``(N,)`` int64, pixels of each mask at the image's size.
+        common: ``(N, N)`` int32, pixels that two masks share at the image's size.
     """
 
     logits: Tensor
     size_hw: tuple[int, int]
-    areas: Tensor
+    common: Tensor
 
     @classmethod
     def of(cls, logits: Tensor, size_hw: tuple[int, int]) -> StripMasks:
-        """Count the pixels of each mask."""
-        areas = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
-        for strip in _row_strips(logits, size_hw):
-            areas += strip.flatten(1).sum(dim=1)
-        return cls(logits, size_hw, areas)
+        """Count the pixels that each two of the masks share, in one pass over the image."""
+        n = len(logits)
+        empty = max(_LEAST_MASKS - n, -n % 8)
+        padded = F.pad(logits, (0, 0, 0, 0, 0, empty), value=-1.0)
+        total = torch.zeros(n + empty, n + empty, dtype=torch.int32, device=logits.device)
+        for strip in _row_strips(padded, size_hw):
+            pixels = strip.flatten(1).view(torch.int8)
+            if rest := -pixels.shape[1] % 8:
+                pixels = F.pad(pixels, (0, rest))
+            total += torch._int_mm(pixels, pixels.T)
+        return cls(logits, size_hw, total[:n, :n])
+
+    @property
+    def areas(self) -> Tensor:
+        """Pixels of each mask: ``(N,)`` int64."""
+        return self.common.diagonal().long()
 
     def select(self, index: Tensor) -> StripMasks:
         """The masks at the positions `index`, int64."""
-        return StripMasks(self.logits[index], self.size_hw, self.areas[index])
+        return StripMasks(self.logits[index], self.size_hw, self.common[index][:, index])
 
     def shares(self, rows: Tensor, rivals: Tensor) -> Tensor:
-        """How much of each of some masks lies in each of some others; see `Shares`."""
-        both = torch.cat((rows, rivals))
-        total = torch.zeros(len(rows), len(rivals), dtype=torch.int64, device=rows.device)
-        for strip in _row_strips(self.logits[both], self.size_hw):
-            pixels = strip.flatten(1)
-            total += _intersections(pixels[: len(rows)], pixels[len(rows) :])
-        return (total / self.areas[rows, None]).float()
+        """How much of each of some masks lies in each of some others; see `Shares`.
+
+        Of an empty mask nothing does.
+        """
+        return (self.common[rows][:, rivals] / self.areas[rows, None].clamp(min=1)).float()
+
+    def all_shares(self) -> Tensor:
+        """How much of each mask lies in each: ``(N, N)`` float32; of an empty one nothing."""
+        return (self.common / self.areas[:, None].clamp(min=1)).float()
 
     def encoded(self) -> tuple[EncodedMask, ...]:
         """Where each mask changes, on the host; see `strip_runs`."""
@@ -201,29 +216,20 @@ def strip_runs(logits: Tensor, size_hw: tuple[int, int]) -> tuple[npt.NDArray[np
     return tuple(own.numpy() for own in runs)
 
 
-def _intersections(rows: Tensor, rivals: Tensor) -> Tensor:
-    """Exact counts of common pixels of 0/1 masks ``(n, P)`` and ``(m, P)``: ``(n, m)`` int64."""
-    if rows.is_cuda:
-        # int8 in, int32 out; the kernel wants sizes in multiples of 8 and more than 16 rows
-        n, m = len(rows), len(rivals)
-        left, right = _padded(rows), _padded(rivals)
-        return torch._int_mm(left, right.T)[:n, :m].long()
-    # float32 counts exactly up to 2**24, and no strip has as many pixels
-    return (rows.float() @ rivals.float().T).long()
-
-
-def _padded(pixels: Tensor) -> Tensor:
-    n, p = pixels.shape
-    return F.pad(pixels.to(torch.int8), (0, -p % 8, 0, max(32 - n, -n % 8)))
+@lru_cache(maxsize=32)
+def _resize_on(n_in: int, n_out: int, device: torch.device) -> Tensor:
+    """The matrix of a resize, resident on a device: sizes repeat from image to image."""
+    return resize_matrix(n_in, n_out).to(device)
 
 
 def _row_strips(logits: Tensor, size_hw: tuple[int, int]) -> Iterator[Tensor]:
     """Masks at the image's size, some rows at a time: bool ``(N, rows, width)``."""
     height, width = size_hw
     axis = axis_resize(logits.shape[1], height)
-    rows = axis.matrix.to(logits.device)
-    columns = resize_matrix(logits.shape[2], width).to(logits.device)
+    rows = _resize_on(logits.shape[1], height, logits.device)
+    columns = _resize_on(logits.shape[2], width, logits.device)
     step = max(1, PIXELS_PER_STEP // max(1, len(logits) * width))
+    step = step if step < 8 else step - step % 8  # so that few strips have to be padded
     for y in range(0, height, step):
         stop = min(y + step, height)
         used = slice(int(axis.first_in[y]), int(axis.last_in[stop - 1]) + 1)
@@ -233,8 +239,8 @@ def _row_strips(logits: Tensor, size_hw: tuple[int, int]) -> Iterator[Tensor]:
 def _column_strips(logits: Tensor, size_hw: tuple[int, int]) -> Iterator[tuple[int, Tensor]]:
     """Masks at the image's size, some columns at a time: x, bool ``(N, columns, height)``."""
     height, width = size_hw
-    rows = resize_matrix(logits.shape[1], height).to(logits.device)
-    columns = resize_matrix(logits.shape[2], width).to(logits.device)
+    rows = _resize_on(logits.shape[1], height, logits.device)
+    columns = _resize_on(logits.shape[2], width, logits.device)
     step = max(1, PIXELS_PER_STEP // max(1, len(logits) * height))
     for x in range(0, width, step):
         # along x first, as torch does, so that the same pixels come out

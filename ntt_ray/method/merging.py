@@ -1,7 +1,8 @@
 """Soft merging: scores fall by how much each mask lies inside better ones of its class.
 
-The masks' overlaps are asked for where they can matter only; how they are worked out is in
-`masks_at_size`.
+On the CPU the masks' overlaps are asked for where they can matter only. On a device asking costs
+more than working out: there the overlaps of all pairs are at hand, and one step does all. How they
+are worked out is in `masks_at_size`.
 """
 
 from __future__ import annotations
@@ -32,6 +33,24 @@ def merged_scores(
     if diffusion is None:
         return decayed_scores(scores, labels, features, shares, wanted)
     return diffused_scores(scores, labels, features, shares, diffusion)
+
+
+def decayed_at_once(scores: Tensor, labels: Tensor, features: Tensor, all_shares: Tensor) -> Tensor:
+    """Scores after soft merging (METHOD 34), all of them, without a number asked of the device.
+
+    Args:
+        scores: ``(M,)`` float32 before merging, in NMS order like everything here.
+        labels: ``(M,)`` int64 class indices.
+        features: ``(M, C)`` float32 of length 1.
+        all_shares: ``(M, M)`` float32, how much of each mask lies in each.
+
+    Returns:
+        ``(M,)`` float32.
+    """
+    if not len(scores):
+        return scores
+    earlier = (labels[:, None] == labels[None, :]).tril(-1)
+    return scores * soft_merge_decay(all_shares, features, features, earlier)
 
 
 def decayed_scores(

@@ -1,14 +1,25 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ntt_ray.masks import encode_masks
 from ntt_ray.method import merging
-from ntt_ray.method.masks_at_size import RleMasks
-from ntt_ray.method.merging import decayed_scores
+from ntt_ray.method.candidates import Candidates
+from ntt_ray.method.labeler import Labeler
+from ntt_ray.method.masks_at_size import (
+    PIXELS_PER_STEP,
+    RleMasks,
+    StripMasks,
+    full_size_rles,
+)
+from ntt_ray.method.merging import decayed_at_once, decayed_scores
+from ntt_ray.models.interfaces import Proposals
 from tests import reference
+from tests.support.fakes import BANK, FakeEncoder, FakeProposer, make_proposals
+from tests.support.launches import Launches
 
 
 @settings(max_examples=40, deadline=None)
@@ -63,3 +74,46 @@ def test_rows_that_cannot_matter_are_not_asked_for(monkeypatch):
     decayed = decayed_scores(scores, torch.zeros(6, dtype=torch.int64), features, shares, wanted=2)
     assert set(asked) == {0, 1}
     assert decayed.tolist() == pytest.approx([0.9, 0.8, -1, -1, -1, -1])
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(0, 40), st.integers(1, 4))
+def test_all_at_once_are_the_scores_of_one_after_the_other(seed, count, classes):
+    generator = torch.Generator().manual_seed(seed)
+    rough = torch.randn(count, 1, 4, 4, generator=generator) - 0.3
+    logits = F.interpolate(rough, size=(16, 16), mode="bilinear")[:, 0] if count else rough[:, 0]
+    labels = torch.randint(0, classes, (count,), generator=generator)
+    features = F.normalize(torch.randn(count, 5, generator=generator), dim=1)
+    scores = torch.rand(count, generator=generator)
+    masks = StripMasks.of(logits, (37, 23))
+    filled = torch.nonzero(masks.areas > 0).squeeze(1)
+    chosen = RleMasks(tuple(full_size_rles(logits[filled], (37, 23))))
+    own = (scores[filled], labels[filled], features[filled])
+    expected = decayed_scores(*own, chosen.shares)
+    found = decayed_at_once(scores, labels, features, masks.all_shares())
+    torch.testing.assert_close(found[filled], expected, atol=1e-6, rtol=0)
+
+
+LIMITS = {(480, 640): 45, (3000, 4000): 2000}  # launches: of four strips, of some hundreds
+
+
+@pytest.mark.parametrize("size_hw", LIMITS)
+def test_a_device_is_asked_little_and_for_no_number(size_hw):
+    """Tensors without content: where the host would wait for a number there would be an error."""
+    count = 485
+    proposer = FakeProposer(make_proposals(torch.ones(1, 8, 8) > 0, [0.9]))
+    labeler = Labeler(FakeEncoder(), proposer, BANK)
+    labeler.strips = True
+    with torch.device("meta"):
+        proposals = Proposals(
+            torch.empty(count, 256, 256), torch.empty(count), torch.empty(count, dtype=torch.int64)
+        )
+        features, scores = torch.empty(count, 384), torch.empty(count)
+        labels = torch.empty(count, dtype=torch.int64)
+    candidates = Candidates(proposals, features, scores, labels)
+    labeler.merge(candidates, size_hw, 100)  # what stays on the device is copied once
+    with Launches() as asked:
+        merged = labeler.merge(candidates, size_hw, 100)
+    assert merged.scores.shape == (count,)
+    assert sum(asked.operations.values()) < LIMITS[size_hw], asked.operations
+    assert asked.largest <= 4 * PIXELS_PER_STEP
