@@ -82,6 +82,7 @@ def test_one_image(labeler):
         assert found.rle["counts"] not in repr(found)
 
 
+@pytest.mark.slow
 def test_an_image_is_the_same_in_every_form(labeler):
     path = TARGETS[0]
     opened = Image.open(path)
@@ -126,6 +127,7 @@ def test_what_is_no_image_is_refused(labeler, given):
         labeler.label(given)
 
 
+@pytest.mark.slow
 def test_a_bank_knows_its_encoder(labeler, config, tmp_path):
     from ntt_ray.api import _bank_of
     from ntt_ray.models.spec import ModelSpec

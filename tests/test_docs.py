@@ -37,6 +37,7 @@ def test_first_sentences():
     )
 
 
+@pytest.mark.slow
 def test_every_command_is_in_the_readme():
     done = subprocess.run(
         [sys.executable, "-m", "ntt_ray", "--help"], capture_output=True, text=True, check=True
@@ -99,6 +100,7 @@ def test_the_page_of_inputs_has_every_ending_and_every_format():
     assert set(re.findall(r"--from (\w+)", INPUTS)) == set(FORMATS)
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_page_of_inputs_exist():
     commands = re.findall(r"`ntt-ray ([^`]+)`", INPUTS)
     assert len(commands) > 7

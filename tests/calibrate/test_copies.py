@@ -8,6 +8,8 @@ from PIL import Image
 
 from ntt_ray.calibrate.copies import grouped, signature_of
 
+pytestmark = pytest.mark.slow
+
 
 def _scene(seed: int, objects=6) -> Image.Image:
     """A textured ground with bright things on it, all of them of another place with each seed."""

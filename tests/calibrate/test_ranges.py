@@ -10,6 +10,8 @@ from ntt_ray.evaluate.matching import TruthObject, match
 from ntt_ray.masks import encode_mask
 from ntt_ray.records import ClassLabel, Detection
 
+pytestmark = pytest.mark.slow
+
 CLASSES = (ClassLabel(1, "bird"), ClassLabel(2, "fish"))
 POPULATION, TRIALS, IMAGES = 2000, 200, 20
 PLACES = 8  # in an image, each 8 by 8 pixels

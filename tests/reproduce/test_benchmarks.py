@@ -87,6 +87,7 @@ def test_coco_20i(tmp_path):
         run("coco-20i", tmp_path / "coco", tmp_path / "out", parts=["fold 1"])
 
 
+@pytest.mark.slow
 def test_folds_are_every_fourth_class_and_share_none(tmp_path):
     write_coco(tmp_path)
     parts = find_protocol("coco-20i").parts
@@ -195,6 +196,7 @@ def test_lvis(tmp_path):
     assert all(image["neg_category_ids"] == [10] for image in truth["images"])
 
 
+@pytest.mark.slow
 def test_lvis_minival_is_the_same_from_each_of_its_files(tmp_path):
     truths = []
     for minival in ("masks", "boxes", "none"):

@@ -48,6 +48,7 @@ def test_the_layout_names_all_its_files(config):
     assert not unknown_files(_files())
 
 
+@pytest.mark.slow
 def test_it_is_read(config):
     status = read_status(config.output, Storage())
     assert (status.images, status.units, status.units_done, status.failed) == (4, 2, 2, 0)
@@ -64,6 +65,7 @@ def test_it_is_read(config):
     }
 
 
+@pytest.mark.slow
 def test_it_is_verified(config):
     found = verify(config, Findings())
     assert (found.images, found.rows, found.detections) == (4, 4, 120)
@@ -76,6 +78,7 @@ def test_it_is_verified(config):
     assert not verify(config, Findings()).whole
 
 
+@pytest.mark.slow
 def test_it_is_merged_to_the_same_bytes(config):
     before = _files()
     merge(config)
