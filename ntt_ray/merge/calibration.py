@@ -33,8 +33,8 @@ class ClassEvidence(BaseModel):
         judged_detections: how many detections that can be judged reach the threshold.
         right_detections: how many of these detections are right.
         unclear_detections: how many more reach the threshold and may be objects nobody annotated.
-        expected_precision: of those that can be judged; None where there are none, or nothing can
-            be said.
+        expected_precision: which share of the kept detections that can be judged is likely to be
+            right; None where there are none, or nothing can be said.
         expected_recall: None where nothing can be said.
         precision_range: where the precision may well lie, so few samples considered, whether the
             unclear ones are right or not.

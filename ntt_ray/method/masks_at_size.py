@@ -103,7 +103,7 @@ class StripMasks:
 
         Of an empty mask nothing does.
         """
-        return (self.common[rows][:, rivals] / self.areas[rows, None].clamp(min=1)).float()
+        return self.all_shares()[rows][:, rivals]
 
     def all_shares(self) -> Tensor:
         """How much of each mask lies in each: ``(N, N)`` float32; of an empty one nothing."""

@@ -7,6 +7,7 @@ the same bytes.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -113,7 +114,9 @@ def write_report(
         **samples,
         "gallery": [_shown(group, c, threshold) for group, found in chosen.items() for c in found],
     }
-    decode = DecodeSettings(**record.identity.decode)  # pixels must lie under their masks
+    # pixels must lie under their masks; the oldest records do not say how, and it was stored then
+    how = {"orientation": "stored", **record.identity.decode}
+    decode = DecodeSettings.model_validate_json(json.dumps(how))
     page = render_page(
         report,
         references=_reference_pictures(references, report, store),

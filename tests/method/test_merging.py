@@ -117,3 +117,15 @@ def test_a_device_is_asked_little_and_for_no_number(size_hw):
     assert merged.scores.shape == (count,)
     assert sum(asked.operations.values()) < LIMITS[size_hw], asked.operations
     assert asked.largest <= 4 * PIXELS_PER_STEP
+
+
+@pytest.mark.parametrize("strips", [False, True])
+def test_a_mask_without_a_pixel_at_the_images_size_is_no_detection(strips):
+    masks = torch.zeros(2, 32, 32, dtype=torch.bool)
+    masks[0, 4:28, 4:28] = masks[1, 0, 0] = True
+    labeler = Labeler(FakeEncoder(), FakeProposer(make_proposals(masks, [0.9, 0.8])), BANK)
+    labeler.strips = strips
+    (large,) = labeler.label([np.zeros((64, 64, 3), np.uint8)])
+    (small,) = labeler.label([np.zeros((3, 3, 3), np.uint8)])
+    assert (len(large), len(small)) == (2, 1)
+    assert small[0].area > 0

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ntt_ray.errors import InputError, reason_of
+from ntt_ray.errors import ImageError, InputError, reason_of
 from ntt_ray.masks import encode_mask
 from ntt_ray.merge.rendering import Loss
 from ntt_ray.pages.pictures import mask_to_path
 from ntt_ray.records import ClassLabel, Detection, ImageEntry, ImageLabels
+from ntt_ray.report import report as report_module
 from ntt_ray.report.overlays import MASKS_PER_CLASS, MAX_MASKS
 from ntt_ray.report.report import SIZES
 from ntt_ray.report.statistics import MAX_REASONS, RunCounts, bin_of
@@ -458,3 +459,20 @@ class TestSamples:
         assert page.count("g", "m") == MASKS_PER_CLASS + 1
         assert '<span class="more">4 lower not drawn</span>' in run.html
         assert "Without a detection: 1 class." in run.html
+
+
+@pytest.mark.parametrize("how", [{}, {"orientation": "stored"}, {"background": [255, 255, 255]}])
+def test_images_are_read_as_the_record_says(run: Run, monkeypatch, how) -> None:
+    """The oldest records say nothing, and meant the stored pixels."""
+    found = []
+
+    def decoded(data, settings):
+        found.append(settings)
+        raise ImageError("not looked at")
+
+    monkeypatch.setattr(report_module, "decode_image", decoded)
+    record = run.arguments["record"]
+    identity = record.identity.model_copy(update={"decode": how})
+    run.report(record=record.model_copy(update={"identity": identity}))
+    background = (255, 255, 255) if "background" in how else None
+    assert {(s.orientation, s.background) for s in found} == {("stored", background)}

@@ -4,8 +4,8 @@ Ray ends a task by an interrupt in the main thread of its process, wherever that
 the call that takes a lock of `logging` and the block that releases it again, the lock stays taken:
 the main thread may take it again, every other thread waits for ever as soon as it logs, or asks
 whether it shall. Ray Data sets up logging at the start of each data set's first task in a process,
-so a run that was stopped early met this once in a hundred times; images of the next run in the
-same session were then not read within their time.
+so a run that is stopped early can meet this (seen in one of 131 tries), and images of the next run
+in the same session are not read within their time.
 """
 
 from __future__ import annotations
