@@ -24,7 +24,7 @@ from ntt_ray.method.options.prompting import Prompting
 from ntt_ray.method.options.prototypes import clustered_prototypes
 from ntt_ray.method.pooling import pooled_features
 from ntt_ray.method.scoring import best_class, similarities
-from ntt_ray.method.suppression import inclusive_boxes, nms_order, ranking
+from ntt_ray.method.suppression import inclusive_boxes, nms_at_once, nms_order, ranking
 from ntt_ray.models.inputs import to_input
 from ntt_ray.models.interfaces import Encoder, Proposals, Proposer
 from ntt_ray.records import Detection, PromptWork
@@ -59,9 +59,11 @@ class Labeler:
         self.encoder, self.proposer = encoder, proposer
         self.settings = settings or MethodSettings()
         self.category_ids = [label.category_id for label in bank.classes]
-        self.prototypes, self.negatives = bank.targets()
+        prototypes, negatives = bank.targets()
         if self.settings.prototypes is not None:
-            self.prototypes = clustered_prototypes(bank, self.settings.prototypes)
+            prototypes = clustered_prototypes(bank, self.settings.prototypes)
+        self.prototypes = prototypes.to(proposer.device)
+        self.negatives = None if negatives is None else negatives.to(proposer.device)
         prompts = self.settings.prompts
         self._prompting = None if prompts is None else Prompting(proposer, prompts)
         self.host = ThreadPoolExecutor(1, thread_name_prefix="rle")
@@ -140,27 +142,32 @@ class Labeler:
         return BestMasks.of(size_hw, masks, labels, merged.scores[best], predicted_iou)
 
     def match(self, features: Tensor, proposals: Proposals) -> Candidates:
-        """Pool features in each mask and take the most similar class; empty masks are dropped."""
-        masks = proposals.logits > 0
-        filled = masks.flatten(1).any(dim=1)
-        proposals, masks = proposals.select(filled), masks[filled]
-        pooled = pooled_features(features, masks)
+        """Pool features in each mask and take the most similar class; an empty mask scores 0."""
+        pooled = pooled_features(features, proposals.logits > 0)
         return Candidates(proposals, pooled, *best_class(self.similarity(pooled)))
 
     def similarity(self, features: Tensor) -> Tensor:
         """Similarity of features ``(N, C)`` of length 1 to every class: ``(N, K)`` float32."""
-        device, several = features.device, self.settings.prototypes
-        negatives = None if self.negatives is None else self.negatives.to(device)
+        several = self.settings.prototypes
         temperature = None if several is None else several.temperature
-        return similarities(features, self.prototypes.to(device), negatives, temperature)
+        return similarities(features, self.prototypes, self.negatives, temperature)
 
     def suppress(self, candidates: Candidates) -> Candidates:
-        """NMS, the cut, and only then the scores above 0 (METHOD 31, 32)."""
-        proposals = candidates.proposals
-        boxes = inclusive_boxes(proposals.logits > 0)
-        kept = nms_order(boxes, proposals.predicted_iou, candidates.labels, self.settings.nms_iou)
-        kept = kept[: MERGE_FACTOR * self.settings.max_detections]
-        return candidates.select(kept[candidates.scores[kept] > 0])
+        """NMS, the cut, and only then the scores above 0 (METHOD 31, 32).
+
+        Empty masks come last, so that they take no place of others.
+        """
+        logits, labels, scores = candidates.proposals.logits, candidates.labels, candidates.scores
+        masks = logits > 0
+        boxes, max_iou = inclusive_boxes(masks), self.settings.nms_iou
+        iou = torch.where(masks.flatten(1).any(dim=1), candidates.proposals.predicted_iou, -1.0)
+        limit = MERGE_FACTOR * self.settings.max_detections
+        if self.in_strips(logits):
+            kept = nms_at_once(boxes, iou, labels, max_iou, limit, scores > 0)
+        else:
+            kept = nms_order(boxes, iou, labels, max_iou)[:limit]
+            kept = kept[scores[kept] > 0]
+        return candidates.select(kept)
 
     def merge(
         self, candidates: Candidates, size_hw: tuple[int, int], wanted: int | None = None

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ntt_ray.masks import Rle, encode_part, overlap_shares, rle_area, runs_to_rle
-from ntt_ray.method.pooling import resize_matrix
+from ntt_ray.method.pooling import resize_matrix, resize_matrix_on
 from ntt_ray.method.suppression import inclusive_boxes
 
 # an RLE, or, from a device, the positions where a mask changes (see `strip_runs`)
@@ -216,18 +216,12 @@ def strip_runs(logits: Tensor, size_hw: tuple[int, int]) -> tuple[npt.NDArray[np
     return tuple(own.numpy() for own in runs)
 
 
-@lru_cache(maxsize=32)
-def _resize_on(n_in: int, n_out: int, device: torch.device) -> Tensor:
-    """The matrix of a resize, resident on a device: sizes repeat from image to image."""
-    return resize_matrix(n_in, n_out).to(device)
-
-
 def _row_strips(logits: Tensor, size_hw: tuple[int, int]) -> Iterator[Tensor]:
     """Masks at the image's size, some rows at a time: bool ``(N, rows, width)``."""
     height, width = size_hw
     axis = axis_resize(logits.shape[1], height)
-    rows = _resize_on(logits.shape[1], height, logits.device)
-    columns = _resize_on(logits.shape[2], width, logits.device)
+    rows = resize_matrix_on(logits.shape[1], height, logits.device)
+    columns = resize_matrix_on(logits.shape[2], width, logits.device)
     step = max(1, PIXELS_PER_STEP // max(1, len(logits) * width))
     step = step if step < 8 else step - step % 8  # so that few strips have to be padded
     for y in range(0, height, step):
@@ -239,8 +233,8 @@ def _row_strips(logits: Tensor, size_hw: tuple[int, int]) -> Iterator[Tensor]:
 def _column_strips(logits: Tensor, size_hw: tuple[int, int]) -> Iterator[tuple[int, Tensor]]:
     """Masks at the image's size, some columns at a time: x, bool ``(N, columns, height)``."""
     height, width = size_hw
-    rows = _resize_on(logits.shape[1], height, logits.device)
-    columns = _resize_on(logits.shape[2], width, logits.device)
+    rows = resize_matrix_on(logits.shape[1], height, logits.device)
+    columns = resize_matrix_on(logits.shape[2], width, logits.device)
     step = max(1, PIXELS_PER_STEP // max(1, len(logits) * height))
     for x in range(0, width, step):
         # along x first, as torch does, so that the same pixels come out

@@ -23,18 +23,24 @@ def pooled_features(features: Tensor, masks: Tensor) -> Tensor:
 
     Args:
         features: ``(h, w, C)`` float32 patch features.
-        masks: ``(N, H, W)`` bool, none of them empty.
+        masks: ``(N, H, W)`` bool.
 
     Returns:
-        ``(N, C)`` float32 of length 1.
+        ``(N, C)`` float32 of length 1; of an empty mask 0.
     """
-    rows = resize_matrix(features.shape[0], masks.shape[1]).to(features.device)
-    columns = resize_matrix(features.shape[1], masks.shape[2]).to(features.device)
+    rows = resize_matrix_on(features.shape[0], masks.shape[1], features.device)
+    columns = resize_matrix_on(features.shape[1], masks.shape[2], features.device)
     weights = masks.to(features.dtype)
     at_patches = rows.T @ (weights @ columns)
     sums = at_patches.flatten(1) @ features.flatten(0, 1)
     areas = weights.flatten(1).sum(dim=1, keepdim=True)
-    return F.normalize(sums / areas, dim=1)
+    return F.normalize(sums / areas.clamp(min=1), dim=1)
+
+
+@lru_cache(maxsize=64)
+def resize_matrix_on(n_in: int, n_out: int, device: torch.device) -> Tensor:
+    """`resize_matrix`, resident on a device: sizes repeat from image to image."""
+    return resize_matrix(n_in, n_out).to(device)
 
 
 @lru_cache(maxsize=16)

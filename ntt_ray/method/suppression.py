@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torchvision.ops import nms
 
+_ROUNDS = 12  # of `nms_at_once` before it asks whether that was enough
+
 
 def inclusive_boxes(masks: Tensor) -> Tensor:
     """Boxes of bool masks ``(N, H, W)``: ``(N, 4)`` float32 xyxy, inclusive; empty ones are 0."""
@@ -46,6 +48,56 @@ def nms_order(boxes_xyxy: Tensor, predicted_iou: Tensor, labels: Tensor, max_iou
     span = boxes_xyxy.max() + 1
     apart = boxes_xyxy + (labels.to(boxes_xyxy) * span)[:, None]
     return order[nms(apart[order], predicted_iou[order], max_iou)]
+
+
+def nms_at_once(
+    boxes_xyxy: Tensor,
+    predicted_iou: Tensor,
+    labels: Tensor,
+    max_iou: float,
+    limit: int,
+    wanted: Tensor,
+) -> Tensor:
+    """`nms_order`, cut to `limit`, then only those `wanted`; one number is asked of the device.
+
+    Whether a box is kept depends on the kept ones before it. That is asked of all boxes together,
+    again and again: after k rounds it is right for every box that a chain of fewer than k boxes
+    could suppress, and when nothing changes any more it is right for all.
+
+    Args:
+        boxes_xyxy: as of `nms_order`.
+        predicted_iou: as of `nms_order`.
+        labels: as of `nms_order`.
+        max_iou: as of `nms_order`.
+        limit: of the kept boxes so many remain.
+        wanted: ``(N,)`` bool, which of the remaining are given.
+
+    Returns:
+        Positions, by falling predicted IoU, int64.
+    """
+    order = predicted_iou.argsort(descending=True, stable=True)
+    boxes, labels = boxes_xyxy[order], labels[order]
+    is_rival = (_box_iou(boxes) > max_iou) & (labels[:, None] == labels[None, :])
+    rivals = is_rival.triu(1).float()  # [j, i]: the earlier j would suppress i
+    kept = torch.ones_like(predicted_iou)
+    while True:
+        for _ in range(_ROUNDS):
+            before, kept = kept, (kept @ rivals == 0).float()
+        chosen = (kept > 0) & (kept.cumsum(0) <= limit) & wanted[order]
+        found = torch.stack(((before != kept).sum(), chosen.sum()))
+        unsettled, count = found.tolist()
+        if not unsettled:
+            return order[(~chosen).to(torch.uint8).argsort(stable=True)[:count]]
+
+
+def _box_iou(boxes_xyxy: Tensor) -> Tensor:
+    """IoU of all pairs, NaN for two boxes without area: torchvision's formula, in its order."""
+    sides = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).unbind(1)
+    area = sides[0] * sides[1]
+    low = torch.maximum(boxes_xyxy[:, None, :2], boxes_xyxy[None, :, :2])
+    high = torch.minimum(boxes_xyxy[:, None, 2:], boxes_xyxy[None, :, 2:])
+    common = (high - low).clamp(min=0).prod(2)
+    return common / (area[:, None] + area[None, :] - common)
 
 
 def soft_merge_decay(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -34,6 +35,12 @@ def to_input(resized_rgb: Sequence[RgbImage], device: torch.device | None = None
 
 def normalize_imagenet(images: Tensor) -> Tensor:
     """Subtract ImageNet's mean and divide by its standard deviation, per channel."""
-    mean = torch.tensor(IMAGENET_MEAN, dtype=images.dtype, device=images.device)
-    std = torch.tensor(IMAGENET_STD, dtype=images.dtype, device=images.device)
-    return (images - mean[:, None, None]) / std[:, None, None]
+    mean, std = _imagenet(images.dtype, images.device)
+    return (images - mean) / std
+
+
+@lru_cache(maxsize=8)
+def _imagenet(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation, ``(3, 1, 1)`` each, resident on a device."""
+    mean, std = (torch.tensor(values, dtype=dtype) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return mean.view(3, 1, 1).to(device), std.view(3, 1, 1).to(device)
