@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-IMAGES_PER_GPU_STEP = 4  # through the encoders at once
+IMAGES_PER_GPU_STEP = 8  # through the encoders at once
 
 
 class LabelActor:

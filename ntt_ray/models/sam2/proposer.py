@@ -202,7 +202,19 @@ def build_sam2(name: str, image_size: int, config: Path | None = None) -> nn.Mod
         raise WeightsError(f"{source}: SAM2 cannot be built from it ({error})") from None
     if not isinstance(model, nn.Module):
         raise WeightsError(f"{source}: builds a {type(model).__name__}, not a SAM2")
+    model.image_encoder.neck.position_encoding = _NoPositions()  # type: ignore[union-attr]
     return model
+
+
+class _NoPositions(nn.Module):
+    """In the place of the positions of image features: only SAM2's memory of videos asks for them.
+
+    They have no weights; making them would copy as much as the features themselves. What is given
+    has their shape, and one element.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features.new_zeros(()).expand(features.shape)
 
 
 def _read_yaml(name: str, config: Path | None) -> DictConfig:

@@ -134,3 +134,19 @@ def test_compiling_changes_nothing(cuda_graphs):
         (a,), (b,) = plain.propose(image, threshold), compiled.propose(image, threshold)
         assert torch.equal(a.index, b.index)
         torch.testing.assert_close(a.logits, b.logits, atol=1e-4, rtol=0)
+
+
+def test_positions_of_image_features_take_no_memory_and_change_nothing():
+    from sam2.modeling.position_encoding import PositionEmbeddingSine
+
+    model = build_sam2("sam2_nano", 256, WEIGHTS / "sam2_nano.yaml").eval()
+    images = torch.rand(2, 3, 256, 256)
+    with torch.inference_mode():
+        found = model.image_encoder(images)
+        model.image_encoder.neck.position_encoding = PositionEmbeddingSine(32)
+        expected = model.image_encoder(images)
+    for position, level in zip(found["vision_pos_enc"], found["backbone_fpn"], strict=True):
+        assert position.shape == level.shape
+        assert position.untyped_storage().nbytes() == 4
+    for level, own in zip(found["backbone_fpn"], expected["backbone_fpn"], strict=True):
+        assert torch.equal(level, own)
