@@ -2,7 +2,7 @@
 #
 #   docker build --tag ntt-ray .                      # the image
 #   docker build --target test .                      # its health: runs the example in it
-#   docker build --target compiler --tag ntt-ray .    # with a C compiler, for models.compile
+#   docker build --target compiler --tag ntt-ray .    # with a C compiler, for models.compile and kernels
 #   docker build --build-arg 'EXTRAS=[gcs]' ...       # gs:// (or [azure], [gcs,azure])
 #
 # Plain Python as base: torch's wheels bring the CUDA libraries they were built with, a CUDA base
@@ -53,7 +53,7 @@ RUN python -m pip check \
     && python jobs/label.py --help \
     && ntt-ray demo --output /tmp/demo
 
-# --- for models.compile, which builds kernels where it runs
+# --- for models.compile and our own kernels, which are built where they run
 FROM runtime AS compiler
 USER 0
 # hadolint ignore=DL3008

@@ -86,6 +86,7 @@ HOMES = {
     "ray": {"run/chain.py", "run/actor.py", "run/cluster"},
     "timm": {"models"},
     "sam2": {"models/sam2"},
+    "triton": {"models/sam2/decoder"},
     "typer": {"cli"},
     "jinja2": {"pages/environment.py"},
 }
@@ -163,6 +164,18 @@ def test_a_dependency_has_one_home(dependency):
             assert any(relative == home or relative.startswith(home + "/") for home in homes), (
                 f"{relative} imports {dependency}"
             )
+
+
+def test_modules_of_kernels_are_imported_where_a_kernel_is_asked_for():
+    """They import Triton, which is not there on every machine and takes a second where it is."""
+    kernels = {
+        f"ntt_ray.{module}"
+        for module, path in _modules().items()
+        if any(_is_below(name, "triton") for name in _imports(path))
+    }
+    assert "ntt_ray.models.sam2.decoder.upscale_kernel" in kernels
+    for module, path in _modules().items():
+        assert not _imports(path, top_level_only=True) & kernels, module
 
 
 def test_models_do_not_import_each_other():

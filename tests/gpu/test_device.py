@@ -11,10 +11,13 @@ from ntt_ray.method.labeler import Labeler
 from ntt_ray.method.masks_at_size import RleMasks, StripMasks, full_size_rles
 from ntt_ray.models.compilation import CompileOptions
 from ntt_ray.models.dinov2 import Dinov2Encoder
+from ntt_ray.models.sam2.decoder.checked import disagreement
+from ntt_ray.models.sam2.decoder.run import COMPARED_ROUNDINGS, upscale
 from ntt_ray.models.sam2.proposer import Sam2Proposer
 from ntt_ray.records import ClassLabel
 from ntt_ray.settings import MethodSettings
 from tests.support.golden import GOLDEN
+from tests.support.interpreted_upscale import mapped, random_inputs
 
 pytestmark = [
     pytest.mark.gpu,
@@ -94,6 +97,15 @@ def test_compiled_labels_are_those_of_the_plain_way(cuda_graphs):
 def test_bfloat16_labels_are_alike():
     found = _labeler("cuda", torch.bfloat16).label(_images())
     _assert_alike(found, _labeler("cuda").label(_images()), 0.7)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_the_kernel_for_upscaling_agrees_with_the_plain_function(dtype):
+    from ntt_ray.models.sam2.decoder.upscale_kernel import upscale as kernel
+
+    inputs = mapped(lambda tensor: tensor.cuda(), random_inputs(64, 128, 256, 3, dtype))
+    tolerance = COMPARED_ROUNDINGS * torch.finfo(dtype).eps
+    assert disagreement(kernel(*inputs), upscale(*inputs), tolerance) is None
 
 
 @pytest.mark.parametrize("size_hw", [(480, 640), (31, 17), (1500, 2000)])

@@ -18,8 +18,16 @@ from torch import Tensor
 from ntt_ray.errors import WeightsError
 from ntt_ray.models.compilation import CompileOptions
 from ntt_ray.models.sam2.decoder import keys as sam2_keys
+from ntt_ray.models.sam2.decoder import run as sam2_run
+from ntt_ray.models.sam2.decoder.checked import CheckedKernel
 from ntt_ray.models.sam2.decoder.image import Sam2Features, image_maps
-from ntt_ray.models.sam2.decoder.run import PointDecoder, layer_1_tokens, transform, upscale
+from ntt_ray.models.sam2.decoder.run import (
+    PointDecoder,
+    has_kernels,
+    layer_1_tokens,
+    transform,
+    upscale,
+)
 from ntt_ray.models.sam2.proposer import Sam2Proposer, point_grid
 from tests.support.golden import GOLDEN
 
@@ -282,6 +290,63 @@ def test_a_step_is_one_graph_without_host_synchronisation(monkeypatch, backend, 
     compiled = torch.compile(step, fullgraph=True, backend=backend)
     for value, expected in zip(compiled(features), step(features)):
         torch.testing.assert_close(value, expected)
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "low_rank", "expected"),
+    [
+        ("cuda", torch.bfloat16, True, True),
+        ("cuda:1", torch.float32, True, True),
+        ("cuda", torch.bfloat16, False, False),
+        ("cuda", torch.float64, True, False),
+        ("cpu", torch.float32, True, False),
+    ],
+)
+def test_kernels_are_for_gpus_and_the_low_rank_form(device, dtype, low_rank, expected):
+    assert has_kernels(torch.device(device), dtype, low_rank) is expected
+
+
+def _in_steps_of_10() -> PointDecoder:
+    """A decoder of 25 points in the low-rank form."""
+    return PointDecoder(random_model(), point_grid(16 * SIDE, 5), points_per_step=10, low_rank=True)
+
+
+def test_upscaling_is_asked_of_the_kernel_once_it_agrees(monkeypatch):
+    kernel = pytest.importorskip("ntt_ray.models.sam2.decoder.upscale_kernel")
+    asked = []
+
+    def counted(weights, maps, keys, hypernetworks):
+        asked.append(len(hypernetworks))
+        return upscale(weights, maps, keys, hypernetworks)
+
+    monkeypatch.setattr(kernel, "upscale", counted)
+    features = random_features()
+    expected, _ = _in_steps_of_10().decode(features, -1.0)
+    assert asked == []
+    monkeypatch.setattr(sam2_run, "has_kernels", lambda *_: True)
+    found, _ = _in_steps_of_10().decode(features, -1.0)
+    assert asked == [sam2_run.COMPARED_POINTS, 10, 10, 5]
+    assert torch.equal(found.logits, expected.logits)
+
+
+def test_where_the_kernel_cannot_run_results_are_the_plain_ones(monkeypatch, caplog):
+    features = random_features()
+    expected, _ = _in_steps_of_10().decode(features, -1.0)
+    monkeypatch.setattr(sam2_run, "has_kernels", lambda *_: True)
+    decoder = _in_steps_of_10()
+    for _ in range(2):
+        found, _ = decoder.decode(features, -1.0)
+        assert torch.equal(found.logits, expected.logits)
+    assert len(caplog.records) == 1
+    assert "kernel for SAM2's upscaling is not used" in caplog.text
+
+
+def test_what_is_compiled_uses_no_kernel(monkeypatch):
+    monkeypatch.setattr(sam2_run, "has_kernels", lambda *_: True)
+    decoder = _in_steps_of_10()
+    assert isinstance(decoder._upscale, CheckedKernel)
+    decoder.compile(CompileOptions("eager"))
+    assert not isinstance(decoder._upscale, CheckedKernel)
 
 
 def test_one_image_at_a_time():

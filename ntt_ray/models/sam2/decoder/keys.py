@@ -135,8 +135,8 @@ class LowRankKeys(NamedTuple):
         by_head = mixed.view(*weights.shape[:3], -1)
         return head_means(weights, projection.base) + head_means(by_head, projection.weight)
 
-    def select(self, index: Tensor) -> LowRankKeys:
-        """The image tokens of some of the points, by their positions ``(n,)`` int64."""
+    def select(self, index: Tensor | slice) -> LowRankKeys:
+        """The image tokens of some of the points: a range, or their positions ``(n,)`` int64."""
         return LowRankKeys(self.scale[index], self.u[index], self.p[index], self.maps)
 
     def factors(self, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -178,7 +178,7 @@ class DenseKeys(NamedTuple):
         means = (weights.flatten(1, 2) @ self.x).view(*weights.shape[:3], -1)
         return head_means(means, projection.weight)
 
-    def select(self, index: Tensor) -> DenseKeys:
+    def select(self, index: Tensor | slice) -> DenseKeys:
         """See `LowRankKeys.select`."""
         return DenseKeys(self.x[index])
 

@@ -6,11 +6,12 @@ them (`keys`). The predicted IoU comes first; only survivors are upscaled, one m
 to 25). `DECODER.md` derives it.
 
 `layer_1_tokens`, `transform` and `upscale` are functions of tensors without host synchronisation.
+On a GPU a kernel computes `upscale` (`upscale_kernel`), where it agrees with it (`checked`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from ntt_ray.models.compilation import CompileOptions
 from ntt_ray.models.interfaces import Proposals
+from ntt_ray.models.sam2.decoder.checked import CheckedKernel
 from ntt_ray.models.sam2.decoder.fold import (
     DecoderWeights,
     Layer,
@@ -35,6 +37,11 @@ from ntt_ray.models.sam2.decoder.keys import DenseKeys, LowRankKeys, head_produc
 # Elements of the largest intermediates on a CPU. Larger ones leave the cache, smaller ones make the
 # calls the cost; measured on a core with 2 MB of second-level cache.
 CACHED_ELEMENTS = 1 << 20
+
+# Points that a kernel is compared on before it is used, and by how many roundings its results may
+# differ from the plain function's; up to 5 are measured (`DECODER.md`, section 6).
+COMPARED_POINTS = 4
+COMPARED_ROUNDINGS = 32
 
 
 class PromptTokens(NamedTuple):
@@ -115,7 +122,10 @@ class PointDecoder:
             cached = max(1, CACHED_ELEMENTS // (tokens * transformer.num_heads * n))
             points_per_step = cached if points.device.type == "cpu" else 256
         self.points_per_step = points_per_step
-        self._transform, self._upscale, self._compiled = transform, upscale, False
+        self._transform, self._compiled = transform, False
+        self._upscale: Callable[..., Tensor] = upscale
+        if has_kernels(points.device, dtype, low_rank):
+            self._upscale = _checked_upscale(dtype)
 
     def compile(self, options: CompileOptions) -> None:
         """Compile the two functions that take the time; survivors vary in number, points do not.
@@ -253,6 +263,27 @@ def upscale(
         torch.bmm(x, hypernetworks[..., None], out=logits[:, 16 * part.start : 16 * part.stop])
     side = 4 * int(tokens**0.5)
     return logits[..., 0].index_select(1, order).view(n, side, side)
+
+
+def has_kernels(device: torch.device, dtype: torch.dtype, low_rank: bool) -> bool:
+    """Whether kernels are there for it: on a GPU, for image tokens of low rank."""
+    return device.type == "cuda" and low_rank and dtype != torch.float64
+
+
+def _checked_upscale(dtype: torch.dtype) -> Callable[..., Tensor]:
+    def kernel(*args: Any) -> Tensor:
+        from ntt_ray.models.sam2.decoder import upscale_kernel  # imports Triton
+
+        return upscale_kernel.upscale(*args)
+
+    def few(
+        weights: DecoderWeights, maps: ImageMaps, keys: LowRankKeys, hypernetworks: Tensor
+    ) -> tuple[DecoderWeights, ImageMaps, LowRankKeys, Tensor]:
+        some = slice(COMPARED_POINTS)
+        return weights, maps, keys.select(some), hypernetworks[some]
+
+    tolerance = COMPARED_ROUNDINGS * torch.finfo(dtype).eps
+    return CheckedKernel("SAM2's upscaling", kernel, upscale, few=few, tolerance=tolerance)
 
 
 def _attend(attention: TokensToImage, x: Tensor, keys: LowRankKeys | DenseKeys) -> Tensor:
