@@ -4,9 +4,11 @@
     python -m benchmarks.labeler --models demo          # the bundled weights
     python -m benchmarks.labeler --models ll --device cuda --precision bf16
 
-Prints images/s of both, their ratio (median of the pairs), seconds by part, peak memory and the
-share of the arithmetic floor; ``--json FILE`` keeps it. Random weights do not say how many masks
-survive the threshold, so ``--survivors`` sets the threshold to let that share through.
+Prints images/s of both one by one, their ratio (median of the pairs), images/s of ours in steps of
+``--batch`` images, seconds by part, peak memory and the share of the arithmetic floor; ``--json
+FILE`` keeps it. Random weights do not say how many masks survive the threshold, so ``--survivors``
+sets the threshold to let that share through; nor what masks look like, so matching and merging are
+timed on `synthetic_proposals`.
 """
 
 from __future__ import annotations
@@ -24,16 +26,20 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.measure import gemm_flops, machine, peak_memory, timed, write_json
 from benchmarks.plain import PlainLabeler
 from benchmarks.random_checkpoints import write_checkpoints
-from ntt_ray.bank.memory import MemoryBank
+from benchmarks.synthetic_proposals import (
+    synthetic_bank,
+    synthetic_features,
+    synthetic_proposals,
+)
 from ntt_ray.images import RgbImage, resize_square
 from ntt_ray.method.labeler import Labeler
 from ntt_ray.models.cache import local_checkpoint
 from ntt_ray.models.compilation import CompileOptions
 from ntt_ray.models.dinov2 import Dinov2Encoder
 from ntt_ray.models.inputs import to_input
+from ntt_ray.models.interfaces import Proposals
 from ntt_ray.models.sam2.proposer import Sam2Proposer, build_sam2
 from ntt_ray.models.weights import load_into, read_state_dict
-from ntt_ray.records import ClassLabel
 from ntt_ray.settings import MethodSettings
 from ntt_ray.storage import Storage
 
@@ -85,6 +91,8 @@ def main() -> None:
         "share_of_points_that_survive": round(share, 3),
         "plain_images_per_s": 1 / plain_s,
         "fast_images_per_s": 1 / fast_s,
+        "batch": arguments.batch,
+        "fast_images_per_s_in_steps": _throughput(fast, images, arguments, device),
         "ratio": statistics.median(pair[0] / pair[1] for pair in pairs),
         "plain_peak_gb": max(pair[2] for pair in pairs) / 1e9,
         "fast_peak_gb": max(pair[3] for pair in pairs) / 1e9,
@@ -107,6 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--compile", choices=("no", "yes", "cuda-graphs"), default="no")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--images", type=int, default=3)
+    parser.add_argument("--batch", type=int, default=1, help="images in a step of ours")
     parser.add_argument("--size", default="640x480", help="of the images, width x height")
     parser.add_argument("--points-per-side", type=int, default=None)
     parser.add_argument("--survivors", type=float, default=None, help="share of points, 0 to 1")
@@ -153,19 +162,12 @@ def _labelers(arguments: argparse.Namespace, device: torch.device) -> tuple[Plai
         options = CompileOptions(cuda_graphs=arguments.compile == "cuda-graphs")
         fast_encoder.compile(options)
         proposer.compile(options)
-    bank = _bank(fast_encoder.feature_dim)
+    bank = synthetic_bank(fast_encoder.feature_dim, CLASSES)
     fast = Labeler(fast_encoder, proposer, bank)
     plain = PlainLabeler(
         plain_encoder, stock.to(device), bank.prototypes(), fast.settings, points, device
     )
     return plain, fast
-
-
-def _bank(dim: int) -> MemoryBank:
-    generator = torch.Generator().manual_seed(0)
-    means = [[(torch.randn(dim, generator=generator), 1.0)] for _ in range(CLASSES)]
-    classes = [ClassLabel(i + 1, f"class {i + 1}") for i in range(CLASSES)]
-    return MemoryBank.from_means(classes, means, encoder={}, reference_digest="")
 
 
 def _image(seed: int, size: str) -> RgbImage:
@@ -202,17 +204,31 @@ def _flops(labeler: Labeler, image: RgbImage) -> float:
     return float(counter.get_total_flops())
 
 
+def _throughput(
+    labeler: Labeler, images: list[RgbImage], arguments: argparse.Namespace, device: torch.device
+) -> float:
+    """Images/s in steps of several: the best of the repeats, after one to warm up."""
+    step = [images[number % len(images)] for number in range(arguments.batch)]
+    runs = [timed(lambda: labeler.label(step), device)[0] for _ in range(arguments.repeats + 1)]
+    return arguments.batch / min(runs[1:])
+
+
 def _parts(labeler: Labeler, image: RgbImage, device: torch.device) -> dict[str, float]:
     """Seconds of each part of the fast path, one after the other."""
     side = labeler.proposer.image_size
     seconds = {}
     seconds["resize"], inputs = timed(lambda: to_input([resize_square(image, side)]), device)
-    seconds["dinov2"], features = timed(lambda: labeler.encoder.encode(inputs), device)
+    seconds["dinov2"], _ = timed(lambda: labeler.encoder.encode(inputs), device)
     seconds["sam2 encoder"], sam = timed(lambda: labeler.proposer.encode_images(inputs), device)
     threshold = labeler.settings.min_predicted_iou
-    seconds["sam2 decoder"], (proposals, _) = timed(
+    seconds["sam2 decoder"], (found, _) = timed(
         lambda: labeler.proposer.predict(sam.image(0), threshold), device
     )
+    made = synthetic_proposals(len(found), side // 4)
+    grid = labeler.encoder.image_size // labeler.encoder.patch_size
+    features = synthetic_features(labeler.prototypes.cpu(), grid)[None].to(device)
+    fields = (made.logits, made.predicted_iou, made.index)
+    proposals = Proposals(*(field.to(device) for field in fields))
     with torch.inference_mode():
         seconds["match, nms"], candidates = timed(
             lambda: labeler.suppress(labeler.match(features[0], proposals)), device
