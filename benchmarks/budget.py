@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from benchmarks.device_costs import GPUS
+from benchmarks.device_costs import GPUS, Cost
 from benchmarks.device_queue import DeviceQueue, as_fake, on_fake_device
 from benchmarks.measure import write_json
 from benchmarks.synthetic_proposals import (
@@ -39,7 +39,10 @@ from ntt_ray.method.pooling import resize_matrix_on
 from ntt_ray.method.suppression import ranking
 from ntt_ray.models import inputs
 from ntt_ray.models.dinov2 import Dinov2Encoder, build_vit
-from ntt_ray.models.sam2.decoder import image, run
+from ntt_ray.models.sam2.decoder import image, run, upscale_kernel
+from ntt_ray.models.sam2.decoder.fold import DecoderWeights
+from ntt_ray.models.sam2.decoder.image import ImageMaps
+from ntt_ray.models.sam2.decoder.keys import LowRankKeys
 from ntt_ray.models.sam2.proposer import Sam2Proposer, build_sam2
 from ntt_ray.run.actor import IMAGES_PER_GPU_STEP
 
@@ -48,6 +51,7 @@ MODELS = {
     "ll": ("dinov2_vitl14", "sam2_hiera_l"),
 }
 CLASSES = 20
+KERNEL_SHARE = 0.25  # of the FLOP/s of products, in our own kernels: the rest is between them
 PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -58,6 +62,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=IMAGES_PER_GPU_STEP, help="images in a step")
     parser.add_argument("--size", default="640x480", help="of the images, width x height")
     parser.add_argument("--survivors", type=float, default=1.0, help="share of points, 0 to 1")
+    parser.add_argument("--kernels", choices=("yes", "no"), default="yes", help="our own")
     parser.add_argument("--json", type=Path, default=None)
     arguments = parser.parse_args()
     width, height = (int(part) for part in arguments.size.split("x"))
@@ -67,6 +72,7 @@ def main() -> None:
         batch=arguments.batch,
         size_hw=(height, width),
         survivors=arguments.survivors,
+        kernels=arguments.kernels == "yes",
     )
     print_table(found)
     if arguments.json:
@@ -80,6 +86,7 @@ def budget(
     batch: int = IMAGES_PER_GPU_STEP,
     size_hw: tuple[int, int] = (480, 640),
     survivors: float = 1.0,
+    kernels: bool = True,
 ) -> dict[str, Any]:
     """Count one step of images; what is given is for one image.
 
@@ -89,6 +96,7 @@ def budget(
         batch: images in a step.
         size_hw: height and width of the images.
         survivors: share of the points whose mask is above the threshold.
+        kernels: whether our own kernels are used, else torch's operations.
     """
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     labeler = _labeler(models, precision, fake)
@@ -99,6 +107,8 @@ def budget(
     log = DeviceQueue(_PARTS, assumed)
     images = torch.zeros(batch, labeler.proposer.image_size, labeler.proposer.image_size, 3)
     steps: list[RgbImage] = list(images.to(torch.uint8).numpy())
+    if kernels:
+        _with_kernels(labeler, log)
     try:
         for _ in range(2):  # the first fills what stays on the device
             log.events.clear()
@@ -184,6 +194,24 @@ def _labeler(models: str, precision: torch.dtype, fake: FakeTensorMode) -> Label
             as_fake(sam2, fake), points_per_side=32, device=cuda, dtype=precision
         )
         return Labeler(encoder, proposer, bank)
+
+
+def _with_kernels(labeler: Labeler, queue: DeviceQueue) -> None:
+    """Log our own kernels, which tensors without content cannot run, by what they say they need."""
+
+    def upscaled(
+        weights: DecoderWeights, maps: ImageMaps, keys: LowRankKeys, hypernetworks: Tensor
+    ) -> Tensor:
+        n, rows, tokens = keys.p.shape
+        c4, c8 = len(weights.upscaling.second), hypernetworks.shape[1]
+        needed = upscale_kernel.upscale_cost(n, rows, tokens, c4, c8, keys.p.element_size())
+        cost = Cost(needed.flops, keys.p.dtype, needed.bytes, 2, share=KERNEL_SHARE)
+        queue.kernel("upscale kernel", "upscale", cost)
+        side = 4 * int(tokens**0.5)
+        return keys.p.new_empty(n, side, side, dtype=torch.float32)
+
+    decoder = labeler.proposer._decoder  # type: ignore[attr-defined]
+    decoder._upscale = upscaled
 
 
 def _label(labeler: Labeler, images: list[RgbImage], size_hw: tuple[int, int]) -> None:

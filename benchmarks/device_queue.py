@@ -111,9 +111,9 @@ class DeviceQueue(TorchDispatchMode):
                 plain = getattr(function, "__wrapped__", function)
                 self._parts[plain.__code__] = part
 
-    def kernel(self, name: str, cost: Cost) -> None:
+    def kernel(self, name: str, part: str, cost: Cost) -> None:
         """Log a kernel that is not one of torch's."""
-        self.events.append(Event(self._place()[0], name, cost))
+        self.events.append(Event(part, name, cost))
 
     def copy(self, name: str, size: int, waits: bool) -> None:
         """Log a copy between host and device."""

@@ -46,7 +46,9 @@ def synthetic_features(prototypes: Tensor, grid: int, seed: int = 0) -> Tensor:
 
 
 def synthetic_proposals(count: int, side: int, seed: int = 0) -> Proposals:
-    """Ellipses of 2 to 18 % of the side in radius, at random places.
+    """Ellipses of 2 to 18 % of the side in radius, at random places; each is proposed twice.
+
+    On images more points than two share an object; with fewer masks for each, more are merged.
 
     Args:
         count: number of proposals.
@@ -54,8 +56,11 @@ def synthetic_proposals(count: int, side: int, seed: int = 0) -> Proposals:
         seed: of places, sizes and predicted IoUs, which lie in [0.4, 1).
     """
     generator = torch.Generator().manual_seed(seed)
-    centre = torch.rand(count, 2, generator=generator) * side
-    radius = torch.exp(torch.rand(count, 2, generator=generator) * 2.2 + 1.6) * side / 256
+    objects = -(-count // 2)
+    centre = (torch.rand(objects, 2, generator=generator) * side).repeat(2, 1)[:count]
+    radius = torch.exp(torch.rand(objects, 2, generator=generator) * 2.2 + 1.6) * side / 256
+    radius = radius.repeat(2, 1)[:count]
+    centre += (torch.rand(count, 2, generator=generator) - 0.5) * 0.1 * radius
     iou = torch.rand(count, generator=generator) * 0.6 + 0.4
     ticks = torch.arange(float(side))
     y = ((ticks - centre[:, :1]) / radius[:, :1]).square()
