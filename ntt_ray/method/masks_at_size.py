@@ -1,7 +1,7 @@
 """Masks at the image's size, made of the low-resolution logits of a proposer (METHOD 33).
 
 Two ways to the same integers. `RleMasks`, for the CPU, are encoded once and intersected as run
-lengths. `StripMasks`, for an accelerator, are made strip by strip from the logits, once for the
+lengths. `StripMasks`, for an accelerator, are made piece by piece from the logits, once for the
 common pixels of all pairs, by integer matrix products, and of the few final masks once more, for
 the positions where they begin and end. So neither full-size masks nor their pixels ever have to be
 kept, and the host waits for nothing before it has to. This module does not know classes, features
@@ -82,8 +82,8 @@ class StripMasks:
         empty = max(_LEAST_MASKS - n, -n % 8)
         padded = F.pad(logits, (0, 0, 0, 0, 0, empty), value=-1.0)
         total = torch.zeros(n + empty, n + empty, dtype=torch.int32, device=logits.device)
-        for strip in _row_strips(padded, size_hw):
-            pixels = strip.flatten(1).view(torch.int8)
+        for tile in _tiles(padded, size_hw):
+            pixels = tile.flatten(1).view(torch.int8)
             if rest := -pixels.shape[1] % 8:
                 pixels = F.pad(pixels, (0, rest))
             total += torch._int_mm(pixels, pixels.T)
@@ -179,6 +179,11 @@ class AxisResize:
         """
         start = int(np.searchsorted(self.last_in, first, side="left"))
         stop = int(np.searchsorted(self.first_in, last, side="right"))
+        return self.inputs(start, stop - start)
+
+    def inputs(self, start: int, count: int) -> tuple[slice, slice]:
+        """The inputs of `count` outputs from `start` on, and those outputs that there are."""
+        stop = min(start + count, len(self.first_in))
         return slice(int(self.first_in[start]), int(self.last_in[stop - 1]) + 1), slice(start, stop)
 
 
@@ -216,18 +221,38 @@ def strip_runs(logits: Tensor, size_hw: tuple[int, int]) -> tuple[npt.NDArray[np
     return tuple(own.numpy() for own in runs)
 
 
-def _row_strips(logits: Tensor, size_hw: tuple[int, int]) -> Iterator[Tensor]:
-    """Masks at the image's size, some rows at a time: bool ``(N, rows, width)``."""
+def _tiles(logits: Tensor, size_hw: tuple[int, int]) -> Iterator[Tensor]:
+    """Masks at the image's size, tile by tile: bool ``(N, rows, columns)``.
+
+    A tile is about square, because the less of both axes it spans, the fewer of the logits enter
+    its products.
+    """
     height, width = size_hw
-    axis = axis_resize(logits.shape[1], height)
+    y_axis, x_axis = (axis_resize(*sizes) for sizes in zip(logits.shape[1:], size_hw))
     rows = resize_matrix_on(logits.shape[1], height, logits.device)
     columns = resize_matrix_on(logits.shape[2], width, logits.device)
-    step = max(1, PIXELS_PER_STEP // max(1, len(logits) * width))
-    step = step if step < 8 else step - step % 8  # so that few strips have to be padded
-    for y in range(0, height, step):
-        stop = min(y + step, height)
-        used = slice(int(axis.first_in[y]), int(axis.last_in[stop - 1]) + 1)
-        yield rows[y:stop, used] @ (logits[:, used] @ columns.T) > 0
+    down, across = _tile_sides(len(logits), size_hw)
+    for y in range(0, height, down):
+        used_y, y_part = y_axis.inputs(y, down)
+        for x in range(0, width, across):
+            used_x, x_part = x_axis.inputs(x, across)
+            wide = logits[:, used_y, used_x] @ columns[x_part, used_x].T
+            yield rows[y_part, used_y] @ wide > 0
+
+
+def _tile_sides(masks: int, size_hw: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of a tile, so that all masks of one are at most `PIXELS_PER_STEP` pixels.
+
+    The columns are a multiple of 8, which the integer product wants.
+    """
+    height, width = size_hw
+    parts = [1, 1]
+    down, across = height, width + -width % 8
+    while masks * down * across > PIXELS_PER_STEP and down * across > 8:
+        parts[1 if across > max(8, down) else 0] += 1
+        down, across = (-(-length // count) for length, count in zip(size_hw, parts))
+        across += -across % 8
+    return down, across
 
 
 def _column_strips(logits: Tensor, size_hw: tuple[int, int]) -> Iterator[tuple[int, Tensor]]:
