@@ -30,6 +30,7 @@ from ntt_ray.models.sam2.decoder.run import (
 )
 from ntt_ray.models.sam2.proposer import Sam2Proposer, point_grid
 from tests.support.golden import GOLDEN
+from tests.support.launches import Launches
 
 SIDE = 6  # image tokens per side of the random decoders
 
@@ -269,6 +270,13 @@ def test_products_per_head(monkeypatch, per_head):
     torch.testing.assert_close(total, products + 1)
     means = torch.einsum("bthn,hdn->bthd", products, maps).flatten(2)
     torch.testing.assert_close(sam2_keys.head_means(products, maps), means)
+
+
+def test_products_on_a_device_make_no_constants():
+    query, maps = torch.empty(3, 5, 2, 4, device="meta"), torch.empty(2, 4, 7, device="meta")
+    with Launches() as launches:
+        sam2_keys.head_products(query, maps)
+    assert launches.operations == {"diag_embed": 1, "mm": 1}
 
 
 @pytest.mark.slow  # the first to compile in a process imports the compiler

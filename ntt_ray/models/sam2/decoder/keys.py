@@ -242,9 +242,7 @@ def _by_head(query: Tensor) -> Tensor:
 
 def _block_diagonal(query: Tensor) -> Tensor:
     """``(b, T, H, d)`` to ``(b * T * H, H * d)``, zero outside the row's own head."""
-    heads, d = query.shape[2:]
-    own = torch.eye(heads, dtype=query.dtype, device=query.device).repeat_interleave(d, dim=1)
-    return (query.flatten(2).unsqueeze(2) * own).view(-1, heads * d)
+    return torch.diag_embed(query.mT, dim1=2, dim2=3).view(-1, query.shape[2] * query.shape[3])
 
 
 def _dot(products: Tensor, p: Tensor) -> Tensor:
