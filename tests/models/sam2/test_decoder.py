@@ -10,9 +10,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sam2.modeling.sam.mask_decoder import MaskDecoder
-from sam2.modeling.sam.prompt_encoder import PromptEncoder
-from sam2.modeling.sam.transformer import TwoWayTransformer
 from torch import Tensor
 
 from ntt_ray.errors import WeightsError
@@ -31,8 +28,7 @@ from ntt_ray.models.sam2.decoder.run import (
 from ntt_ray.models.sam2.proposer import Sam2Proposer, point_grid
 from tests.support.golden import GOLDEN
 from tests.support.launches import Launches
-
-SIDE = 6  # image tokens per side of the random decoders
+from tests.support.random_decoder import SIDE, random_features, random_model
 
 
 def plain_decode(model: Any, points: Tensor, features: Sam2Features) -> tuple[Tensor, Tensor]:
@@ -58,37 +54,6 @@ def plain_survivors(masks: Tensor, iou: Tensor, threshold: float) -> tuple[Tenso
     best_iou, best = iou[:, 1:].max(dim=1)
     index = torch.nonzero(best_iou > threshold).squeeze(1)
     return masks[index, best[index] + 1], best_iou[index], index
-
-
-def random_model(
-    channels: int = 32, heads: int = 4, dtype: torch.dtype = torch.float32, **switches: Any
-) -> Any:
-    """A prompt encoder and a mask decoder whose every weight, norms included, is random."""
-    torch.manual_seed(0)
-    options = {
-        "use_high_res_features": True,
-        "pred_obj_scores": True,
-        "iou_prediction_use_sigmoid": True,
-    } | switches
-    encoder = PromptEncoder(channels, (SIDE, SIDE), (16 * SIDE, 16 * SIDE), 16)
-    transformer = TwoWayTransformer(
-        depth=2, embedding_dim=channels, num_heads=heads, mlp_dim=48, attention_downsample_rate=2
-    )
-    decoder = MaskDecoder(transformer_dim=channels, transformer=transformer, **options)
-    for name, parameter in [*encoder.named_parameters(), *decoder.named_parameters()]:
-        if "norm" in name or name.endswith("bias"):
-            parameter.data += 0.3 * torch.randn_like(parameter)
-    encoder.eval().requires_grad_(False)
-    decoder.to(dtype).eval().requires_grad_(False)
-    return SimpleNamespace(sam_prompt_encoder=encoder, sam_mask_decoder=decoder)
-
-
-def random_features(channels: int = 32, dtype: torch.dtype = torch.float32) -> Sam2Features:
-    random = torch.Generator().manual_seed(1)
-    shapes = [(channels, SIDE), (channels // 8, 4 * SIDE), (channels // 4, 2 * SIDE)]
-    return Sam2Features(
-        *(torch.randn(1, c, side, side, generator=random).to(dtype) for c, side in shapes)
-    )
 
 
 def about_half(iou: Tensor) -> float:

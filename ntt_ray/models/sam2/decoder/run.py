@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,17 +22,20 @@ from torch import Tensor
 from ntt_ray.models.compilation import CompileOptions
 from ntt_ray.models.interfaces import Proposals
 from ntt_ray.models.sam2.decoder.checked import CheckedKernel
-from ntt_ray.models.sam2.decoder.fold import (
-    DecoderWeights,
-    Layer,
-    Linear,
-    Norm,
-    TokensToImage,
-    fold_decoder,
-    split_heads,
-)
+from ntt_ray.models.sam2.decoder.fold import DecoderWeights, TokensToImage, fold_decoder
 from ntt_ray.models.sam2.decoder.image import ImageMaps, Sam2Features, fold_image, image_maps
 from ntt_ray.models.sam2.decoder.keys import DenseKeys, LowRankKeys, head_products
+from ntt_ray.models.sam2.decoder.tokens import (
+    Decoded,
+    PromptTokens,
+    by_heads,
+    hypernetworks,
+    keys_and_values,
+    normed,
+    predicted_iou,
+    self_attention,
+    update,
+)
 
 # Elements of the largest intermediates on a CPU. Larger ones leave the cache, smaller ones make the
 # calls the cost; measured on a core with 2 MB of second-level cache.
@@ -42,40 +45,6 @@ CACHED_ELEMENTS = 1 << 20
 # differ from the plain function's; up to 5 are measured (`DECODER.md`, section 6).
 COMPARED_POINTS = 4
 COMPARED_ROUNDINGS = 32
-
-
-class PromptTokens(NamedTuple):
-    """The prompt tokens of some points after their part of layer 1.
-
-    Attributes:
-        tokens: ``(b, T, C)``, the prompt tokens as they entered, which are their positions.
-        queries: ``(b, T, C)``, the prompt tokens as they are now.
-        key: ``(b, T, H, d)``, their scaled keys for the image tokens of layer 1.
-        value: ``(b, T, H, d)``, their values for the image tokens of layer 1.
-    """
-
-    tokens: Tensor
-    queries: Tensor
-    key: Tensor
-    value: Tensor
-
-    def part(self, points: slice | Tensor) -> PromptTokens:
-        """The tokens of a range of points, or of those at some positions."""
-        return PromptTokens(*(tensor[points] for tensor in self))
-
-
-class Decoded(NamedTuple):
-    """What the transformer leaves of a step of b points.
-
-    Attributes:
-        keys: the image tokens of each point.
-        iou: ``(b, 4)``, predicted IoU of all four outputs, at least float32.
-        hypernetworks: ``(b, 3, C/8)``, the hypernetworks of masks 1 to 3.
-    """
-
-    keys: LowRankKeys | DenseKeys
-    iou: Tensor
-    hypernetworks: Tensor
 
 
 class PointDecoder:
@@ -201,8 +170,8 @@ def layer_1_tokens(weights: DecoderWeights, maps: ImageMaps) -> PromptTokens:
     query = weights.tokens_query.view(1, p * t, heads, d).transpose(1, 2)
     mixed = F.scaled_dot_product_attention(query, maps.key_1, maps.value_1, scale=1.0)
     mixed = mixed.transpose(1, 2).reshape(p, t, heads * d)
-    queries = _update(layer, weights.queries, F.linear(mixed, *weights.tokens_out))
-    return PromptTokens(weights.tokens, queries, *_keys_and_values(layer, queries, weights.tokens))
+    queries = update(layer, weights.queries, F.linear(mixed, *weights.tokens_out))
+    return PromptTokens(weights.tokens, queries, *keys_and_values(layer, queries, weights.tokens))
 
 
 def transform(weights: DecoderWeights, maps: ImageMaps, prompt: PromptTokens) -> Decoded:
@@ -218,17 +187,17 @@ def transform(weights: DecoderWeights, maps: ImageMaps, prompt: PromptTokens) ->
     else:
         keys = LowRankKeys.first(mix, u, prompt.value, maps.shared, one.image_eps)
 
-    queries = _self_attention(weights, prompt.queries, tokens)
-    queries = _update(two, queries, _attend(maps.cross, queries + tokens, keys))
-    key, value = _keys_and_values(two, queries, tokens)
+    queries = self_attention(weights, prompt.queries, tokens)
+    queries = update(two, queries, _attend(maps.cross, queries + tokens, keys))
+    key, value = keys_and_values(two, queries, tokens)
     mix = keys.scores(key, maps.query_2).softmax(1)
     u = head_products(value, two.image.out).flatten(1, 2) + two.image.shift
     keys = keys.second(mix, u, (prompt.value, value), weights.image_scale, two.image_eps)
 
     queries, tokens = (x.index_select(1, weights.used) for x in (queries, tokens))
     queries = queries + _attend(maps.last, queries + tokens, keys)
-    queries = _normed(weights.last_norm, queries)
-    return Decoded(keys, _predicted_iou(weights, queries[:, 0]), _hypernetworks(weights, queries))
+    queries = normed(weights.last_norm, queries)
+    return Decoded(keys, predicted_iou(weights, queries[:, 0]), hypernetworks(weights, queries))
 
 
 def upscale(
@@ -256,7 +225,7 @@ def upscale(
     for start in range(0, tokens if n else 0, step):
         part = slice(start, min(start + step, tokens))
         x = keys.rest(part, maps.skip_1[part]).baddbmm_(left[:, part], right)
-        x = _normed(norm, x.view(n, -1, 2 * c8))
+        x = normed(norm, x.view(n, -1, 2 * c8))
         x = torch.ops.aten.gelu_(x) @ second
         x += maps.skip_0[4 * part.start : 4 * part.stop]
         x = torch.ops.aten.gelu_(x).view(n, -1, c8)
@@ -288,59 +257,6 @@ def _checked_upscale(dtype: torch.dtype) -> Callable[..., Tensor]:
 
 def _attend(attention: TokensToImage, x: Tensor, keys: LowRankKeys | DenseKeys) -> Tensor:
     """Attention of prompt tokens ``(b, T, C)`` to the image tokens."""
-    query = _by_heads(attention.query, x, len(attention.value.weight))
+    query = by_heads(attention.query, x, len(attention.value.weight))
     weights = keys.scores(query, attention.key).softmax(-1)
     return F.linear(keys.means(weights, attention.value), *attention.out)
-
-
-def _update(layer: Layer, queries: Tensor, attended: Tensor) -> Tensor:
-    """The prompt tokens after a block's attention to the image: residual, norm, MLP, norm."""
-    queries = _normed(layer.cross_norm, queries + attended)
-    first, second = layer.mlp
-    hidden = F.linear(queries, *first).relu_()
-    return _normed(layer.mlp_norm, queries + F.linear(hidden, *second))
-
-
-def _keys_and_values(layer: Layer, queries: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    heads = len(layer.image.out)
-    key = _by_heads(layer.image.key, queries + tokens, heads)
-    return key, _by_heads(layer.image.value, queries, heads)
-
-
-def _self_attention(weights: DecoderWeights, queries: Tensor, tokens: Tensor) -> Tensor:
-    query, key, value, out = weights.self_attention
-    heads = weights.tokens_query.shape[2]
-    x = queries + tokens
-    mixed = F.scaled_dot_product_attention(
-        _by_heads(query, x, heads).transpose(1, 2),
-        _by_heads(key, x, heads).transpose(1, 2),
-        _by_heads(value, queries, heads).transpose(1, 2),
-    )
-    return _normed(weights.self_norm, queries + F.linear(mixed.transpose(1, 2).flatten(2), *out))
-
-
-def _predicted_iou(weights: DecoderWeights, token: Tensor) -> Tensor:
-    *hidden, last = weights.iou_head
-    x = token.to(last.weight.dtype)
-    for layer in hidden:
-        x = F.linear(x, *layer).relu_()
-    x = F.linear(x, *last)
-    return x.sigmoid() if weights.iou_sigmoid else x
-
-
-def _hypernetworks(weights: DecoderWeights, queries: Tensor) -> Tensor:
-    """``(b, 3, C/8)``; ``queries (b, 4, C)`` starts with the token of the predicted IoU."""
-    *hidden, last = weights.hypernetworks
-    x = queries[:, 1:].transpose(0, 1)
-    for layer in hidden:
-        x = torch.baddbmm(layer.bias, x, layer.weight).relu_()
-    return torch.baddbmm(last.bias, x, last.weight).transpose(0, 1)
-
-
-def _by_heads(linear: Linear, x: Tensor, heads: int) -> Tensor:
-    """``(b, T, C)`` to ``(b, T, H, d)``."""
-    return split_heads(F.linear(x, *linear), heads)
-
-
-def _normed(norm: Norm, x: Tensor) -> Tensor:
-    return F.layer_norm(x, x.shape[-1:], *norm)
