@@ -20,7 +20,7 @@ from ntt_ray.models.sam2.decoder.checked import CheckedKernel
 from ntt_ray.models.sam2.decoder.image import Sam2Features, image_maps
 from ntt_ray.models.sam2.decoder.run import (
     PointDecoder,
-    has_kernels,
+    has_upscale_kernel,
     layer_1_tokens,
     transform,
     upscale,
@@ -276,7 +276,7 @@ def test_a_step_is_one_graph_without_host_synchronisation(monkeypatch, backend, 
     ],
 )
 def test_kernels_are_for_gpus_and_the_low_rank_form(device, dtype, low_rank, expected):
-    assert has_kernels(torch.device(device), dtype, low_rank) is expected
+    assert has_upscale_kernel(torch.device(device), dtype, low_rank) is expected
 
 
 def _in_steps_of_10() -> PointDecoder:
@@ -296,7 +296,7 @@ def test_upscaling_is_asked_of_the_kernel_once_it_agrees(monkeypatch):
     features = random_features()
     expected, _ = _in_steps_of_10().decode(features, -1.0)
     assert asked == []
-    monkeypatch.setattr(sam2_run, "has_kernels", lambda *_: True)
+    monkeypatch.setattr(sam2_run, "has_upscale_kernel", lambda *_: True)
     found, _ = _in_steps_of_10().decode(features, -1.0)
     assert asked == [sam2_run.COMPARED_POINTS, 10, 10, 5]
     assert torch.equal(found.logits, expected.logits)
@@ -305,7 +305,7 @@ def test_upscaling_is_asked_of_the_kernel_once_it_agrees(monkeypatch):
 def test_where_the_kernel_cannot_run_results_are_the_plain_ones(monkeypatch, caplog):
     features = random_features()
     expected, _ = _in_steps_of_10().decode(features, -1.0)
-    monkeypatch.setattr(sam2_run, "has_kernels", lambda *_: True)
+    monkeypatch.setattr(sam2_run, "has_upscale_kernel", lambda *_: True)
     decoder = _in_steps_of_10()
     for _ in range(2):
         found, _ = decoder.decode(features, -1.0)
@@ -315,7 +315,7 @@ def test_where_the_kernel_cannot_run_results_are_the_plain_ones(monkeypatch, cap
 
 
 def test_what_is_compiled_uses_no_kernel(monkeypatch):
-    monkeypatch.setattr(sam2_run, "has_kernels", lambda *_: True)
+    monkeypatch.setattr(sam2_run, "has_upscale_kernel", lambda *_: True)
     decoder = _in_steps_of_10()
     assert isinstance(decoder._upscale, CheckedKernel)
     decoder.compile(CompileOptions("eager"))

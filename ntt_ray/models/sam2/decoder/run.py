@@ -6,7 +6,8 @@ them (`keys`). The predicted IoU comes first; only survivors are upscaled, one m
 to 25). `DECODER.md` derives it.
 
 `layer_1_tokens`, `transform` and `upscale` are functions of tensors without host synchronisation.
-On a GPU a kernel computes `upscale` (`upscale_kernel`), where it agrees with it (`checked`).
+On a GPU kernels compute `transform` (`fused_transform`) and `upscale` (`upscale_kernel`), where
+they agree with them (`checked`).
 """
 
 from __future__ import annotations
@@ -42,9 +43,10 @@ from ntt_ray.models.sam2.decoder.tokens import (
 CACHED_ELEMENTS = 1 << 20
 
 # Points that a kernel is compared on before it is used, and by how many roundings its results may
-# differ from the plain function's; up to 5 are measured (`DECODER.md`, section 6).
+# differ from the plain function's; up to 4 and 5 were measured (`DECODER.md`, section 6).
 COMPARED_POINTS = 4
-COMPARED_ROUNDINGS = 32
+TRANSFORM_ROUNDINGS = 16
+UPSCALE_ROUNDINGS = 32
 
 
 class PointDecoder:
@@ -72,7 +74,7 @@ class PointDecoder:
             points: ``(P, 2)`` float32 (x, y) in pixels of the input.
             dtype: type of weights and activations.
             points_per_step: number of points decoded at a time; None takes as many as fit the cache
-                on a CPU, 256 on a GPU.
+                on a CPU, 256 on a GPU, 512 where kernels keep little else.
             low_rank: form of the image tokens; None takes the low-rank form where the channels
                 outnumber the attention weights.
 
@@ -87,13 +89,17 @@ class PointDecoder:
         self._weights = fold_decoder(model, points, dtype)
         self._image = fold_image(model, dtype, low_rank)
         n = self._image.maps.bias.shape[-1]
+        kernels = has_transform_kernels(points.device, dtype, low_rank)
         if points_per_step is None:
             cached = max(1, CACHED_ELEMENTS // (tokens * transformer.num_heads * n))
-            points_per_step = cached if points.device.type == "cpu" else 256
+            points_per_step = cached if points.device.type == "cpu" else 512 if kernels else 256
         self.points_per_step = points_per_step
-        self._transform, self._compiled = transform, False
+        self._compiled = False
+        self._transform: Callable[..., Decoded] = transform
         self._upscale: Callable[..., Tensor] = upscale
-        if has_kernels(points.device, dtype, low_rank):
+        if kernels:
+            self._transform = _checked_transform(dtype)
+        if has_upscale_kernel(points.device, dtype, low_rank):
             self._upscale = _checked_upscale(dtype)
 
     def compile(self, options: CompileOptions) -> None:
@@ -200,6 +206,29 @@ def transform(weights: DecoderWeights, maps: ImageMaps, prompt: PromptTokens) ->
     return Decoded(keys, predicted_iou(weights, queries[:, 0]), hypernetworks(weights, queries))
 
 
+def has_transform_kernels(device: torch.device, dtype: torch.dtype, low_rank: bool) -> bool:
+    """Whether kernels are there for it: on a GPU, for image tokens of low rank, in 16 bits.
+
+    Matrix units round float32: what asks for it is computed plainly.
+    """
+    return device.type == "cuda" and low_rank and dtype in (torch.bfloat16, torch.float16)
+
+
+def _checked_transform(dtype: torch.dtype) -> Callable[..., Decoded]:
+    def kernels(*args: Any) -> Decoded:
+        from ntt_ray.models.sam2.decoder import fused_transform  # imports Triton
+
+        return fused_transform.transform(*args)
+
+    def few(
+        weights: DecoderWeights, maps: ImageMaps, prompt: PromptTokens
+    ) -> tuple[DecoderWeights, ImageMaps, PromptTokens]:
+        return weights, maps, prompt.part(slice(COMPARED_POINTS))
+
+    tolerance = TRANSFORM_ROUNDINGS * torch.finfo(dtype).eps
+    return CheckedKernel("SAM2's transformer", kernels, transform, few=few, tolerance=tolerance)
+
+
 def upscale(
     weights: DecoderWeights, maps: ImageMaps, keys: LowRankKeys | DenseKeys, hypernetworks: Tensor
 ) -> Tensor:
@@ -234,8 +263,8 @@ def upscale(
     return logits[..., 0].index_select(1, order).view(n, side, side)
 
 
-def has_kernels(device: torch.device, dtype: torch.dtype, low_rank: bool) -> bool:
-    """Whether kernels are there for it: on a GPU, for image tokens of low rank."""
+def has_upscale_kernel(device: torch.device, dtype: torch.dtype, low_rank: bool) -> bool:
+    """Whether a kernel is there for it: on a GPU, for image tokens of low rank."""
     return device.type == "cuda" and low_rank and dtype != torch.float64
 
 
@@ -251,7 +280,7 @@ def _checked_upscale(dtype: torch.dtype) -> Callable[..., Tensor]:
         some = slice(COMPARED_POINTS)
         return weights, maps, keys.select(some), hypernetworks[some]
 
-    tolerance = COMPARED_ROUNDINGS * torch.finfo(dtype).eps
+    tolerance = UPSCALE_ROUNDINGS * torch.finfo(dtype).eps
     return CheckedKernel("SAM2's upscaling", kernel, upscale, few=few, tolerance=tolerance)
 
 

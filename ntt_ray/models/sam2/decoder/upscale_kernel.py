@@ -59,7 +59,7 @@ def upscale(
     read += [norm.weight, norm.bias, second, hypernetworks]
     block, num_warps = block_and_warps(second.dtype)
     # Triton starts kernels on the current device
-    with torch.cuda.device_of(logits):  # type: ignore[no-untyped-call]
+    with torch.cuda.device_of(logits):
         upscale_kernel[(n * triton.cdiv(tokens, block),)](
             *(tensor.contiguous() for tensor in read),
             logits,
