@@ -38,6 +38,10 @@ JOURNAL_STEP = 32  # images noted at once before they are taken up
 WHOLE_IMAGES_STEP = 4  # the same where images are kept at their own size
 MAX_LOST = 8  # workers that may die over a unit, for no reason that is seen
 MAX_SICK_DEVICES = 3  # workers that a unit may leave with a GPU they cannot use
+# a lack of GPU memory that torch does not raise as its own error: that of the libraries it calls
+_OUT_OF_MEMORY = re.compile(
+    "CUDA.*out of memory|CU[A-Z]+_STATUS_(INTERNAL_ERROR_DEVICE_)?ALLOC(ATION)?_FAILED"
+)
 _DEVICE_ERROR = re.compile(
     "CUDA error|CUDA driver|cuDNN error|CU(BLAS|DNN)_STATUS|uncorrectable ECC"
 )
@@ -182,6 +186,8 @@ class UnitLabeler:
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
+            if _OUT_OF_MEMORY.search(str(error)):
+                raise torch.OutOfMemoryError(str(error)) from error
             raise _named(shard_id, [images[p] for p in good], error) from error
         none = np.zeros((0, 0, 3), dtype=np.uint8)
         kept = {p: (image._replace(pixels=none), found[p]) for p, image in good.items()}

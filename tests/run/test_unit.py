@@ -176,6 +176,7 @@ class _SmallGpu(FakeProposer):
     """Runs out of memory above a number of points and images at once; has steps of points."""
 
     points_per_step = 64
+    error: Exception = torch.OutOfMemoryError("CUDA out of memory")
 
     def __init__(self, points: int, images: int) -> None:
         super().__init__(make_proposals(torch.ones(1, 32, 32) > 0, [0.9]))
@@ -183,7 +184,7 @@ class _SmallGpu(FakeProposer):
 
     def propose(self, images, min_predicted_iou, wanted=None):
         if self.points_per_step > self._points or len(images) > self._images:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise self.error
         return super().propose(images, min_predicted_iou, wanted)
 
     def halve_step(self):
@@ -201,6 +202,42 @@ def test_out_of_memory_halves_points_then_images_and_goes_on(tmp_path, caplog):
     assert [row.status for row in rows] == ["ok", "failed", "failed", "ok", "failed", "ok"] * 3
     assert (proposer.points_per_step, units.images_per_step) == (32, 2)
     assert caplog.text.count("out of GPU memory") == 3  # one per halving, not one per image
+
+
+LIBRARIES = {
+    "cuBLAS": "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    "cuDNN 8": "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+    "cuDNN 9": "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    "the runtime": "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
+    "not torch's own class": "CUDA out of memory. Tried to allocate 2.00 GiB",
+    "Triton": "Triton Error [CUDA]: out of memory",
+}
+
+
+@pytest.mark.parametrize("message", LIBRARIES.values(), ids=LIBRARIES.keys())
+def test_libraries_out_of_memory_halve_as_torch_does(tmp_path, monkeypatch, message):
+    monkeypatch.setattr(_SmallGpu, "error", RuntimeError(message))
+    proposer = _SmallGpu(points=32, images=1)
+    units = _units(tmp_path, Labeler(FakeEncoder(), proposer, BANK), images_per_step=2)
+    statuses = [row.status for row in units.label(0, MIXED)]
+    assert statuses == ["ok", "failed", "failed", "ok", "failed", "ok"]
+    assert (proposer.points_per_step, units.images_per_step) == (32, 1)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm`",
+        "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED",
+        "CUDA error: an illegal memory access was encountered",
+    ],
+)
+def test_other_errors_of_libraries_are_the_gpus(tmp_path, monkeypatch, message):
+    monkeypatch.setattr(_SmallGpu, "error", RuntimeError(message))
+    proposer = _SmallGpu(points=32, images=1)
+    with pytest.raises(SickDeviceError, match="unit 0"):
+        _units(tmp_path, Labeler(FakeEncoder(), proposer, BANK)).label(0, MIXED)
+    assert proposer.points_per_step == 64
 
 
 def test_out_of_memory_at_the_smallest_step_stops(tmp_path):
