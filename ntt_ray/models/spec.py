@@ -63,12 +63,12 @@ class ModelSpec:
         return replace(self, settings=self.settings.model_copy(update={"compile": False}))
 
     def set_up_torch(self) -> None:
-        """Keep the number of cores, and shortcuts of the GPU, out of the results."""
+        """Keep the number of cores, and shortcuts of the GPU, out of the results of a task."""
         import torch
 
         if self.device == "cpu":
             torch.set_num_threads(1)
-        torch.backends.cudnn.allow_tf32 = False  # fp32 means float32, in convolutions too
+        use_full_precision()
 
     def checkpoint(self, which: Literal["encoder", "proposer"]) -> Path:
         """The checkpoint of one of the models on this node."""
@@ -96,6 +96,7 @@ class ModelSpec:
         from ntt_ray.models.dinov2 import Dinov2Encoder
         from ntt_ray.models.dinov3 import Dinov3Encoder
 
+        use_full_precision()
         load = Dinov3Encoder.load if self.settings.encoder.is_dinov3 else Dinov2Encoder.load
         encoder: VitEncoder = load(
             self.checkpoint("encoder"),
@@ -113,6 +114,7 @@ class ModelSpec:
         """The proposer, ready to run; `points_per_side` is for one that has a grid of points."""
         from ntt_ray.models.sam2.proposer import Sam2Proposer
 
+        use_full_precision()
         proposer = Sam2Proposer.load(
             self.checkpoint("proposer"),
             name=self.settings.proposer.name,
@@ -131,6 +133,7 @@ class ModelSpec:
         from ntt_ray.models.sam2.boxes import Sam2BoxPrompter
         from ntt_ray.models.sam2.proposer import load_sam2
 
+        use_full_precision()
         block, config = self.settings.proposer, self._proposer_config()
         model = load_sam2(self.checkpoint("proposer"), block.name, block.image_size, config)
         return Sam2BoxPrompter(model, self.device)
@@ -164,3 +167,17 @@ class ModelSpec:
         if encoder.architecture is not None:  # the number of heads is not in a checkpoint
             record["architecture"] = encoder.architecture.model_dump()
         return record
+
+
+def use_full_precision() -> None:
+    """Forbid torch what it may do on a GPU instead of what it is asked to do, in this process.
+
+    TF32 has 10 bits where float32 has 23; torch takes it for convolutions unless told not to.
+    Products of bfloat16 may add up partial sums in bfloat16. Whatever loads a model calls this, so
+    that a bank, a calibration, masks from boxes and labels are computed alike.
+    """
+    import torch
+
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False

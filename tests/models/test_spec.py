@@ -7,6 +7,7 @@ from ntt_ray.config import ModelsConfig
 from ntt_ray.errors import InputError
 from ntt_ray.models.spec import ModelSpec
 from ntt_ray.storage import Storage
+from tests.support.golden import GOLDEN_MODELS
 from tests.support.paths import ROOT
 
 # whether there is a GPU, whether it has bfloat16; settings; what is decided, None: refused
@@ -33,17 +34,50 @@ def test_what_auto_means_here(gpu, bf16, settings, decided, monkeypatch):
         assert (spec.device, spec.precision) == decided
 
 
+SHORTCUTS = (
+    (torch.backends.cudnn, "allow_tf32"),
+    (torch.backends.cuda.matmul, "allow_tf32"),
+    (torch.backends.cuda.matmul, "allow_bf16_reduced_precision_reduction"),
+)
+
+
+@pytest.fixture
+def shortcuts():
+    """Which of a GPU's shortcuts torch may take; all of them before the test."""
+    before = [getattr(*shortcut) for shortcut in SHORTCUTS]
+    for shortcut in SHORTCUTS:
+        setattr(*shortcut, True)
+    yield lambda: [getattr(*shortcut) for shortcut in SHORTCUTS]
+    for shortcut, value in zip(SHORTCUTS, before):
+        setattr(*shortcut, value)
+
+
 @pytest.mark.parametrize(("device", "threads"), [("cpu", 1), ("cuda", 3)])
-def test_torch_is_set_up_so_that_results_are_the_same_everywhere(device, threads, monkeypatch):
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+def test_torch_is_set_up_so_that_results_are_the_same_everywhere(device, threads, shortcuts):
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
         ModelSpec(ModelsConfig(), device).set_up_torch()
         assert torch.get_num_threads() == threads
-        assert not torch.backends.cudnn.allow_tf32
+        assert not any(shortcuts())
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    "load",
+    [
+        lambda spec: spec.load_encoder(),
+        lambda spec: spec.load_proposer(points_per_side=1),
+        lambda spec: spec.load_box_prompter(),
+    ],
+    ids=["encoder", "proposer", "box prompter"],
+)
+def test_whoever_loads_a_model_gets_full_precision(load, shortcuts):
+    """As a program does that labels with `load_labeler`, without a task."""
+    assert all(shortcuts())
+    load(ModelSpec(ModelsConfig(**GOLDEN_MODELS)))
+    assert not any(shortcuts())
 
 
 def test_every_task_that_computes_sets_torch_up():
