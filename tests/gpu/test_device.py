@@ -11,7 +11,7 @@ from ntt_ray.masks import runs_to_rle
 from ntt_ray.method.masks_at_size import RleMasks, StripMasks, full_size_rles
 from ntt_ray.models.compilation import CompileOptions
 from ntt_ray.models.sam2.decoder.checked import disagreement
-from ntt_ray.models.sam2.decoder.run import UPSCALE_ROUNDINGS, upscale
+from ntt_ray.models.sam2.decoder.run import COMPARED_ROUNDINGS, upscale
 from ntt_ray.records import Detection
 from ntt_ray.settings import MethodSettings
 from tests.support.device_labels import coarse_images, share_found, small_labeler
@@ -73,7 +73,7 @@ def test_the_kernel_for_upscaling_agrees_with_the_plain_function(dtype):
     from ntt_ray.models.sam2.decoder.upscale_kernel import upscale as kernel
 
     inputs = mapped(lambda tensor: tensor.cuda(), random_inputs(64, 128, 256, 3, dtype))
-    tolerance = UPSCALE_ROUNDINGS * torch.finfo(dtype).eps
+    tolerance = COMPARED_ROUNDINGS * torch.finfo(dtype).eps
     assert disagreement(kernel(*inputs), upscale(*inputs), tolerance) is None
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from ntt_ray.models.sam2.decoder.checked import disagreement
 from ntt_ray.models.sam2.decoder.image import Sam2Features, image_maps
 from ntt_ray.models.sam2.decoder.run import (
-    TRANSFORM_ROUNDINGS,
+    COMPARED_ROUNDINGS,
     PointDecoder,
     layer_1_tokens,
     transform,
@@ -76,7 +76,7 @@ def compare(dtype: torch.dtype, parts: int, tile: int, **case: Any) -> dict[str,
         == [x.dtype for x in values(plain).values()],
         "errors": errors(found, exact),
         "plain_errors": errors(plain, exact),
-        "disagreement": disagreement(found, plain, TRANSFORM_ROUNDINGS * torch.finfo(dtype).eps),
+        "disagreement": disagreement(found, plain, COMPARED_ROUNDINGS * torch.finfo(dtype).eps),
         "logits": float((logits[0] - logits[1]).abs().max() / logits[1].abs().max()),
     }
 

@@ -26,6 +26,7 @@ from ntt_ray.models.sam2.decoder.run import (
     upscale,
 )
 from ntt_ray.models.sam2.proposer import Sam2Proposer, point_grid
+from tests.support import random_decoder
 from tests.support.golden import GOLDEN
 from tests.support.launches import Launches
 from tests.support.random_decoder import SIDE, random_features, random_model
@@ -163,6 +164,51 @@ def test_chosen_points_get_what_they_get_among_all(chosen, full_steps, low_rank)
     torch.testing.assert_close(own_iou, iou[index], atol=1e-7, rtol=0)
     torch.testing.assert_close(found.predicted_iou, expected.predicted_iou, atol=1e-7, rtol=0)
     torch.testing.assert_close(found.logits, expected.logits, atol=1e-6, rtol=0)
+
+
+def test_layer_1_is_computed_for_the_points_asked_alone(monkeypatch):
+    model, features = random_model(), random_features()
+    decoder = PointDecoder(model, point_grid(16 * SIDE, 5))
+    weights = decoder._weights
+    every = layer_1_tokens(weights, image_maps(decoder._image, weights, features))
+    given, plain = [], layer_1_tokens
+
+    def noted(*arguments):
+        given.append(plain(*arguments))
+        return given[-1]
+
+    monkeypatch.setattr(sam2_run, "layer_1_tokens", noted)
+    index = torch.tensor([1, 2, 11, 24])
+    decoder.decode(features, -1.0, index)
+    assert len(given) == 1
+    for found, all_points in zip(given[0], every):
+        torch.testing.assert_close(found, all_points[index], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("low_rank", [True, False])
+@pytest.mark.parametrize("channels", [32, 256])
+def test_no_intermediate_of_a_step_is_larger_than_allowed(monkeypatch, low_rank, channels):
+    monkeypatch.setattr(random_decoder, "SIDE", 16)  # more image tokens than anything else
+    model, features = random_model(channels, 8), random_features(channels)
+    points, rows, n = point_grid(16 * 16, 5), 8 * 8, 16 * 16
+    allowed = 3 * max(channels, 2 * rows) * n + 1  # of three points
+    for name in ("MAX_ELEMENTS", "CACHED_ELEMENTS"):  # on a GPU, on a CPU
+        monkeypatch.setattr(sam2_run, name, allowed)
+    decoder = PointDecoder(model, points, points_per_step=1000, low_rank=low_rank)
+    assert decoder.points_per_step == 3
+    maps = image_maps(decoder._image, decoder._weights, features)
+    prompt = layer_1_tokens(decoder._weights, maps).part(slice(0, 3))
+    with Launches() as launches:
+        keys, _, hypernetworks = transform(decoder._weights, maps, prompt)
+        upscale(decoder._weights, maps, keys, hypernetworks[:, 0])
+    assert allowed / 3 < launches.largest / 4 <= allowed
+
+
+def test_a_step_stays_below_2_to_the_31_elements():
+    """At 4096 pixels 256 points would make 2^32 elements; here it takes more of them."""
+    model = random_model(256, 8)
+    decoder = PointDecoder(model, point_grid(16 * SIDE, 2), points_per_step=1 << 30)
+    assert decoder.points_per_step == ((1 << 31) - 1) // (SIDE**2 * 256)
 
 
 @pytest.mark.slow  # the first to compile in a process imports the compiler

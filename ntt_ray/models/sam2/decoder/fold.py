@@ -158,6 +158,14 @@ class DecoderWeights(NamedTuple):
     hypernetworks: tuple[Linear, ...]
     upscaling: Upscaling
 
+    def at(self, points: Tensor) -> DecoderWeights:
+        """The weights for some points of the grid, by their positions ``(n,)`` int64."""
+        return self._replace(
+            tokens=self.tokens[points],
+            queries=self.queries[points],
+            tokens_query=self.tokens_query[points],
+        )
+
 
 @torch.no_grad()
 def fold_decoder(model: Any, points: Tensor, dtype: torch.dtype) -> DecoderWeights:

@@ -41,12 +41,14 @@ from ntt_ray.models.sam2.decoder.tokens import (
 # Elements of the largest intermediates on a CPU. Larger ones leave the cache, smaller ones make the
 # calls the cost; measured on a core with 2 MB of second-level cache.
 CACHED_ELEMENTS = 1 << 20
+# Elements of any intermediate of a step: libraries and kernels that count them in 32 bits fail
+# beyond, some of them without a word.
+MAX_ELEMENTS = (1 << 31) - 1
 
 # Points that a kernel is compared on before it is used, and by how many roundings its results may
 # differ from the plain function's; up to 4 and 5 were measured (`DECODER.md`, section 6).
 COMPARED_POINTS = 4
-TRANSFORM_ROUNDINGS = 16
-UPSCALE_ROUNDINGS = 32
+COMPARED_ROUNDINGS = 16
 
 
 class PointDecoder:
@@ -54,7 +56,7 @@ class PointDecoder:
 
     Attributes:
         points_per_step: number of points whose image tokens exist at a time. On a CPU few, so that
-            they stay in the cache; on a GPU many.
+            they stay in the cache; on a GPU many, but no more than `MAX_ELEMENTS` allows.
         low_rank: whether image tokens are `LowRankKeys`, else `DenseKeys`.
     """
 
@@ -74,7 +76,7 @@ class PointDecoder:
             points: ``(P, 2)`` float32 (x, y) in pixels of the input.
             dtype: type of weights and activations.
             points_per_step: number of points decoded at a time; None takes as many as fit the cache
-                on a CPU, 256 on a GPU, 512 where kernels keep little else.
+                on a CPU, 256 on a GPU, 1024 where kernels keep little else.
             low_rank: form of the image tokens; None takes the low-rank form where the channels
                 outnumber the attention weights.
 
@@ -88,12 +90,13 @@ class PointDecoder:
         self.low_rank = low_rank
         self._weights = fold_decoder(model, points, dtype)
         self._image = fold_image(model, dtype, low_rank)
-        n = self._image.maps.bias.shape[-1]
+        n, rows = self._image.maps.bias.shape[-1], tokens * transformer.num_heads
         kernels = has_transform_kernels(points.device, dtype, low_rank)
         if points_per_step is None:
-            cached = max(1, CACHED_ELEMENTS // (tokens * transformer.num_heads * n))
-            points_per_step = cached if points.device.type == "cpu" else 512 if kernels else 256
-        self.points_per_step = points_per_step
+            cached = max(1, CACHED_ELEMENTS // (rows * n))
+            points_per_step = cached if points.device.type == "cpu" else 1024 if kernels else 256
+        largest = n * max(transformer.embedding_dim, 2 * rows)  # `upscale` divides its own
+        self.points_per_step = min(points_per_step, max(1, MAX_ELEMENTS // largest))
         self._compiled = False
         self._transform: Callable[..., Decoded] = transform
         self._upscale: Callable[..., Tensor] = upscale
@@ -155,9 +158,8 @@ class PointDecoder:
         """
         weights = self._weights
         maps = image_maps(self._image, weights, features)
-        prompt = layer_1_tokens(weights, maps)
-        if points is not None:
-            prompt = prompt.part(points)
+        # compiled steps get the weights as they are, whatever is asked
+        prompt = layer_1_tokens(weights if points is None else weights.at(points), maps)
         for start in range(0, len(prompt.tokens), self.points_per_step):
             step = slice(start, start + self.points_per_step)
             keys, iou, hypernetworks = self._transform(weights, maps, prompt.part(step))
@@ -170,7 +172,10 @@ class PointDecoder:
 
 
 def layer_1_tokens(weights: DecoderWeights, maps: ImageMaps) -> PromptTokens:
-    """Layer 1 up to its image update: one attention of all points' tokens on one image."""
+    """Layer 1 up to its image update: one attention of all points' tokens on one image.
+
+    Of `weights` those of the points count: cut them (`DecoderWeights.at`) where some are asked.
+    """
     layer = weights.layers[0]
     p, t, heads, d = weights.tokens_query.shape
     query = weights.tokens_query.view(1, p * t, heads, d).transpose(1, 2)
@@ -225,7 +230,7 @@ def _checked_transform(dtype: torch.dtype) -> Callable[..., Decoded]:
     ) -> tuple[DecoderWeights, ImageMaps, PromptTokens]:
         return weights, maps, prompt.part(slice(COMPARED_POINTS))
 
-    tolerance = TRANSFORM_ROUNDINGS * torch.finfo(dtype).eps
+    tolerance = COMPARED_ROUNDINGS * torch.finfo(dtype).eps
     return CheckedKernel("SAM2's transformer", kernels, transform, few=few, tolerance=tolerance)
 
 
@@ -247,9 +252,8 @@ def upscale(
     n, c8 = hypernetworks.shape
     tokens = len(maps.skip_1)
     left, right = keys.factors(first)
-    step = tokens
-    if n and left.device.type == "cpu":
-        step = max(1, min(tokens, CACHED_ELEMENTS // (n * 16 * c8)))
+    limit = CACHED_ELEMENTS if left.device.type == "cpu" else MAX_ELEMENTS
+    step = max(1, min(tokens, limit // max(1, n * 16 * c8)))
     logits = left.new_empty(n, 16 * tokens, 1)
     for start in range(0, tokens if n else 0, step):
         part = slice(start, min(start + step, tokens))
@@ -280,7 +284,7 @@ def _checked_upscale(dtype: torch.dtype) -> Callable[..., Tensor]:
         some = slice(COMPARED_POINTS)
         return weights, maps, keys.select(some), hypernetworks[some]
 
-    tolerance = UPSCALE_ROUNDINGS * torch.finfo(dtype).eps
+    tolerance = COMPARED_ROUNDINGS * torch.finfo(dtype).eps
     return CheckedKernel("SAM2's upscaling", kernel, upscale, few=few, tolerance=tolerance)
 
 
