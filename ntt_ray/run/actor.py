@@ -8,6 +8,7 @@ import platform
 import time
 import uuid
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -38,14 +39,19 @@ IMAGES_PER_GPU_STEP = 8  # through the encoders at once
 
 
 class LabelActor:
-    """A process with both models and the bank; labels one unit at a time."""
+    """A process with both models and the bank; labels one unit at a time.
+
+    One thread of its own loads, warms up and labels. Ray makes an actor in another thread than it
+    calls it in, and what torch records of a CUDA graph belongs to the thread that recorded it.
+    """
 
     def __init__(self, job: LabelJob, bank_ref: list[ray.ObjectRef[bytes]]) -> None:
         self._job, self._name = job, uuid.uuid4().hex
         self._metrics = ActorMetrics(storage.redact(job.output))
         self._loading_error: NttRayError | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="device")
         try:
-            self._units = self._load(ray.get(bank_ref[0]))
+            self._units = self._thread.submit(self._load, ray.get(bank_ref[0])).result()
         except NttRayError as error:
             # raised here, Ray would pass it on as text only; the first unit raises it instead
             self._loading_error = error
@@ -105,7 +111,7 @@ class LabelActor:
 
     def _label(self, shard_id: int, images: Sequence[FetchedImage]) -> list[ImageLabels]:
         try:
-            return self._units.label(shard_id, images)
+            return self._thread.submit(self._units.label, shard_id, images).result()
         except SickDeviceError:
             logger.exception("unit %d: this process ends, for its GPU cannot be used", shard_id)
             logging.shutdown()

@@ -1,0 +1,112 @@
+"""What an actor does in which thread; the faults and the whole job are tested elsewhere."""
+
+from __future__ import annotations
+
+import io
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pytest
+import ray
+from PIL import Image
+
+from ntt_ray.config import ModelsConfig
+from ntt_ray.errors import InputError
+from ntt_ray.run import actor as actor_module
+from ntt_ray.run.actor import LabelActor
+from ntt_ray.run.job import FETCHED, LabelJob
+from ntt_ray.settings import DecodeSettings, MethodSettings
+from ntt_ray.storage import Storage
+from tests.support.fake_models import FakeSpec
+from tests.support.fakes import BANK
+
+THREADS: list[tuple[str, int]] = []  # what was done, and in which thread
+
+
+def _note(what: str) -> None:
+    THREADS.append((what, threading.get_ident()))
+
+
+@dataclass(frozen=True)
+class NotedSpec(FakeSpec):
+    """Notes in which thread the models are loaded and asked."""
+
+    def set_up_torch(self):
+        _note("set up")
+
+    def load_encoder(self):
+        _note("load")
+        encoder = super().load_encoder()
+        encode = encoder.encode
+
+        def noted(images):
+            _note("label")
+            return encode(images)
+
+        encoder.encode = noted
+        return encoder
+
+
+def _png() -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (40, 30), (255, 0, 0)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def _actor(monkeypatch, models: FakeSpec, output: str, bank: bytes = b"") -> LabelActor:
+    monkeypatch.setattr(ray, "get", lambda reference: reference)
+    monkeypatch.setattr(actor_module, "ActorMetrics", lambda run: _NoMetrics())
+    job = LabelJob(
+        output=output,
+        store=Storage(),
+        manifest_digest="",
+        models=models,
+        method=MethodSettings(),
+        decode=DecodeSettings(),
+        image_timeout_s=10,
+        patience_s=0,
+        hang_s=300,
+        decoders=1,
+        run_token="run",
+        provenance={},
+    )
+    return LabelActor(job, [bank or BANK.to_bytes()])
+
+
+class _NoMetrics:
+    """The names of `ActorMetrics`; without Ray there is nobody to tell."""
+
+    def unit(self, *_):
+        pass
+
+    def prompts(self, *_):
+        pass
+
+
+def _unit(number: int) -> pa.Table:
+    image = {"image_id": 1, "file_name": "a.png", "uri": "a.png", "data": _png(), "error": None}
+    unit = {"shard_id": number, "again": False, "given_back": None, "fetch_s": 0.0}
+    return pa.Table.from_pylist([{**unit, "images": [image]}], schema=FETCHED)
+
+
+def test_one_thread_loads_warms_up_and_labels(monkeypatch, tmp_path):
+    """Ray makes an actor in one thread and calls it in another."""
+    THREADS.clear()
+    compiled = ModelsConfig.model_construct(compile=True)
+    with ThreadPoolExecutor(1) as made_in, ThreadPoolExecutor(1) as called_in:
+        actor = made_in.submit(_actor, monkeypatch, NotedSpec(compiled), str(tmp_path)).result()
+        warmed_up = THREADS.copy()
+        for number in range(2):
+            rows = called_in.submit(actor, _unit(number)).result().to_pylist()
+            assert [row["status"] for row in rows[0]["rows"]] == ["ok"]
+    assert [what for what, _ in warmed_up] == ["set up", "load", "label"]
+    assert [what for what, _ in THREADS[3:]] == ["label", "label"]
+    assert len({thread for _, thread in THREADS}) == 1
+
+
+def test_what_fails_while_loading_is_raised_by_the_first_unit(monkeypatch, tmp_path):
+    actor = _actor(monkeypatch, NotedSpec(ModelsConfig()), str(tmp_path), b"no bank")
+    with pytest.raises(InputError, match="the memory bank"):
+        actor(_unit(0))
