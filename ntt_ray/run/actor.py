@@ -47,6 +47,7 @@ class LabelActor:
 
     def __init__(self, job: LabelJob, bank_ref: list[ray.ObjectRef[bytes]]) -> None:
         self._job, self._name = job, uuid.uuid4().hex
+        self._accelerator: str | None = None
         self._metrics = ActorMetrics(storage.redact(job.output))
         self._loading_error: NttRayError | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="device")
@@ -63,6 +64,7 @@ class LabelActor:
 
         job, on_cpu = self._job, self._job.models.device == "cpu"
         job.models.set_up_torch()
+        self._accelerator = _accelerator(on_cpu)
         units = UnitLabeler(
             loaded_labeler(job.models, bank, job.method),
             job.output,
@@ -100,6 +102,7 @@ class LabelActor:
                     "again": row["again"],
                     "given_back": given_back,
                     "actor": self._name,
+                    "accelerator": self._accelerator,
                     "fetch_s": row["fetch_s"],
                     "begun_at": begun_at,
                     "label_s": label_s,
@@ -138,3 +141,12 @@ def _device_name(on_cpu: bool) -> str:
     from torch import cuda
 
     return f"GPU {cuda.get_device_properties(0).uuid} of {platform.node()}"
+
+
+def _accelerator(on_cpu: bool) -> str | None:
+    """The model of the GPU, on which results depend; None on a CPU."""
+    if on_cpu:
+        return None
+    from torch import cuda
+
+    return cuda.get_device_name(0)

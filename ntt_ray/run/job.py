@@ -28,7 +28,7 @@ _ROWS = pa.large_list(pa.struct(ROW_FIELDS))
 _UNIT = [("shard_id", pa.int64()), ("again", pa.bool_()), ("given_back", pa.string())]
 _COUNTS = [(name, pa.int64()) for name in ("images", "failed", "unreachable", "detections")]
 FETCHED = pa.schema([*_UNIT, ("fetch_s", pa.float64()), ("images", pa.large_list(_IMAGE))])
-_LABELLING = [("actor", pa.string()), *_TIMES, *_WORK]
+_LABELLING = [("actor", pa.string()), ("accelerator", pa.string()), *_TIMES, *_WORK]
 LABELLED = pa.schema([*_UNIT, *_LABELLING, ("rows", _ROWS)])
 WRITTEN = pa.schema(
     [*_UNIT, *_COUNTS, ("reason", pa.string()), *_LABELLING, ("write_s", pa.float64())]
@@ -53,6 +53,7 @@ class UnitDone:
         given_back: why the unit was given back without a shard; None where it has one.
         reason: why most of the images that failed did so, without what differs between them.
         actor: names the process that labelled the unit.
+        accelerator: the model of its GPU; None on a CPU.
         actors: how many such processes label units side by side, as far as the cluster has room.
     """
 
@@ -73,6 +74,7 @@ class UnitDone:
     points: int = 0
     points_asked: int = 0
     actor: str = ""
+    accelerator: str | None = None
     actors: int = 1
 
 

@@ -37,13 +37,17 @@ class _Labelled:
 
     Attributes:
         unreachable: units with images that are to be tried again.
+        accelerators: the models of the GPUs that labelled them.
         given_back: why a unit was given back, by its number.
     """
 
     unreachable: set[int] = field(default_factory=set)
+    accelerators: set[str] = field(default_factory=set)
     given_back: dict[int, str] = field(default_factory=dict)
 
     def add(self, unit: UnitDone) -> None:
+        if unit.accelerator is not None:
+            self.accelerators.add(unit.accelerator)
         if unit.given_back is not None:
             self.given_back[unit.shard_id] = unit.given_back
         elif unit.unreachable:
@@ -76,6 +80,12 @@ def label(config: Config, on_unit: OnUnit) -> None:
                 second = dict.fromkeys(sorted(found.unreachable), True)
                 again = _label_units(job, prepared, second, lock, on_unit)
                 found.unreachable = again.unreachable | set(again.given_back)
+                found.accelerators |= again.accelerators
+            if len(found.accelerators) > 1:
+                models = ", ".join(sorted(found.accelerators))
+                logger.warning(
+                    "labelled by GPUs of several models, whose labels differ: %s", models
+                )
         else:
             logger.info("all %d units are done already", len(units))
         for unit in noted_units(config.output, store) - found.unreachable - set(found.given_back):

@@ -25,6 +25,7 @@ from ntt_ray.records import Detection, ImageEntry, ImageLabels
 from ntt_ray.run.layout import AGAIN_SUFFIX, LABELS_FOLDER, SHARD_SUFFIX, shard_ids, shard_uri
 
 FORMAT_VERSION = "1"
+ACCELERATORS_KEY = "accelerators"  # of the metadata: models of GPUs; shards of CPUs lack it
 BODY_KEY = "body_sha256"  # of the metadata; shards written before it lack it
 BATCH_ROWS = 512  # a column of 100 large masks in each is some tens of megabytes
 
@@ -142,6 +143,12 @@ def _parquet(table: pa.Table, metadata: Mapping[str, str]) -> bytes:
 def unit_metadata(shard_id: int, table: pa.Table) -> dict[str, str]:
     """What the metadata of a shard say of its unit: its number, and a digest of its image ids."""
     return {"unit": str(shard_id), "images": _ids_digest(table["image_id"])}
+
+
+def accelerators_of(schema: pa.Schema) -> set[str]:
+    """The models of the GPUs that labelled the images of a shard; none where CPUs did."""
+    named = (schema.metadata or {}).get(ACCELERATORS_KEY.encode(), b"").decode()
+    return set(named.split(", ")) if named else set()
 
 
 def misfit(

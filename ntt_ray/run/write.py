@@ -13,7 +13,15 @@ from ntt_ray.errors import InputError, StorageError, reason_of
 from ntt_ray.run.cluster.interrupts import release_logging
 from ntt_ray.run.job import WRITTEN, LabelJob
 from ntt_ray.run.layout import again_uri, journal_uri, shard_uri
-from ntt_ray.run.shard import PENDING, SCHEMA, read_shard, table_to_bytes, unit_metadata
+from ntt_ray.run.shard import (
+    ACCELERATORS_KEY,
+    PENDING,
+    SCHEMA,
+    accelerators_of,
+    read_shard,
+    table_to_bytes,
+    unit_metadata,
+)
 
 
 def write_units(batch: pa.Table, job: LabelJob) -> pa.Table:
@@ -30,7 +38,7 @@ def write_units(batch: pa.Table, job: LabelJob) -> pa.Table:
         labelled = pa.Table.from_struct_array(rows).cast(SCHEMA)
         if unit["given_back"] is None:
             try:
-                _publish(unit["shard_id"], labelled, unit["again"], job)
+                _publish(unit["shard_id"], labelled, unit["again"], unit["accelerator"], job)
             except (InputError, StorageError) as error:
                 unit["given_back"] = str(error)
         counts = _counts(labelled.slice(0, 0) if unit["given_back"] else labelled)
@@ -38,13 +46,21 @@ def write_units(batch: pa.Table, job: LabelJob) -> pa.Table:
     return pa.Table.from_pylist(done, schema=WRITTEN)
 
 
-def _publish(shard_id: int, table: pa.Table, again: bool, job: LabelJob) -> None:
+def _publish(
+    shard_id: int, table: pa.Table, again: bool, accelerator: str | None, job: LabelJob
+) -> None:
+    accelerators = {accelerator} if accelerator else set()
     if again:
-        table = _replaced(read_shard(job.output, shard_id, job.store), table)
+        old = read_shard(job.output, shard_id, job.store)
+        accelerators |= accelerators_of(old.schema)
+        table = _replaced(old, table)
     if pending := _counts(table)["unreachable"]:
         note = json.dumps({"images": pending}).encode()
         job.store.publish_bytes(again_uri(job.output, shard_id), note)
-    data = table_to_bytes(table, {**job.provenance, **unit_metadata(shard_id, table)})
+    metadata = {**job.provenance, **unit_metadata(shard_id, table)}
+    if accelerators:
+        metadata[ACCELERATORS_KEY] = ", ".join(sorted(accelerators))
+    data = table_to_bytes(table, metadata)
     job.store.publish_bytes(shard_uri(job.output, shard_id), data)
     job.store.delete(journal_uri(job.output, shard_id))
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pytest
 import ray
+import torch
 from PIL import Image
 
 from ntt_ray.config import ModelsConfig
@@ -104,6 +105,15 @@ def test_one_thread_loads_warms_up_and_labels(monkeypatch, tmp_path):
     assert [what for what, _ in warmed_up] == ["set up", "load", "label"]
     assert [what for what, _ in THREADS[3:]] == ["label", "label"]
     assert len({thread for _, thread in THREADS}) == 1
+
+
+@pytest.mark.parametrize(("device", "named"), [("cpu", None), ("cuda", "NVIDIA L4")])
+def test_the_model_of_the_gpu_is_told(monkeypatch, tmp_path, device, named):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "NVIDIA L4")
+    monkeypatch.setattr(actor_module, "_device_name", lambda on_cpu: "")
+    monkeypatch.setattr(LabelActor, "_measure", lambda *_: None)
+    actor = _actor(monkeypatch, NotedSpec(ModelsConfig(), device), str(tmp_path))
+    assert actor(_unit(0))["accelerator"].to_pylist() == [named]
 
 
 def test_what_fails_while_loading_is_raised_by_the_first_unit(monkeypatch, tmp_path):
