@@ -16,7 +16,11 @@ SIDE = 6  # image tokens per side
 
 
 def random_model(
-    channels: int = 32, heads: int = 4, dtype: torch.dtype = torch.float32, **switches: Any
+    channels: int = 32,
+    heads: int = 4,
+    dtype: torch.dtype = torch.float32,
+    mlp_dim: int = 48,
+    **switches: Any,
 ) -> Any:
     """A prompt encoder and a mask decoder whose every weight, norms included, is random."""
     torch.manual_seed(0)
@@ -27,7 +31,11 @@ def random_model(
     } | switches
     encoder = PromptEncoder(channels, (SIDE, SIDE), (16 * SIDE, 16 * SIDE), 16)
     transformer = TwoWayTransformer(
-        depth=2, embedding_dim=channels, num_heads=heads, mlp_dim=48, attention_downsample_rate=2
+        depth=2,
+        embedding_dim=channels,
+        num_heads=heads,
+        mlp_dim=mlp_dim,
+        attention_downsample_rate=2,
     )
     decoder = MaskDecoder(transformer_dim=channels, transformer=transformer, **options)
     for name, parameter in [*encoder.named_parameters(), *decoder.named_parameters()]:

@@ -271,6 +271,45 @@ def test_16_bits_are_as_close_as_the_stock_decoder_in_16_bits(golden, low_rank, 
     assert (found_iou - iou).abs().mean() < 1.4 * (stock_iou.float() - iou).abs().mean()
 
 
+def mask_ious(a: Tensor, b: Tensor) -> Tensor:
+    """IoU of each of the masks of logits ``(n, h, w)`` with its counterpart: ``(n,)``."""
+    a, b = (a > 0).flatten(1), (b > 0).flatten(1)
+    return (a & b).sum(1) / (a | b).sum(1)
+
+
+@pytest.mark.slow
+def test_bfloat16_masks_at_the_published_widths(monkeypatch):
+    """As close to float32 as the stock decoder in bfloat16; measured here at 256 image tokens."""
+    monkeypatch.setattr(sys.modules[__name__], "SIDE", 16)
+    model, features = random_model(256, 8, mlp_dim=2048), random_features(256)
+    for name, parameter in model.sam_mask_decoder.named_parameters():
+        if parameter.ndim > 1 and "norm" not in name:
+            parameter.data *= 2  # logits of 4 in the mean, masks with borders
+    narrow_model = SimpleNamespace(
+        sam_prompt_encoder=model.sam_prompt_encoder,
+        sam_mask_decoder=copy.deepcopy(model.sam_mask_decoder).to(torch.bfloat16),
+    )
+    parts = (features.embedding, features.high_res_0, features.high_res_1)
+    narrow_features = Sam2Features(*(part.to(torch.bfloat16) for part in parts))
+    points = point_grid(16 * SIDE, 4)
+    exact, iou = PointDecoder(model, points).decode(features, -1.0)
+    decoder = PointDecoder(model, points, dtype=torch.bfloat16)
+    assert decoder.low_rank
+    found, found_iou = decoder.decode(narrow_features, -1.0)
+    stock, stock_iou = plain_decode(narrow_model, points, narrow_features)
+
+    chosen = iou[:, 1:].argmax(dim=1) + 1
+    same = found_iou[:, 1:].argmax(dim=1) + 1 == chosen
+    assert same.float().mean() > 0.9
+    ious = mask_ious(found.logits, exact.logits)[same]
+    stock = stock[torch.arange(len(points)), chosen].float()
+    stock_ious = mask_ious(stock, exact.logits)[same]
+    assert ious.min() > 0.985
+    assert ious.mean() > 0.99
+    assert 1 - ious.mean() < 1.4 * (1 - stock_ious.mean())
+    assert (found_iou - iou).abs().mean() < 1.4 * (stock_iou.float() - iou).abs().mean()
+
+
 @pytest.mark.parametrize("per_head", [True, False])
 def test_products_per_head(monkeypatch, per_head):
     monkeypatch.setattr(sam2_keys, "_one_product_per_head", lambda rows: per_head)
