@@ -64,6 +64,7 @@ def _assert_labels_of_the_cpu(dtype: torch.dtype, wide: bool, option: str) -> No
         assert share_found(found, expected) > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wide", [False, True], ids=["dense", "low rank"])
 def test_labels_are_those_of_the_cpu(wide):
     _assert_labels_of_the_cpu(FLOAT32, wide, "plain")

@@ -280,7 +280,7 @@ def mask_ious(a: Tensor, b: Tensor) -> Tensor:
 @pytest.mark.slow
 def test_bfloat16_masks_at_the_published_widths(monkeypatch):
     """As close to float32 as the stock decoder in bfloat16; measured here at 256 image tokens."""
-    monkeypatch.setattr(sys.modules[__name__], "SIDE", 16)
+    monkeypatch.setattr(random_decoder, "SIDE", 16)
     model, features = random_model(256, 8, mlp_dim=2048), random_features(256)
     for name, parameter in model.sam_mask_decoder.named_parameters():
         if parameter.ndim > 1 and "norm" not in name:
