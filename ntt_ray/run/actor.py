@@ -1,10 +1,11 @@
-"""The process that labels: both models and the bank, one unit at a time."""
+"""The process that labels: both models and the bank, one unit at a time, the next one taken up."""
 
 from __future__ import annotations
 
 import logging
 import os
 import platform
+import threading
 import time
 import uuid
 from collections.abc import Sequence
@@ -23,11 +24,11 @@ from ntt_ray.errors import (
     SickDeviceError,
     StorageError,
 )
-from ntt_ray.records import FetchedImage, ImageLabels, PromptWork
+from ntt_ray.records import FetchedImage, PromptWork
 from ntt_ray.run.cluster.connect import this_log
 from ntt_ray.run.cluster.metrics import ActorMetrics
 from ntt_ray.run.fetch import fetched_image
-from ntt_ray.run.job import LABELLED, LabelJob
+from ntt_ray.run.job import LABELLED, LabelJob, LabelledUnit
 from ntt_ray.run.shard import labels_to_row
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ IMAGES_PER_GPU_STEP = 8  # through the encoders at once
 
 
 class LabelActor:
-    """A process with both models and the bank; labels one unit at a time.
+    """A process with both models and the bank; called in as many threads as units are at work.
 
     One thread of its own loads, warms up and labels. Ray makes an actor in another thread than it
     calls it in, and what torch records of a CUDA graph belongs to the thread that recorded it.
@@ -49,10 +50,13 @@ class LabelActor:
         self._job, self._name = job, uuid.uuid4().hex
         self._accelerator: str | None = None
         self._metrics = ActorMetrics(storage.redact(job.output))
+        self._measuring = threading.Lock()
         self._loading_error: NttRayError | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="device")
         try:
             self._units = self._thread.submit(self._load, ray.get(bank_ref[0])).result()
+            if job.models.settings.compile:
+                self._units.warm_up()
         except NttRayError as error:
             # raised here, Ray would pass it on as text only; the first unit raises it instead
             self._loading_error = error
@@ -65,7 +69,7 @@ class LabelActor:
         job, on_cpu = self._job, self._job.models.device == "cpu"
         job.models.set_up_torch()
         self._accelerator = _accelerator(on_cpu)
-        units = UnitLabeler(
+        return UnitLabeler(
             loaded_labeler(job.models, bank, job.method),
             job.output,
             job.run_token,
@@ -75,10 +79,8 @@ class LabelActor:
             decode=job.decode,
             hang_s=job.hang_s,
             device=_device_name(on_cpu),
+            labelling=self._thread,
         )
-        if job.models.settings.compile:
-            units.warm_up()
-        return units
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Label the units of a batch (Ray Data's calling convention)."""
@@ -86,16 +88,14 @@ class LabelActor:
             raise self._loading_error
         rows = []
         for row in batch.to_pylist():
-            started, begun_at = time.perf_counter(), time.time()
             images = [fetched_image(image) for image in row["images"]]
-            labels, given_back = list[ImageLabels](), row["given_back"]
+            given_back = row["given_back"]
+            done = LabelledUnit([], time.time(), 0.0, PromptWork())
             try:
-                labels = [] if given_back else self._label(row["shard_id"], images)
+                done = done if given_back else self._label(row["shard_id"], images)
             except (GivenBackError, StorageError) as error:
                 given_back = str(error)
-            label_s = time.perf_counter() - started
-            work = self._units.take_work()
-            self._measure(labels, row["fetch_s"], label_s, work)
+            self._measure(done, row["fetch_s"])
             rows.append(
                 {
                     "shard_id": row["shard_id"],
@@ -104,17 +104,17 @@ class LabelActor:
                     "actor": self._name,
                     "accelerator": self._accelerator,
                     "fetch_s": row["fetch_s"],
-                    "begun_at": begun_at,
-                    "label_s": label_s,
-                    **asdict(work),
-                    "rows": [labels_to_row(item) for item in labels],
+                    "begun_at": done.begun_at,
+                    "label_s": done.label_s,
+                    **asdict(done.work),
+                    "rows": [labels_to_row(item) for item in done.rows],
                 }
             )
         return pa.Table.from_pylist(rows, schema=LABELLED)
 
-    def _label(self, shard_id: int, images: Sequence[FetchedImage]) -> list[ImageLabels]:
+    def _label(self, shard_id: int, images: Sequence[FetchedImage]) -> LabelledUnit:
         try:
-            return self._thread.submit(self._units.label, shard_id, images).result()
+            return self._units.label(shard_id, images)
         except SickDeviceError:
             logger.exception("unit %d: this process ends, for its GPU cannot be used", shard_id)
             logging.shutdown()
@@ -123,11 +123,10 @@ class LabelActor:
             logger.exception("unit %d", shard_id)  # goes into this worker's log
             raise LabelError(f"{error}; {this_log()}") from error
 
-    def _measure(
-        self, labels: Sequence[ImageLabels], fetch_s: float, label_s: float, work: PromptWork
-    ) -> None:
-        self._metrics.unit(labels, fetch_s, label_s)
-        self._metrics.prompts(work)
+    def _measure(self, done: LabelledUnit, fetch_s: float) -> None:
+        with self._measuring:
+            self._metrics.unit(done.rows, fetch_s, done.label_s)
+            self._metrics.prompts(done.work)
         if self._job.models.device != "cpu":
             from torch import cuda
 

@@ -26,7 +26,9 @@ from ntt_ray.run.write import write_units
 STALL_S = 1800.0  # without anything moving, after which a run ends
 SLOWEST_IMAGE_S = {"cpu": 300.0, "cuda": 15.0}  # a unit of many slow images is no stall
 STAGES = 3  # each may wait for a store as long as the run has patience
-UNITS_IN_FLIGHT = 2  # per actor: the next unit is fetched while this one is labelled
+UNITS_AT_WORK = 2  # per actor: the next unit is taken up while this one is labelled
+# Ray grows a pool above so many units of those that its actors may have, and shrinks it below
+BUSY, IDLE = 0.875, 0.25
 
 
 def label_units(
@@ -56,6 +58,9 @@ def label_units(
     context.print_on_execution_start = False
     # for a statistic nobody reads, Ray would walk each worker's page tables every second
     context.memory_usage_poll_interval_s = None
+    # its own mean actors that have units waiting, and ours never have: they take up what comes
+    context.actor_pool_util_upscaling_threshold = BUSY
+    context.actor_pool_util_downscaling_threshold = IDLE
     context.custom_execution_callback_classes = [_ForgetBlocks]
     # wrapped, our errors would reach the driver as text: their causes do not travel
     context.raise_original_map_exception = True
@@ -74,7 +79,12 @@ def label_units(
     labelled = fetched.map_batches(
         LabelActor,
         fn_constructor_args=(job, [bank_ref]),  # in a list: Ray Data does not resolve it
-        compute=ActorPoolStrategy(**pool, max_tasks_in_flight_per_actor=UNITS_IN_FLIGHT),
+        compute=ActorPoolStrategy(
+            **pool,
+            max_tasks_in_flight_per_actor=UNITS_AT_WORK,
+            max_concurrent_calls_per_actor=UNITS_AT_WORK,
+            enable_true_multi_threading=True,
+        ),
         **by_unit,
         **resources.actor_options(),
     )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import pyarrow as pa
 
 from ntt_ray.models.spec import ModelSpec
+from ntt_ray.records import ImageLabels, PromptWork
 from ntt_ray.run.shard import ROW_FIELDS
 from ntt_ray.settings import DecodeSettings, MethodSettings
 from ntt_ray.storage import Storage
@@ -118,6 +120,22 @@ class Pace:
         """
         heard = sum(now - ended_at <= 2 * self._longest_s for ended_at in self._ended_at.values())
         return max(unit.actors, heard)
+
+
+class LabelledUnit(NamedTuple):
+    """What came of a unit.
+
+    Attributes:
+        rows: one for each image, in order.
+        begun_at: when labelling began, in seconds since the epoch.
+        label_s: seconds it took.
+        work: what choosing points has saved.
+    """
+
+    rows: list[ImageLabels]
+    begun_at: float
+    label_s: float
+    work: PromptWork
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,20 @@ now, and taken up one by one. Most workers die of something else (memory, a node
 away), so only an image that was alone gets a death; at two deaths it is not taken up again and
 becomes a failed row. A worker whose GPU broke says so before it ends, and blames no image. Notes
 left by another driver (killed, resumed) count for nothing: there the worker died of its driver.
+
+A note names two groups where the next is taken up while one is labelled (`work_ahead`), and a few
+images of the group before. So one death makes twice as many suspects. It costs their time alone,
+and nobody a death: an image is condemned for what it does alone, as before. Two images of a note
+that both end workers are found one after the other, each by two deaths alone; the death with the
+others is then one for both, so `unexplained` counts no more deaths than there were.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Sequence
 from itertools import groupby, islice
 
 from ntt_ray import storage
@@ -41,6 +48,7 @@ class UnitJournal:
         self.deaths: dict[int, int] = {}
         self.devices: list[str] = []
         self.lost = 0
+        self._lock, self._is_closed = threading.Lock(), False  # a thread notes, another may blame
 
     def open(self) -> None:
         """Read what the worker before left, and count its deaths."""
@@ -70,18 +78,32 @@ class UnitJournal:
         """How many workers died over the unit beside those that its condemned images ended."""
         return self.lost - (MAX_DEATHS + 1) * len(self.condemned())
 
-    def steps(self, positions: Sequence[int], step: int) -> Iterator[list[int]]:
-        """Split the work into steps of `step` images, suspects alone; each is noted before."""
-        for group in _groups(positions, step, set(self.deaths)):
-            self._note(group)
-            yield group
+    def groups(self, positions: Sequence[int], size: int) -> list[list[int]]:
+        """Split the work into groups of `size` images; suspects are groups of their own."""
+        groups = []
+        for alone, run in groupby(positions, self.deaths.__contains__):
+            while group := list(islice(run, 1 if alone else size)):
+                groups.append(group)
+        return groups
 
     def blame_device(self, device: str) -> None:
-        """Note that the worker ends because of its GPU: no image is to blame for this death."""
-        self.devices.append(device)
-        self._note([])
+        """Note that the worker ends because of its GPU: no image is to blame for this death.
 
-    def _note(self, in_work: Sequence[int]) -> None:
+        What is noted later by this worker changes nothing any more.
+        """
+        with self._lock:
+            if not self._is_closed:
+                self.devices.append(device)
+                self._publish([])
+            self._is_closed = True
+
+    def note(self, in_work: Sequence[int]) -> None:
+        """Note the positions of all images that are in work from now on."""
+        with self._lock:
+            if not self._is_closed:
+                self._publish(in_work)
+
+    def _publish(self, in_work: Sequence[int]) -> None:
         note = {
             "run": self._token,
             "deaths": self.deaths,
@@ -98,9 +120,3 @@ def delete_finished(output: str, store: Storage) -> None:
     for shard_id in sorted(shard_ids(names)):
         if journal_name(shard_id) in names:
             store.delete(journal_uri(output, shard_id))
-
-
-def _groups(positions: Sequence[int], step: int, suspects: set[int]) -> Iterator[list[int]]:
-    for alone, run in groupby(positions, suspects.__contains__):
-        while group := list(islice(run, 1 if alone else step)):
-            yield group

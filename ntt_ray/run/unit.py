@@ -1,72 +1,42 @@
-"""Labelling the images of one unit: decoded ahead elsewhere, in steps, one row per image.
+"""Labelling the images of one unit: noted and decoded ahead, in steps, one row per image.
 
-It knows the journal and the labeller; it does not know Ray.
+It knows the journal and the labeller; it does not know Ray. Units may come in several threads: each
+is taken up as it comes, and one thread labels them, one after the other.
 """
 
 from __future__ import annotations
 
-import logging
-import re
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
 
-from ntt_ray.errors import (
-    AccessError,
-    GivenBackError,
-    ImageError,
-    LabelError,
-    NttRayError,
-    SickDeviceError,
-)
-from ntt_ray.images import RgbImage
+from ntt_ray.errors import AccessError, GivenBackError, LabelError, SickDeviceError
 from ntt_ray.method.labeler import Labeler
 from ntt_ray.method.tiling import TiledLabeler
-from ntt_ray.records import Detection, FetchedImage, ImageLabels, PromptWork
+from ntt_ray.records import FetchedImage, ImageLabels
 from ntt_ray.run.decoding import Decoded, DecoderPool
 from ntt_ray.run.hang_watch import HangWatch
+from ntt_ray.run.job import LabelledUnit
 from ntt_ray.run.journal import UnitJournal
+from ntt_ray.run.steps import Begun, StepLabeler, Unit
+from ntt_ray.run.turns import Turns
+from ntt_ray.run.work_ahead import WorkAhead
 from ntt_ray.settings import DecodeSettings
 from ntt_ray.storage import Storage
 
-logger = logging.getLogger(__name__)
-
-JOURNAL_STEP = 32  # images noted at once before they are taken up
-WHOLE_IMAGES_STEP = 4  # the same where images are kept at their own size
+JOURNAL_STEP = 32  # images of a group; while one is labelled, the next is in work too
+WHOLE_IMAGES_STEP = 2  # the same where images are kept at their own size, and take memory
 MAX_LOST = 8  # workers that may die over a unit, for no reason that is seen
 MAX_SICK_DEVICES = 3  # workers that a unit may leave with a GPU they cannot use
-# a lack of GPU memory that torch does not raise as its own error: that of the libraries it calls
-_OUT_OF_MEMORY = re.compile(
-    "CUDA.*out of memory|CU[A-Z]+_STATUS_(INTERNAL_ERROR_DEVICE_)?ALLOC(ATION)?_FAILED"
-)
-_DEVICE_ERROR = re.compile(
-    "CUDA error|CUDA driver|cuDNN error|CU(BLAS|DNN)_STATUS|uncorrectable ECC"
-)
 
-
-@dataclass(frozen=True)
-class _Begun:
-    """A step whose masks are found, and whose RLE strings are being made.
-
-    Attributes:
-        failed: why an image failed, by its position in the unit.
-        found: what was decoded, without its pixels, and what will be the detections, by position in
-            the unit.
-    """
-
-    failed: Mapping[int, ImageError]
-    found: Mapping[int, tuple[Decoded, Future[tuple[Detection, ...]]]]
+_Decoding = dict[int, Future[Decoded]]  # by position in the unit
 
 
 class UnitLabeler:
-    """Labels units with one labeller.
-
-    Images go through the models in steps of a fixed number of places. A place whose image cannot
-    be decoded is filled with black, so that what one image gets never depends on its neighbours.
-    """
+    """Labels units with one labeller."""
 
     def __init__(
         self,
@@ -80,16 +50,32 @@ class UnitLabeler:
         decode: DecodeSettings | None = None,
         hang_s: float = 300.0,
         device: str = "cpu",
+        labelling: ThreadPoolExecutor | None = None,
     ) -> None:
-        self.images_per_step = images_per_step  # fewer after the GPU ran out of memory
-        self._labeler = labeler
+        self._labeler, self._steps = labeler, StepLabeler(labeler, images_per_step)
         self._output, self._token, self._store = output, run_token, store
         self._watch, self._device = HangWatch(hang_s), device
         side = None if labeler.takes_whole_images else labeler.proposer.image_size
         self._decoders = DecoderPool(decoders, side, decode or DecodeSettings())
+        self._turns, self._journals = Turns(), set[UnitJournal]()
+        self._noting = ThreadPoolExecutor(2, "note")
+        # One thread, because CUDA graphs belong to the thread that recorded them: that which loaded
+        # the models, if it is given. Else it takes over how many threads torch may use, which is a
+        # matter of each thread.
+        threads = (torch.get_num_threads(),)
+        own = labelling or ThreadPoolExecutor(1, "label", torch.set_num_threads, threads)
+        self._labelling = own
 
-    def label(self, shard_id: int, images: Sequence[FetchedImage]) -> list[ImageLabels]:
+    @property
+    def images_per_step(self) -> int:
+        """How many images go through the models at once; fewer after the GPU ran out of memory."""
+        return self._steps.images_per_step
+
+    def label(self, shard_id: int, images: Sequence[FetchedImage]) -> LabelledUnit:
         """Label the images of a unit; every image gives exactly one row, in order.
+
+        A unit that comes while another is labelled waits for its turn; its first images are decoded
+        meanwhile.
 
         Raises:
             LabelError: the method failed; the unit and the images are named.
@@ -99,122 +85,89 @@ class UnitLabeler:
         """
         journal = UnitJournal(self._output, shard_id, self._token, self._store)
         journal.open()
-        if len(journal.devices) >= MAX_SICK_DEVICES:
-            devices = ", ".join(dict.fromkeys(journal.devices))
-            raise GivenBackError(f"GPUs failed over it {len(journal.devices)} times: {devices}")
-        if journal.unexplained() >= MAX_LOST:
-            raise GivenBackError(
-                f"{journal.lost} workers died over it, and no image is to blame: a lack of memory, "
-                "or machines that are taken away"
-            )
-        condemned = journal.condemned()
-        why = "ended the worker process twice, alone in it"
-        rows = {p: ImageLabels.failed(images[p].entry, why, "worker") for p in condemned}
-        todo = [position for position in range(len(images)) if position not in condemned]
-        noted = WHOLE_IMAGES_STEP if self._labeler.takes_whole_images else JOURNAL_STEP
-        for group in journal.steps(todo, noted):
+        _check_losses(journal)
+        with self._turns.in_work(alone=journal.lost > 0):
+            self._journals.add(journal)
             try:
-                with self._watch.watching():
-                    rows |= self._label_group(shard_id, images, group)
-            except SickDeviceError:
-                journal.blame_device(self._device)
-                raise
-        if len(rows) != len(images):
-            raise LabelError(f"unit {shard_id}: {len(rows)} rows for {len(images)} images")
-        return [rows[position] for position in range(len(images))]
+                return self._label(Unit(shard_id, images), journal)
+            finally:
+                self._journals.discard(journal)
 
     def warm_up(self) -> None:
         """Label one full step of noise, so that compiling does not count as labelling."""
         side = self._labeler.proposer.image_size
         noise = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
-        (found,) = self._labeler.begin([noise] * self.images_per_step, [(side, side)])
+        step = [noise] * self.images_per_step
+        (found,) = self._labelling.submit(self._labeler.begin, step, [(side, side)]).result()
         found.result()
-        self.take_work()
+        self._labeler.take_work()
 
-    def take_work(self) -> PromptWork:
-        """See `Labeler.take_work`."""
-        return self._labeler.take_work()
+    def _label(self, unit: Unit, journal: UnitJournal) -> LabelledUnit:
+        """Take up the unit, wait for its turn, and add the rows of condemned images."""
+        condemned = journal.condemned()
+        todo = [position for position in range(len(unit.images)) if position not in condemned]
+        size = WHOLE_IMAGES_STEP if self._labeler.takes_whole_images else JOURNAL_STEP
 
-    def _label_group(
-        self, shard_id: int, images: Sequence[FetchedImage], group: Sequence[int]
-    ) -> dict[int, ImageLabels]:
-        """Label images that are noted in the journal; the next are decoded meanwhile."""
-        decoded = {p: self._decode(images[p]) for p in group}
-        rows: dict[int, ImageLabels] = {}
-        begun: list[_Begun] = []
-        start = 0
-        while start < len(group):
-            places = group[start : start + self.images_per_step]
-            step = {position: _image(decoded[position]) for position in places}
-            try:
-                begun.append(self._begin_step(shard_id, images, step))
-            except torch.OutOfMemoryError as error:
-                self._shrink(shard_id, error)
-                continue
-            if len(begun) > 1:  # its RLE strings were made while this step was computed
-                rows |= self._rows(shard_id, images, begun.pop(0))
-            for position in places:
-                del decoded[position]
-            start += len(places)
-            self._watch.finished(len(places))
-        return rows | self._rows(shard_id, images, begun.pop())
+        def decode(group: Sequence[int]) -> _Decoding:
+            return {position: self._decode(unit.images[position]) for position in group}
 
-    def _shrink(self, shard_id: int, error: torch.OutOfMemoryError) -> None:
-        """Halve the proposer's steps, then the images of a step, and stay there."""
-        if self._labeler.proposer.halve_step():
-            smaller = "half as much at once in the proposer"
-        elif self.images_per_step > 1:
-            self.images_per_step //= 2
-            smaller = f"{self.images_per_step} images per step"
-        else:
-            raise LabelError(f"unit {shard_id}: out of GPU memory at the smallest step") from error
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        logger.warning("out of GPU memory: going on with %s", smaller)
-
-    def _begin_step(
-        self, shard_id: int, images: Sequence[FetchedImage], step: dict[int, Decoded | ImageError]
-    ) -> _Begun:
-        failed = {p: found for p, found in step.items() if isinstance(found, ImageError)}
-        good = {p: found for p, found in step.items() if not isinstance(found, ImageError)}
-        if not good:
-            return _Begun(failed, {})
-        inputs = self._inputs(list(step), good)
-        sizes = [good[p].size_hw if p in good else None for p in step]
+        work = WorkAhead(journal, journal.groups(todo, size), decode, self._noting)
+        work.look_ahead()
         try:
-            found = dict(zip(step, self._labeler.begin(inputs, sizes), strict=True))
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:
-            if _OUT_OF_MEMORY.search(str(error)):
-                raise torch.OutOfMemoryError(str(error)) from error
-            raise _named(shard_id, [images[p] for p in good], error) from error
-        none = np.zeros((0, 0, 3), dtype=np.uint8)
-        kept = {p: (image._replace(pixels=none), found[p]) for p, image in good.items()}
-        return _Begun(failed, kept)
+            return self._labelling.submit(self._turn, unit, work, condemned).result()
+        finally:
+            work.close()
 
-    def _rows(
-        self, shard_id: int, images: Sequence[FetchedImage], begun: _Begun
-    ) -> dict[int, ImageLabels]:
-        rows = {
-            p: ImageLabels.failed(images[p].entry, str(error), error.failure)
-            for p, error in begun.failed.items()
-        }
-        for position, (decoded, found) in begun.found.items():
-            image = images[position]
-            try:
-                rows[position] = ImageLabels.labelled(
-                    image.entry, decoded.size_hw, found.result(), decoded.notes
-                )
-            except Exception as error:
-                raise _named(shard_id, [image], error) from error
+    def _turn(self, unit: Unit, work: WorkAhead[_Decoding], condemned: set[int]) -> LabelledUnit:
+        begun_at, started = time.time(), time.perf_counter()
+        self._labeler.take_work()  # of a unit that failed
+        try:
+            rows = self._rows(unit, work)
+        except SickDeviceError:
+            for journal in list(self._journals):  # of whatever else is taken up, too
+                journal.blame_device(self._device)
+            raise
+        why = "ended the worker process twice, alone in it"
+        for position in condemned:
+            rows[position] = ImageLabels.failed(unit.images[position].entry, why, "worker")
+        if len(rows) != len(unit.images):
+            raise LabelError(
+                f"unit {unit.shard_id}: {len(rows)} rows for {len(unit.images)} images"
+            )
+        in_order = [rows[position] for position in range(len(rows))]
+        label_s = time.perf_counter() - started
+        return LabelledUnit(in_order, begun_at, label_s, self._labeler.take_work())
+
+    def _rows(self, unit: Unit, work: WorkAhead[_Decoding]) -> dict[int, ImageLabels]:
+        """Label group after group; the rows of a step are made while the next is computed."""
+        rows: dict[int, ImageLabels] = {}
+        last: Begun | None = None
+        for decoding in work.groups():
+            work.look_ahead(last.places if last else ())
+            with self._watch.watching():
+                while decoding:
+                    begun = self._begin(unit, decoding)
+                    rows |= self._steps.rows(unit, last) if last else {}
+                    last = begun
+                    self._watch.finished(len(begun.places))
+                if not work.is_ahead:
+                    assert last is not None
+                    rows |= self._steps.rows(unit, last)
+                    last = None
         return rows
 
-    def _inputs(self, places: Sequence[int], good: dict[int, Decoded]) -> list[RgbImage]:
-        side = self._labeler.proposer.image_size
-        black = np.zeros((side, side, 3), dtype=np.uint8)
-        filled = [good[p].pixels if p in good else black for p in places]
-        return filled + [black] * (self.images_per_step - len(filled))
+    def _begin(self, unit: Unit, decoding: _Decoding) -> Begun:
+        """Do the first step of what is left of a group, and take it away."""
+        while True:
+            step = dict(list(decoding.items())[: self.images_per_step])
+            try:
+                begun = self._steps.begin(unit, step)
+            except torch.OutOfMemoryError as error:
+                self._steps.shrink(unit, error)
+                continue
+            for position in step:
+                del decoding[position]
+            return begun
 
     def _decode(self, image: FetchedImage) -> Future[Decoded]:
         """The image as the labeller takes it, and its own size, as soon as it is decoded."""
@@ -225,15 +178,12 @@ class UnitLabeler:
         return missing
 
 
-def _named(shard_id: int, images: Sequence[FetchedImage], error: Exception) -> NttRayError:
-    """The error with its unit and images; of another kind where the device failed."""
-    names = ", ".join(image.entry.file_name for image in images)
-    kind = SickDeviceError if _DEVICE_ERROR.search(str(error)) else LabelError
-    return kind(f"unit {shard_id}, image {names}: {type(error).__name__}: {error}")
-
-
-def _image(future: Future[Decoded]) -> Decoded | ImageError:
-    try:
-        return future.result()
-    except ImageError as error:
-        return error
+def _check_losses(journal: UnitJournal) -> None:
+    if len(journal.devices) >= MAX_SICK_DEVICES:
+        devices = ", ".join(dict.fromkeys(journal.devices))
+        raise GivenBackError(f"GPUs failed over it {len(journal.devices)} times: {devices}")
+    if journal.unexplained() >= MAX_LOST:
+        raise GivenBackError(
+            f"{journal.lost} workers died over it, and no image is to blame: a lack of memory, "
+            "or machines that are taken away"
+        )

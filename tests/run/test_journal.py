@@ -1,5 +1,6 @@
 import json
 import random
+from concurrent.futures import Executor, Future
 from itertools import islice
 
 import pytest
@@ -7,11 +8,29 @@ import pytest
 from ntt_ray.run.journal import UnitJournal, delete_finished
 from ntt_ray.run.layout import journal_uri, shard_uri
 from ntt_ray.run.unit import MAX_LOST
+from ntt_ray.run.work_ahead import WorkAhead
 from ntt_ray.storage import Storage
 
 
 class _Died(Exception):
     """Stands for the end of a worker process."""
+
+
+class _Inline(Executor):
+    """Does everything at once, in the thread that asks for it."""
+
+    def submit(self, function, /, *arguments, **options):
+        done = Future()
+        done.set_result(function(*arguments, **options))
+        return done
+
+
+def _groups(journal, positions, size):
+    """Give groups as labelling does: the next is noted while one is labelled."""
+    work = WorkAhead(journal, journal.groups(positions, size), list, _Inline())
+    for group in work.groups():
+        work.look_ahead()
+        yield group
 
 
 def _work(tmp_path, killers, token="run", images=10, step=4) -> list[int] | None:
@@ -20,7 +39,7 @@ def _work(tmp_path, killers, token="run", images=10, step=4) -> list[int] | None
     journal.open()
     condemned = journal.condemned()
     try:
-        for group in journal.steps([i for i in range(images) if i not in condemned], step):
+        for group in _groups(journal, [i for i in range(images) if i not in condemned], step):
             for position in group:
                 if position in killers:
                     raise _Died
@@ -66,11 +85,21 @@ def test_workers_that_are_taken_from_outside_condemn_hardly_anyone(tmp_path, see
         journal.open()
         images = iter(range(lifetimes.randint(1, 80)))
         todo = [i for i in range(256) if i not in journal.condemned()]
-        for group in journal.steps(todo, 32):
+        for group in _groups(journal, todo, 32):
             if len(list(islice(images, len(group)))) < len(group):
                 break
     assert len(journal.condemned()) <= 1
     assert journal.lost <= MAX_LOST + 3
+
+
+def test_a_device_that_is_blamed_has_the_last_word(tmp_path):
+    journal = UnitJournal(str(tmp_path), 7, "run", Storage())
+    journal.note([1, 2])
+    journal.blame_device("GPU 0")
+    journal.blame_device("GPU 0")
+    journal.note([3])  # by a thread that does not know yet
+    note = json.loads(Storage().read_bytes(journal_uri(str(tmp_path), 7)))
+    assert (note["in_work"], note["devices"]) == ([], ["GPU 0"])
 
 
 @pytest.mark.parametrize("times", [2, 10])
@@ -84,11 +113,14 @@ def test_suspects_are_taken_up_alone(tmp_path):
     assert _work(tmp_path, {5}) is None
     journal = UnitJournal(str(tmp_path), 7, "run", Storage())
     journal.open()
-    assert journal.deaths == {4: 0, 5: 0, 6: 0, 7: 0}
-    groups = list(journal.steps(range(10), 4))
-    assert groups == [[0, 1, 2, 3], [4], [5], [6], [7], [8, 9]]
-    note = json.loads(Storage().read_bytes(journal_uri(str(tmp_path), 7)))
-    assert note["in_work"] == [8, 9]
+    assert journal.deaths == {4: 0, 5: 0, 6: 0, 7: 0, 8: 0, 9: 0}  # the group and the one ahead
+    groups = journal.groups(range(12), 4)
+    assert groups == [[0, 1, 2, 3], [4], [5], [6], [7], [8], [9], [10, 11]]
+    notes = []
+    for group in _groups(journal, range(12), 4):
+        assert group == groups[len(notes)]
+        notes.append(json.loads(Storage().read_bytes(journal_uri(str(tmp_path), 7)))["in_work"])
+    assert notes == groups  # nothing is in work beside a suspect
 
 
 @pytest.mark.parametrize("note", [b"{", b"[]", b"7", b'{"run": "run"}', b"\xff", b"null",

@@ -1,4 +1,7 @@
 import io
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -65,7 +68,7 @@ def test_every_image_has_its_row_whatever_the_steps(
 ):
     monkeypatch.setattr(unit_module, "JOURNAL_STEP", journal_step)
     options = {"images_per_step": images_per_step, "decoders": 3}
-    rows = _units(tmp_path, **options).label(0, MIXED)
+    rows = _units(tmp_path, **options).label(0, MIXED).rows
     assert [row.entry for row in rows] == [image.entry for image in MIXED]
     assert [row.status for row in rows] == ["ok", "failed", "failed", "ok", "failed", "ok"]
     assert [row.failure for row in rows if row.error] == ["content", "access", "content"]
@@ -86,7 +89,7 @@ def test_rows_say_what_may_surprise(tmp_path, images_per_step):
     dark = _odd_png(np.full((30, 40), 700, np.uint16))
     clear = _odd_png(np.zeros((30, 40, 4), np.uint8), exif=exif)
     images = _images(turned, _png(), b"text", dark, clear)
-    rows = _units(tmp_path, images_per_step=images_per_step).label(0, images)
+    rows = _units(tmp_path, images_per_step=images_per_step).label(0, images).rows
     expected = [("turned",), (), (), ("narrow",), ("transparent", "turned")]
     assert [row.notes for row in rows] == expected
     assert [row.height for row in rows] == [40, 30, None, 30, 40]
@@ -104,7 +107,7 @@ def test_whole_images_have_their_rows_too(tmp_path, images_per_step):
     large = _images(*[image.data for image in MIXED], _png((255, 0, 0), (90, 70)))
     units = _units(tmp_path, labeler, images_per_step=images_per_step)
     units.warm_up()
-    rows = units.label(0, large)
+    rows = units.label(0, large).rows
     assert [row.status for row in rows] == ["ok", "failed", "failed", "ok", "failed", "ok", "ok"]
     assert (rows[6].height, rows[6].width) == (70, 90)
     assert len(rows[6].detections) > len(rows[0].detections)
@@ -116,14 +119,14 @@ def _stream(image: FetchedImage) -> io.BytesIO:
 
 
 def test_only_bad_images(tmp_path):
-    rows = _units(tmp_path, images_per_step=4).label(0, _images(b"a", b"b", None))
+    rows = _units(tmp_path, images_per_step=4).label(0, _images(b"a", b"b", None)).rows
     assert [row.status for row in rows] == ["failed"] * 3
 
 
 def test_an_image_that_ended_two_workers_is_not_taken_up(tmp_path):
     deaths = '{"run": "run", "deaths": {"3": 1}, "in_work": [3]}'
     Storage().publish_bytes(journal_uri(str(tmp_path), 0), deaths.encode())
-    rows = _units(tmp_path).label(0, MIXED)
+    rows = _units(tmp_path).label(0, MIXED).rows
     assert rows[3].error == "ended the worker process twice, alone in it"
     assert rows[3].failure == "worker"
     assert rows[5].status == "ok"
@@ -159,7 +162,7 @@ def test_a_gpu_that_broke_is_noted_and_blames_no_image(tmp_path):
 def test_a_gpu_that_broke_once(tmp_path):
     journal = UnitJournal(str(tmp_path), 7, "run", Storage())
     journal.blame_device("GPU 0")
-    assert _units(tmp_path).label(7, MIXED)[0].status == "ok"
+    assert _units(tmp_path).label(7, MIXED).rows[0].status == "ok"
 
 
 def test_a_fault_while_masks_are_encoded_names_its_image(tmp_path, monkeypatch):
@@ -198,7 +201,7 @@ def test_out_of_memory_halves_points_then_images_and_goes_on(tmp_path, caplog):
     proposer = _SmallGpu(points=32, images=2)
     labeler = Labeler(FakeEncoder(), proposer, BANK)
     units = _units(tmp_path, labeler, images_per_step=8)
-    rows = units.label(0, MIXED * 3)
+    rows = units.label(0, MIXED * 3).rows
     assert [row.status for row in rows] == ["ok", "failed", "failed", "ok", "failed", "ok"] * 3
     assert (proposer.points_per_step, units.images_per_step) == (32, 2)
     assert caplog.text.count("out of GPU memory") == 3  # one per halving, not one per image
@@ -244,3 +247,149 @@ def test_out_of_memory_at_the_smallest_step_stops(tmp_path):
     labeler = Labeler(FakeEncoder(), _SmallGpu(points=0, images=0), BANK)
     with pytest.raises(LabelError, match="unit 4: out of GPU memory at the smallest step"):
         _units(tmp_path, labeler, images_per_step=2).label(4, MIXED)
+
+
+WAIT_S = 60.0  # what does not happen in that time never will
+
+
+class _Watched:
+    """A store and a labeller that write down, in order, what is asked of them.
+
+    Attributes:
+        events: ("read", journal), ("noted", unit, positions), ("decoding",) and ("begun", how many
+            images of the step).
+        at_step: called before each step, with how many have begun before it.
+    """
+
+    def __init__(self) -> None:
+        self.events: list[tuple] = []
+        self._changed = threading.Condition()
+        self.at_step = lambda begun: None
+        self.labeler = _labeler()
+        self._begin, self.labeler.begin = self.labeler.begin, self._step
+        self._begun = 0
+
+    def read_bytes(self, uri):
+        self.add("read", uri)
+        return Storage().read_bytes(uri)
+
+    def publish_bytes(self, uri, data):
+        self.add("noted", int(uri[-len("0.journal.json")]), json.loads(data)["in_work"])
+        Storage().publish_bytes(uri, data)
+
+    def _step(self, inputs, sizes):
+        self.at_step(self._begun)
+        self._begun += 1
+        self.add("begun", len([size for size in sizes if size]))
+        return self._begin(inputs, sizes)
+
+    def add(self, *event) -> None:
+        with self._changed:
+            self.events.append(event)
+            self._changed.notify_all()
+
+    def wait_for(self, *event, times=1) -> None:
+        def is_there():
+            return self.events.count(event) >= times
+
+        with self._changed:
+            assert self._changed.wait_for(is_there, WAIT_S), self.events
+
+
+def _watched_units(tmp_path, watched, **options) -> UnitLabeler:
+    return UnitLabeler(watched.labeler, str(tmp_path), "run", watched, **options)
+
+
+def test_a_group_is_noted_and_decoded_while_the_one_before_is_labelled(tmp_path, monkeypatch):
+    monkeypatch.setattr(unit_module, "JOURNAL_STEP", 4)
+    watched = _Watched()
+    units = _watched_units(tmp_path, watched, images_per_step=2)
+    submit = units._decoders.submit
+    monkeypatch.setattr(
+        units._decoders, "submit", lambda data: watched.add("decoding") or submit(data)
+    )
+
+    def at_step(begun):  # the last step of a group waits for what should come before it
+        if begun == 1:
+            watched.wait_for("decoding", times=8)
+        if begun == 3:
+            watched.wait_for("decoding", times=10)
+
+    watched.at_step = at_step
+    rows = units.label(0, _images(*[_png()] * 10)).rows
+    assert [row.status for row in rows] == ["ok"] * 10
+    # what of the group before was unfinished when the second one began is named beside it
+    assert [event for event in watched.events if event[0] == "noted"] == [
+        ("noted", 0, [0, 1, 2, 3]),
+        ("noted", 0, [0, 1, 2, 3, 4, 5, 6, 7]),
+        ("noted", 0, [2, 3, 4, 5, 6, 7, 8, 9]),
+    ]
+
+
+def test_a_unit_is_taken_up_while_the_one_before_is_labelled(tmp_path):
+    watched = _Watched()
+    units = _watched_units(tmp_path, watched)
+
+    def at_step(begun):
+        if begun == 1:  # the last step of the first unit
+            second.append(threads.submit(units.label, 1, _images(_png(), b"text")))
+            watched.wait_for("noted", 1, [0, 1])
+
+    second = []
+    watched.at_step = at_step
+    with ThreadPoolExecutor(1) as threads:
+        first = units.label(0, _images(_png(), _png()))
+        rows = second[0].result(WAIT_S).rows
+    assert [row.status for row in first.rows] == ["ok", "ok"]
+    assert [row.status for row in rows] == ["ok", "failed"]
+    expected = _units(tmp_path / "alone").label(1, _images(_png(), b"text"))
+    assert rows == expected.rows
+
+
+def test_a_unit_over_which_a_worker_died_is_in_work_alone(tmp_path):
+    note = '{"run": "run", "deaths": {}, "in_work": [0, 1]}'
+    Storage().publish_bytes(journal_uri(str(tmp_path), 1), note.encode())
+    watched = _Watched()
+    units = _watched_units(tmp_path, watched)
+
+    def at_step(begun):
+        if begun == 0:
+            second.append(threads.submit(units.label, 1, _images(_png(), _png())))
+            watched.wait_for("read", journal_uri(str(tmp_path), 1))
+        if begun == 1:  # the first unit is not finished: nothing of the second may be in work
+            assert not [event for event in watched.events if event[:2] == ("noted", 1)]
+
+    second = []
+    watched.at_step = at_step
+    with ThreadPoolExecutor(1) as threads:
+        units.label(0, _images(_png(), _png()))
+        second[0].result(WAIT_S)
+    assert watched.events[-4:] == [
+        ("noted", 1, [0]), ("begun", 1), ("noted", 1, [1]), ("begun", 1)
+    ]  # fmt: skip
+
+
+def test_a_gpu_that_broke_blames_no_image_of_the_unit_behind_either(tmp_path):
+    watched = _Watched()
+    units = _watched_units(tmp_path, watched, device="GPU 0")
+    second = []
+
+    def at_step(begun):
+        second.append(threads.submit(units.label, 1, _images(_png(), _png())))
+        watched.wait_for("noted", 1, [0, 1])
+        watched.at_step = broken
+        broken(begun)
+
+    def broken(begun):
+        raise RuntimeError("CUDA error: uncorrectable ECC error encountered")
+
+    watched.at_step = at_step
+    with ThreadPoolExecutor(1) as threads:
+        with pytest.raises(SickDeviceError):
+            units.label(0, _images(_png()))
+        with pytest.raises(SickDeviceError):
+            second[0].result(WAIT_S)
+    for shard_id in (0, 1):
+        journal = UnitJournal(str(tmp_path), shard_id, "run", Storage())
+        journal.open()
+        assert (journal.devices, journal.deaths, journal.lost) == (["GPU 0"], {}, 0)

@@ -291,7 +291,7 @@ def test_bfloat16_masks_at_the_published_widths(monkeypatch):
     )
     parts = (features.embedding, features.high_res_0, features.high_res_1)
     narrow_features = Sam2Features(*(part.to(torch.bfloat16) for part in parts))
-    points = point_grid(16 * SIDE, 4)
+    points = point_grid(16 * 16, 4)
     exact, iou = PointDecoder(model, points).decode(features, -1.0)
     decoder = PointDecoder(model, points, dtype=torch.bfloat16)
     assert decoder.low_rank
