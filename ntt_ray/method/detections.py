@@ -9,59 +9,51 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ntt_ray.masks import rle_area, rle_bbox_xywh
-from ntt_ray.method.masks_at_size import EncodedMask, as_rle
+from ntt_ray.masks import Rle, rle_area, rle_bbox_xywh
+from ntt_ray.method.masks_at_size import RleMasks, StripMasks, as_rle
 from ntt_ray.records import Detection
 
 
 @dataclass(frozen=True)
 class BestMasks:
-    """The masks that become detections; all that a device had to do is done.
+    """The masks that become detections, on the device still.
 
     Attributes:
         size_hw: height and width of the image.
         masks: F masks at that size.
-        labels: F class indices.
-        scores: F scores, falling.
-        predicted_iou: F predicted IoUs.
+        labels: ``(F,)`` int64 class indices.
+        scores: ``(F,)`` float32, falling; those below 0 are no detections.
+        predicted_iou: ``(F,)`` float32.
     """
 
     size_hw: tuple[int, int]
-    masks: tuple[EncodedMask, ...]
-    labels: list[int]
-    scores: list[float]
-    predicted_iou: list[float]
-
-    @classmethod
-    def of(
-        cls,
-        size_hw: tuple[int, int],
-        masks: tuple[EncodedMask, ...],
-        labels: Tensor,
-        scores: Tensor,
-        predicted_iou: Tensor,
-    ) -> BestMasks:
-        """Copy the values of the masks, ``(F,)`` each, to the host; scores below 0 are left out."""
-        numbers = torch.stack((scores, predicted_iou))  # one copy, which waits for the device
-        on_host, ious = numbers.tolist()
-        found = sum(score >= 0 for score in on_host)
-        return cls(size_hw, masks[:found], labels.tolist()[:found], on_host[:found], ious[:found])
+    masks: RleMasks | StripMasks
+    labels: Tensor
+    scores: Tensor
+    predicted_iou: Tensor
 
     def detections(self, category_ids: Sequence[int]) -> tuple[Detection, ...]:
-        """Encode what is not encoded yet, and measure; none of the masks may be empty."""
-        return tuple(self._detection(n, category_ids[label]) for n, label in enumerate(self.labels))
-
-    def _detection(self, position: int, category_id: int) -> Detection:
-        rle = as_rle(self.masks[position], self.size_hw)
-        x, y, width, height = rle_bbox_xywh(rle)
-        return Detection(
-            category_id=category_id,
-            score=min(1.0, self.scores[position]),
-            predicted_iou=self.predicted_iou[position],
-            bbox_xywh=(x, y, width, height),
-            area=rle_area(rle),
-            rle=rle,
+        """Fetch, encode and measure; waits for the device. None of the masks found may be empty."""
+        masks = self.masks.encoded()
+        values = torch.stack((self.scores, self.predicted_iou)).tolist()  # one copy
+        found = zip(masks, self.labels.tolist(), *values, strict=True)
+        return tuple(
+            _detection(as_rle(mask, self.size_hw), category_ids[label], score, predicted_iou)
+            for mask, label, score, predicted_iou in found
+            if score >= 0
         )
+
+
+def _detection(rle: Rle, category_id: int, score: float, predicted_iou: float) -> Detection:
+    x, y, width, height = rle_bbox_xywh(rle)
+    return Detection(
+        category_id=category_id,
+        score=min(1.0, score),
+        predicted_iou=predicted_iou,
+        bbox_xywh=(x, y, width, height),
+        area=rle_area(rle),
+        rle=rle,
+    )
 
 
 def nothing_found() -> Future[tuple[Detection, ...]]:

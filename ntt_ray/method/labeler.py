@@ -8,7 +8,7 @@ come by protocol (`models.interfaces`), the mathematics is in the modules beside
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from ntt_ray.bank.memory import MemoryBank
 from ntt_ray.images import RgbImage, resize_square
 from ntt_ray.method.candidates import Candidates, Merged
 from ntt_ray.method.detections import BestMasks, nothing_found
+from ntt_ray.method.host import Host
 from ntt_ray.method.masks_at_size import StripMasks, masks_at_size
 from ntt_ray.method.merging import decayed_at_once, merged_scores
 from ntt_ray.method.options.prompting import Prompting
@@ -40,7 +41,7 @@ class Labeler:
         takes_whole_images: whether `begin` wants images at their own size, not at the proposer's.
         strips: how masks are made at the image's size (see `method.masks_at_size`): True in strips
             on the device, False as run lengths on the CPU, None by where the models run.
-        host: a thread for what needs no device.
+        host: a thread for what needs no device, or waits for it.
 
     Raises:
         ConfigError: when built with settings that the proposer cannot follow.
@@ -66,7 +67,7 @@ class Labeler:
         self.negatives = None if negatives is None else negatives.to(proposer.device)
         prompts = self.settings.prompts
         self._prompting = None if prompts is None else Prompting(proposer, prompts)
-        self.host = ThreadPoolExecutor(1, thread_name_prefix="rle")
+        self.host = Host()
 
     def label(self, images_rgb: Sequence[RgbImage]) -> list[tuple[Detection, ...]]:
         """Label a batch of decoded images.
@@ -85,7 +86,7 @@ class Labeler:
     def begin(
         self, resized_rgb: Sequence[RgbImage], sizes_hw: Sequence[tuple[int, int] | None]
     ) -> list[Future[tuple[Detection, ...]]]:
-        """Do the device's part of labelling; a thread makes the RLE strings meanwhile.
+        """Do the device's part of labelling; a thread waits for it and makes the RLE strings.
 
         Args:
             resized_rgb: uint8 ``(S, S, 3)`` each, images at the proposer's size S.
@@ -105,7 +106,7 @@ class Labeler:
             size_hw = sizes_hw[position]
             assert size_hw is not None
             best = self.best(features[position], proposed, size_hw)
-            found[position] = self.host.submit(best.detections, self.category_ids)
+            found[position] = self.host.submit(inputs.device, best.detections, self.category_ids)
         return found
 
     def propose(self, inputs: Tensor, features: Tensor, wanted: Sequence[int]) -> list[Proposals]:
@@ -125,7 +126,7 @@ class Labeler:
         return found
 
     def best(self, features: Tensor, proposals: Proposals, size_hw: tuple[int, int]) -> BestMasks:
-        """Match, suppress, merge and rank the proposals of one image.
+        """Match, suppress, merge and rank the proposals of one image; all stays on the device.
 
         Args:
             features: ``(h, w, C)`` patch features.
@@ -137,9 +138,9 @@ class Labeler:
         merged = self.merge(candidates, size_hw, limit)
         kept = merged.candidates
         best = ranking(merged.scores, kept.proposals.index, limit)
-        masks, labels = merged.masks.select(best).encoded(), kept.labels[best]
+        masks, labels = merged.masks.select(best), kept.labels[best]
         predicted_iou = kept.proposals.predicted_iou[best]
-        return BestMasks.of(size_hw, masks, labels, merged.scores[best], predicted_iou)
+        return BestMasks(size_hw, masks, labels, merged.scores[best], predicted_iou)
 
     def match(self, features: Tensor, proposals: Proposals) -> Candidates:
         """Pool features in each mask and take the most similar class; an empty mask scores 0."""

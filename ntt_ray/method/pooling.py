@@ -39,7 +39,11 @@ def pooled_features(features: Tensor, masks: Tensor) -> Tensor:
 
 @lru_cache(maxsize=64)
 def resize_matrix_on(n_in: int, n_out: int, device: torch.device) -> Tensor:
-    """`resize_matrix`, resident on a device: sizes repeat from image to image."""
+    """`resize_matrix`, resident on a device: sizes repeat from image to image.
+
+    Several streams may use one. It falls out of the cache many images after it was used last, when
+    the device is done with it.
+    """
     return resize_matrix(n_in, n_out).to(device)
 
 

@@ -20,7 +20,13 @@ from ntt_ray.images import RgbImage, resize_square
 from ntt_ray.masks import Rle, placed_rles, rle_area, rle_bbox_xywh
 from ntt_ray.method.detections import BestMasks, nothing_found
 from ntt_ray.method.labeler import MERGE_FACTOR, Labeler
-from ntt_ray.method.masks_at_size import EncodedMask, RleMasks, as_rle, encoded_masks
+from ntt_ray.method.masks_at_size import (
+    EncodedMask,
+    RleMasks,
+    UncountedMasks,
+    as_rle,
+    masks_to_encode,
+)
 from ntt_ray.method.merging import merged_scores
 from ntt_ray.method.suppression import nms_order, ranking
 from ntt_ray.method.tiles import View, cut_off, seen_finer, views_of
@@ -63,6 +69,11 @@ class ViewMasks:
     view: View
     masks: tuple[EncodedMask, ...]
     found: MaskValues
+
+    @classmethod
+    def of(cls, view: View, masks: RleMasks | UncountedMasks, found: MaskValues) -> ViewMasks:
+        """Encode the masks and copy the values to the host, which waits for them."""
+        return cls(view, masks.encoded(), MaskValues(*(field.cpu() for field in found)))
 
     def placed(self, size_hw: tuple[int, int]) -> tuple[list[Rle], MaskValues]:
         """The masks with a pixel as masks of the whole image, and what is known of them."""
@@ -119,7 +130,7 @@ class TiledLabeler:
             return self.labeler.begin(squares, [size_hw])[0]
         parts = [views[start : start + places] for start in range(0, len(views), places)]
         found = [m for part in parts for m in self._label_views(image_rgb, part, size_hw, places)]
-        return self.labeler.host.submit(self._merge, found, size_hw)
+        return self.labeler.host.submit(self.proposer.device, self._merge, found, size_hw)
 
     def _squares(self, image_rgb: RgbImage, views: Sequence[View], places: int) -> list[RgbImage]:
         """Views at the models' input size, filled up with black."""
@@ -130,9 +141,10 @@ class TiledLabeler:
 
     def _label_views(
         self, image_rgb: RgbImage, views: Sequence[View], size_hw: tuple[int, int], places: int
-    ) -> Iterator[ViewMasks]:
+    ) -> Iterator[Future[ViewMasks]]:
         """Propose, match and suppress in some views; what their borders cut is left out."""
-        inputs = to_input(self._squares(image_rgb, views, places), self.proposer.device)
+        device, host = self.proposer.device, self.labeler.host
+        inputs = to_input(self._squares(image_rgb, views, places), device)
         features = self.labeler.encoder.encode(inputs)
         proposals = self.labeler.propose(inputs, features, range(len(views)))
         for view, own, proposed in zip(views, features, proposals):
@@ -140,26 +152,25 @@ class TiledLabeler:
             whole = ~cut_off(candidates.proposals.logits > 0, view, size_hw)
             kept = self.labeler.suppress(candidates.select(whole))
             logits = kept.proposals.logits
-            fields = kept.scores, kept.labels, kept.features, kept.proposals.predicted_iou
-            yield ViewMasks(
-                view,
-                encoded_masks(logits, view.size_hw, self.labeler.in_strips(logits)),
-                MaskValues(*(field.cpu() for field in fields)),
-            )
+            masks = masks_to_encode(logits, view.size_hw, self.labeler.in_strips(logits))
+            values = kept.scores, kept.labels, kept.features, kept.proposals.predicted_iou
+            yield host.submit(device, ViewMasks.of, view, masks, MaskValues(*values))
 
-    @torch.inference_mode()
-    def _merge(self, views: Sequence[ViewMasks], size_hw: tuple[int, int]) -> tuple[Detection, ...]:
+    def _merge(
+        self, found: Sequence[Future[ViewMasks]], size_hw: tuple[int, int]
+    ) -> tuple[Detection, ...]:
         """NMS, the cut, merging and ranking of all views' masks, at the image's size.
 
         Before it, the finest of the views that show an object whole is chosen.
         """
+        views = [masks.result() for masks in found]  # made before, in the thread of this one
         settings, limit = self.labeler.settings, self.labeler.settings.max_detections
         placed, values = zip(*(masks.placed(size_hw) for masks in views))
         rles = [rle for own in placed for rle in own]
         every = MaskValues(*(torch.cat(field) for field in zip(*values)))
         boxes = _inclusive_boxes(rles)
         view_of = torch.repeat_interleave(torch.tensor([len(own) for own in placed]))
-        rectangles = [found.view for found in views]
+        rectangles = [masks.view for masks in views]
         finer = seen_finer(boxes, every.labels, view_of, rectangles, settings.nms_iou)
         left = torch.nonzero(~finer).squeeze(1)
         _, dense = torch.unique(every.labels[left], return_inverse=True)  # small: boxes stay exact
@@ -171,8 +182,8 @@ class TiledLabeler:
         )
         best = ranking(scores, order, limit)
         labels, predicted_iou = kept.labels[best], kept.predicted_iou[best]
-        found = BestMasks.of(size_hw, masks.select(best).rles, labels, scores[best], predicted_iou)
-        return found.detections(self.labeler.category_ids)
+        chosen = BestMasks(size_hw, masks.select(best), labels, scores[best], predicted_iou)
+        return chosen.detections(self.labeler.category_ids)
 
 
 def make_labeler(

@@ -1,3 +1,5 @@
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +7,9 @@ import torch
 from ntt_ray.bank.memory import MemoryBank
 from ntt_ray.images import resize_square
 from ntt_ray.masks import decode_rle
+from ntt_ray.method import masks_at_size
 from ntt_ray.method.labeler import Labeler
+from ntt_ray.method.strips import strip_runs
 from ntt_ray.models.inputs import to_input
 from ntt_ray.models.interfaces import Proposals
 from ntt_ray.settings import MethodSettings
@@ -174,3 +178,27 @@ def test_a_batch_gives_what_single_images_give():
     labeler = Labeler(FakeEncoder(), FakeProposer(proposals), BANK)
     together = labeler.label(images)
     assert together == [labeler.label([image])[0] for image in images]
+
+
+def test_what_the_device_gives_is_waited_for_in_another_thread(monkeypatch):
+    """The caller can begin the next step while masks, labels and scores are still on their way."""
+    labeler = Labeler(
+        FakeEncoder(), FakeProposer(make_proposals(_rectangle(2, 4, 12, 28)[None], [0.9])), BANK
+    )
+    labeler.strips = True
+    expected = labeler.label([_image()])
+    threads = []
+
+    def traced(logits, size_hw):
+        threads.append(threading.current_thread())
+        return strip_runs(logits, size_hw)
+
+    monkeypatch.setattr(masks_at_size, "strip_runs", traced)
+    busy = threading.Event()
+    labeler.host.submit(labeler.proposer.device, busy.wait, 60)
+    (found,) = labeler.begin([resize_square(_image(), 32)], [(40, 60)])
+    assert not found.done()
+    busy.set()
+    assert found.result(60) == expected[0]
+    assert threads != [threading.current_thread()]
+    assert len(threads) == 1

@@ -5,14 +5,9 @@ import pytest
 import torch
 
 from ntt_ray.masks import decode_rle, rle_area, runs_to_rle
-from ntt_ray.method import masks_at_size as module
-from ntt_ray.method.masks_at_size import (
-    StripMasks,
-    as_rle,
-    full_size_rles,
-    masks_at_size,
-    strip_runs,
-)
+from ntt_ray.method import strips as module
+from ntt_ray.method.masks_at_size import StripMasks, as_rle, full_size_rles, masks_at_size
+from ntt_ray.method.strips import strip_runs
 from tests import reference
 
 SIZES = [(5, 7), (48, 64), (300, 20), (90, 213)]

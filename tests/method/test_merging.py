@@ -9,13 +9,9 @@ from ntt_ray.masks import encode_masks
 from ntt_ray.method import merging
 from ntt_ray.method.candidates import Candidates
 from ntt_ray.method.labeler import Labeler
-from ntt_ray.method.masks_at_size import (
-    PIXELS_PER_STEP,
-    RleMasks,
-    StripMasks,
-    full_size_rles,
-)
+from ntt_ray.method.masks_at_size import RleMasks, StripMasks, full_size_rles
 from ntt_ray.method.merging import decayed_at_once, decayed_scores
+from ntt_ray.method.strips import PIXELS_PER_STEP
 from ntt_ray.models.interfaces import Proposals
 from tests import reference
 from tests.support.fakes import BANK, FakeEncoder, FakeProposer, make_proposals
