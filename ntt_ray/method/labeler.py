@@ -26,7 +26,7 @@ from ntt_ray.method.options.prototypes import clustered_prototypes
 from ntt_ray.method.pooling import pooled_features
 from ntt_ray.method.scoring import best_class, similarities
 from ntt_ray.method.suppression import inclusive_boxes, nms_at_once, nms_order, ranking
-from ntt_ray.models.inputs import to_input
+from ntt_ray.models.inputs import InputRing, to_input
 from ntt_ray.models.interfaces import Encoder, Proposals, Proposer
 from ntt_ray.records import Detection, PromptWork
 from ntt_ray.settings import MethodSettings
@@ -42,6 +42,7 @@ class Labeler:
         strips: how masks are made at the image's size (see `method.masks_at_size`): True in strips
             on the device, False as run lengths on the CPU, None by where the models run.
         host: a thread for what needs no device, or waits for it.
+        ring: the way of images to the device; None on the CPU.
 
     Raises:
         ConfigError: when built with settings that the proposer cannot follow.
@@ -67,7 +68,7 @@ class Labeler:
         self.negatives = None if negatives is None else negatives.to(proposer.device)
         prompts = self.settings.prompts
         self._prompting = None if prompts is None else Prompting(proposer, prompts)
-        self.host = Host()
+        self.host, self.ring = Host(), InputRing.to(proposer.device)
 
     def label(self, images_rgb: Sequence[RgbImage]) -> list[tuple[Detection, ...]]:
         """Label a batch of decoded images.
@@ -97,7 +98,7 @@ class Labeler:
             For each of `sizes_hw` what will be its detections, by falling score; none is a normal
             result.
         """
-        inputs = to_input(resized_rgb, self.proposer.device)
+        inputs = to_input(resized_rgb, self.ring)
         features = self.encoder.encode(inputs)
         wanted = [position for position, size in enumerate(sizes_hw) if size is not None]
         proposals = self.propose(inputs, features, wanted)

@@ -144,7 +144,7 @@ class TiledLabeler:
     ) -> Iterator[Future[ViewMasks]]:
         """Propose, match and suppress in some views; what their borders cut is left out."""
         device, host = self.proposer.device, self.labeler.host
-        inputs = to_input(self._squares(image_rgb, views, places), device)
+        inputs = to_input(self._squares(image_rgb, views, places), self.labeler.ring)
         features = self.labeler.encoder.encode(inputs)
         proposals = self.labeler.propose(inputs, features, range(len(views)))
         for view, own, proposed in zip(views, features, proposals):
