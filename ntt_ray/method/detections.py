@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ntt_ray.masks import Rle, rle_area, rle_bbox_xywh
-from ntt_ray.method.masks_at_size import RleMasks, StripMasks, as_rle
+from ntt_ray.method.masks_at_size import RleMasks, StripMasks, as_rles
 from ntt_ray.records import Detection
 
 
@@ -34,26 +33,23 @@ class BestMasks:
 
     def detections(self, category_ids: Sequence[int]) -> tuple[Detection, ...]:
         """Fetch, encode and measure; waits for the device. None of the masks found may be empty."""
-        masks = self.masks.encoded()
-        values = torch.stack((self.scores, self.predicted_iou)).tolist()  # one copy
-        found = zip(masks, self.labels.tolist(), *values, strict=True)
+        masks = as_rles(self.masks.encoded(), self.size_hw)
+        scores, ious = torch.stack((self.scores, self.predicted_iou)).tolist()  # one copy
+        boxes, areas = masks.boxes_xywh.astype(float).tolist(), masks.areas.tolist()
         return tuple(
-            _detection(as_rle(mask, self.size_hw), category_ids[label], score, predicted_iou)
-            for mask, label, score, predicted_iou in found
+            Detection(
+                category_id=category_ids[label],
+                score=min(1.0, score),
+                predicted_iou=predicted_iou,
+                bbox_xywh=tuple(box),
+                area=area,
+                rle=rle,
+            )
+            for label, score, predicted_iou, box, area, rle in zip(
+                self.labels.tolist(), scores, ious, boxes, areas, masks.rles, strict=True
+            )
             if score >= 0
         )
-
-
-def _detection(rle: Rle, category_id: int, score: float, predicted_iou: float) -> Detection:
-    x, y, width, height = rle_bbox_xywh(rle)
-    return Detection(
-        category_id=category_id,
-        score=min(1.0, score),
-        predicted_iou=predicted_iou,
-        bbox_xywh=(x, y, width, height),
-        area=rle_area(rle),
-        rle=rle,
-    )
 
 
 def nothing_found() -> Future[tuple[Detection, ...]]:

@@ -10,7 +10,7 @@ classes, features or scores.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ntt_ray.masks import Rle, encode_part, overlap_shares, rle_area, runs_to_rle
+from ntt_ray.mask_encoding import EncodedMasks, encode_changes
+from ntt_ray.masks import (
+    Rle,
+    encode_part,
+    overlap_shares,
+    rle_area,
+    rle_bbox_xywh,
+    runs_to_rle,
+)
 from ntt_ray.method.strips import axis_resize, strip_runs, tiles
 from ntt_ray.method.suppression import inclusive_boxes
 
@@ -142,9 +150,15 @@ def masks_to_encode(
     return RleMasks(tuple(full_size_rles(logits, size_hw)))
 
 
-def as_rle(mask: EncodedMask, size_hw: tuple[int, int]) -> Rle:
-    """Finish a mask that a device began."""
-    return runs_to_rle(mask, *size_hw) if isinstance(mask, np.ndarray) else mask
+def as_rles(masks: Sequence[EncodedMask], size_hw: tuple[int, int]) -> EncodedMasks:
+    """Finish masks that a device began, all of them or none, and measure them."""
+    changes = [mask for mask in masks if isinstance(mask, np.ndarray)]
+    if changes:
+        return encode_changes(changes, *size_hw)
+    rles = tuple(mask for mask in masks if not isinstance(mask, np.ndarray))
+    areas = np.array([rle_area(rle) for rle in rles], dtype=np.int64)
+    boxes = np.array([rle_bbox_xywh(rle) for rle in rles], dtype=np.int64)
+    return EncodedMasks(rles, areas, boxes.reshape(-1, 4))
 
 
 def full_size_rles(logits: Tensor, size_hw: tuple[int, int]) -> list[Rle]:

@@ -17,14 +17,14 @@ from torch import Tensor
 
 from ntt_ray.bank.memory import MemoryBank
 from ntt_ray.images import RgbImage, resize_square
-from ntt_ray.masks import Rle, placed_rles, rle_area, rle_bbox_xywh
+from ntt_ray.masks import Rle, placed_rles, rle_bbox_xywh
 from ntt_ray.method.detections import BestMasks, nothing_found
 from ntt_ray.method.labeler import MERGE_FACTOR, Labeler
 from ntt_ray.method.masks_at_size import (
     EncodedMask,
     RleMasks,
     UncountedMasks,
-    as_rle,
+    as_rles,
     masks_to_encode,
 )
 from ntt_ray.method.merging import merged_scores
@@ -77,10 +77,11 @@ class ViewMasks:
 
     def placed(self, size_hw: tuple[int, int]) -> tuple[list[Rle], MaskValues]:
         """The masks with a pixel as masks of the whole image, and what is known of them."""
-        rles = [as_rle(mask, self.view.size_hw) for mask in self.masks]
-        filled = [n for n, rle in enumerate(rles) if rle_area(rle) > 0]
-        placed = placed_rles([rles[n] for n in filled], self.view.left, self.view.top, *size_hw)
-        return placed, self.found.select(torch.tensor(filled, dtype=torch.int64))
+        masks = as_rles(self.masks, self.view.size_hw)
+        filled = np.flatnonzero(masks.areas)
+        rles = [masks.rles[n] for n in filled]
+        placed = placed_rles(rles, self.view.left, self.view.top, *size_hw)
+        return placed, self.found.select(torch.from_numpy(filled))
 
 
 class TiledLabeler:

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from ntt_ray.masks import decode_rle, rle_area, runs_to_rle
+from ntt_ray.masks import decode_rle, rle_area, rle_bbox_xywh, runs_to_rle
 from ntt_ray.method import strips as module
-from ntt_ray.method.masks_at_size import StripMasks, as_rle, full_size_rles, masks_at_size
+from ntt_ray.method.masks_at_size import StripMasks, as_rles, full_size_rles, masks_at_size
 from ntt_ray.method.strips import strip_runs
 from tests import reference
 
@@ -58,7 +58,10 @@ def test_selected_masks_are_those_of_selected_logits(in_strips):
     size_hw, index = (48, 64), torch.tensor([7, 2, 5])
     found = masks_at_size(_logits(), size_hw, in_strips).select(index)
     expected = full_size_rles(_logits()[index], size_hw)
-    assert [as_rle(mask, size_hw) for mask in found.encoded()] == expected
+    encoded = as_rles(found.encoded(), size_hw)
+    assert list(encoded.rles) == expected
+    assert encoded.areas.tolist() == [rle_area(rle) for rle in expected]
+    assert encoded.boxes_xywh.tolist() == [rle_bbox_xywh(rle) for rle in expected]
     assert found.areas.tolist() == [rle_area(rle) for rle in expected]
 
 

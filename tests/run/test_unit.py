@@ -166,10 +166,10 @@ def test_a_gpu_that_broke_once(tmp_path):
 
 
 def test_a_fault_while_masks_are_encoded_names_its_image(tmp_path, monkeypatch):
-    def broken(rle):
+    def broken(masks, size_hw):
         raise ValueError("not a mask")
 
-    monkeypatch.setattr(detections, "rle_area", broken)
+    monkeypatch.setattr(detections, "as_rles", broken)
     monkeypatch.setattr(Labeler, "strips", True)
     with pytest.raises(LabelError, match=r"unit 7, image 4\.png: ValueError: not a mask"):
         _units(tmp_path).label(7, MIXED[1:])
