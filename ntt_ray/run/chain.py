@@ -27,7 +27,7 @@ STALL_S = 1800.0  # without anything moving, after which a run ends
 SLOWEST_IMAGE_S = {"cpu": 300.0, "cuda": 15.0}  # a unit of many slow images is no stall
 STAGES = 3  # each may wait for a store as long as the run has patience
 UNITS_AT_WORK = 2  # per actor: the next unit is taken up while this one is labelled
-# Ray grows a pool above so many units of those that its actors may have, and shrinks it below
+# Ray grows a pool whose actors have this share of the units they may have, or shrinks it
 BUSY, IDLE = 0.875, 0.25
 
 
@@ -58,9 +58,9 @@ def label_units(
     context.print_on_execution_start = False
     # for a statistic nobody reads, Ray would walk each worker's page tables every second
     context.memory_usage_poll_interval_s = None
-    # its own mean actors that have units waiting, and ours never have: they take up what comes
-    context.actor_pool_util_upscaling_threshold = BUSY
-    context.actor_pool_util_downscaling_threshold = IDLE
+    # Ray's own mean that units wait at an actor, and at ours none does: it takes up what comes
+    context.autoscaling_config.actor_pool_util_upscaling_threshold = BUSY
+    context.autoscaling_config.actor_pool_util_downscaling_threshold = IDLE
     context.custom_execution_callback_classes = [_ForgetBlocks]
     # wrapped, our errors would reach the driver as text: their causes do not travel
     context.raise_original_map_exception = True

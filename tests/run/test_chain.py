@@ -2,13 +2,16 @@
 
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
+from ray.data import DataContext
 
 from ntt_ray.errors import LabelError, MissingPackageError, StorageError
 from ntt_ray.records import FetchedImage, ImageEntry
-from ntt_ray.run import fetch
+from ntt_ray.run import chain, fetch
 from ntt_ray.run.cluster.connect import our_error
+from ntt_ray.run.cluster.placement import Resources
 from ntt_ray.run.fetch import fetch_images
 
 
@@ -93,3 +96,24 @@ def test_our_error_is_found_inside_what_ray_raises():
     assert our_error(outer) is ours
     plain = RuntimeError("x")
     assert our_error(plain) is plain
+
+
+def test_pools_grow_though_their_actors_take_up_what_they_are_sent(monkeypatch):
+    """Ray's own threshold is beyond what such actors can reach: a pool would stay as it began."""
+
+    def no_ray(*arguments, **options):
+        raise LookupError("far enough")
+
+    context = DataContext()
+    names = ("actor_pool_util_upscaling_threshold", "actor_pool_util_downscaling_threshold")
+    theirs = [getattr(context.autoscaling_config, name) for name in names]
+    assert theirs == [1.75, 0.5]
+    monkeypatch.setattr(DataContext, "get_current", lambda: context)
+    monkeypatch.setattr(chain.ray, "put", lambda data: None)
+    monkeypatch.setattr(chain.ray.data, "from_items", no_ray)
+    resources, job = Resources("cpu", 1, 1.0, 0.0), SimpleNamespace(patience_s=0.0)
+    with pytest.raises(LookupError):
+        list(chain.label_units(job, {0: False}, b"", resources, 1))
+    ours = [getattr(context.autoscaling_config, name) for name in names]
+    # a share of the units at work, where theirs is a multiple of them
+    assert ours == [value / chain.UNITS_AT_WORK for value in theirs]
