@@ -11,6 +11,8 @@ from types import FrameType
 from torch import Tensor
 
 import ntt_ray
+from ntt_ray.method.pooling import resize_matrix_on
+from ntt_ray.models import inputs
 
 PACKAGE = str(Path(ntt_ray.__file__).parent)
 
@@ -62,6 +64,12 @@ class DeviceLog:
         self.copies["to host", product_line()] += 1
         self.device_to_host += tensor.numel() * tensor.element_size()
         self.waited("to host", int(waits))
+
+
+def forget_device() -> None:
+    """Drop what the product keeps on a device, before and after that is not a real one."""
+    resize_matrix_on.cache_clear()
+    inputs._imagenet.cache_clear()
 
 
 def product_line() -> str:

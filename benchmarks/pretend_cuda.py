@@ -7,23 +7,25 @@
 Code for a GPU can so be run where there is none: it takes the ways it takes there, and
 `MixedDevicesError` is raised where CUDA would refuse to. What it costs there is counted, not timed.
 
-Only the thread that enters the context makes such tensors; any thread may compute with them. Their
-kernels are the CPU's: what the GPU's compute otherwise, this does not show.
+The thread that enters the context makes such tensors, and whatever thread works on a stream; any
+thread may compute with them. Their kernels are the CPU's: what the GPU's compute otherwise, this
+does not show.
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import TracebackType
+from contextlib import ExitStack, contextmanager
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from benchmarks.device_log import DeviceLog, product_line
+from benchmarks.device_log import DeviceLog, forget_device, product_line
 
 CUDA = torch.device("cuda", 0)
 PINNED_KEPT = 64  # page-locked tensors that are remembered as such
@@ -97,39 +99,74 @@ class PretendTensor(Tensor):
     __array__ = numpy
 
 
-class PretendCuda(TorchFunctionMode):
-    """Makes ``cuda`` mean `PretendTensor` in this thread; entering gives the log.
+class PretendCuda:
+    """Makes ``cuda`` mean `PretendTensor`, in this thread and in those that use its streams.
 
-    All of it is in torch's inference mode, where such tensors are views without a history.
+    Entering gives the log. All of it is in torch's inference mode, where such tensors are views
+    without a history. Streams and events are there, and order nothing: all is done at once.
     """
 
     def __init__(self) -> None:
-        super().__init__()
         self.log = DeviceLog()
+        self._open = ExitStack()
 
     def __enter__(self) -> DeviceLog:
         global _log
         torch._C._ensureCUDADeviceGuardSet()
-        self._before = _log, torch.__future__.get_overwrite_module_params_on_conversion()
+        before = _log
+        overwrite = torch.__future__.get_overwrite_module_params_on_conversion()
+        self._open.callback(_set_log, before)
+        self._open.callback(torch.__future__.set_overwrite_module_params_on_conversion, overwrite)
         # a module's parameters cannot become those of a device in place here
         torch.__future__.set_overwrite_module_params_on_conversion(True)
         _log = self.log
-        self._inference = torch.inference_mode()
-        self._inference.__enter__()
-        super().__enter__()
+        forget_device()
+        self._open.callback(forget_device)
+        named = {"Event": _Event, "Stream": _Stream, "stream": _on, "current_stream": _Stream}
+        self._open.enter_context(mock.patch.multiple(torch.cuda, **named))
+        self._open.enter_context(torch.inference_mode())
+        self._open.enter_context(_Pretending())
         return self.log
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        global _log
-        super().__exit__(kind, error, trace)
-        self._inference.__exit__(kind, error, trace)
-        _log, overwrite = self._before
-        torch.__future__.set_overwrite_module_params_on_conversion(overwrite)
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+
+def _set_log(log: DeviceLog) -> None:
+    global _log
+    _log = log
+
+
+class _Event:
+    """An event of a device that has done everything already."""
+
+    def record(self, stream: object = None) -> None:
+        """Mark what was asked so far."""
+
+    def synchronize(self) -> None:
+        """Wait for nothing."""
+
+
+class _Stream:
+    """A stream of a device that does everything at once."""
+
+    def __init__(self, device: object = None) -> None:
+        del device
+
+    def wait_event(self, event: object) -> None:
+        """Wait for nothing."""
+
+
+@contextmanager
+def _on(stream: object) -> Iterator[None]:
+    """Work on a stream, in whatever thread this is."""
+    del stream
+    with _Pretending():
+        yield
+
+
+class _Pretending(TorchFunctionMode):
+    """What functions of torch do while a thread pretends."""
 
     def __torch_function__(
         self,
