@@ -14,10 +14,12 @@ simulated queue: the host launches ahead, the device works, a wait stops the hos
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -25,6 +27,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmarks.device_costs import GPUS, Cost
+from benchmarks.device_log import forget_device
 from benchmarks.device_queue import DeviceQueue, as_fake, on_fake_device
 from benchmarks.measure import write_json
 from benchmarks.synthetic_proposals import (
@@ -33,16 +36,19 @@ from benchmarks.synthetic_proposals import (
     synthetic_proposals,
 )
 from ntt_ray.images import RgbImage
+from ntt_ray.method.detections import BestMasks
 from ntt_ray.method.labeler import Labeler
-from ntt_ray.method.masks_at_size import axis_resize, strip_runs
-from ntt_ray.method.pooling import resize_matrix_on
+from ntt_ray.method.strips import axis_resize, strip_runs
 from ntt_ray.method.suppression import ranking
 from ntt_ray.models import inputs
 from ntt_ray.models.dinov2 import Dinov2Encoder, build_vit
-from ntt_ray.models.sam2.decoder import image, run, upscale_kernel
+from ntt_ray.models.sam2.decoder import image, run, transform_kernels
 from ntt_ray.models.sam2.decoder.fold import DecoderWeights
+from ntt_ray.models.sam2.decoder.fused_transform import LAUNCHES_90, FusedTransform
 from ntt_ray.models.sam2.decoder.image import ImageMaps
 from ntt_ray.models.sam2.decoder.keys import LowRankKeys
+from ntt_ray.models.sam2.decoder.transform_cost import transform_cost
+from ntt_ray.models.sam2.decoder.upscale_kernel import upscale_cost
 from ntt_ray.models.sam2.proposer import Sam2Proposer, build_sam2
 from ntt_ray.run.actor import IMAGES_PER_GPU_STEP
 
@@ -51,7 +57,11 @@ MODELS = {
     "ll": ("dinov2_vitl14", "sam2_hiera_l"),
 }
 CLASSES = 20
-KERNEL_SHARE = 0.25  # of the FLOP/s of products, in our own kernels: the rest is between them
+# of our own kernels: what they reach of a product's FLOP/s, as a fused attention does; float32
+# operations of an element of a softmax, and of a GELU
+KERNEL_SHARE = 0.5
+SOFTMAX_FLOPS = 20
+GELU_FLOPS = 30
 PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -107,16 +117,12 @@ def budget(
     log = DeviceQueue(_PARTS, assumed)
     images = torch.zeros(batch, labeler.proposer.image_size, labeler.proposer.image_size, 3)
     steps: list[RgbImage] = list(images.to(torch.uint8).numpy())
-    if kernels:
-        _with_kernels(labeler, log)
-    try:
+    with _kernels(labeler, log) if kernels else nullcontext():
         for _ in range(2):  # the first fills what stays on the device
             log.events.clear()
             with on_fake_device(log, fake):
-                _label(labeler, steps, size_hw)
-    finally:
-        for made in (resize_matrix_on, inputs._imagenet):  # on a device that is not there
-            made.cache_clear()
+                _label(labeler, steps, size_hw, log)
+    forget_device()
     return {"benchmark": "budget", "models": models, **_result(log, batch)}
 
 
@@ -196,31 +202,68 @@ def _labeler(models: str, precision: torch.dtype, fake: FakeTensorMode) -> Label
         return Labeler(encoder, proposer, bank)
 
 
-def _with_kernels(labeler: Labeler, queue: DeviceQueue) -> None:
+@contextmanager
+def _kernels(labeler: Labeler, queue: DeviceQueue) -> Iterator[None]:
     """Log our own kernels, which tensors without content cannot run, by what they say they need."""
+    decoder = labeler.proposer._decoder  # type: ignore[attr-defined]
+    image_tokens = decoder._image.maps.bias.shape[-1]
+    before = decoder._transform, decoder._upscale
+    decoder._transform = FusedTransform(LAUNCHES_90, parts=1)
 
     def upscaled(
         weights: DecoderWeights, maps: ImageMaps, keys: LowRankKeys, hypernetworks: Tensor
     ) -> Tensor:
-        n, rows, tokens = keys.p.shape
-        c4, c8 = len(weights.upscaling.second), hypernetworks.shape[1]
-        needed = upscale_kernel.upscale_cost(n, rows, tokens, c4, c8, keys.p.element_size())
-        cost = Cost(needed.flops, keys.p.dtype, needed.bytes, 2, share=KERNEL_SHARE)
+        n, c8 = hypernetworks.shape
+        c4, rows = len(weights.upscaling.second), keys.p.shape[1]
+        needed = upscale_cost(n, rows, image_tokens, c4, c8, keys.p.element_size())
+        gelus = n * image_tokens * (4 * c4 + 16 * c8)
+        cost = _own(needed.flops, keys.p.dtype, needed.bytes, gelus * GELU_FLOPS, kernels=2)
         queue.kernel("upscale kernel", "upscale", cost)
-        side = 4 * int(tokens**0.5)
+        side = 4 * int(image_tokens**0.5)
         return keys.p.new_empty(n, side, side, dtype=torch.float32)
 
-    decoder = labeler.proposer._decoder  # type: ignore[attr-defined]
+    class Kernel:
+        def __init__(self, number: int) -> None:
+            self._number = number
+
+        def __getitem__(self, grid: tuple[int, int]) -> Callable[..., None]:
+            def launch(
+                first: Tensor, *_: Any, tokens: int, heads: int, dims: int, **__: Any
+            ) -> None:
+                points, softmaxes = grid[0], (2 * tokens, tokens, 4)[self._number]
+                size = first.element_size()
+                needed = transform_cost(points, tokens, heads, dims, image_tokens, size)[
+                    self._number
+                ]
+                vector = points * image_tokens * softmaxes * heads * SOFTMAX_FLOPS
+                cost = _own(needed.flops, first.dtype, needed.memory_bytes, vector)
+                queue.kernel(needed.name, "transform", cost)
+
+            return launch
+
     decoder._upscale = upscaled
+    names = ("layer_1", "layer_2", "last_attention")
+    stand_ins = {name: Kernel(number) for number, name in enumerate(names)}
+    with mock.patch.multiple(transform_kernels, **stand_ins):
+        yield
+    decoder._transform, decoder._upscale = before
 
 
-def _label(labeler: Labeler, images: list[RgbImage], size_hw: tuple[int, int]) -> None:
-    """`Labeler.begin` without its thread."""
-    on_device = inputs.to_input(images, labeler.proposer.device)
+def _own(flops: float, dtype: torch.dtype, size: float, vector: float, kernels: int = 1) -> Cost:
+    return Cost(flops, dtype, size, kernels, KERNEL_SHARE, vector)
+
+
+def _label(
+    labeler: Labeler, images: list[RgbImage], size_hw: tuple[int, int], queue: DeviceQueue
+) -> None:
+    """`Labeler.begin`, and what its other thread asks of the device."""
+    on_device = inputs.to_input(images, labeler.ring)
     features = labeler.encoder.encode(on_device)
     proposals = labeler.propose(on_device, features, range(len(images)))
     for own, proposed in zip(features, proposals, strict=True):
-        labeler.best(own, proposed, size_hw)
+        best = labeler.best(own, proposed, size_hw)
+        with queue.in_another_thread():
+            best.detections(labeler.category_ids)
 
 
 # the functions of each part; the innermost that runs counts
@@ -230,13 +273,13 @@ _PARTS: dict[str, Sequence[Callable[..., Any]]] = {
     "sam2 encoder": [Sam2Proposer.encode_images],
     "image maps": [image.image_maps],
     "layer 1": [run.layer_1_tokens],
-    "transform": [run.transform],
+    "transform": [run.transform, FusedTransform.__call__],
     "upscale": [run.upscale],
     "survivors": [run.PointDecoder.decode],
     "match": [Labeler.match],
     "suppress": [Labeler.suppress],
     "merge": [Labeler.merge],
-    "results": [Labeler.best],
+    "results": [Labeler.best, BestMasks.detections],
 }
 
 

@@ -72,6 +72,7 @@ class Cost:
         bytes: read and written.
         kernels: launches.
         share: of the GPU's FLOP/s that this kind of kernel reaches.
+        vector: float32 operations between the products, which do not run beside them.
     """
 
     flops: float
@@ -79,10 +80,12 @@ class Cost:
     bytes: float
     kernels: int = 1
     share: float = 1.0
+    vector: float = 0.0
 
     def seconds(self, gpu: Gpu) -> float:
         """The longer of arithmetic and memory, and never less than the smallest kernels take."""
         arithmetic = self.flops / (gpu.flops(self.dtype) * self.share)
+        arithmetic += self.vector / gpu.fp32
         return max(arithmetic, self.bytes / gpu.memory, SHORTEST_S * self.kernels)
 
 

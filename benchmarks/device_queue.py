@@ -12,7 +12,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import CodeType
 from typing import Any, Protocol
@@ -28,6 +28,7 @@ from torch.utils._pytree import tree_leaves
 
 import ntt_ray
 from benchmarks.device_costs import LAUNCH_S, SYNC_S, VIEW_S, Cost, Gpu, attention_cost, cost_of
+from benchmarks.pretend_cuda import DoneEvent, DoneStream
 
 PACKAGE = str(Path(ntt_ray.__file__).parent) + "/"
 
@@ -53,6 +54,7 @@ class Event:
         copied: bytes between host and device.
         waits: whether the host waited for the device.
         line: of the product, that asked.
+        elsewhere: whether another thread did it, while the host went on.
     """
 
     part: str
@@ -61,6 +63,7 @@ class Event:
     copied: int = 0
     waits: bool = False
     line: str = ""
+    elsewhere: bool = False
 
 
 @dataclass
@@ -70,6 +73,7 @@ class Part:
     Attributes:
         launches: kernels.
         syncs: how often the host waited, by the line of the product that asked.
+        elsewhere: how often another thread waited in its place, likewise.
         flops: multiplications and additions, by type.
         bytes: read and written by kernels.
         copied: bytes between host and device.
@@ -78,6 +82,7 @@ class Part:
 
     launches: int = 0
     syncs: Counter[str] = field(default_factory=Counter)
+    elsewhere: Counter[str] = field(default_factory=Counter)
     flops: Counter[str] = field(default_factory=Counter)
     bytes: float = 0.0
     copied: int = 0
@@ -120,6 +125,13 @@ class DeviceQueue(TorchDispatchMode):
         part, line = self._place()
         self.events.append(Event(part, name, copied=size, waits=waits, line=line))
 
+    @contextmanager
+    def in_another_thread(self) -> Iterator[None]:
+        """What is done in a block, another thread does."""
+        start = len(self.events)
+        yield
+        self.events[start:] = [replace(event, elsewhere=True) for event in self.events[start:]]
+
     def values(self, tensor: Tensor) -> Any:
         """The values of a tensor, as they are assumed; the device is waited for."""
         if _is_on_device(tensor):
@@ -133,7 +145,8 @@ class DeviceQueue(TorchDispatchMode):
             part = found.setdefault(event.part, Part())
             part.copied += event.copied
             if event.waits:
-                part.syncs[f"{event.line} {event.name}"] += 1
+                waiting = part.elsewhere if event.elsewhere else part.syncs
+                waiting[f"{event.line} {event.name}"] += 1
             if event.cost is not None:
                 part.launches += event.cost.kernels
                 part.flops[str(event.cost.dtype)[6:]] += event.cost.flops  # type: ignore[assignment]
@@ -144,18 +157,17 @@ class DeviceQueue(TorchDispatchMode):
     def seconds(self, gpu: Gpu) -> float:
         """Until both are done: the host launches ahead, the device works one by one, waits count.
 
-        Both start at 0 with nothing to do.
+        Both start at 0 with nothing to do. What another thread does takes the device's time alone.
         """
         host = device = 0.0
         for event in self.events:
-            if event.cost is None:
-                host += VIEW_S
-            else:
-                host += LAUNCH_S * event.cost.kernels
+            took = VIEW_S if event.cost is None else LAUNCH_S * event.cost.kernels
+            host += 0.0 if event.elsewhere else took
+            if event.cost is not None:
                 device = max(device, host) + event.cost.seconds(gpu)
             if event.copied:
                 device = max(device, host) + event.copied / gpu.host_link
-            if event.waits:
+            if event.waits and not event.elsewhere:
                 host = max(host, device) + SYNC_S
         return max(host, device)
 
@@ -268,7 +280,8 @@ def on_fake_device(log: DeviceQueue, fake: FakeTensorMode) -> Iterator[None]:
     """Log what is done in a block, which sees fake tensors and a device."""
     torch._C._ensureCUDADeviceGuardSet()
     asked = mock.patch.object(FakeTensor, "tolist", lambda tensor: log.values(tensor))
-    with asked, fake, torch.inference_mode(), _Asked(), log:
+    streams = mock.patch.multiple(torch.cuda, Event=DoneEvent, current_stream=DoneStream)
+    with asked, streams, fake, torch.inference_mode(), _Asked(), log:
         yield
 
 

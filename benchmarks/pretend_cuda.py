@@ -122,7 +122,12 @@ class PretendCuda:
         _log = self.log
         forget_device()
         self._open.callback(forget_device)
-        named = {"Event": _Event, "Stream": _Stream, "stream": _on, "current_stream": _Stream}
+        named = {
+            "Event": DoneEvent,
+            "Stream": DoneStream,
+            "stream": _on,
+            "current_stream": DoneStream,
+        }
         self._open.enter_context(mock.patch.multiple(torch.cuda, **named))
         self._open.enter_context(torch.inference_mode())
         self._open.enter_context(_Pretending())
@@ -137,7 +142,7 @@ def _set_log(log: DeviceLog) -> None:
     _log = log
 
 
-class _Event:
+class DoneEvent:
     """An event of a device that has done everything already."""
 
     def record(self, stream: object = None) -> None:
@@ -147,7 +152,7 @@ class _Event:
         """Wait for nothing."""
 
 
-class _Stream:
+class DoneStream:
     """A stream of a device that does everything at once."""
 
     def __init__(self, device: object = None) -> None:

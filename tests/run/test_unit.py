@@ -222,7 +222,7 @@ def test_libraries_out_of_memory_halve_as_torch_does(tmp_path, monkeypatch, mess
     monkeypatch.setattr(_SmallGpu, "error", RuntimeError(message))
     proposer = _SmallGpu(points=32, images=1)
     units = _units(tmp_path, Labeler(FakeEncoder(), proposer, BANK), images_per_step=2)
-    statuses = [row.status for row in units.label(0, MIXED)]
+    statuses = [row.status for row in units.label(0, MIXED).rows]
     assert statuses == ["ok", "failed", "failed", "ok", "failed", "ok"]
     assert (proposer.points_per_step, units.images_per_step) == (32, 1)
 
