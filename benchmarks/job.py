@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--images-per-unit", type=int, default=20)
     parser.add_argument("--actors", type=int, default=os.cpu_count())
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--json", type=Path, default=None)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -42,6 +43,7 @@ def main() -> None:
         overrides += [
             f"job.images_per_unit={arguments.images_per_unit}",
             f"job.actors={arguments.actors}",
+            f"models.device={arguments.device}",
         ]
         config = load_config(str(path), overrides)
         bank, _ = build_run_bank(config)
@@ -61,7 +63,7 @@ def main() -> None:
         "job_share_of_bare": job / bare,
         "idle_share_of_actors": 1 - busy,
         "startup_s": startup_s,
-        "machine": machine(torch.device("cpu")),
+        "machine": machine(torch.device(arguments.device)),
     }
     for key, value in result.items():
         print(f"  {key}: {value:.4g}" if isinstance(value, float) else f"  {key}: {value}")
