@@ -21,11 +21,12 @@ import numpy as np
 
 from benchmarks.sleeping_models import SIDE
 from ntt_ray.records import Detection, FetchedImage, ImageEntry, PromptWork
+from ntt_ray.run.actor import IMAGES_PER_GPU_STEP
 from ntt_ray.run.decoding import Decoded
 from ntt_ray.run.unit import UnitLabeler
 from ntt_ray.storage import Storage
 
-IMAGES_PER_STEP = 4  # as on a GPU
+IMAGES_PER_STEP = IMAGES_PER_GPU_STEP
 
 
 class Naps(NamedTuple):
