@@ -50,7 +50,7 @@ class LabelActor:
         self._job, self._name = job, uuid.uuid4().hex
         self._accelerator: str | None = None
         self._metrics = ActorMetrics(storage.redact(job.output))
-        self._measuring = threading.Lock()
+        self._lock, self._calls = threading.Lock(), list[threading.Event]()
         self._loading_error: NttRayError | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="device")
         try:
@@ -86,10 +86,28 @@ class LabelActor:
         """Label the units of a batch (Ray Data's calling convention)."""
         if self._loading_error is not None:
             raise self._loading_error
+        with self._lock:
+            earlier, mine = list(self._calls), threading.Event()
+            self._calls.append(mine)
+        try:
+            return self._labelled(batch, earlier)
+        finally:
+            with self._lock:
+                self._calls.remove(mine)
+            mine.set()
+
+    def _labelled(self, batch: pa.Table, earlier: Sequence[threading.Event]) -> pa.Table:
+        """See `__call__`.
+
+        A unit that comes without its images waits for the calls before it: units end in the order
+        in which they came, so that many of its kind in a row mean that nothing can be read.
+        """
         rows = []
         for row in batch.to_pylist():
             images = [fetched_image(image) for image in row["images"]]
             given_back = row["given_back"]
+            for call in earlier if given_back else ():
+                call.wait()
             done = LabelledUnit([], time.time(), 0.0, PromptWork())
             try:
                 done = done if given_back else self._label(row["shard_id"], images)
@@ -124,7 +142,7 @@ class LabelActor:
             raise LabelError(f"{error}; {this_log()}") from error
 
     def _measure(self, done: LabelledUnit, fetch_s: float) -> None:
-        with self._measuring:
+        with self._lock:
             self._metrics.unit(done.rows, fetch_s, done.label_s)
             self._metrics.prompts(done.work)
         if self._job.models.device != "cpu":

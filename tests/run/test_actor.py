@@ -120,3 +120,31 @@ def test_what_fails_while_loading_is_raised_by_the_first_unit(monkeypatch, tmp_p
     actor = _actor(monkeypatch, NotedSpec(ModelsConfig()), str(tmp_path), b"no bank")
     with pytest.raises(InputError, match="the memory bank"):
         actor(_unit(0))
+
+
+def test_a_unit_without_its_images_ends_behind_the_one_before(monkeypatch, tmp_path):
+    """Else units that could not be fetched would end in a row before any that could."""
+    actor = _actor(monkeypatch, NotedSpec(ModelsConfig()), str(tmp_path))
+    begun, go_on, ended = threading.Event(), threading.Event(), []
+    label = actor._units.label
+
+    def slow(*arguments):
+        begun.set()
+        assert go_on.wait(60)
+        return label(*arguments)
+
+    monkeypatch.setattr(actor._units, "label", slow)
+
+    def call(unit: pa.Table) -> None:
+        ended.append(actor(unit).to_pylist()[0]["given_back"])
+
+    missing = _unit(1).set_column(2, "given_back", pa.array(["not there"]))
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(call, _unit(0))
+        assert begun.wait(60)
+        second = threads.submit(call, missing)
+        while len(actor._calls) < 2:
+            assert not second.done()
+        go_on.set()
+        first.result(), second.result()
+    assert ended == [None, "not there"]
