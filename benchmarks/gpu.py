@@ -39,29 +39,48 @@ class Step:
 
 
 def steps(dry: bool) -> list[Step]:
-    """What is done; `dry` is for a machine without a GPU."""
-    device, repeats = ("cpu", "1") if dry else ("cuda", "3")
+    """What is done; `dry` is for a machine without a GPU, which may be busy."""
+    if dry:
+        return _dry_steps()
     tests = ("pytest", "-q", "tests/gpu", "-p", "no:cacheprovider")
-    found = [Step("tests", tests + (("--collect-only",) if dry else ()), 150, has_result=False)]
-    for models in ("ts",) if dry else ("ts", "ll"):
+    found = [Step("tests", tests, 150, has_result=False)]
+    for models in ("ts", "ll"):
         found.append(Step(f"budget_{models}", ("benchmarks.budget", "--models", models), 60))
-    for models in ("demo",) if dry else ("ts", "ll"):
-        base = ("benchmarks.labeler", "--models", models, "--device", device)
-        base += ("--repeats", repeats, "--images", repeats, "--survivors", "1")
-        base += () if dry else ("--precision", "bf16")
-        small = () if dry else ("--batch", "8")
-        large = ("--ours-only", "--size", "400x300" if dry else "4000x3000")
-        found.append(Step(f"labeler_{models}", base + small, 90))
+    for models in ("ts", "ll"):
+        base = ("benchmarks.labeler", "--models", models, "--device", "cuda", "--precision", "bf16")
+        base += ("--repeats", "3", "--survivors", "1")
+        found.append(Step(f"labeler_{models}", (*base, "--batch", "8"), 90))
+        large = ("--ours-only", "--size", "4000x3000")
         found.append(Step(f"labeler_{models}_12mp", base + large, 60))
-        found.append(Step(f"labeler_{models}_one", (*base, "--ours-only"), 60))
-    job = ("benchmarks.job", "--images", "4" if dry else "400", "--actors", "1")
-    found.append(Step("job", (*job, "--device", device), 90))
-    if not dry:
-        for how in ("yes", "cuda-graphs"):
-            compiled = ("benchmarks.labeler", "--models", "ts", "--precision", "bf16")
-            compiled += ("--device", device, "--ours-only", "--batch", "8", "--compile", how)
-            found.append(Step(f"labeler_ts_compile_{how}", compiled, 150))
+    job = ("benchmarks.job", "--images", "400", "--actors", "1", "--device", "cuda")
+    found.append(Step("job", job, 90))
+    for how in ("yes", "cuda-graphs"):
+        compiled = (
+            "benchmarks.labeler",
+            "--models",
+            "ts",
+            "--device",
+            "cuda",
+            "--precision",
+            "bf16",
+        )
+        compiled += ("--precision", "bf16", "--ours-only", "--batch", "8", "--compile", how)
+        found.append(Step(f"labeler_ts_compile_{how}", compiled, 150))
     return found
+
+
+def _dry_steps() -> list[Step]:
+    """The same modules, each once and on as little as it takes."""
+    tests = ("pytest", "-q", "tests/gpu", "-p", "no:cacheprovider", "--collect-only")
+    labeler = ("benchmarks.labeler", "--models", "demo", "--device", "cpu", "--survivors", "1")
+    labeler += ("--repeats", "1", "--images", "1", "--points-per-side", "4", "--ours-only")
+    job = ("benchmarks.job", "--images", "2", "--actors", "1", "--device", "cpu")
+    return [
+        Step("tests", tests, WHOLE_S, has_result=False),
+        Step("budget_ts", ("benchmarks.budget", "--models", "ts", "--batch", "1"), WHOLE_S),
+        Step("labeler_demo", labeler, WHOLE_S),
+        Step("job", job, WHOLE_S),
+    ]
 
 
 def run(step: Step, folder: Path, left_s: float) -> bool:

@@ -20,7 +20,7 @@ def test_the_dry_hour_ends_with_a_table(tmp_path):
     assert done.returncode == 0, (done.stdout, done.stderr, logs)
     assert "| labeler_demo |" in done.stdout
     assert "| ts, transform |" in (tmp_path / "table.md").read_text()
-    assert json.loads((tmp_path / "labeler_demo_12mp.json").read_text())["ratio"] is None
+    assert json.loads((tmp_path / "labeler_demo.json").read_text())["ratio"] is None
 
 
 def test_the_hour_fits_its_time_and_its_commands_parse():
