@@ -70,6 +70,9 @@ def _table(found: Estimate, price: float | None) -> Table:
         rows.append(
             ("cost", f"{_amount(found.device_hours * price)} at {price:g} per {device}-hour")
         )
+    if found.device == "cpu" and found.predicted_gpu_hours:
+        hours = [f"{_amount(hours)} on {gpu}" for gpu, hours in found.predicted_gpu_hours.items()]
+        rows.append(("on GPUs", f"predicted, not measured: GPU-hours {', '.join(hours)}"))
     for row in rows:
         table.add_row(*row)
     return table

@@ -20,6 +20,7 @@ from ntt_ray.config import Config
 from ntt_ray.errors import InputError
 from ntt_ray.evaluate.job import evaluate_run
 from ntt_ray.merge.job import merge
+from ntt_ray.plan.predictions import predicted_gpu_hours
 from ntt_ray.records import ImageEntry
 from ntt_ray.report.job import report_run
 from ntt_ray.run.actor import IMAGES_PER_GPU_STEP
@@ -79,6 +80,7 @@ class Estimate:
         device_hours: GPU-hours, or core-hours where there is no GPU.
         read_bytes: bytes of all image files.
         written_bytes: bytes of all shards and merged files.
+        predicted_gpu_hours: see `predictions`.
     """
 
     images: int
@@ -91,6 +93,7 @@ class Estimate:
     device_hours: float
     read_bytes: int
     written_bytes: int
+    predicted_gpu_hours: dict[str, float]
 
 
 def estimate_run(
@@ -236,4 +239,5 @@ def _estimate(config: Config, images: int, measured: Measured) -> Estimate:
         device_hours=actor_s * per_actor / 3600,
         read_bytes=round(measured.read_bytes / max(1, measured.sized) * images),
         written_bytes=round(measured.written_bytes / measured.images * images),
+        predicted_gpu_hours=predicted_gpu_hours(config, images),
     )

@@ -84,7 +84,7 @@ def test_warming_up_is_not_speed(done, actors, shards):
     assert [unit.shard_id for unit in settled(done, actors)] == shards
 
 
-SIZES = {3: 4, 50: 4, 64: 4, 65: 8, 1000: 64, 100_000: 256}
+SIZES = {3: 8, 50: 8, 128: 8, 129: 16, 1000: 64, 100_000: 256}
 
 
 @pytest.mark.slow

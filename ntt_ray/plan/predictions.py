@@ -1,0 +1,33 @@
+"""How long a GPU would take, where none is at hand: predictions of the budget benchmark.
+
+``python -m benchmarks.budget`` counts what an image of 640 x 480 asks of a GPU at 1024 points in
+bf16; the rates of the cards are assumed. No GPU has been measured with this project, so these are
+predictions and are called so.
+"""
+
+from __future__ import annotations
+
+from ntt_ray.config import Config
+
+# milliseconds an image, by encoder and proposer
+PREDICTED_MS = {
+    ("dinov2_vits14", "sam2.1_hiera_t"): {"H100": 13.1, "H200": 12.3, "A100": 33.3, "L4": 89.6},
+    ("dinov2_vitl14", "sam2_hiera_l"): {"H100": 19.2, "H200": 17.7, "A100": 48.1, "L4": 146.0},
+}
+
+
+def predicted_gpu_hours(config: Config, images: int) -> dict[str, float]:
+    """GPU hours of a run by the model of the GPU; none where nothing was counted for its models.
+
+    Args:
+        config: the run; one with another grid of points, with tiles or with chosen points asks
+            other things of a GPU.
+        images: how many images it has.
+    """
+    models, method = config.models, config.method
+    if method.points_per_side != 32 or method.tiles is not None or method.prompts is not None:
+        return {}
+    if models.precision == "fp32":
+        return {}
+    predicted = PREDICTED_MS.get((models.encoder.name, models.proposer.name), {})
+    return {gpu: images * ms / 3.6e6 for gpu, ms in predicted.items()}
