@@ -25,7 +25,7 @@ from ntt_ray.errors import (
     StorageError,
 )
 from ntt_ray.records import FetchedImage, PromptWork
-from ntt_ray.run.cluster.connect import this_log
+from ntt_ray.run.cluster.connect import see_reserved_gpus_only, this_log
 from ntt_ray.run.cluster.metrics import ActorMetrics
 from ntt_ray.run.fetch import fetched_image
 from ntt_ray.run.job import LABELLED, LabelJob, LabelledUnit
@@ -47,6 +47,7 @@ class LabelActor:
     """
 
     def __init__(self, job: LabelJob, bank_ref: list[ray.ObjectRef[bytes]]) -> None:
+        see_reserved_gpus_only()
         self._job, self._name = job, uuid.uuid4().hex
         self._accelerator: str | None = None
         self._metrics = ActorMetrics(storage.redact(job.output))

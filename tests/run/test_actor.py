@@ -59,6 +59,7 @@ def _png() -> bytes:
 def _actor(monkeypatch, models: FakeSpec, output: str, bank: bytes = b"") -> LabelActor:
     monkeypatch.setattr(ray, "get", lambda reference: reference)
     monkeypatch.setattr(actor_module, "ActorMetrics", lambda run: _NoMetrics())
+    monkeypatch.setattr(actor_module, "see_reserved_gpus_only", lambda: None)  # of this process
     job = LabelJob(
         output=output,
         store=Storage(),

@@ -26,9 +26,6 @@ _LOCAL_SYSTEM = {
     "idle_worker_killing_time_threshold_ms": 120_000,
     "enable_metrics_collection": False,
 }
-# A task or actor that reserves no GPU shall see none. Without this Ray lets it see all of its node,
-# and what takes "the GPU, if there is one" takes memory from the actor that reserved it.
-_HIDE_GPUS = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}
 # Ray Data appends how to make it try again, which it shall not
 _RAY_ADVICE = re.compile(r"\nFailed to [^\n]* after \d+/\d+ attempts .*", re.DOTALL)
 
@@ -43,8 +40,6 @@ def connect(object_store_bytes: int | None = None, cpus: int | None = None) -> N
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if not ray.is_initialized():
         here = not os.environ.get("RAY_ADDRESS")
-        if here:
-            os.environ.update(_HIDE_GPUS)
         on_sigterm = signal.getsignal(signal.SIGTERM)
         ray.init(
             # without an address, Ray would join whatever `ray start` has left on this machine
@@ -54,8 +49,6 @@ def connect(object_store_bytes: int | None = None, cpus: int | None = None) -> N
             include_dashboard=False if here else None,
             object_store_memory=object_store_bytes if here else None,
             num_cpus=cpus if here else None,
-            # costs workers a second or two to start; those of a Ray started here inherit it
-            runtime_env=None if here else {"env_vars": _HIDE_GPUS},
             _system_config=_LOCAL_SYSTEM if here else None,
         )
         # Ray's own handler drains the node for up to half a minute before anything else ends
@@ -64,6 +57,17 @@ def connect(object_store_bytes: int | None = None, cpus: int | None = None) -> N
     # the traceback of what a worker raised; the error itself is ours to say
     said = logging.ERROR if logger.isEnabledFor(logging.DEBUG) else logging.CRITICAL
     logging.getLogger("ray.data").setLevel(said)
+
+
+def see_reserved_gpus_only() -> None:
+    """In a worker that reserves no GPU: see none.
+
+    Ray lets it see all of its node, and what takes "the GPU, if there is one" would take memory
+    from the actor that reserved it. Ray's own switch for this would be a runtime environment, which
+    makes every worker of a cluster that is joined start anew, seconds later.
+    """
+    if not ray.get_gpu_ids():
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def decide(job: JobConfig, device: str) -> Resources:

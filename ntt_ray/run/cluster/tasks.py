@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 
 import ray
 
-from ntt_ray.run.cluster.connect import connect, our_error
+from ntt_ray.run.cluster.connect import connect, our_error, see_reserved_gpus_only
 from ntt_ray.run.cluster.interrupts import release_logging
 
 T = TypeVar("T")
@@ -81,6 +81,7 @@ def map_on_ray(function: Callable[[T], R], items: Iterable[T]) -> Generator[R]:
 
 def _call(function: Callable[..., Any], *arguments: Any) -> Any:  # Ray takes no bound methods
     release_logging()
+    see_reserved_gpus_only()
     return function(*arguments)
 
 
