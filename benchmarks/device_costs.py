@@ -71,7 +71,7 @@ class Cost:
         dtype: type of what is multiplied.
         bytes: read and written.
         kernels: launches.
-        share: of the GPU's FLOP/s that this kind of kernel reaches.
+        share: the part of the GPU's FLOP/s that this kind of kernel reaches, 0 to 1.
         vector: float32 operations between the products, which do not run beside them.
     """
 

@@ -48,12 +48,12 @@ class Event:
     """Something that the host did.
 
     Attributes:
-        part: of the labeller.
-        name: of the operation.
-        cost: of a kernel; None where nothing was launched.
+        part: the part of the labeller that did it.
+        name: the name of the operation.
+        cost: what the kernel costs; None where nothing was launched.
         copied: bytes between host and device.
         waits: whether the host waited for the device.
-        line: of the product, that asked.
+        line: the line of the product that asked.
         elsewhere: whether another thread did it, while the host went on.
     """
 

@@ -26,7 +26,7 @@ class Step:
     """A command of this Python.
 
     Attributes:
-        name: of its files.
+        name: the name of its log and of its result, without their endings.
         arguments: after ``python -m``.
         limit_s: most seconds that it may take.
         has_result: whether it writes a result as JSON.

@@ -30,7 +30,7 @@ def synthetic_features(prototypes: Tensor, grid: int, seed: int = 0) -> Tensor:
     Args:
         prototypes: ``(K, C)`` float32 of length 1.
         grid: patches along a side.
-        seed: of the regions and the noise.
+        seed: the seed of the regions and the noise.
     """
     generator = torch.Generator().manual_seed(seed)
     classes, dim = prototypes.shape
@@ -53,7 +53,7 @@ def synthetic_proposals(count: int, side: int, seed: int = 0) -> Proposals:
     Args:
         count: number of proposals.
         side: side of the low-resolution masks in pixels.
-        seed: of places, sizes and predicted IoUs, which lie in [0.4, 1).
+        seed: the seed of places, sizes and predicted IoUs, which lie in [0.4, 1).
     """
     generator = torch.Generator().manual_seed(seed)
     objects = -(-count // 2)

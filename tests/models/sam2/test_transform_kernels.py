@@ -1,10 +1,7 @@
 """The kernels of the transformer on a GPU: interpreted, and compiled for GPUs."""
 
-import json
-import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,8 +17,8 @@ from ntt_ray.models.sam2.decoder.run import PointDecoder, has_transform_kernels,
 from ntt_ray.models.sam2.decoder.transform_cost import transform_cost
 from ntt_ray.models.sam2.proposer import point_grid
 from tests.support.interpreted_transform import CASES, TYPES, inputs
+from tests.support.kernels import SHARED_BYTES, interpreted_by
 from tests.support.launches import Launches
-from tests.support.paths import ROOT
 from tests.support.random_decoder import SIDE, random_features, random_model
 
 triton = pytest.importorskip("triton", reason="torch for CPUs comes without Triton")
@@ -29,18 +26,13 @@ fused = pytest.importorskip("ntt_ray.models.sam2.decoder.fused_transform")
 kernels = pytest.importorskip("ntt_ray.models.sam2.decoder.transform_kernels")
 
 TOOLS = Path(triton.__path__[0]) / "backends" / "nvidia" / "bin"
-SHARED_BYTES = {80: 163 * 1024, 89: 99 * 1024, 90: 227 * 1024}  # of a block, by compute capability
 SPILLED_BYTES = {"layer_1": 256, "layer_2": 64, "last_attention": 0}  # of a thread
 KERNELS = tuple(SPILLED_BYTES)
 
 
 @pytest.fixture(scope="module")
 def interpreted():
-    command = [sys.executable, "-m", "tests.support.interpreted_transform"]
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return interpreted_by("tests.support.interpreted_transform")
 
 
 @pytest.mark.slow

@@ -1,10 +1,7 @@
 """The kernel that upscales survivors on a GPU: interpreted, and compiled for GPUs."""
 
-import json
-import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,22 +10,17 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ntt_ray.models.sam2.decoder.run import upscale
 from tests.support.interpreted_upscale import CASES, TYPES, random_inputs
-from tests.support.paths import ROOT
+from tests.support.kernels import SHARED_BYTES, interpreted_by
 
 triton = pytest.importorskip("triton", reason="torch for CPUs comes without Triton")
 kernel = pytest.importorskip("ntt_ray.models.sam2.decoder.upscale_kernel")
 
 TOOLS = Path(triton.__path__[0]) / "backends" / "nvidia" / "bin"
-SHARED_BYTES = {80: 163 * 1024, 89: 99 * 1024, 90: 227 * 1024}  # of a block, by compute capability
 
 
 @pytest.fixture(scope="module")
 def interpreted():
-    command = [sys.executable, "-m", "tests.support.interpreted_upscale"]
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return interpreted_by("tests.support.interpreted_upscale")
 
 
 @pytest.mark.slow
