@@ -48,9 +48,15 @@ def start():
         pool.close()
 
 
+def _is_decoder(process: psutil.Process) -> bool:
+    try:
+        return "ntt_ray.run.decoder" in process.cmdline()
+    except psutil.NoSuchProcess:  # it ended after it was listed; a zombie raises the same
+        return False
+
+
 def _children() -> list[psutil.Process]:
-    own = psutil.Process().children(recursive=True)
-    return [child for child in own if "ntt_ray.run.decoder" in child.cmdline()]
+    return [child for child in psutil.Process().children(recursive=True) if _is_decoder(child)]
 
 
 def _until(reached, seconds=20.0):
