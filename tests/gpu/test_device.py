@@ -11,7 +11,8 @@ from ntt_ray.masks import runs_to_rle
 from ntt_ray.method.masks_at_size import RleMasks, StripMasks, full_size_rles
 from ntt_ray.models.compilation import CompileOptions
 from ntt_ray.models.sam2.decoder.checked import disagreement
-from ntt_ray.models.sam2.decoder.run import COMPARED_ROUNDINGS, upscale
+from ntt_ray.models.sam2.decoder.kernels import COMPARED_ROUNDINGS
+from ntt_ray.models.sam2.decoder.run import upscale
 from ntt_ray.records import Detection
 from ntt_ray.settings import MethodSettings
 from tests.support.device_labels import coarse_images, share_found, small_labeler

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ntt_ray.models.sam2.decoder.checked import disagreement
 from ntt_ray.models.sam2.decoder.image import Sam2Features, image_maps
+from ntt_ray.models.sam2.decoder.kernels import COMPARED_ROUNDINGS
 from ntt_ray.models.sam2.decoder.run import (
-    COMPARED_ROUNDINGS,
     PointDecoder,
     layer_1_tokens,
     transform,

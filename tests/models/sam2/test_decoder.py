@@ -18,9 +18,9 @@ from ntt_ray.models.sam2.decoder import keys as sam2_keys
 from ntt_ray.models.sam2.decoder import run as sam2_run
 from ntt_ray.models.sam2.decoder.checked import CheckedKernel
 from ntt_ray.models.sam2.decoder.image import Sam2Features, image_maps
+from ntt_ray.models.sam2.decoder.kernels import COMPARED_POINTS, has_upscale_kernel
 from ntt_ray.models.sam2.decoder.run import (
     PointDecoder,
-    has_upscale_kernel,
     layer_1_tokens,
     transform,
     upscale,
@@ -383,7 +383,7 @@ def test_upscaling_is_asked_of_the_kernel_once_it_agrees(monkeypatch):
     assert asked == []
     monkeypatch.setattr(sam2_run, "has_upscale_kernel", lambda *_: True)
     found, _ = _in_steps_of_10().decode(features, -1.0)
-    assert asked == [sam2_run.COMPARED_POINTS, 10, 10, 5]
+    assert asked == [COMPARED_POINTS, 10, 10, 5]
     assert torch.equal(found.logits, expected.logits)
 
 

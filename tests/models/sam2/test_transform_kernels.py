@@ -13,7 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode, addmm_flop, baddbmm_flop
 from ntt_ray.models.compilation import CompileOptions
 from ntt_ray.models.sam2.decoder import run as sam2_run
 from ntt_ray.models.sam2.decoder.checked import CheckedKernel
-from ntt_ray.models.sam2.decoder.run import PointDecoder, has_transform_kernels, transform
+from ntt_ray.models.sam2.decoder.kernels import COMPARED_POINTS, has_transform_kernels
+from ntt_ray.models.sam2.decoder.run import PointDecoder, transform
 from ntt_ray.models.sam2.decoder.transform_cost import transform_cost
 from ntt_ray.models.sam2.proposer import point_grid
 from tests.support.interpreted_transform import CASES, TYPES, inputs
@@ -129,7 +130,7 @@ def test_the_transformer_is_asked_of_the_kernels_once_they_agree(monkeypatch):
     assert asked == []
     monkeypatch.setattr(sam2_run, "has_transform_kernels", lambda *_: True)
     found, iou = _in_steps_of_10().decode(random_features(), -1.0)
-    assert asked == [sam2_run.COMPARED_POINTS, 10, 10, 5]
+    assert asked == [COMPARED_POINTS, 10, 10, 5]
     assert torch.equal(found.logits, expected.logits)
     assert torch.equal(iou, expected_iou)
 

@@ -7,7 +7,7 @@ to 25). `DECODER.md` derives it.
 
 `layer_1_tokens`, `transform` and `upscale` are functions of tensors without host synchronisation.
 On a GPU kernels compute `transform` (`fused_transform`) and `upscale` (`upscale_kernel`), where
-they agree with them (`checked`).
+they agree with them (`kernels`).
 """
 
 from __future__ import annotations
@@ -22,9 +22,14 @@ from torch import Tensor
 
 from ntt_ray.models.compilation import CompileOptions
 from ntt_ray.models.interfaces import Proposals
-from ntt_ray.models.sam2.decoder.checked import CheckedKernel
 from ntt_ray.models.sam2.decoder.fold import DecoderWeights, TokensToImage, fold_decoder
 from ntt_ray.models.sam2.decoder.image import ImageMaps, Sam2Features, fold_image, image_maps
+from ntt_ray.models.sam2.decoder.kernels import (
+    checked_transform,
+    checked_upscale,
+    has_transform_kernels,
+    has_upscale_kernel,
+)
 from ntt_ray.models.sam2.decoder.keys import DenseKeys, LowRankKeys, head_products
 from ntt_ray.models.sam2.decoder.tokens import (
     Decoded,
@@ -44,11 +49,6 @@ CACHED_ELEMENTS = 1 << 20
 # Elements of any intermediate of a step: libraries and kernels that count them in 32 bits fail
 # beyond, some of them without a word.
 MAX_ELEMENTS = (1 << 31) - 1
-
-# Points that a kernel is compared on before it is used, and by how many roundings its results may
-# differ from the plain function's; up to 4 and 5 were measured (`DECODER.md`, section 6).
-COMPARED_POINTS = 4
-COMPARED_ROUNDINGS = 16
 
 
 class PointDecoder:
@@ -101,9 +101,9 @@ class PointDecoder:
         self._transform: Callable[..., Decoded] = transform
         self._upscale: Callable[..., Tensor] = upscale
         if kernels:
-            self._transform = _checked_transform(dtype)
+            self._transform = checked_transform(transform, dtype)
         if has_upscale_kernel(points.device, dtype, low_rank):
-            self._upscale = _checked_upscale(dtype)
+            self._upscale = checked_upscale(upscale, dtype)
 
     def compile(self, options: CompileOptions) -> None:
         """Compile the two functions that take the time; survivors vary in number, points do not.
@@ -211,29 +211,6 @@ def transform(weights: DecoderWeights, maps: ImageMaps, prompt: PromptTokens) ->
     return Decoded(keys, predicted_iou(weights, queries[:, 0]), hypernetworks(weights, queries))
 
 
-def has_transform_kernels(device: torch.device, dtype: torch.dtype, low_rank: bool) -> bool:
-    """Whether kernels are there for it: on a GPU, for image tokens of low rank, in 16 bits.
-
-    Matrix units round float32: what asks for it is computed plainly.
-    """
-    return device.type == "cuda" and low_rank and dtype in (torch.bfloat16, torch.float16)
-
-
-def _checked_transform(dtype: torch.dtype) -> Callable[..., Decoded]:
-    def kernels(*args: Any) -> Decoded:
-        from ntt_ray.models.sam2.decoder import fused_transform  # imports Triton
-
-        return fused_transform.transform(*args)
-
-    def few(
-        weights: DecoderWeights, maps: ImageMaps, prompt: PromptTokens
-    ) -> tuple[DecoderWeights, ImageMaps, PromptTokens]:
-        return weights, maps, prompt.part(slice(COMPARED_POINTS))
-
-    tolerance = COMPARED_ROUNDINGS * torch.finfo(dtype).eps
-    return CheckedKernel("SAM2's transformer", kernels, transform, few=few, tolerance=tolerance)
-
-
 def upscale(
     weights: DecoderWeights, maps: ImageMaps, keys: LowRankKeys | DenseKeys, hypernetworks: Tensor
 ) -> Tensor:
@@ -265,27 +242,6 @@ def upscale(
         torch.bmm(x, hypernetworks[..., None], out=logits[:, 16 * part.start : 16 * part.stop])
     side = 4 * int(tokens**0.5)
     return logits[..., 0].index_select(1, order).view(n, side, side)
-
-
-def has_upscale_kernel(device: torch.device, dtype: torch.dtype, low_rank: bool) -> bool:
-    """Whether a kernel is there for it: on a GPU, for image tokens of low rank."""
-    return device.type == "cuda" and low_rank and dtype != torch.float64
-
-
-def _checked_upscale(dtype: torch.dtype) -> Callable[..., Tensor]:
-    def kernel(*args: Any) -> Tensor:
-        from ntt_ray.models.sam2.decoder import upscale_kernel  # imports Triton
-
-        return upscale_kernel.upscale(*args)
-
-    def few(
-        weights: DecoderWeights, maps: ImageMaps, keys: LowRankKeys, hypernetworks: Tensor
-    ) -> tuple[DecoderWeights, ImageMaps, LowRankKeys, Tensor]:
-        some = slice(COMPARED_POINTS)
-        return weights, maps, keys.select(some), hypernetworks[some]
-
-    tolerance = COMPARED_ROUNDINGS * torch.finfo(dtype).eps
-    return CheckedKernel("SAM2's upscaling", kernel, upscale, few=few, tolerance=tolerance)
 
 
 def _attend(attention: TokensToImage, x: Tensor, keys: LowRankKeys | DenseKeys) -> Tensor:
