@@ -190,6 +190,7 @@ class JobConfig(Settings):
     hang_s: Annotated[float, Field(gt=0.0)] = 300.0
     max_failed_fraction: Share = 0.01
     max_unreachable_fraction: Share = 0.0
+    stop_on_drift: bool = False
     strict_versions: bool = False
 
     @model_validator(mode="after")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ntt_ray.run.lock import Holder
     from ntt_ray.run.status import Status
 
-REASONS_SHOWN = 10
+ALARMS_SHOWN, REASONS_SHOWN = 5, 10
 Output = Annotated[str, typer.Argument(metavar="OUTPUT", help="Folder or URI prefix of the run.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Quick = Annotated[
@@ -70,6 +70,8 @@ def _print(found: Status) -> None:
     if found.images_per_s is not None and found.left_s is not None:
         left = timedelta(seconds=round(found.left_s))
         say(f"{found.images_per_s:.2f} images/s, {left} left to label")
+    for alarm in found.drift[-ALARMS_SHOWN:]:
+        say(f"  drift: {alarm}", style="yellow")
     for reason, failures in list((found.failures or {}).items())[:REASONS_SHOWN]:
         names = ", ".join(failures.examples)
         say(f"  {failures.images} failed ({failures.kind}): {reason}; {names}")

@@ -28,7 +28,8 @@ _IMAGE = pa.struct(
 _ROWS = pa.large_list(pa.struct(ROW_FIELDS))
 # of every unit: its number, whether only some of its images are tried again, why it is given back
 _UNIT = [("shard_id", pa.int64()), ("again", pa.bool_()), ("given_back", pa.string())]
-_COUNTS = [(name, pa.int64()) for name in ("images", "failed", "unreachable", "detections")]
+_COUNTED = ("images", "failed", "unreachable", "empty", "detections")
+_COUNTS = [*((name, pa.int64()) for name in _COUNTED), ("score_sum", pa.float64())]
 FETCHED = pa.schema([*_UNIT, ("fetch_s", pa.float64()), ("images", pa.large_list(_IMAGE))])
 _LABELLING = [("actor", pa.string()), ("accelerator", pa.string()), *_TIMES, *_WORK]
 LABELLED = pa.schema([*_UNIT, *_LABELLING, ("rows", _ROWS)])
@@ -51,6 +52,8 @@ class UnitDone:
         label_s: seconds it took to label the images.
         write_s: seconds it took to write the shard.
         unreachable: how many of the images that failed are to be tried again.
+        empty: how many of the images have no detection.
+        score_sum: the sum of the scores of the detections.
         again: whether these are only those of the unit's images that were to be tried again.
         given_back: why the unit was given back without a shard; None where it has one.
         reason: why most of the images that failed did so, without what differs between them.
@@ -68,6 +71,8 @@ class UnitDone:
     label_s: float
     write_s: float
     unreachable: int = 0
+    empty: int = 0
+    score_sum: float = 0.0
     again: bool = False
     given_back: str | None = None
     reason: str | None = None

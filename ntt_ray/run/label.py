@@ -16,6 +16,8 @@ from ntt_ray.config import Config
 from ntt_ray.errors import RunIncompleteError
 from ntt_ray.run.chain import label_units
 from ntt_ray.run.cluster.metrics import DriverMetrics
+from ntt_ray.run.drift import unit_order
+from ntt_ray.run.drift_watch import DriftWatch
 from ntt_ray.run.early_stop import EarlyStop
 from ntt_ray.run.job import LabelJob, Pace, UnitDone
 from ntt_ray.run.journal import delete_finished
@@ -69,16 +71,18 @@ def label(config: Config, on_unit: OnUnit) -> None:
         prepared = prepare_run(config, store, sources)
         units, done = range(len(prepared.images.sizes)), prepared.images.done
         noted = noted_units(config.output, store)
-        work = {unit: False for unit in units if unit not in done}
-        work |= {unit: True for unit in units if unit in done and unit in noted}
+        # in an order that means nothing, so that folders do not look like drift
+        order = unit_order(units, prepared.identity.manifest)
+        work = {unit: False for unit in order if unit not in done}
+        work |= {unit: True for unit in order if unit in done and unit in noted}
         found = _Labelled()
         if work:
             job = _job(config, store, lock.token, prepared)
-            found = _label_units(job, prepared, work, lock, on_unit)
+            found = _label_units(config, job, prepared, work, lock, on_unit)
             if found.unreachable:
                 logger.info("%d units have images to be tried again", len(found.unreachable))
                 second = dict.fromkeys(sorted(found.unreachable), True)
-                again = _label_units(job, prepared, second, lock, on_unit)
+                again = _label_units(config, job, prepared, second, lock, on_unit)
                 found.unreachable = again.unreachable | set(again.given_back)
                 found.accelerators |= again.accelerators
             if len(found.accelerators) > 1:
@@ -95,7 +99,12 @@ def label(config: Config, on_unit: OnUnit) -> None:
 
 
 def _label_units(
-    job: LabelJob, prepared: Prepared, units: Mapping[int, bool], lock: RunLock, on_unit: OnUnit
+    config: Config,
+    job: LabelJob,
+    prepared: Prepared,
+    units: Mapping[int, bool],
+    lock: RunLock,
+    on_unit: OnUnit,
 ) -> _Labelled:
     """Send the units through the chain, and tell the lock, the metrics and the caller of each."""
     sizes = prepared.images.sizes
@@ -104,6 +113,13 @@ def _label_units(
     pace, metrics = Pace(), DriverMetrics(storage.redact(job.output))
     metrics.progress(done, total)
     found, early = _Labelled(), EarlyStop(fresh=not done)
+    drift = DriftWatch(
+        job.output,
+        job.store,
+        sum(not again for again in units.values()),
+        stop=config.job.stop_on_drift,
+        on_alarm=metrics.drift,
+    )
     chain = label_units(job, units, prepared.bank, prepared.models.resources, max(sizes))
     with StallWatch() as watch:
         for unit in chain:
@@ -123,6 +139,7 @@ def _label_units(
             metrics.unit(unit.write_s)
             metrics.progress(done, total)
             on_unit(unit, done, total)
+            drift.unit(unit)
     return found
 
 

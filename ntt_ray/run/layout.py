@@ -17,6 +17,7 @@ BANK_FILE, BANK_PAGE, BANK_REPORT = "bank.safetensors", "bank.html", "bank.json"
 LABELS_FOLDER, SHARD_SUFFIX, JOURNAL_SUFFIX = "labels", ".parquet", ".journal.json"
 AGAIN_SUFFIX = ".again.json"
 LOCK_FILE = "driver.lock"
+DRIFT_FILE = "drift.json"
 MERGE_LOCK_FILE = "merge.lock"  # a partial merge may go on beside labelling
 CLAIM_SUFFIX = ".claim"  # behind the name of a lock that is being taken over
 
@@ -38,7 +39,7 @@ FILES = (
         f"{LABELS_FOLDER}/shard-*{suffix}"
         for suffix in (SHARD_SUFFIX, JOURNAL_SUFFIX, AGAIN_SUFFIX)
     ),
-    *(LOCK_FILE, MERGE_LOCK_FILE, f"*.lock{CLAIM_SUFFIX}"),
+    *(LOCK_FILE, MERGE_LOCK_FILE, f"*.lock{CLAIM_SUFFIX}", DRIFT_FILE),
     *(MERGE_FILE, COCO_FILE, "annotations-*-of-*.json", RESULTS_FILE),
     *(POLYGON_FILE, "polygons-*-of-*.json"),
     *(TASKS_FILE, "labelstudio-*-of-*.json", INTERFACE_FILE),

@@ -15,6 +15,7 @@ from typing import Any
 from ntt_ray import storage
 from ntt_ray.errors import InputError, RunIncompleteError, reason_of
 from ntt_ray.run import record as run_record
+from ntt_ray.run.drift_watch import read_alarms
 from ntt_ray.run.failures import Allowed
 from ntt_ray.run.layout import shard_name
 from ntt_ray.run.lock import Holder, read_holder
@@ -53,6 +54,7 @@ class Status:
         failures: failed images by reason, the most frequent first; None where nobody looked.
         allowed: how many of the images may fail before the run counts as failed.
         driver: who works on the run, or died over it.
+        drift: alarms in words: units that found something else than all before.
     """
 
     output: str
@@ -63,6 +65,7 @@ class Status:
     failures: dict[str, Failures] | None
     allowed: Allowed
     driver: Holder | None
+    drift: tuple[str, ...] = ()
 
     @property
     def failed(self) -> int:
@@ -129,6 +132,7 @@ def read_status(output: str, store: Storage, *, footers: bool = True) -> Status:
             float(job.get("max_unreachable_fraction", 0)),
         ),
         driver=driver,
+        drift=tuple(alarm["text"] for alarm in read_alarms(output, store)),
     )
 
 

@@ -78,12 +78,15 @@ def _replaced(old: pa.Table, new: pa.Table) -> pa.Table:
 def _counts(table: pa.Table) -> dict[str, Any]:
     """What the driver hears of some rows: how many of each kind, and why most of them failed."""
     failed = table.filter(pc.equal(table["status"], "failed"))
+    found = pc.list_flatten(table["annotations"])
     unreachable = pc.sum(pc.is_in(failed["failure"], pa.array(PENDING))).as_py() or 0
     reasons = [reason_of(error) for error in failed["error"].to_pylist()]
     return {
         "images": len(table),
         "failed": len(failed),
         "unreachable": unreachable,
-        "detections": sum(len(item) for item in table["annotations"]),
+        "empty": pc.sum(pc.equal(table["status"], "empty")).as_py() or 0,
+        "detections": len(found),
+        "score_sum": pc.sum(pc.struct_field(found, "score")).as_py() or 0.0,
         "reason": max(reasons, key=reasons.count, default=None),
     }

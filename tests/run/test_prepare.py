@@ -79,6 +79,7 @@ ACCEPTED = {
     "job.hang_s": 50.0,
     "job.max_failed_fraction": 0.5,
     "job.max_unreachable_fraction": 0.5,
+    "job.stop_on_drift": True,
     "job.strict_versions": True,
     "merge.min_score": 0.7,
     "merge.profiles": ["coco"],

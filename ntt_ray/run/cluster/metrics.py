@@ -26,6 +26,7 @@ POINTS = "ntt_ray_points"
 UNIT_SECONDS = "ntt_ray_unit_seconds"
 GPU_MEMORY = "ntt_ray_gpu_memory_bytes"
 UNITS = "ntt_ray_units"
+DRIFT_ALARMS = "ntt_ray_drift_alarms"
 IMAGES_DONE = "ntt_ray_images_done"
 IMAGES_PLANNED = "ntt_ray_images_planned"
 
@@ -93,6 +94,8 @@ class DriverMetrics:
         self._seconds = _unit_seconds(run)
         self._done = _tagged(metrics.Gauge, run, IMAGES_DONE, "Images that have their row")
         self._planned = _tagged(metrics.Gauge, run, IMAGES_PLANNED, "Images of the run")
+        text = "Times that units found something else than all before"
+        self._drift = _tagged(metrics.Counter, run, DRIFT_ALARMS, text)
 
     def progress(self, done: int, planned: int) -> None:
         """Tell how far the run is."""
@@ -103,6 +106,10 @@ class DriverMetrics:
         """Count a unit that was written."""
         self._units.inc()
         self._seconds.observe(write_s, {"part": "write"})
+
+    def drift(self) -> None:
+        """Count an alarm."""
+        self._drift.inc()
 
 
 def _ascii(text: str) -> str:

@@ -10,7 +10,14 @@ from ntt_ray.run.cluster import metrics
 from tests.support.paths import ROOT
 
 DASHBOARD = ROOT / "configs" / "cluster" / "grafana.json"
-COUNTERS = {metrics.IMAGES, metrics.FAILURES, metrics.DETECTIONS, metrics.UNITS, metrics.POINTS}
+COUNTERS = {
+    metrics.IMAGES,
+    metrics.FAILURES,
+    metrics.DETECTIONS,
+    metrics.UNITS,
+    metrics.POINTS,
+    metrics.DRIFT_ALARMS,
+}
 GAUGES = {metrics.GPU_MEMORY, metrics.IMAGES_DONE, metrics.IMAGES_PLANNED}
 EXPORTED = {
     *(f"ray_{name}_total" for name in COUNTERS),
