@@ -1,4 +1,4 @@
-"""A camera that breaks after half of a run: half of the images come dark and inverted. It is named."""
+"""A camera that breaks halfway through a run, half of its images dark and inverted, is named."""
 
 from __future__ import annotations
 
