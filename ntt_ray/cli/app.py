@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import json
 import logging
 import signal
 import sys
@@ -21,7 +20,8 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from ntt_ray import __version__
-from ntt_ray.config import Config, build_config, load_config
+from ntt_ray.cli.place import settings_of
+from ntt_ray.config import Config
 from ntt_ray.errors import NttRayError
 
 logger = logging.getLogger("ntt_ray")
@@ -31,11 +31,17 @@ app = typer.Typer(
     name="ntt-ray",
     help="Label millions of images with instance masks from a few annotated references.",
     no_args_is_help=True,
-    add_completion=False,
+    # every command below inherits these names
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 
-ConfigPath = Annotated[str, typer.Argument(metavar="CONFIG", help="Path of the YAML config.")]
+ConfigPath = Annotated[
+    str,
+    typer.Argument(
+        metavar="CONFIG|OUTPUT", help="Path of the YAML config, or the output of a run that began."
+    ),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option(
@@ -83,20 +89,15 @@ def say(text: str, style: str | None = None) -> None:
     console.print(text, style=style, markup=False, soft_wrap=True)
 
 
-def override(key: str, value: str | None) -> str:
-    """What ``--set`` takes, for a text as it is: a path may hold signs that mean much in YAML."""
-    return f"{key}={json.dumps(value, ensure_ascii=False)}"
-
-
 def start(
     config: ConfigPath,
     overrides: Overrides = None,
     dry_run: DryRun = False,
     verbose: Verbose = False,
 ) -> Config:
-    """Read the config; with ``--dry-run`` print the plan and leave."""
+    """Read the config, or that of a run by its output; ``--dry-run`` prints the plan and leaves."""
     start_logging(verbose)
-    settings = load_config(config, overrides or ())
+    settings = settings_of(config, overrides)
     if dry_run:
         _print_plan(settings)
         raise typer.Exit
@@ -122,18 +123,15 @@ def config_command(function: Callable[..., None]) -> Callable[..., None]:
     return app.command()(command)
 
 
-def access_settings(output: str, overrides: list[str] | None, command: str) -> Config:
-    """Settings of a command that has no config: of them only output and access to stores count."""
-    base = {"images": "any", "bank": "any", "output": output}
-    return build_config(base, overrides or (), f"ntt-ray {command}:")
-
-
 def start_logging(verbose: bool) -> None:
     """Log lines go to stderr, above a progress bar where there is one."""
     handler: logging.Handler = logging.StreamHandler()
     layout = "%(asctime)s %(levelname)s %(message)s"
     if console.is_terminal:  # lines above a progress bar go through its console
-        handler, layout = RichHandler(console=console, show_path=False, markup=False), "%(message)s"
+        handler = RichHandler(
+            console=console, show_path=False, markup=False, log_time_format="%H:%M:%S"
+        )
+        layout = "%(message)s"
     logging.basicConfig(level=logging.WARNING, format=layout, handlers=[handler])
     logger.setLevel(logging.DEBUG if verbose else logging.INFO)
 

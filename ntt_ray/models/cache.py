@@ -20,6 +20,7 @@ from filelock import FileLock
 from ntt_ray import storage
 from ntt_ray.errors import NttRayError, WeightsError
 from ntt_ray.models.published import BUNDLED, PUBLISHED, PublishedFile, bundled_file
+from ntt_ray.stages import Stage
 from ntt_ray.storage import Storage
 
 logger = logging.getLogger(__name__)
@@ -127,8 +128,8 @@ def _fetch(published: PublishedFile, mirror: str | None, incoming: Path, store: 
 
 
 def _download(uri: str, incoming: Path, store: Storage) -> None:
-    logger.info("downloading %s to %s", storage.redact(uri), incoming.parent)
-    with _store_errors_named(uri):
+    what = f"downloading {storage.redact(uri)} to {incoming.parent}"
+    with Stage(what), _store_errors_named(uri):
         store.download(uri, incoming)
 
 

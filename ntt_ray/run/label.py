@@ -24,6 +24,7 @@ from ntt_ray.run.lock import RunLock
 from ntt_ray.run.prepare import Prepared, check_sources, prepare_run
 from ntt_ray.run.shard import existing_shards, noted_units
 from ntt_ray.run.stall_watch import StallWatch
+from ntt_ray.stages import Stage
 from ntt_ray.storage import Storage
 
 logger = logging.getLogger(__name__)
@@ -105,8 +106,10 @@ def _label_units(
     metrics.progress(done, total)
     found, early = _Labelled(), EarlyStop(fresh=not done)
     chain = label_units(job, units, prepared.bank, prepared.models.resources, max(sizes))
-    with StallWatch() as watch:
+    what = f"loading weights, and labelling the first of {len(units)} units"
+    with StallWatch() as watch, Stage(what) as first:
         for unit in chain:
+            first.end()
             lock.check()
             watch.unit_done()
             found.add(unit)

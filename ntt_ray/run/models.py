@@ -16,6 +16,7 @@ from ntt_ray.models.spec import ModelSpec
 from ntt_ray.run.cluster.connect import connect, decide, layout
 from ntt_ray.run.cluster.placement import Resources
 from ntt_ray.run.cluster.tasks import run_task
+from ntt_ray.stages import Stage
 from ntt_ray.storage import Storage
 
 logger = logging.getLogger(__name__)
@@ -51,7 +52,8 @@ def start_models(config: Config, store: Storage) -> CheckedModels:
     if config.models.encoder.is_dinov3:
         logger.info("%s", DINOV3_LICENCE)
     spec, resources = _decided(config, store)
-    digests = run_task(spec.checked_digests, options={"num_cpus": 0.5, "max_retries": 1})
+    with Stage("loading weights once, to check them", at_once=False):
+        digests = run_task(spec.checked_digests, options={"num_cpus": 0.5, "max_retries": 1})
     return CheckedModels(spec, resources, digests)
 
 

@@ -41,6 +41,7 @@ from ntt_ray.run.record import (
 from ntt_ray.run.resume import check_listing, check_versions, list_digest
 from ntt_ray.run.shard import existing_shards
 from ntt_ray.sources.image_list import list_images
+from ntt_ray.stages import Stage
 from ntt_ray.storage import Storage
 
 logger = logging.getLogger(__name__)
@@ -108,8 +109,9 @@ def make_plan(config: Config) -> Plan:
     store = Storage(config.storage_options)
     sources = check_sources(config, store)
     classes = sources.classes if isinstance(sources, BankFile) else sources.classes()
-    images = check_images(config, store)
-    look_at_images(config, store, images)
+    with Stage("looking at the images and at what is done", at_once=False):
+        images = check_images(config, store)
+        look_at_images(config, store, images)
     names = tuple(label.name for label in classes)
     return Plan(sum(images.sizes), len(images.sizes), len(images.done), names)
 
@@ -152,10 +154,12 @@ def prepare_run(config: Config, store: Storage, sources: BankInputs | BankFile) 
         WeightsError: a checkpoint does not fit.
         OutputMismatchError: the output holds a run with other settings.
     """
-    images = check_images(config, store)
-    look_at_images(config, store, images)
+    with Stage("looking at the images and at what is done", at_once=False):
+        images = check_images(config, store)
+        look_at_images(config, store, images)
     models = start_models(config, store)
     bank, built = usable_bank(config, store, sources, models)
+    config = _with_unit_images(config, images)
     identity = _identity(config, models.spec, models.digests, images.manifest, bank.data)
     if images.recorded is not None:
         check_same_run(images.recorded, identity, config.output)
@@ -187,7 +191,8 @@ def check_sources(config: Config, store: Storage) -> BankInputs | BankFile:
         for path in (block.checkpoint, getattr(block, "config", None)):
             if path is not None and not store.exists(path):
                 raise InputError(f"models: {storage.redact(path)}: no such file")
-    return bank_sources(config, store)
+    with Stage("looking at the references", at_once=False):
+        return bank_sources(config, store)
 
 
 def check_images(config: Config, store: Storage) -> Images:
@@ -237,14 +242,24 @@ def look_at_images(config: Config, store: Storage, images: Images) -> None:
         logger.info("looked at %s", line)
 
 
-def _new_manifest(config: Config, store: Storage) -> bytes:
+def _new_manifest(config: Config, store: Storage, recorded: RunRecord | None = None) -> bytes:
     images = list_images(
         config.images,
         config.image_root,
         store,
         allow_local=config.images_allow_local,
     )
-    return manifest_file.manifest_bytes(images, config.job.images_per_unit)
+    wanted = config.job.images_per_unit
+    if wanted == "auto" and recorded is not None:  # the rule may have been another one then
+        wanted = _recorded_unit_images(recorded) or wanted
+    per_unit = manifest_file.unit_images(len(images), wanted)
+    return manifest_file.manifest_bytes(images, per_unit)
+
+
+def _recorded_unit_images(recorded: RunRecord) -> int | None:
+    """The images of a unit as a run began with them; None where its record does not say."""
+    found = recorded.identity.plain().get("job", {}).get("images_per_unit")
+    return found if isinstance(found, int) else None
 
 
 def _recorded_manifest(config: Config, recorded: RunRecord, store: Storage) -> tuple[bytes, bool]:
@@ -260,7 +275,7 @@ def _recorded_manifest(config: Config, recorded: RunRecord, store: Storage) -> t
         if manifest_file.manifest_digest(manifest) == wanted:
             return manifest, False
     with contextlib.suppress(NttRayError):
-        manifest = _new_manifest(config, store)
+        manifest = _new_manifest(config, store, recorded)
         if manifest_file.manifest_digest(manifest) == wanted:
             return manifest, True
     raise InputError(
@@ -318,6 +333,16 @@ def _publish_bank(
         found = write_bank_report(config.output, store, bank, examples)
     store.publish_bytes(storage.join(config.output, BANK_FILE), bank.data)
     return found
+
+
+def _with_unit_images(config: Config, images: Images) -> Config:
+    """The config with a number for ``auto``: as the run began, or as its manifest will say."""
+    if config.job.images_per_unit != "auto":
+        return config
+    found = images.recorded and _recorded_unit_images(images.recorded)
+    per_unit = found or manifest_file.recorded_unit_images(images.manifest)
+    job = config.job.model_copy(update={"images_per_unit": per_unit})
+    return config.model_copy(update={"job": job})
 
 
 def _identity(

@@ -274,6 +274,9 @@ def test_conversions_are_references(tmp_path, source, draw):
     draw(tmp_path / "export")
     output = tmp_path / "refs.json"
     references("convert", tmp_path / "export", "--from", source, "--output", output)
+    guessed = tmp_path / "guessed.json"
+    references("convert", tmp_path / "export", "--output", guessed)
+    assert guessed.read_bytes() == output.read_bytes()
     found = load_references(str(output), str(tmp_path / "export"), Storage())
     assert [label.name for label in found.classes] == ["bolt", "nut"]
     assert [r.bbox_xywh for r in found.references] == [(20, 20, 30, 20)] * 2
