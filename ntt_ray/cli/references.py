@@ -73,7 +73,8 @@ def sample(
 
     store, source = Storage(), storage.absolute(annotations)
     _refuse_own_input(output, source)
-    coco = read_coco(source, store)
+    with Stage("reading the COCO file", at_once=False):
+        coco = read_coco(source, store)
     sampled = sampled_coco(
         coco,
         classes=None if classes is None else _class_names(classes, coco),

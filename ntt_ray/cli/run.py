@@ -45,8 +45,8 @@ def demo(
     from ntt_ray.demo.example import render_example
 
     start_logging(verbose)
-    say("rendering the example scenes")
-    config, paths = render_example(Path(output))
+    with Stage("rendering the example scenes"):
+        config, paths = render_example(Path(output))
     settings = load_config(str(config), paths)
     done = run_steps(settings, brief=True)
     _print_demo(settings, done)

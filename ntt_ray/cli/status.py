@@ -13,6 +13,7 @@ from ntt_ray import storage
 from ntt_ray.cli.app import Overrides, app, say, start_logging
 from ntt_ray.cli.place import output_settings
 from ntt_ray.errors import RunIncompleteError
+from ntt_ray.stages import Stage
 
 if TYPE_CHECKING:
     from ntt_ray.run.lock import Holder
@@ -50,7 +51,8 @@ def status(
     if preparing := preparing_driver(settings.output, store):
         _say_preparing(settings.output, preparing, as_json)
         return
-    found = read_status(settings.output, store, footers=not quick)
+    with Stage("looking into the shards", at_once=False):
+        found = read_status(settings.output, store, footers=not quick)
     if as_json:
         typer.echo(json.dumps(_plain(found)))
     else:

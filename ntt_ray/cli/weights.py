@@ -13,6 +13,7 @@ from ntt_ray.cli.place import is_output, settings_of
 from ntt_ray.config import Config
 from ntt_ray.errors import InputError, did_you_mean
 from ntt_ray.models.published import BUNDLED, PUBLISHED, PublishedFile
+from ntt_ray.stages import Stage
 from ntt_ray.storage import Storage
 
 group = typer.Typer(
@@ -84,7 +85,8 @@ def push(
 
     store = Storage(settings.storage_options if settings else {})
     for published in files:
-        done = push_file(published, storage.absolute(prefix), store)
+        with Stage(f"filling the mirror with {published.file_name}", at_once=False):
+            done = push_file(published, storage.absolute(prefix), store)
         say(f"{published.file_name}: {done}")
     if files:
         say(f"use it with models.mirror: {storage.redact(prefix)}")
