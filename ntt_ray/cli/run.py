@@ -184,4 +184,4 @@ def _print_demo(settings: Config, done: Steps) -> None:
     console.print(table)
     say(f"files:   {settings.output}")
     say(f"look at: {storage.join(settings.output, REPORT_PAGE)}")
-    say("The demo weights know drawn objects only. For photographs: ntt-ray init photos.yaml")
+    say("The demo weights know drawn objects only. For photographs: ntt-ray init my.yaml")

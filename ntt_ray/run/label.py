@@ -106,7 +106,7 @@ def _label_units(
     metrics.progress(done, total)
     found, early = _Labelled(), EarlyStop(fresh=not done)
     chain = label_units(job, units, prepared.bank, prepared.models.resources, max(sizes))
-    what = f"loading weights, and labelling the first of {len(units)} units"
+    what = f"loading weights and labelling the first of {len(units)} units"
     with StallWatch() as watch, Stage(what) as first:
         for unit in chain:
             first.end()
