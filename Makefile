@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 demo: $(STAMP)
-	rm -rf runs/demo
+	@rm -rf runs/demo
 	$(BIN)/ntt-ray demo --output runs/demo
 
 # Two at once, file by file, the longest first: much of a test is waiting for processes to start.

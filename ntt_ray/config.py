@@ -37,6 +37,7 @@ PROPOSER_NAMES = (
     *(f"{family}_hiera_{size}" for family in ("sam2", "sam2.1") for size in ("t", "s", "b+", "l")),
     "sam2_demo",
 )
+DEMO_NAMES = ("dinov2_demo", "sam2_demo")  # they know drawn objects only
 DINOV3_LICENCE = (
     "DINOv3's weights are under the DINOv3 License, which is not an open-source licence: "
     "https://ai.meta.com/resources/models-and-libraries/dinov3-license/"
@@ -178,9 +179,12 @@ class ActorsRange(Settings):
 
 
 class JobConfig(Settings):
-    """How the work is divided and run; nothing here but `images_per_unit` names outputs."""
+    """How the work is divided and run; nothing here but `images_per_unit` names outputs.
 
-    images_per_unit: Annotated[int, Field(ge=1, le=100_000)] = 256
+    With ``auto`` that is a 64th of all images, at least 4 and at most 256, as the run begins.
+    """
+
+    images_per_unit: Literal["auto"] | Annotated[int, Field(ge=1, le=100_000)] = "auto"
     actors: Literal["auto"] | Annotated[int, Field(ge=1)] | ActorsRange = "auto"
     gpus_per_actor: Annotated[float, Field(gt=0.0)] = 1.0
     accelerator: str | None = None
@@ -375,8 +379,10 @@ def _known_keys(location: Sequence[str]) -> list[str]:
 
 def _check_name(name: str, known: Sequence[str]) -> None:
     if name not in known:
-        hint = did_you_mean(name, known, shown=str)
-        raise ValueError(f".name: {name!r} is not one of {', '.join(known)}{hint}")
+        # the toys of the example are no answer to what somebody meant
+        real = [item for item in known if item not in DEMO_NAMES]
+        hint = did_you_mean(name, real, shown=str)
+        raise ValueError(f".name: {name!r} is not one of {', '.join(real)}{hint}")
 
 
 def _redacted(value: Any, *, named: bool) -> Any:

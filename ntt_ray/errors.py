@@ -93,6 +93,10 @@ class OutputMismatchError(ProblemListError):
     exit_status = 2
 
 
+class ClusterError(NttRayError):
+    """Ray cannot be started on this machine, or the cluster that is named cannot be joined."""
+
+
 class OutputLockedError(NttRayError):
     """Another driver is working on the output prefix."""
 

@@ -70,7 +70,8 @@ def read_with(parse: Callable[[bytes], V], uri: str, store: Storage) -> V:
             raise InputError(f"{storage.redact(uri)}: is compressed (gzip); unpack it")
         return parse(data)
     except FileNotFoundError:
-        raise InputError(f"{storage.redact(uri)}: no such file") from None
+        where = storage.missing_folder(uri)
+        raise InputError(f"{storage.redact(uri)}: no such file{where}") from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"{storage.redact(uri)}: not JSON ({error})") from None
 

@@ -14,6 +14,7 @@ PACKAGE = ROOT / "ntt_ray"
 # Rooms from the bottom to the top: each imports itself and what stands before it, never after.
 ROOMS = (
     "errors",
+    "stages",
     "yaml_input",
     "masks",
     "mask_encoding",

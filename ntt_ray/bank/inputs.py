@@ -139,5 +139,6 @@ def read_bank(uri: str, store: Storage, key: str = "bank") -> BankFile:
     try:
         data = store.read_bytes(uri)
     except FileNotFoundError:
-        raise InputError(f"{key}: {storage.redact(uri)}: no such file") from None
+        where = storage.missing_folder(uri)
+        raise InputError(f"{key}: {storage.redact(uri)}: no such file{where}") from None
     return BankFile.from_bytes(data, storage.redact(uri))

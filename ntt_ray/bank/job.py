@@ -22,6 +22,7 @@ from ntt_ray.models.spec import ModelSpec
 from ntt_ray.run.cluster.placement import Resources
 from ntt_ray.run.cluster.tasks import run_task
 from ntt_ray.run.layout import BANK_FILE
+from ntt_ray.stages import Stage
 from ntt_ray.storage import Storage
 
 if TYPE_CHECKING:
@@ -52,7 +53,8 @@ def build(
         spec.set_up_torch()
         return task()
 
-    data, pictures = run_task(build_there, options=resources.actor_options())
+    with Stage("building the memory bank", at_once=False):  # the task has said that it begins
+        data, pictures = run_task(build_there, options=resources.actor_options())
     return BuiltBank(BankFile.from_bytes(data, BANK_FILE), pictures)
 
 

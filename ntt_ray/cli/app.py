@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import functools
 import inspect
-import json
 import logging
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Annotated, NoReturn
 
@@ -21,8 +20,10 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from ntt_ray import __version__
-from ntt_ray.config import Config, build_config, load_config
+from ntt_ray.cli.place import settings_of
+from ntt_ray.config import Config
 from ntt_ray.errors import NttRayError
+from ntt_ray.records import ClassLabel
 
 logger = logging.getLogger("ntt_ray")
 INTERRUPTED = 128 + signal.SIGINT
@@ -31,11 +32,17 @@ app = typer.Typer(
     name="ntt-ray",
     help="Label millions of images with instance masks from a few annotated references.",
     no_args_is_help=True,
-    add_completion=False,
+    # every command below inherits these names
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 
-ConfigPath = Annotated[str, typer.Argument(metavar="CONFIG", help="Path of the YAML config.")]
+ConfigPath = Annotated[
+    str,
+    typer.Argument(
+        metavar="CONFIG|OUTPUT", help="Path of the YAML config, or the output of a run that began."
+    ),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option(
@@ -83,22 +90,22 @@ def say(text: str, style: str | None = None) -> None:
     console.print(text, style=style, markup=False, soft_wrap=True)
 
 
-def override(key: str, value: str | None) -> str:
-    """What ``--set`` takes, for a text as it is: a path may hold signs that mean much in YAML."""
-    return f"{key}={json.dumps(value, ensure_ascii=False)}"
-
-
 def start(
     config: ConfigPath,
     overrides: Overrides = None,
     dry_run: DryRun = False,
     verbose: Verbose = False,
+    *,
+    all_steps: bool = False,
 ) -> Config:
-    """Read the config; with ``--dry-run`` print the plan and leave."""
+    """Read the config, or that of a run by its output; ``--dry-run`` prints the plan and leaves.
+
+    With `all_steps` it checks what comes after labelling, too.
+    """
     start_logging(verbose)
-    settings = load_config(config, overrides or ())
+    settings = settings_of(config, overrides)
     if dry_run:
-        _print_plan(settings)
+        _print_plan(settings, all_steps=all_steps)
         raise typer.Exit
     return settings
 
@@ -109,23 +116,19 @@ def config_command(function: Callable[..., None]) -> Callable[..., None]:
     The function gets the settings and options of its own; the command has those of `start` beside
     them. With ``--dry-run`` the function is not called.
     """
+    is_whole = function.__name__ == "run"
 
     @functools.wraps(function)
     def command(*, config: str, overrides: list[str] | None, dry_run: bool, verbose: bool,
                 **own: object) -> None:  # fmt: skip
-        function(start(config, overrides, dry_run, verbose), **own)
+        settings = start(config, overrides, dry_run, verbose, all_steps=is_whole)
+        function(settings, **own)
 
     _, *own = inspect.signature(function, eval_str=True).parameters.values()
-    config, *common = inspect.signature(start, eval_str=True).parameters.values()
+    config, *common = list(inspect.signature(start, eval_str=True).parameters.values())[:-1]
     options = [p.replace(kind=p.KEYWORD_ONLY) for p in (config, *own, *common)]
     command.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
     return app.command()(command)
-
-
-def access_settings(output: str, overrides: list[str] | None, command: str) -> Config:
-    """Settings of a command that has no config: of them only output and access to stores count."""
-    base = {"images": "any", "bank": "any", "output": output}
-    return build_config(base, overrides or (), f"ntt-ray {command}:")
 
 
 def start_logging(verbose: bool) -> None:
@@ -133,18 +136,35 @@ def start_logging(verbose: bool) -> None:
     handler: logging.Handler = logging.StreamHandler()
     layout = "%(asctime)s %(levelname)s %(message)s"
     if console.is_terminal:  # lines above a progress bar go through its console
-        handler, layout = RichHandler(console=console, show_path=False, markup=False), "%(message)s"
+        handler = RichHandler(
+            console=console, show_path=False, markup=False, log_time_format="%H:%M:%S"
+        )
+        layout = "%(message)s"
     logging.basicConfig(level=logging.WARNING, format=layout, handlers=[handler])
     logger.setLevel(logging.DEBUG if verbose else logging.INFO)
 
 
-def _print_plan(settings: Config) -> None:
+def check_later_steps(settings: Config, classes: Sequence[ClassLabel]) -> None:
+    """Refuse what merging and evaluating would refuse, as far as it is known by now."""
+    from ntt_ray.evaluate.ahead import check_ahead
+    from ntt_ray.storage import Storage
+
+    check_ahead(settings, classes, Storage(settings.storage_options))
+
+
+def _print_plan(settings: Config, *, all_steps: bool) -> None:
+    from ntt_ray.run.outlook import describe
     from ntt_ray.run.prepare import make_plan
+    from ntt_ray.storage import Storage
 
     plan = make_plan(settings)
+    if all_steps:
+        check_later_steps(settings, plan.classes)
+    for line in describe(settings, Storage(settings.storage_options)):
+        say(line)
     say(
         f"{plan.images} images in {plan.units} units, {plan.units_done} of them done; "
-        f"{len(plan.classes)} classes: {', '.join(plan.classes)}"
+        f"{len(plan.classes)} classes: {', '.join(label.name for label in plan.classes)}"
     )
     say(f"output: {settings.output}; nothing was started (--dry-run)")
 

@@ -11,7 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from ntt_ray import storage
-from ntt_ray.cli.app import Overrides, access_settings, app, console, say, start_logging
+from ntt_ray.cli.app import Overrides, app, console, say, start_logging
+from ntt_ray.cli.place import access_settings, is_output, output_settings
 from ntt_ray.errors import InputError
 from ntt_ray.run.layout import METRICS_FILE
 
@@ -29,7 +30,7 @@ COMPARED = ("images", "instances")  # what was judged: the same for runs that di
 def average(
     outputs: Annotated[
         list[str],
-        typer.Argument(metavar="OUTPUT...", help="Outputs of two runs or more, each once."),
+        typer.Argument(metavar="OUTPUT...", help="Outputs, or configs, of two runs or more."),
     ],
     json_path: Annotated[
         str | None, typer.Option("--json", metavar="FILE", help="Write every metric to this file.")
@@ -48,7 +49,7 @@ def average(
     from ntt_ray.storage import Storage
 
     store = Storage(settings.storage_options)
-    found = [_metrics(storage.absolute(output), store) for output in outputs]
+    found = [_metrics(_output(place), store) for place in outputs]
     for key in COMPARED:
         if len({metrics.get(key) for metrics in found}) > 1:
             values = ", ".join(str(metrics.get(key)) for metrics in found)
@@ -59,6 +60,13 @@ def average(
         text = json.dumps({"outputs": outputs, "metrics": summary}, indent=1, sort_keys=True)
         store.publish_bytes(storage.absolute(json_path), f"{text}\n".encode())
         say(f"wrote {storage.redact(json_path)}")
+
+
+def _output(place: str) -> str:
+    """The output that is named, or that of the config that is named."""
+    if is_output(place) or not place.endswith((".yaml", ".yml")):
+        return storage.absolute(place)
+    return output_settings(place, (), "average").output
 
 
 def _metrics(output: str, store: storage.Storage) -> Mapping[str, Any]:

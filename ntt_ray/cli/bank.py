@@ -12,11 +12,11 @@ from ntt_ray.cli.app import (
     Overrides,
     Verbose,
     app,
-    override,
     say,
     start,
     start_logging,
 )
+from ntt_ray.cli.place import override
 from ntt_ray.run.layout import BANK_FILE, BANK_PAGE
 
 if TYPE_CHECKING:

@@ -47,13 +47,12 @@ def calibrate(
     from ntt_ray.calibrate.job import calibrate_run
     from ntt_ray.calibrate.thresholds import MIN_IMAGES
 
-    with counter("calibrating", "reference images") as progress:
-        task = progress.add_task("calibrate", total=None)
+    with counter("calibrating", "reference images") as on_images:
         found = calibrate_run(
             settings,
             wanted_precision=precision,
             complete=complete,
-            on_images=lambda done, total: progress.update(task, completed=done, total=total),
+            on_images=on_images,
         )
     _print_table(found)
     if few := [item.label.name for item in found if not item.evidence.enough_references]:

@@ -9,10 +9,11 @@ from typing import Annotated, Any, Literal, get_args
 import typer
 
 from ntt_ray import storage
-from ntt_ray.cli.app import ConfigPath, Overrides, Verbose, app, override, say, start_logging
+from ntt_ray.cli.app import ConfigPath, Overrides, Verbose, app, say, start_logging
+from ntt_ray.cli.place import override, settings_of
 from ntt_ray.coco_input import Category, CocoFile, read_coco
-from ntt_ray.config import load_config
 from ntt_ray.errors import InputError
+from ntt_ray.stages import Stage
 from ntt_ray.storage import Storage
 
 group = typer.Typer(
@@ -72,7 +73,8 @@ def sample(
 
     store, source = Storage(), storage.absolute(annotations)
     _refuse_own_input(output, source)
-    coco = read_coco(source, store)
+    with Stage("reading the COCO file", at_once=False):
+        coco = read_coco(source, store)
     sampled = sampled_coco(
         coco,
         classes=None if classes is None else _class_names(classes, coco),
@@ -119,10 +121,9 @@ def from_boxes(
     given = list(overrides or ())
     if annotations is not None:
         given += [override("references.annotations", annotations), "bank=null"]
+    if image_root is not None:
         given += [override("references.image_root", image_root)]
-    elif image_root is not None:
-        given += [override("references.image_root", image_root)]
-    settings = load_config(config, given)
+    settings = settings_of(config, given)
     if settings.references is not None:
         _refuse_own_input(output, settings.references.annotations)
     from ntt_ray.references.from_boxes import make_masks
@@ -140,17 +141,18 @@ def from_boxes(
 @group.command()
 def convert(
     path: Annotated[str, typer.Argument(metavar="PATH", help="Folder or URI of the export.")],
+    output: OutputFile,
     source: Annotated[
-        Format,
+        Format | None,
         typer.Option(
             "--from",
-            help="folder: one folder per class, image and mask PNG of the same name; labelme: JSON "
+            help="Default: what the files look like. "
+            "folder: one folder per class, image and mask PNG of the same name; labelme: JSON "
             "files; cvat: an unpacked export 'CVAT for images 1.1'; yolo: data.yaml, images/ and "
             "labels/; labelstudio: a JSON export with its images; voc: JPEGImages with "
             "SegmentationObject and SegmentationClass.",
         ),
-    ],
-    output: OutputFile,
+    ] = None,
     verbose: Verbose = False,
 ) -> None:
     """Make a COCO file of annotations in other formats; PATH is its image root.
@@ -158,17 +160,24 @@ def convert(
     Beside it comes a page with a picture of each. Rectangles become boxes without masks: let
     from-boxes make masks of them.
 
-    Example: ntt-ray references convert exported/ --from labelme --output refs.json
+    Example: ntt-ray references convert exported/ --output refs.json
     """
     start_logging(verbose)
     from ntt_ray.references.importers.cvat import read_cvat
     from ntt_ray.references.importers.folders import read_folders
+    from ntt_ray.references.importers.guess import guess_format
     from ntt_ray.references.importers.label_studio import read_label_studio
     from ntt_ray.references.importers.labelme import read_labelme
     from ntt_ray.references.importers.shapes import shapes_to_coco
     from ntt_ray.references.importers.voc import read_voc
     from ntt_ray.references.importers.yolo import read_yolo
 
+    store, folder = Storage(), storage.absolute(path)
+    if source is None:
+        found = guess_format(folder, store)
+        say(f"read as --from {found}")
+    else:
+        found = source
     read = {
         "folder": read_folders,
         "labelme": read_labelme,
@@ -176,9 +185,9 @@ def convert(
         "yolo": read_yolo,
         "labelstudio": read_label_studio,
         "voc": read_voc,
-    }[source]
-    store, folder = Storage(), storage.absolute(path)
-    coco = shapes_to_coco(read(folder, store), source)
+    }[found]
+    with Stage("reading the export", at_once=False):
+        coco = shapes_to_coco(read(folder, store), found)
     _write(output, coco, store)
     _write_page(output, coco, folder, store)
     say(f"references.image_root of the config: {storage.redact(folder)}")

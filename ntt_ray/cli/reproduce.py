@@ -15,6 +15,7 @@ from ntt_ray.cli.app import DryRun, Overrides, Verbose, app, console, say, start
 from ntt_ray.cli.run import run_steps
 from ntt_ray.config import Config
 from ntt_ray.errors import InputError
+from ntt_ray.stages import Stage
 
 if TYPE_CHECKING:
     from ntt_ray.reproduce.comparison import Row
@@ -74,7 +75,8 @@ def reproduce(
         tuple(overrides or ()),
     )
     settings = check_overrides(protocol, wanted.overrides)
-    planned = prepare(protocol, wanted, write=not dry_run)
+    with Stage("reading the data set", at_once=False):
+        planned = prepare(protocol, wanted, write=not dry_run)
     if dry_run:
         for item in planned:
             say(f"{item.part}: {item.shots} shots, seed {item.seed}; {item.images} images")

@@ -10,13 +10,24 @@ import typer
 from rich.table import Table
 
 from ntt_ray import storage
-from ntt_ray.cli.app import Verbose, app, config_command, console, say, shown, start_logging
+from ntt_ray.cli.app import (
+    Verbose,
+    app,
+    check_later_steps,
+    config_command,
+    console,
+    say,
+    shown,
+    start_logging,
+)
 from ntt_ray.cli.progress import MergeReporter, Reporter
 from ntt_ray.config import Config, load_config
 from ntt_ray.run.layout import COCO_FILE, REPORT_PAGE
+from ntt_ray.stages import Stage
 
 if TYPE_CHECKING:
     from ntt_ray.merge.passes import MergeCounts
+    from ntt_ray.run.label import CheckClasses
 
     # what was merged, its metrics if there is ground truth, images per second if any were labelled
     Steps = tuple[MergeCounts, dict[str, Any] | None, float | None]
@@ -44,10 +55,10 @@ def demo(
     from ntt_ray.demo.example import render_example
 
     start_logging(verbose)
-    say("rendering the example scenes")
-    config, paths = render_example(Path(output))
+    with Stage("rendering the example scenes"):
+        config, paths = render_example(Path(output))
     settings = load_config(str(config), paths)
-    done = run_steps(settings)
+    done = run_steps(settings, brief=True)
     _print_demo(settings, done)
     _finish(settings, done[0])
 
@@ -82,45 +93,56 @@ def report(settings: Config) -> None:
     _report(settings)
 
 
-def run_steps(settings: Config) -> Steps:
-    """Label, merge, evaluate if there is ground truth, report; with the images per second."""
-    images_per_s = _label(settings)
-    counts = _merge(settings, partial=False)
-    metrics = _evaluate(settings) if settings.ground_truth is not None else None
-    _report(settings, images_per_s)
+def run_steps(settings: Config, *, brief: bool = False) -> Steps:
+    """Label, merge, evaluate if there is ground truth, report; with the images per second.
+
+    What is brief leaves to its caller to say what was written and measured.
+    """
+    images_per_s = _label(settings, lambda classes: check_later_steps(settings, classes))
+    counts = _merge(settings, partial=False, brief=brief)
+    metrics = _evaluate(settings, brief=brief) if settings.ground_truth is not None else None
+    _report(settings, images_per_s, brief=brief)
     return counts, metrics, images_per_s
 
 
-def _label(settings: Config) -> float | None:
+def _label(settings: Config, check: CheckClasses | None = None) -> float | None:
     """Label, and say how many images per second went through, if any did."""
     from ntt_ray.run.label import label as label_run
 
     with Reporter() as reporter:
-        label_run(settings, reporter.unit)
+        label_run(settings, reporter.unit, check)
     return reporter.images_per_s
 
 
-def _merge(settings: Config, *, partial: bool) -> MergeCounts:
+def _merge(settings: Config, *, partial: bool, brief: bool = False) -> MergeCounts:
     from ntt_ray.merge.job import merge as merge_run
 
     with MergeReporter() as reporter:
         names, counts = merge_run(settings, partial=partial, on_progress=reporter.items)
     for name in names:
-        logger.info("wrote %s", storage.join(settings.output, name))
+        logger.log(_level(brief), "wrote %s", storage.join(settings.output, name))
     return counts
 
 
-def _report(settings: Config, images_per_s: float | None = None) -> None:
+def _report(settings: Config, images_per_s: float | None = None, *, brief: bool = False) -> None:
     from ntt_ray.report.job import report_run
 
-    report_run(settings, images_per_s)
-    logger.info("wrote %s", storage.join(settings.output, REPORT_PAGE))
+    with Stage("writing the report", at_once=False):
+        report_run(settings, images_per_s)
+    logger.log(_level(brief), "wrote %s", storage.join(settings.output, REPORT_PAGE))
 
 
-def _evaluate(settings: Config) -> dict[str, Any]:
+def _level(brief: bool) -> int:
+    return logging.DEBUG if brief else logging.INFO
+
+
+def _evaluate(settings: Config, *, brief: bool = False) -> dict[str, Any]:
     from ntt_ray.evaluate.job import evaluate_run
 
-    metrics = evaluate_run(settings)
+    with Stage("comparing with the ground truth", at_once=False):
+        metrics = evaluate_run(settings)
+    if brief:
+        return metrics
     for kind, word in (("segm", "masks"), ("bbox", "boxes")):
         found = metrics.get(kind, {})
         texts = [f"{name} {shown(found[name])}" for name in METRICS_SAID if name in found]
@@ -147,7 +169,7 @@ def _finish(settings: Config, counts: MergeCounts) -> None:
 
 def _print_demo(settings: Config, done: Steps) -> None:
     counts, metrics, images_per_s = done
-    table = Table(title="ntt-ray demo", show_header=False)
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     rows = [
         ("images", f"{counts.images}, {counts.failed} failed"),
         ("detections", f"{counts.detections}, {counts.annotations} in {COCO_FILE}"),
@@ -163,7 +185,7 @@ def _print_demo(settings: Config, done: Steps) -> None:
             (
                 "false alarms",
                 f"{shown(alarms['share'])} of {alarms['images_without_objects']} images without "
-                f"objects (score {threshold(alarms['score'])}, best F1 {shown(alarms['best_f1'])})",
+                f"objects (score {threshold(alarms['score'])})",
             )
         )
     rows.append(("images/s", "all done before" if images_per_s is None else f"{images_per_s:.2f}"))
@@ -172,7 +194,4 @@ def _print_demo(settings: Config, done: Steps) -> None:
     console.print(table)
     say(f"files:   {settings.output}")
     say(f"look at: {storage.join(settings.output, REPORT_PAGE)}")
-    say(
-        "The demo weights know drawn objects only. For photographs: configs/photos.yaml, with the "
-        "published models."
-    )
+    say("The demo weights know drawn objects only. For photographs: ntt-ray init my.yaml")

@@ -1,4 +1,4 @@
-"""How a run is: looked at from anywhere, without its config."""
+"""How a run is: looked at from anywhere, with its config or without."""
 
 from __future__ import annotations
 
@@ -9,15 +9,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ntt_ray.cli.app import Overrides, access_settings, app, say, start_logging
+from ntt_ray import storage
+from ntt_ray.cli.app import Overrides, app, say, start_logging
+from ntt_ray.cli.place import output_settings
 from ntt_ray.errors import RunIncompleteError
+from ntt_ray.stages import Stage
 
 if TYPE_CHECKING:
     from ntt_ray.run.lock import Holder
     from ntt_ray.run.status import Status
 
 ALARMS_SHOWN, REASONS_SHOWN = 5, 10
-Output = Annotated[str, typer.Argument(metavar="OUTPUT", help="Folder or URI prefix of the run.")]
+Output = Annotated[
+    str,
+    typer.Argument(metavar="OUTPUT|CONFIG", help="Folder or URI prefix of the run, or its config."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Quick = Annotated[
     bool, typer.Option("--quick", help="Count shards only; do not look into them for failures.")
@@ -28,27 +34,48 @@ Quick = Annotated[
 def status(
     output: Output, overrides: Overrides = None, as_json: AsJson = False, quick: Quick = False
 ) -> None:
-    """Say how a run is: done, to do, pace, failures; the exit status is 1 until all is done.
+    """Say how a run is: done, to do, pace, failures.
+
+    The exit status is 0 when all is done or a driver is at work on it, and 1 when it stopped before
+    its end or too many images failed.
 
     Stores are reached as the environment says (AWS_ENDPOINT_URL, AWS_PROFILE ...), or with
     --set storage_options.s3.endpoint_url=URL.
     """
     start_logging(verbose=False)
-    settings = access_settings(output, overrides, "status")
-    from ntt_ray.run.status import read_status
+    settings = output_settings(output, overrides, "status")
+    from ntt_ray.run.status import preparing_driver, read_status
     from ntt_ray.storage import Storage
 
-    found = read_status(settings.output, Storage(settings.storage_options), footers=not quick)
+    store = Storage(settings.storage_options)
+    if preparing := preparing_driver(settings.output, store):
+        _say_preparing(settings.output, preparing, as_json)
+        return
+    with Stage("looking into the shards", at_once=False):
+        found = read_status(settings.output, store, footers=not quick)
     if as_json:
         typer.echo(json.dumps(_plain(found)))
     else:
         _print(found)
-    if found.problem is not None:
-        raise RunIncompleteError(found.problem)
+    if found.trouble is not None:
+        raise RunIncompleteError(found.trouble)
+
+
+def _say_preparing(output: str, driver: Holder, as_json: bool) -> None:
+    if as_json:
+        shown = {"output": storage.redact(output), "driver": _plain_driver(driver), "done": False}
+        typer.echo(json.dumps({**shown, "healthy": True}))
+    else:
+        say(f"{storage.redact(output)}: a driver is preparing the run; nothing is labelled yet")
+        say(_at_work(driver))
+
+
+def _plain_driver(driver: Holder) -> dict[str, Any]:
+    return {**asdict(driver), "progress": dict(driver.progress)}
 
 
 def _plain(found: Status) -> dict[str, Any]:
-    driver = found.driver and {**asdict(found.driver), "progress": dict(found.driver.progress)}
+    driver = found.driver and _plain_driver(found.driver)
     return {
         **asdict(found),
         "driver": driver,
@@ -56,6 +83,7 @@ def _plain(found: Status) -> dict[str, Any]:
         "images_per_s": found.images_per_s,
         "left_s": found.left_s,
         "done": found.problem is None,
+        "healthy": found.trouble is None,
     }
 
 

@@ -11,8 +11,8 @@ from typing import IO, TYPE_CHECKING, Annotated
 import typer
 
 from ntt_ray.cli.app import ConfigPath, Overrides, Verbose, app, say, start_logging
+from ntt_ray.cli.place import settings_of
 from ntt_ray.cli.progress import counter
-from ntt_ray.config import load_config
 from ntt_ray.errors import InputError, RunIncompleteError
 
 if TYPE_CHECKING:
@@ -37,17 +37,13 @@ def verify(
 ) -> None:
     """Check that an output is whole: manifest, bank, shards and merged files agree."""
     start_logging(verbose)
-    settings = load_config(config, overrides or ())
+    settings = settings_of(config, overrides)
     from ntt_ray.verify.problems import Findings
     from ntt_ray.verify.verify import verify as verify_run
 
     with ExitStack() as stack:
         listing = None if json_path is None else stack.enter_context(_opened(json_path))
-        progress = stack.enter_context(counter("verifying", "shards"))
-        task = progress.add_task("verify", total=None)
-
-        def on_unit(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total)
+        on_unit = stack.enter_context(counter("verifying", "shards"))
 
         def write(problem: Problem) -> None:
             if listing is not None:

@@ -9,9 +9,11 @@ import typer
 
 from ntt_ray import storage
 from ntt_ray.cli.app import Overrides, Verbose, app, say, start_logging
-from ntt_ray.config import Config, load_config
+from ntt_ray.cli.place import is_output, settings_of
+from ntt_ray.config import Config
 from ntt_ray.errors import InputError, did_you_mean
 from ntt_ray.models.published import BUNDLED, PUBLISHED, PublishedFile
+from ntt_ray.stages import Stage
 from ntt_ray.storage import Storage
 
 group = typer.Typer(
@@ -23,7 +25,9 @@ app.add_typer(group)
 
 Wanted = Annotated[
     list[str],
-    typer.Argument(metavar="NAME...|CONFIG", help="Model names, or a config that names models."),
+    typer.Argument(
+        metavar="NAME...|CONFIG", help="Model names, or a config or an output that names models."
+    ),
 ]
 
 
@@ -81,7 +85,8 @@ def push(
 
     store = Storage(settings.storage_options if settings else {})
     for published in files:
-        done = push_file(published, storage.absolute(prefix), store)
+        with Stage(f"filling the mirror with {published.file_name}", at_once=False):
+            done = push_file(published, storage.absolute(prefix), store)
         say(f"{published.file_name}: {done}")
     if files:
         say(f"use it with models.mirror: {storage.redact(prefix)}")
@@ -91,13 +96,13 @@ def _chosen(
     wanted: Sequence[str], overrides: Sequence[str] | None
 ) -> tuple[list[PublishedFile], Config | None]:
     """The published files that names or one config ask for, each once, and that config."""
-    configs = [item for item in wanted if item.endswith((".yaml", ".yml"))]
+    configs = [item for item in wanted if item.endswith((".yaml", ".yml")) or is_output(item)]
     names = [item for item in wanted if item not in configs]
     if len(configs) > 1:
         raise InputError(f"one config at a time, not {len(configs)}")
     for name in names:
         _check_name(name)
-    settings = load_config(configs[0], overrides or ()) if configs else None
+    settings = settings_of(configs[0], overrides) if configs else None
     if settings is not None:
         blocks = (settings.models.encoder, settings.models.proposer)
         names += [b.name for b in blocks if b.checkpoint is None and b.name in PUBLISHED]

@@ -20,6 +20,7 @@ from filelock import FileLock
 from ntt_ray import storage
 from ntt_ray.errors import NttRayError, WeightsError
 from ntt_ray.models.published import BUNDLED, PUBLISHED, PublishedFile, bundled_file
+from ntt_ray.stages import Stage
 from ntt_ray.storage import Storage
 
 logger = logging.getLogger(__name__)
@@ -127,8 +128,8 @@ def _fetch(published: PublishedFile, mirror: str | None, incoming: Path, store: 
 
 
 def _download(uri: str, incoming: Path, store: Storage) -> None:
-    logger.info("downloading %s to %s", storage.redact(uri), incoming.parent)
-    with _store_errors_named(uri):
+    what = f"downloading {storage.redact(uri)} to {incoming.parent}"
+    with Stage(what), _store_errors_named(uri):
         store.download(uri, incoming)
 
 
@@ -138,8 +139,12 @@ def _store_errors_named(uri: str) -> Iterator[None]:
     try:
         yield
     except (FileNotFoundError, NttRayError) as error:
-        raise WeightsError(
-            f"{storage.redact(uri)}: the checkpoint cannot be fetched "
-            f"({storage.redact(str(error))}). Name a file with models.<model>.checkpoint, or a "
-            "prefix that holds it with models.mirror"
-        ) from None
+        raise WeightsError(cannot_fetch(uri, str(error))) from None
+
+
+def cannot_fetch(uri: str, why: str) -> str:
+    """That a checkpoint cannot be fetched, why, and what to do, without secrets."""
+    return (
+        f"{storage.redact(uri)}: the checkpoint cannot be fetched ({storage.redact(why)}). Name a "
+        "file with models.<model>.checkpoint, or a prefix that holds it with models.mirror"
+    )

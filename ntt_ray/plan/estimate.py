@@ -28,6 +28,7 @@ from ntt_ray.run.cluster.connect import connect, decide
 from ntt_ray.run.job import UnitDone
 from ntt_ray.run.label import label
 from ntt_ray.run.layout import PLAN_FILE, PLAN_FOLDER, SAMPLE_FILE, shard_uri
+from ntt_ray.run.manifest import MOST, unit_images
 from ntt_ray.run.prepare import check_sources
 from ntt_ray.run.shard import existing_shards
 from ntt_ray.sources.image_list import list_images
@@ -139,7 +140,8 @@ def _sample_config(config: Config, entries: Sequence[ImageEntry], made_of: Seque
     name = hashlib.sha256(text.encode()).hexdigest()[:12]
     output = storage.join(config.output, PLAN_FOLDER, name)
     steps = -(-len(images) // (UNITS * IMAGES_PER_GPU_STEP))  # half a step costs a whole one
-    size = min(config.job.images_per_unit, steps * IMAGES_PER_GPU_STEP)
+    most = MOST if config.job.images_per_unit == "auto" else config.job.images_per_unit
+    size = min(most, steps * IMAGES_PER_GPU_STEP)
     return config.model_copy(
         update={
             "images": storage.join(output, SAMPLE_FILE),
@@ -225,7 +227,7 @@ def _estimate(config: Config, images: int, measured: Measured) -> Estimate:
     connect()  # where the sample was labelled by an earlier start
     resources = decide(config.job, config.models.device)
     actor_s = measured.actor_s / measured.timed * images
-    units = -(-images // config.job.images_per_unit)
+    units = -(-images // unit_images(images, config.job.images_per_unit))
     actors = min(resources.actors, units)
     per_actor = resources.gpus_per_actor if resources.device == "cuda" else 1.0
     return Estimate(

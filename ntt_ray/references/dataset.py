@@ -216,7 +216,8 @@ def read_all(
             return entry, store.read_bytes(entry.uri), None
         except FileNotFoundError:
             windows = "; its name has \\ where paths have /" if "\\" in entry.file_name else ""
-            return entry, None, f"there is no file {storage.redact(entry.uri)}{windows}"
+            why = f"there is no file {storage.redact(entry.uri)}"
+            return entry, None, f"{why}{windows}{storage.missing_folder(entry.uri)}"
         except NttRayError as error:
             return entry, None, str(error)
 

@@ -25,6 +25,7 @@ from ntt_ray.references.validate import TITLE, Choice, choose_annotations
 from ntt_ray.run.cluster.connect import connect, decide
 from ntt_ray.run.cluster.tasks import run_task
 from ntt_ray.settings import AnnotatedOrientation
+from ntt_ray.stages import Stage
 from ntt_ray.storage import Storage
 
 if TYPE_CHECKING:
@@ -136,7 +137,8 @@ def _masked(config: Config, work: Sequence[BoxWork], store: Storage) -> dict[int
     resources = decide(config.job, config.models.device)
     spec = ModelSpec(config.models, resources.device, "fp32", store).uncompiled()
     options, least = resources.actor_options(), config.method.min_predicted_iou
-    masked = run_task(mask_all, spec, list(work), least, options=options)
+    with Stage("making masks of boxes", at_once=False):
+        masked = run_task(mask_all, spec, list(work), least, options=options)
     for number, (_, view) in masked.items():
         if view.source == "box":
             text = "annotation %d in %s keeps its box as mask: %s"
@@ -158,6 +160,7 @@ def mask_all(
         except FileNotFoundError:
             problems.append(
                 f"image {item.entry.file_name}: there is no file {storage.redact(item.entry.uri)}"
+                f"{storage.missing_folder(item.entry.uri)}"
             )
         except NttRayError as error:
             problems.append(f"image {item.entry.file_name}: {error}")

@@ -15,7 +15,7 @@ import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,20 @@ from ntt_ray.storage import Storage
 
 UNIT_KEY = b"images_per_unit"
 ROWS_PER_GROUP = 8192
+# what `auto` makes of a number of images: enough units for every actor and for progress to be seen,
+# but none so small that starting it counts, and none larger than a shard should be
+UNITS_WANTED, LEAST, MOST = 64, 4, 256
+
+
+def unit_images(images: int, wanted: int | Literal["auto"]) -> int:
+    """How many images a unit of a new run gets; with ``auto`` a matter of their number alone.
+
+    >>> [unit_images(images, "auto") for images in (37, 1_000, 1_000_000)]
+    [4, 16, 256]
+    """
+    if wanted != "auto":
+        return wanted
+    return min(MOST, max(LEAST, -(-images // UNITS_WANTED)))
 
 
 def manifest_bytes(images: pa.Table, images_per_unit: int) -> bytes:
@@ -102,6 +116,17 @@ class Units:
         only = self.footer.num_row_groups == 1
         rows: int = self.footer.num_rows + 1 if only else self.footer.row_group(0).num_rows
         return rows
+
+
+def recorded_unit_images(data: bytes) -> int:
+    """How many images each unit of a manifest but the last has.
+
+    Raises:
+        InputError: the manifest is damaged.
+    """
+    with _reading():
+        units = Units.of(pq.read_metadata(pa.BufferReader(data)))
+    return units.per_unit or max(units.sizes(), default=1)
 
 
 def manifest_digest(data: bytes) -> str:

@@ -17,7 +17,7 @@ from ntt_ray.errors import InputError, RunIncompleteError, reason_of
 from ntt_ray.run import record as run_record
 from ntt_ray.run.drift_watch import read_alarms
 from ntt_ray.run.failures import Allowed
-from ntt_ray.run.layout import shard_name
+from ntt_ray.run.layout import RECORD_FILE, shard_name
 from ntt_ray.run.lock import Holder, read_holder
 from ntt_ray.run.shard import existing_shards, iter_batches, open_shard
 from ntt_ray.storage import Storage
@@ -96,8 +96,29 @@ class Status:
             return f"{self.units - self.units_done} of {self.units} units are not done"
         if self.images_done not in (None, self.images):
             return f"the shards have {self.images_done} rows for {self.images} images; label again"
-        found = (self.failures or {}).items()
-        return self.allowed.problem(self.images, {(f.kind, why): f.images for why, f in found})
+        return self.allowed.problem(self.images, self._reasons())
+
+    @property
+    def trouble(self) -> str | None:
+        """Why somebody should look now; None where all is done, or a driver may well get there.
+
+        Images that could not be read are tried again at the end, so while a driver is at work only
+        those count that failed for good.
+        """
+        if self.driver is None or not self.driver.alive:
+            return self.problem
+        final = {key: count for key, count in self._reasons().items() if key[0] == "content"}
+        return self.allowed.problem(self.images, final)
+
+    def _reasons(self) -> dict[tuple[str, str], int]:
+        return {(found.kind, why): found.images for why, found in (self.failures or {}).items()}
+
+
+def preparing_driver(output: str, store: Storage) -> Holder | None:
+    """The living driver of an output whose run has not begun: it checks, or builds the bank."""
+    driver = read_holder(output, store)
+    begun = store.exists(storage.join(output, RECORD_FILE))
+    return driver if driver is not None and driver.alive and not begun else None
 
 
 def read_status(output: str, store: Storage, *, footers: bool = True) -> Status:

@@ -75,7 +75,8 @@ def list_images(
             logger.info("images: left out %d files, as %r: %s", count, example, reason)
     if not len(table):
         kinds = ", ".join(image_suffixes())
-        hint = _what_else(images) or f"looked for {kinds}"
+        missing = storage.missing_folder(f"{images.rstrip('/')}/any").strip(" ()")
+        hint = _what_else(images) or missing or f"looked for {kinds}"
         raise InputError(f"images: there is no image in {storage.redact(images)} ({hint})")
     _check_unique(table, images)
     return table
@@ -233,7 +234,8 @@ def _table_rows(table: str, store: Storage) -> Iterator[tuple[Any, Any]]:
         reader = _parquet_rows if table.lower().endswith(".parquet") else _text_rows
         yield from reader(table, data)
     except FileNotFoundError:
-        raise InputError(f"images: {storage.redact(table)}: no such file") from None
+        where = storage.missing_folder(table)
+        raise InputError(f"images: {storage.redact(table)}: no such file{where}") from None
     except (pa.ArrowException, OSError, ValueError, csv.Error, RecursionError) as error:
         raise InputError(f"images: {storage.redact(table)}: cannot be read ({error})") from None
 

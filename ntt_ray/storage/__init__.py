@@ -4,6 +4,7 @@ The only user of fsspec. Owns listing, reading, publishing and retries. What is 
 whole or not at all: a rename on a local disk, one PUT (or one completed upload) on an object store.
 """
 
+from ntt_ray.storage.folders import missing_folder
 from ntt_ray.storage.listing import LeftOut
 from ntt_ray.storage.store import Storage, check_package, check_protocol
 from ntt_ray.storage.uris import absolute, below, is_uri, join, local_uri, printable, redact
@@ -18,6 +19,7 @@ __all__ = [
     "is_uri",
     "join",
     "local_uri",
+    "missing_folder",
     "printable",
     "redact",
 ]

@@ -13,10 +13,10 @@ import yaml
 from typer.testing import CliRunner
 
 from ntt_ray.cli import app
-from ntt_ray.cli.app import override
-from ntt_ray.config import load_config
+from ntt_ray.cli.place import override
+from ntt_ray.config import build_config, load_config
 from ntt_ray.demo import example
-from ntt_ray.errors import InputError
+from ntt_ray.errors import ConfigError, InputError
 from tests.support.commands import run_command, run_here, start_command
 from tests.support.golden import GOLDEN
 from tests.support.paths import ROOT
@@ -69,14 +69,14 @@ def test_paths_mean_what_they_say(config_file, name, monkeypatch):
 
 
 WITH_CONFIG = {"run", "bank", "label", "merge", "evaluate", "report", "calibrate", "plan"}
-WITH_EXAMPLE = {"bank", "join-banks", "calibrate", "plan"}
+WITH_EXAMPLE = {"bank", "join-banks", "calibrate", "plan", "init"}
 WITH_EXAMPLE |= {"references sample", "references from-boxes", "references convert"}
 
 
 @pytest.mark.parametrize("command", sorted(WITH_CONFIG | WITH_EXAMPLE))
 def test_help_has_the_common_options_and_an_example(command):
     shown = CliRunner().invoke(app, [*command.split(), "--help"], env={"COLUMNS": "200"}).output
-    assert "--verbose" in shown
+    assert "--verbose" in shown or command == "init"
     assert command not in WITH_CONFIG or ("--dry-run" in shown and "--set" in shown)
     assert command not in WITH_EXAMPLE or f"Example: ntt-ray {command} " in shown
 
@@ -86,6 +86,7 @@ REFUSED = {
     "wrong type": (["--set", "method.nms_iou=high"], "method.nms_iou: input should be"),
     "unknown class": (["--set", "references.classes=[disk]"], "did you mean 'disc'?"),
     "no images": (["--set", "images=/nonexistent/photos"], "there is no image in"),
+    "no folder": (["--set", "images=/nowhere/at/all"], "(there is no folder /nowhere)"),
     "no reference file": (["--set", "references.annotations=/x.json"], "/x.json: no such file"),
     "no reference images": (["--set", "references.image_root=/nonexistent"], "there is no file"),
     "no checkpoint": (["--set", "models.encoder.checkpoint=/x.pth"], "/x.pth: no such file"),
@@ -103,6 +104,28 @@ def test_bad_input_is_refused_with_status_2_and_no_traceback(
     assert text in done.stderr
     assert "Traceback" not in done.stderr
     assert not Path(golden_config["output"]).exists()
+
+
+@pytest.mark.parametrize("name", ["dinov2_dem", "sam2_demo_", "demo"])
+def test_nobody_is_sent_to_the_toys_of_the_example(name):
+    for block in ("encoder", "proposer"):
+        with pytest.raises(ConfigError) as refused:
+            build_config(
+                {"images": "x", "output": "y", "bank": "z", "models": {block: {"name": name}}}
+            )
+        assert "_demo" not in str(refused.value).replace(repr(name), "")
+
+
+@pytest.mark.parametrize("words", [(), ("run",), ("references",), ("references", "convert")])
+def test_help_has_a_short_name(words):
+    shown = [CliRunner().invoke(app, [*words, option]) for option in ("-h", "--help")]
+    assert shown[0].exit_code == 0
+    assert shown[0].output == shown[1].output
+
+
+def test_shells_can_complete():
+    shown = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "200"}).output
+    assert "--install-completion" in shown
 
 
 def test_bad_references_are_all_listed(config_file, golden_references, tmp_path):
@@ -144,7 +167,7 @@ def test_an_interrupt_says_how_to_go_on(monkeypatch, capsys):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(importlib.import_module("ntt_ray.cli.verify"), "load_config", interrupted)
+    monkeypatch.setattr(importlib.import_module("ntt_ray.cli.verify"), "settings_of", interrupted)
     monkeypatch.setattr(sys, "argv", ["ntt-ray", "verify", "my.yaml"])
     handler = signal.getsignal(signal.SIGTERM)
     try:

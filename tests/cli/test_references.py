@@ -236,6 +236,27 @@ def test_boxes_outside_their_image_are_refused(boxes, tmp_path):
     assert "is too tiny" in done.stderr
 
 
+ROOTS = {"that of the config": ([], None), "one of their own": (["--image-root", "/own"], "/own")}
+
+
+@pytest.mark.parametrize(("words", "root"), ROOTS.values(), ids=ROOTS.keys())
+def test_other_boxes_keep_the_image_root(boxes, golden_config, tmp_path, monkeypatch, words, root):
+    asked = []
+
+    def make_masks(settings, **_):
+        asked.append(settings.references)
+        raise InputError("enough")
+
+    monkeypatch.setattr("ntt_ray.references.from_boxes.make_masks", make_masks)
+    with pytest.raises(InputError, match="enough"):
+        references(
+            "from-boxes", tmp_path / "config.yaml", "--annotations", "/other.json",
+            "--output", tmp_path / "refs.json", *words,
+        )  # fmt: skip
+    assert asked[0].annotations == "/other.json"
+    assert asked[0].image_root == (root or golden_config["references"]["image_root"])
+
+
 def draw_folder(folder: Path) -> None:
     for name in ("bolt", "nut"):
         (folder / name).mkdir(parents=True)
@@ -274,6 +295,9 @@ def test_conversions_are_references(tmp_path, source, draw):
     draw(tmp_path / "export")
     output = tmp_path / "refs.json"
     references("convert", tmp_path / "export", "--from", source, "--output", output)
+    guessed = tmp_path / "guessed.json"
+    references("convert", tmp_path / "export", "--output", guessed)
+    assert guessed.read_bytes() == output.read_bytes()
     found = load_references(str(output), str(tmp_path / "export"), Storage())
     assert [label.name for label in found.classes] == ["bolt", "nut"]
     assert [r.bbox_xywh for r in found.references] == [(20, 20, 30, 20)] * 2

@@ -59,7 +59,7 @@ def test_the_demo(demo):
 
     report = (output / "report.html").read_text(encoding="utf-8")
     assert 100_000 < len(report) < 5_000_000
-    for line in ("mask AP / AP50", "false alarms", "images/s", "report.html", "photos.yaml"):
+    for line in ("mask AP / AP50", "false alarms", "images/s", "report.html", "ntt-ray init"):
         assert line in said
 
     # a second start does nothing, and says the same

@@ -88,9 +88,10 @@ SIZES = {3: 8, 50: 8, 128: 8, 129: 16, 1000: 64, 100_000: 256}
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("wanted", [256, "auto"])
 @pytest.mark.parametrize(("images", "size"), SIZES.items())
-def test_a_sample_is_divided_into_whole_steps(golden_config, images, size):
-    config = build_config({**golden_config, "job": {"images_per_unit": 256}})
+def test_a_sample_is_divided_into_whole_steps(golden_config, images, size, wanted):
+    config = build_config({**golden_config, "job": {"images_per_unit": wanted}})
     entries = [ImageEntry(n, f"{n}.png", f"/x/{n}.png") for n in range(1, images + 1)]
     assert _sample_config(config, entries, []).job.images_per_unit == size
 

@@ -193,12 +193,43 @@ def test_the_command(output):
     _shard(output, 0, {1: MISSING})
     _lock(output, progress={"images_per_s": 0.5})
     result = _said(output)
-    assert isinstance(result.exception, RunIncompleteError)
+    assert isinstance(result.exception, RunIncompleteError)  # more failed than may
     said = result.stderr
     assert "1 of 3 units done, 4 of 10 images, 1 of them failed" in said
     assert f"a driver is at work: process {os.getpid()} on" in said
     assert "0.50 images/s, 0:00:12 left to label" in said
     assert f"1 failed (content): {MISSING}; shard-000000.parquet: 1.jpg" in said
+
+
+HEALTH = {
+    "nobody at work": ({}, "content", None, False),
+    "at work": ({}, "content", {}, True),
+    "its driver died": ({}, "content", {"pid": 2**22 + 1}, False),
+    "at work, but too many failed": ({1: MISSING}, "content", {}, False),
+    "at work, one to be tried again": ({1: MISSING}, "access", {}, True),
+}
+
+
+@pytest.mark.parametrize(("failed", "kind", "lock", "healthy"), HEALTH.values(), ids=HEALTH.keys())
+def test_a_run_at_work_is_no_error(output, failed, kind, lock, healthy):
+    _shard(output, 0, failed, kind)
+    if lock is not None:
+        _lock(output, **lock)
+    result = _said(output)
+    assert (result.exit_code == 0) == healthy, result.stderr
+    found = json.loads(_said(output, "--json").stdout)
+    assert (found["healthy"], found["done"]) == (healthy, False)
+
+
+def test_a_run_that_is_being_prepared_is_no_error(tmp_path):
+    _lock(str(tmp_path))
+    result = _said(str(tmp_path))
+    assert result.exit_code == 0
+    assert "a driver is preparing the run" in result.stderr
+    found = json.loads(_said(str(tmp_path), "--json").stdout)
+    assert (found["healthy"], found["done"], found["driver"]["pid"]) == (True, False, os.getpid())
+    _lock(str(tmp_path), pid=2**22 + 1)
+    assert isinstance(_said(str(tmp_path)).exception, InputError)
 
 
 def test_the_command_as_json(output):

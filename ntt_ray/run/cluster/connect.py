@@ -6,19 +6,26 @@ import logging
 import os
 import re
 import signal
+import socket
 import threading
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private.accelerators import get_accelerator_manager_for_resource
 
 from ntt_ray.config import JobConfig
-from ntt_ray.errors import NttRayError
+from ntt_ray.errors import ClusterError, NttRayError
 from ntt_ray.run.cluster.placement import Layout, Node, Resources, fit
+from ntt_ray.run.cluster.quiet import quiet_core
+from ntt_ray.stages import Stage
 
 logger = logging.getLogger(__name__)
 
+ANSWER_S = 3.0  # how long a cluster is waited for before Ray itself asks it
+WHY_LIMIT = 300  # characters of what Ray says of a start that failed
 # A machine with as many actors as cores has no room for idle workers in Ray's eyes: it would end
 # them after a second, and start a process anew for every unit that is fetched or written.
 # Nobody reads the metrics of a Ray that lives as long as one command.
@@ -36,12 +43,15 @@ def connect(object_store_bytes: int | None = None, cpus: int | None = None) -> N
     Args:
         object_store_bytes: shared memory of a Ray that is started here; None: Ray's own choice.
         cpus: that a Ray started here shall count; None: those of the machine.
+
+    Raises:
+        ClusterError: Ray cannot be started here, or the cluster does not answer.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if not ray.is_initialized():
         here = not os.environ.get("RAY_ADDRESS")
         on_sigterm = signal.getsignal(signal.SIGTERM)
-        ray.init(
+        _start(
             # without an address, Ray would join whatever `ray start` has left on this machine
             address="local" if here else None,
             log_to_driver=False,
@@ -57,6 +67,63 @@ def connect(object_store_bytes: int | None = None, cpus: int | None = None) -> N
     # the traceback of what a worker raised; the error itself is ours to say
     said = logging.ERROR if logger.isEnabledFor(logging.DEBUG) else logging.CRITICAL
     logging.getLogger("ray.data").setLevel(said)
+
+
+def _start(**options: Any) -> None:
+    """`ray.init`, whose errors of many kinds and lines become one of ours with a way on."""
+    here = options["address"] == "local"
+    # what Ray's core says is for whoever looks for a bug
+    quiet = nullcontext() if logger.isEnabledFor(logging.DEBUG) else quiet_core()
+    try:
+        with Stage("starting Ray on this machine" if here else "joining the Ray cluster"), quiet:
+            ray.init(**options)
+    except Exception as error:
+        why = " ".join(str(error).split())[:WHY_LIMIT] or type(error).__name__
+        raise ClusterError(_cannot_start(why) if here else _cannot_join(why)) from error
+
+
+def _cannot_start(why: str) -> str:
+    folder = f"{os.environ.get('RAY_TMPDIR') or '/tmp'}/ray"  # noqa: S108
+    return (
+        f"Ray cannot be started on this machine: {why} (its logs: {folder}/session_latest/logs). "
+        "Most often the machine is too busy, memory is short, or the disk of that folder is full: "
+        "start the same command again, or name another folder with RAY_TMPDIR"
+    )
+
+
+def _cannot_join(why: str) -> str:
+    return (
+        f"RAY_ADDRESS={os.environ.get('RAY_ADDRESS')}: the Ray cluster cannot be joined: {why}. "
+        "Start it, name another one, or unset RAY_ADDRESS to work on this machine"
+    )
+
+
+def check_address() -> None:
+    """Find out soon whether anything answers where ``RAY_ADDRESS`` names a host and a port.
+
+    Raises:
+        ClusterError: nothing does; Ray itself would try for half a minute and more.
+    """
+    address = os.environ.get("RAY_ADDRESS", "")
+    host, _, port = address.rpartition(":")
+    if ray.is_initialized() or not host or not port.isdecimal() or "/" in host:
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
+    except (OSError, OverflowError) as error:
+        raise ClusterError(_cannot_join(str(error) or type(error).__name__)) from None
+
+
+def local_layout() -> Layout:
+    """What Ray would count on this machine, if it were started here."""
+    gpus = get_accelerator_manager_for_resource("GPU")
+    assert gpus is not None
+    count = gpus.get_current_node_num_accelerators()
+    visible = gpus.get_current_process_visible_accelerator_ids()
+    if visible is not None:
+        count = min(count, len(visible))
+    kind = gpus.get_current_node_accelerator_type() if count else None
+    return Layout((Node(float(os.cpu_count() or 1), float(count), kind),))
 
 
 def see_reserved_gpus_only() -> None:
