@@ -92,7 +92,7 @@ def test_what_stands_out_is_named(tmp_path):
 
 def _tiles(page) -> dict[str, tuple[str, str]]:
     """Number and caption of each tile, by its title."""
-    pattern = r'<h3>([^<]+)</h3><p class="number">([^<]+)</p><p>([^<]*)</p>'
+    pattern = r'<h2>([^<]+)</h2><p class="number">([^<]+)</p><p>([^<]*)</p>'
     return {title: (number, text) for title, number, text in re.findall(pattern, page)}
 
 

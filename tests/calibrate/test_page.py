@@ -77,7 +77,7 @@ def test_the_worst_come_first_and_ties_by_id():
 
 def _tiles(page) -> dict[str, tuple[str, str]]:
     """Number and caption of each tile, by its title."""
-    pattern = r'<h3>([^<]+)</h3><p class="number">([^<]+)</p><p>([^<]*)</p>'
+    pattern = r'<h2>([^<]+)</h2><p class="number">([^<]+)</p><p>([^<]*)</p>'
     return {title: (number, text) for title, number, text in re.findall(pattern, page)}
 
 
