@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
@@ -97,6 +98,73 @@ def test_class_filter(page: Browser, report: tuple[Path, dict[str, Any]]) -> Non
     assert counted(page) == len(scores(report[1], CLASSES[1].category_id))
     page.click("[data-testid=all]")
     assert counted(page) == everything
+
+
+FIGURES = "[...document.querySelectorAll('.shot')].filter(s => s.getClientRects().length).length"
+
+
+def test_classes_choose_images_too(page: Browser, report: tuple[Path, dict[str, Any]]) -> None:
+    everything = len(report[1]["gallery"])
+    set_slider(page, 0.3)
+    assert page.run(FIGURES) == everything
+    page.click("[data-testid=none]")
+    assert page.run(FIGURES) == 0
+    assert page.run("document.querySelector('[data-testid=no-image]').getClientRects().length")
+    page.click("label:has([data-testid=class-2])")
+    assert page.run(FIGURES) == 2  # weak.png has masks of that class, missed.png an object
+    counted = "document.querySelector('[data-testid=image-count]').textContent"
+    assert page.run(counted) == f" in 2 of {everything} images"
+    page.click("[data-testid=all]")
+    assert page.run(FIGURES) == everything
+    assert page.run(counted) == ""
+
+
+def test_the_score_is_a_setting_to_copy(page: Browser) -> None:
+    set_slider(page, 0.57)
+    page.click("[data-testid=copy]")
+    assert page.run("String(getSelection())") == "--set merge.min_score=0.57"
+
+
+def test_a_key_hides_masks(page: Browser) -> None:
+    style = "getComputedStyle(document.querySelector('.pic.prediction g.m')).visibility"
+    assert page.run(style) == "visible"
+    page.press("m", 77)
+    assert page.run(style) == "hidden"
+    assert not page.run("document.querySelector('[data-testid=masks]').checked")
+    page.press("m", 77)
+    assert page.run(style) == "visible"
+
+
+def test_an_image_is_enlarged_and_a_mask_comes_closer(page: Browser) -> None:
+    is_open, part = "document.querySelector('#large').open", "document.querySelector('#large .pic')"
+    width = "document.querySelector('.shot .pic').getBoundingClientRect().width"
+    small = page.run(width)
+    page.click(".shot .enlarge")
+    assert page.run(is_open)
+    assert page.run(f"{part}.getBoundingClientRect().width") > 1.2 * small
+    assert page.run("document.querySelectorAll('[id=p1]').length") == 1
+    whole = page.run(f"{part}.getAttribute('viewBox')")
+    page.click("#large .pic.prediction g.m:not(.off)")
+    assert page.run(f"{part}.getAttribute('viewBox')") != whole
+    page.hover("#large .pic.prediction g.m:not(.off)")
+    assert page.run("document.querySelector('#large #tip').textContent")
+    page.click("#whole")
+    assert page.run(f"{part}.getAttribute('viewBox')").split() == whole.split()
+    page.click("#close")
+    assert not page.run(is_open)
+    page.click(".shot .pic.prediction")
+    assert page.run(is_open)
+    page.press("Escape", 27)
+    assert page.problems == []
+
+
+def test_an_original_is_where_the_link_says(
+    page: Browser, report: tuple[Path, dict[str, Any]]
+) -> None:
+    found = page.run("[...document.querySelectorAll('.ways a')].map(a => a.href)")
+    assert len(found) == len(report[1]["gallery"])
+    for uri in found:
+        assert Path(unquote(urlsplit(uri).path)).is_file()
 
 
 def test_misses_follow_the_slider(page: Browser) -> None:
