@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from ntt_ray.records import ImageEntry, ImageLabels
-from tests.bank import test_report as bank
-from tests.calibrate import test_page as calibration
-from tests.references import test_page as references
+from ntt_ray.references.page import render_references
+from tests.support import bank_page as bank
+from tests.support import calibration_page as calibration
+from tests.support import reference_page as references
 from tests.support.browser import CHROMIUM, Browser
 from tests.support.paths import ROOT
 from tests.support.report_run import (
@@ -79,7 +80,7 @@ def _calibration(folder: Path) -> str:
 def _references(folder: Path) -> str:
     sources = ("sam2", "box", "given", "doubtful", "none")
     shown = [references.picture(n, 7, source, "why") for n, source in enumerate(sources, start=1)]
-    return references.render_references(shown, [(7, "nut"), (9, "bolt")])
+    return render_references(shown, [(7, "nut"), (9, "bolt")])
 
 
 PAGES: dict[str, Callable[[Path], str]] = {
