@@ -8,7 +8,7 @@ READERS_BIN := $(READERS)/bin
 READERS_PIP := $(READERS_BIN)/python -m pip --disable-pip-version-check
 READERS_STAMP := $(READERS)/.installed
 
-.PHONY: setup demo test test-fast readers check clean
+.PHONY: setup demo test test-fast axe readers check clean
 
 setup: $(STAMP)
 
@@ -25,12 +25,18 @@ demo: $(STAMP)
 
 # Two at once, file by file, the longest first: much of a test is waiting for processes to start.
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
-test: $(STAMP)
+test: $(STAMP) axe
 	$(PYTEST)
 
 # What needs neither Ray nor a browser, breaks nothing on purpose and is not marked slow.
 test-fast: $(STAMP)
 	NTT_RAY_FUZZ=10 $(PYTEST) -m "not ray and not slow and not faults and not browser"
+
+# axe-core (MPL-2.0), with which the browser tests look at the pages: one file of a package that
+# carries it. Where it cannot be had, these tests are skipped and say so.
+AXE := .axe/axe_playwright_python-0.1.8.dist-info
+axe: $(STAMP)
+	@test -d $(AXE) || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .axe axe-playwright-python==0.1.8 || echo "axe-core cannot be fetched: tests that need it will be skipped"
 
 # The tools that read merged files, each on each file: docs/outputs.md. Their environment sees the
 # packages of the main one behind its own, so torch is not installed twice; eight at a time fetch
@@ -55,4 +61,4 @@ check: $(STAMP)
 	$(BIN)/hadolint Dockerfile
 
 clean:
-	rm -rf $(VENV) $(READERS) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(READERS) .axe build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

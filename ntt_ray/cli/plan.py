@@ -41,15 +41,24 @@ def plan(
     from ntt_ray.plan.estimate import estimate_run
 
     with Reporter() as reporter:
-        found, own = estimate_run(settings, sample, seed, reporter.unit)
+        found, own = estimate_run(
+            settings, sample, seed, reporter.unit, lambda found: _rows(found, price)
+        )
     console.print(_table(found, price))
     say(f"look at: {own.output}/{REPORT_PAGE}")
 
 
 def _table(found: Estimate, price: float | None) -> Table:
+    table = Table(title=f"from a sample of {found.sample.images} images", show_header=False)
+    for row in _rows(found, price):
+        table.add_row(*row)
+    return table
+
+
+def _rows(found: Estimate, price: float | None) -> list[tuple[str, str]]:
+    """What is said of the whole run, here and on the page of the sample: name and text of each."""
     device = "GPU" if found.device == "cuda" else "core"
     sample = found.sample
-    table = Table(title=f"from a sample of {sample.images} images", show_header=False)
     rows = [
         ("images", f"{found.images:,} in {found.units:,} units"),
         ("in the sample", f"{sample.detections} detections, {sample.failed} images failed"),
@@ -73,9 +82,7 @@ def _table(found: Estimate, price: float | None) -> Table:
     if found.device == "cpu" and found.predicted_gpu_hours:
         hours = [f"{_amount(hours)} on {gpu}" for gpu, hours in found.predicted_gpu_hours.items()]
         rows.append(("on GPUs", f"predicted, not measured: GPU-hours {', '.join(hours)}"))
-    for row in rows:
-        table.add_row(*row)
-    return table
+    return rows
 
 
 def _duration(hours: float) -> str:

@@ -98,7 +98,11 @@ class Estimate:
 
 
 def estimate_run(
-    config: Config, images: int, seed: int, on_unit: Callable[[UnitDone, int, int], None]
+    config: Config,
+    images: int,
+    seed: int,
+    on_unit: Callable[[UnitDone, int, int], None],
+    in_words: Callable[[Estimate], Sequence[tuple[str, str]]] | None = None,
 ) -> tuple[Estimate, Config]:
     """Label a sample of a run's images and say what all of them will take.
 
@@ -107,6 +111,7 @@ def estimate_run(
         images: how many images to label.
         seed: seed of the sampling; the same seed takes the same images.
         on_unit: called for each finished unit of the sample, as `run.label.label` does.
+        in_words: what the report of the sample says of the whole run: name and text of each.
 
     Returns:
         The estimate, and the config of the sample's own run, whose report shows its gallery.
@@ -122,7 +127,9 @@ def estimate_run(
     own = entries_of(table.take(chosen))
     sample = _sample_config(config, own, _made_of(config, store))
     measured = _recorded(sample, store) or _measured(sample, own, store, on_unit)
-    return _estimate(config, len(table), measured), sample
+    found = _estimate(config, len(table), measured)
+    report_run(sample, plan=in_words(found) if in_words else ())
+    return found, sample
 
 
 def _made_of(config: Config, store: Storage) -> list[str]:
@@ -175,7 +182,6 @@ def _measured(
     names, counts = merge(sample)
     if sample.ground_truth is not None:
         evaluate_run(sample)
-    report_run(sample)
     shards = [shard_uri(sample.output, i) for i in existing_shards(sample.output, store)]
     files = [*shards, *(storage.join(sample.output, name) for name in names)]
     sizes = [size for e in entries if (size := _size(e.uri, store)) is not None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ntt_ray import storage
@@ -19,13 +20,18 @@ from ntt_ray.run.shard import existing_shards
 from ntt_ray.storage import Storage
 
 
-def report_run(config: Config, images_per_s: float | None = None) -> dict[str, Any]:
+def report_run(
+    config: Config,
+    images_per_s: float | None = None,
+    plan: Sequence[tuple[str, str]] = (),
+) -> dict[str, Any]:
     """Write ``report.html`` and ``report.json`` of a run, whole or not.
 
     Args:
         config: the configuration of the run.
         images_per_s: speed of the labelling that has just ended, in images per second; None where
             there was none.
+        plan: what the whole run will take, where this run is a sample of it; name and text of each.
     """
     store = Storage(config.storage_options)
     recorded = recorded_run(config.output, store)
@@ -52,6 +58,7 @@ def report_run(config: Config, images_per_s: float | None = None) -> dict[str, A
         ground_truth=truth if truth is not None and _has_masks(truth) else None,
         metrics=read_json(metrics_uri, store) if with_metrics else None,
         images_per_s=images_per_s,
+        plan=plan,
         losses=merged.losses if merged and merged.labels_hash == recorded.labels_hash else None,
     )
 

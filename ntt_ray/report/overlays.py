@@ -17,6 +17,7 @@ from ntt_ray.pages.environment import colour
 from ntt_ray.pages.pictures import UNITS_PER_PX, Thumbnail, mask_to_path
 from ntt_ray.records import Detection
 from ntt_ray.report.gallery import Candidate
+from ntt_ray.report.originals import SharpPart
 
 MAX_FILTERS = 30
 MAX_MASKS = 50  # predictions painted per image, those with the highest scores
@@ -34,22 +35,35 @@ class ShotSize:
         picture_bytes: bytes of the picture, as far as a lower quality goes.
         masks: how many predictions are painted.
         objects: how many objects of the ground truth are painted.
+        part_bytes: the same as `picture_bytes` of its sharp part; 0 for none.
     """
 
     side: int = 480
     picture_bytes: int = 64_000
     masks: int = MAX_MASKS
     objects: int = MAX_OBJECTS
+    part_bytes: int = 12_000
 
 
 @dataclass(frozen=True, slots=True)
 class Shot:
-    """An image of the gallery with its picture; `note` says why there is none."""
+    """An image of the gallery with its picture.
+
+    Attributes:
+        candidate: the image and what was found in it.
+        picture: how it is shown.
+        note: why there is no picture; empty where there is one.
+        size: how much of the page it may take.
+        link: where the page finds the original; empty where it cannot.
+        part: what is shown sharper than the picture.
+    """
 
     candidate: Candidate
     picture: Thumbnail
     note: str
     size: ShotSize = ShotSize()
+    link: str = ""
+    part: SharpPart | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from ntt_ray.pages.pictures import blank, thumbnail
 from ntt_ray.records import ImageEntry, ReferenceSet
 from ntt_ray.references.crop_pictures import crop_picture
 from ntt_ray.report.gallery import Candidate, GalleryPicker, count_matches
+from ntt_ray.report.originals import link_to, sharp_part
 from ntt_ray.report.overlays import Shot, ShotSize
 from ntt_ray.report.page import ClassReferences, render_page
 from ntt_ray.report.samples import ClassImages, RandomDraw
@@ -35,8 +36,8 @@ from ntt_ray.storage import Storage
 FORMAT_VERSION = 1
 LARGE = ShotSize()
 SIZES = {  # of groups with many images
-    "random": ShotSize(side=320, picture_bytes=24_000, masks=30, objects=60),
-    "class": ShotSize(side=240, picture_bytes=12_000, objects=20),
+    "random": ShotSize(side=320, picture_bytes=24_000, masks=30, objects=60, part_bytes=8_000),
+    "class": ShotSize(side=240, picture_bytes=12_000, objects=20, part_bytes=0),
 }
 REFERENCE_CLASSES = 24
 CROPS_PER_CLASS = 6
@@ -55,6 +56,7 @@ def write_report(
     metrics: Mapping[str, Any] | None = None,
     images_per_s: float | None = None,
     losses: Mapping[str, Loss] | None = None,
+    plan: Sequence[tuple[str, str]] = (),
     max_images: int = 24,
     random_images: int = 24,
     max_classes: int = 100,
@@ -76,6 +78,7 @@ def write_report(
         images_per_s: speed of the labelling in images per second, where it was measured.
         losses: how far the masks of a merged profile are from those of the shards, by profile;
             only of profiles that cannot hold the masks as they are.
+        plan: what the whole run will take, where this is a sample of it: name and text of each.
         max_images: images that are chosen by rank; about 60 kB each.
         random_images: images that are drawn at random; about 30 kB each where they are not among
             the ones before.
@@ -109,6 +112,7 @@ def write_report(
         "shards": {"planned": record.plan.units, "read": len(shard_ids)},
         "metrics": None if metrics is None else dict(metrics),
         "images_per_s": images_per_s,
+        "plan": [list(row) for row in plan],
         "losses": {name: _loss(loss) for name, loss in sorted((losses or {}).items())},
         **_provenance(record),
         **samples,
@@ -117,14 +121,12 @@ def write_report(
     # pixels must lie under their masks; the oldest records do not say how, and it was stored then
     how = {"orientation": "stored", **record.identity.decode}
     decode = DecodeSettings.model_validate_json(json.dumps(how))
-    page = render_page(
-        report,
-        references=_reference_pictures(references, report, store),
-        shots={
-            group: [_shot(c, SIZES.get(group, LARGE), read_unit, store, decode) for c in found]
-            for group, found in chosen.items()
-        },
-    )
+    shots = {}
+    for group, found in chosen.items():
+        size = SIZES.get(group, LARGE)
+        shots[group] = [_shot(c, size, read_unit, store, decode, output) for c in found]
+    pictures = _reference_pictures(references, report, store)
+    page = render_page(report, references=pictures, shots=shots)
     html = page.encode("utf-8", "replace")
     report = sealed({**report, "page_sha256": digest_of_bytes(html).sha256})
     store.publish_bytes(storage.join(output, REPORT_PAGE), html)
@@ -209,14 +211,16 @@ def _shot(
     read_unit: Callable[[int], Sequence[ImageEntry]],
     store: Storage,
     decode: DecodeSettings,
+    output: str,
 ) -> Shot:
     labels = candidate.labels
     assert labels.height is not None
     assert labels.width is not None
     size_hw = (labels.height, labels.width)
     uris = {entry.image_id: entry.uri for entry in read_unit(candidate.shard_id)}
+    uri = uris[labels.entry.image_id]
     try:
-        image_rgb = decode_image(store.read_bytes(uris[labels.entry.image_id]), decode)
+        image_rgb = decode_image(store.read_bytes(uri), decode)
         if image_rgb.shape[:2] != size_hw:
             raise ImageError("the image has another size than when it was labelled")
     except FileNotFoundError:
@@ -224,7 +228,9 @@ def _shot(
         return Shot(candidate, blank(size_hw, size.side), why, size)
     except NttRayError as error:
         return Shot(candidate, blank(size_hw, size.side), f"No picture: {error}", size)
-    return Shot(candidate, thumbnail(image_rgb, size.side, size.picture_bytes), "", size)
+    picture = thumbnail(image_rgb, size.side, size.picture_bytes)
+    part = sharp_part(labels, candidate.matches, image_rgb, picture, size.part_bytes)
+    return Shot(candidate, picture, "", size, link_to(uri, output), part)
 
 
 def _reference_pictures(

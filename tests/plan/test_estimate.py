@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import yaml
@@ -110,9 +111,12 @@ def test_a_sample_is_a_run_of_its_own_and_labelled_once(golden_config, tmp_path)
     said = " ".join(capture.get().split())
     for words in ("4 in 2 units", "images/s", "core-hours", "to read", "2 shards", "at 36000 per"):
         assert words in said
+    (page,) = Path(config.output).glob("plan/*/report.html")
+    assert "at 36000 per core-hour" in page.read_text()
     first, own = estimate_run(config, 3, 1, lambda *unit: heard.append(unit))
-    assert heard == []  # the command labelled it
     assert f"look at: {own.output}/report.html" in said
+    assert page.parent == Path(own.output)
+    assert heard == []  # the command labelled it
     assert first.images == 4
     assert first.sample.images == first.sample.timed == 3
     assert own.output.startswith(f"{config.output}/plan/")
@@ -133,6 +137,7 @@ def test_the_seed_chooses(golden_config, monkeypatch, count):
     chosen = []
     monkeypatch.setattr(sample_module, "_recorded", lambda sample, store: MEASURED)
     monkeypatch.setattr(sample_module, "_estimate", lambda *arguments: None)
+    monkeypatch.setattr(sample_module, "report_run", lambda sample, plan: None)
     for seed in [*range(12), 0]:
         _, own = estimate_run(build_config(golden_config), count, seed, lambda *unit: None)
         chosen.append(own.output)

@@ -186,8 +186,10 @@ class TestPage:
         policy = [a["content"] for t, a in page.tags if t == "meta" and "http-equiv" in a]
         assert policy[0] is not None
         assert policy[0].startswith("default-src 'none'; img-src data:;")
-        for _, attributes in page.tags:
-            for name in ("src", "href"):
+        links = [attributes for tag, attributes in page.tags if tag == "a"]  # followed when asked
+        assert {link["rel"] for link in links} == {"noopener noreferrer"}
+        for tag, attributes in page.tags:
+            for name in ("src", "href") if tag != "a" else ():
                 assert (attributes.get(name) or "#").startswith(("#", "data:")), attributes
 
     def test_masks_on_the_page_are_the_gallerys(self, run: Run) -> None:
@@ -316,6 +318,28 @@ class TestUnusualRuns:
         assert report["detections"]["total"] == 0
         assert run.html.endswith("</html>\n")
 
+    def test_a_run_without_any_label_says_so_first(self, tmp_path: Path) -> None:
+        entries = [ImageEntry(n, f"{n}.png", "gone") for n in (1, 2)]
+        failed = [ImageLabels.failed(entry, "broken <b>") for entry in entries]
+        run = write_run(tmp_path / "failed", failed, CLASSES)
+        run.report()
+        banner = run.html.split('data-testid="banner">')[1].split("</section>")[0]
+        assert "Every image failed" in banner
+        assert "broken &lt;b&gt;" in banner
+        nothing = ImageLabels.labelled(entries[1], SIZE_HW, ())
+        run = write_run(tmp_path / "nothing", [failed[0], nothing], CLASSES)
+        run.report()
+        assert "Nothing was found" in run.html
+        assert "Every image failed" not in run.html
+
+    def test_what_the_whole_run_will_take(self, run: Run) -> None:
+        rows = [("time", "3 h"), ("cost", "<b>12")]
+        assert run.report(plan=rows)["plan"] == [["time", "3 h"], ["cost", "<b>12"]]
+        assert "<dt>cost</dt><dd>&lt;b&gt;12</dd>" in run.html
+        assert "banner" not in run.html.split("</style>")[1]
+        run.report()
+        assert 'data-testid="plan"' not in run.html
+
     @pytest.mark.slow
     def test_many_classes(self, tmp_path: Path) -> None:
         classes = tuple(ClassLabel(i, f"class {i}") for i in range(1, 1204))
@@ -357,6 +381,8 @@ class TestUnusualRuns:
             run.report(**{**only, group: 1})
             sizes[group] = len(run.html) - empty  # a picture with one mask
         assert sizes["max_images"] > sizes["random_images"] > sizes["max_classes"] > 10_000
+        parts = {"max_images": 12_000, "random_images": 8_000, "max_classes": 0}  # of large images
+        sizes = {group: size + 4 * parts[group] // 3 for group, size in sizes.items()}
         mask = 2000
         assert len(mask_to_path(rough, 1.0)) < mask - 200  # and that for the element around it
         ranked = 24 * (sizes["max_images"] + MAX_MASKS * mask)

@@ -8,11 +8,15 @@
   const tip = document.getElementById("tip");
   const visibleCount = document.getElementById("visible-count");
   const shots = [...document.querySelectorAll(".shot")].map((shot) => ({
+    figure: shot,
     tally: shot.querySelector(".tally"),
     judged: shot.querySelector("svg.truth") !== null,
     masks: [...shot.querySelectorAll("g.m")].map(read),
     truth: [...shot.querySelectorAll("g.t")].map(read),
   }));
+  const groups = [...document.querySelectorAll(".group")];
+  const large = document.getElementById("large");
+  const largePanes = document.getElementById("large-panes");
   let hot = null;
 
   function read(el) {
@@ -23,9 +27,10 @@
   function update() {
     const cut = Number(slider.value);
     const on = new Set(boxes.filter((box) => box.checked).map((box) => box.dataset.k));
-    let total = 0;
+    const some = boxes.some((box) => !box.checked);
+    let total = 0, images = 0;
     for (const shot of shots) {
-      let visible = 0, right = 0, wrong = 0, missed = 0;
+      let visible = 0, right = 0, wrong = 0, missed = 0, objects = 0;
       for (const mask of shot.masks) {
         const show = mask.score >= cut && on.has(mask.k);
         mask.el.classList.toggle("off", !show);
@@ -38,13 +43,22 @@
         mask.el.classList.toggle("off", !on.has(mask.k));
         mask.el.classList.toggle("miss", miss);
         missed += miss && on.has(mask.k);
+        objects += on.has(mask.k);
       }
+      // classes choose images, too; where all are chosen, those with nothing in them stay
+      const show = !some || visible > 0 || objects > 0;
+      shot.figure.hidden = !show;
+      images += show;
       total += visible;
       shot.tally.replaceChildren(...(shot.judged
         ? [part(right + " right", right && "good"), " · ", part(wrong + " wrong", wrong && "bad"),
            " · ", part(missed + " missed", missed && "bad")]
         : [visible + (visible === 1 ? " mask" : " masks")]));
     }
+    for (const group of groups) group.hidden = some && !group.querySelector(".shot:not([hidden])");
+    document.getElementById("no-image").hidden = !some || images > 0;
+    document.getElementById("image-count").textContent = some ? " in " + images + " of " + shots.length + " images" : "";
+    document.getElementById("setting").textContent = "--set merge.min_score=" + cut.toFixed(2);
     visibleCount.textContent = total.toLocaleString("en");
     document.getElementById("score-value").textContent = cut.toFixed(2);
     point(null);
@@ -90,10 +104,67 @@
     point(el || null, event.clientX, event.clientY);
   }
 
-  // arrow keys walk through the visible masks of the picture that has the focus
-  function walk(event) {
+  // the panes of an image, as large as the window; masks stay as the controls left them
+  function enlarge(figure, from) {
+    document.getElementById("large-name").textContent = figure.querySelector("figcaption > bdi").textContent;
+    largePanes.replaceChildren(...[...figure.querySelector(".panes").children].map((pane) => pane.cloneNode(true)));
+    for (const el of largePanes.querySelectorAll("[id]")) el.removeAttribute("id");
+    for (const picture of largePanes.querySelectorAll("svg")) {
+      picture.dataset.whole = picture.getAttribute("viewBox");
+      picture.dataset.text = parseFloat(picture.style.getPropertyValue("--text"));
+    }
+    point(null);
+    large.append(tip);
+    large.showModal();
+    if (from) closer(from);
+  }
+
+  // all panes show the same part: the surroundings of a mask, or everything
+  function closer(mask) {
+    for (const picture of largePanes.querySelectorAll("svg")) {
+      const [, , width, height] = picture.dataset.whole.split(" ").map(Number);
+      let share = 1, x = 0, y = 0;
+      if (mask) {
+        const box = mask.querySelector("path").getBBox();
+        share = Math.min(1, Math.max(1.6 * box.width / width, 1.6 * box.height / height, 0.08));
+        x = Math.min(Math.max(0, box.x + box.width / 2 - share * width / 2), (1 - share) * width);
+        y = Math.min(Math.max(0, box.y + box.height / 2 - share * height / 2), (1 - share) * height);
+      }
+      picture.setAttribute("viewBox", [x, y, share * width, share * height].join(" "));
+      picture.style.setProperty("--text", share * picture.dataset.text + "px");
+    }
+    large.classList.toggle("close", mask !== null);
+  }
+
+  function clicked(event) {
     const picture = event.target.closest?.("svg.pic");
     if (!picture) return;
+    const mask = event.target.closest("g.m, g.t");
+    if (large.contains(picture)) closer(mask);
+    else enlarge(picture.closest(".shot"), null);
+  }
+
+  function copy() {
+    const line = document.getElementById("setting");
+    getSelection().selectAllChildren(line);
+    navigator.clipboard?.writeText(line.textContent).catch(() => {});
+  }
+
+  // arrow keys walk through the visible masks of the picture that has the focus
+  function walk(event) {
+    if (event.key.toLowerCase() === "m" && !event.ctrlKey && !event.metaKey && !event.altKey) {
+      switchMasks.checked = !switchMasks.checked;
+      applySwitches();
+      return;
+    }
+    const picture = event.target.closest?.("svg.pic");
+    if (!picture) return;
+    if (event.key === "Enter") {
+      const mask = hot && picture.contains(hot) ? hot : null;
+      if (large.contains(picture)) closer(mask);
+      else enlarge(picture.closest(".shot"), null);
+      return;
+    }
     if (event.key === "Escape") { point(null); return; }
     const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
     if (!step) return;
@@ -115,12 +186,24 @@
     });
   }
   const switchNames = document.getElementById("names");
-  const applyNames = () => document.body.classList.toggle("named", switchNames.checked);
-  switchNames.addEventListener("change", applyNames);
+  const switchMasks = document.getElementById("masks");
+  function applySwitches() {
+    document.body.classList.toggle("named", switchNames.checked);
+    document.body.classList.toggle("bare", !switchMasks.checked);
+  }
+  for (const box of [switchNames, switchMasks]) box.addEventListener("change", applySwitches);
+  document.addEventListener("click", clicked);
+  for (const button of document.querySelectorAll(".enlarge")) {
+    button.addEventListener("click", () => enlarge(button.closest(".shot"), null));
+  }
+  document.getElementById("copy").addEventListener("click", copy);
+  document.getElementById("whole").addEventListener("click", () => closer(null));
+  document.getElementById("close").addEventListener("click", () => large.close());
+  large.addEventListener("close", () => { point(null); document.body.append(tip); });
   addEventListener("pointermove", follow, { passive: true });
   addEventListener("pointerdown", follow, { passive: true });
   addEventListener("keydown", walk);
   addEventListener("scroll", () => { if (hot) point(null); }, { passive: true });
-  applyNames();
+  applySwitches();
   update();
 })();
