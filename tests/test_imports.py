@@ -38,6 +38,7 @@ ROOMS = (
     "report",
     "verify",
     "calibrate",
+    "review",
     "plan",
     "reproduce",
     "demo",
@@ -65,6 +66,7 @@ FORBIDDEN = {
     "pages": {"ray", "torch"},
     "verify": {"ray", "torch"},
     "demo": {"ray", "torch"},
+    "review": {"ray", "torch"},
     "reproduce": {"ray", "torch"},
     "models": {"ray"},
     "method": {"ray", "pyarrow", "ntt_ray.config", "ntt_ray.storage"},
@@ -77,7 +79,7 @@ MAY = {"references/boxes.py": {"torch"}}
 HOMES = {
     "pydantic": {
         *("config.py", "settings.py", "json_input.py", "coco_input.py"),
-        *("run/record.py", "merge/record.py", "merge/calibration.py"),
+        *("run/record.py", "merge/record.py", "merge/calibration.py", "review/records.py"),
     },
     "pydantic_core": {"json_input.py"},
     "msgspec": {"json_input.py"},
