@@ -55,6 +55,7 @@ def write_report(
     metrics: Mapping[str, Any] | None = None,
     images_per_s: float | None = None,
     losses: Mapping[str, Loss] | None = None,
+    review: Mapping[str, Any] | None = None,
     max_images: int = 24,
     random_images: int = 24,
     max_classes: int = 100,
@@ -76,6 +77,7 @@ def write_report(
         images_per_s: speed of the labelling in images per second, where it was measured.
         losses: how far the masks of a merged profile are from those of the shards, by profile;
             only of profiles that cannot hold the masks as they are.
+        review: the content of ``estimate.json`` where labels of this run were reviewed.
         max_images: images that are chosen by rank; about 60 kB each.
         random_images: images that are drawn at random; about 30 kB each where they are not among
             the ones before.
@@ -109,6 +111,7 @@ def write_report(
         "shards": {"planned": record.plan.units, "read": len(shard_ids)},
         "metrics": None if metrics is None else dict(metrics),
         "images_per_s": images_per_s,
+        "review": None if review is None else dict(review),
         "losses": {name: _loss(loss) for name, loss in sorted((losses or {}).items())},
         **_provenance(record),
         **samples,

@@ -5,6 +5,7 @@ import pytest
 from ntt_ray.errors import InputError, RunIncompleteError
 from ntt_ray.json_input import read_json
 from ntt_ray.merge.job import merge_thresholds
+from ntt_ray.report.job import report_run
 from ntt_ray.review.importing import import_run
 from ntt_ray.review.job import draw_run, estimate_run, open_review
 from ntt_ray.review.publish import publish_review
@@ -12,7 +13,9 @@ from ntt_ray.review.records import Draw, Verdicts, read_draw
 from ntt_ray.review.references import references_run
 from ntt_ray.run.layout import (
     DRAW_FILE,
+    ESTIMATE_FILE,
     PROMISE_FILE,
+    REPORT_PAGE,
     REVIEW_COCO,
     REVIEW_PAGE,
     REVIEW_TASKS,
@@ -192,3 +195,21 @@ def test_nothing_right_gives_no_references(config, tmp_path):
     said(config, tmp_path, drawn(config, labels=5), verdict="nothing")
     with pytest.raises(InputError, match="no label was found to be right"):
         references_run(config, str(tmp_path / "refs.json"), shots=5)
+
+
+def test_the_report_shows_what_was_estimated(config, tmp_path):
+    assert report_run(config)["review"] is None
+    draw = drawn(config, labels=20)
+    said(config, tmp_path, draw, labels={str(draw.labels[0].id): "nothing"})
+    found = estimate_run(config)
+    assert report_run(config)["review"] == found
+    page = STORE.read_bytes(f"{config.output}/{REPORT_PAGE}").decode()
+    section = page.split('data-testid="review"')[1].split("</section>")[0]
+    assert f"<td>{found['precision']['share']:.3f}</td>" in section
+    assert "From no score can it be promised" in section
+    assert HOSTILE not in section
+    uri = f"{config.output}/{ESTIMATE_FILE}"
+    content = read_json(uri, STORE) | {"judged": 9000}
+    STORE.publish_bytes(uri, json.dumps(content).encode())
+    with pytest.raises(InputError, match="not as it was written"):
+        report_run(config)
