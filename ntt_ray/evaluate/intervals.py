@@ -77,7 +77,7 @@ def t_quantile(freedom: Numbers) -> Floats:
     """How many standard errors an interval of 95 % reaches, by degrees of freedom (Student)."""
     degrees = np.asarray(freedom, np.float64)
     share = beta_quantile(2 * TAIL, degrees / 2, 0.5)
-    return np.sqrt(degrees * (1 - share) / share)
+    return np.asarray(np.sqrt(degrees * (1 - share) / share))
 
 
 def _beta_cdf(x: Floats, a: Any, b: Any, scale: Floats) -> Floats:
@@ -86,7 +86,7 @@ def _beta_cdf(x: Floats, a: Any, b: Any, scale: Floats) -> Floats:
     turned = x > (a + 1) / (a + b + 2)  # where the fraction converges fast from the other side
     y, p, q = np.where(turned, 1 - x, x), np.where(turned, b, a), np.where(turned, a, b)
     part = front * _fraction(y, p, q) / p
-    return np.where(turned, 1 - part, part)
+    return np.asarray(np.where(turned, 1 - part, part))
 
 
 def _fraction(x: Floats, a: Floats, b: Floats) -> Floats:

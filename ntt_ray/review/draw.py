@@ -234,7 +234,11 @@ def _read(
             own = [_label(n + 1, row, kept[n - first], population.thresholds) for n in ids]
             for n in taken:
                 number, probability, plain = chosen[n]
-                more = {"stratum": number, "probability": probability, "plain": plain}
+                more: dict[str, Any] = {
+                    "stratum": number,
+                    "probability": probability,
+                    "plain": plain,
+                }
                 labels.append(DrawnLabel(**own[n - first].model_dump(), **more))
             if position in wanted_images:
                 wholes[position] = WholeImage(image_id=picture.image_id, labels=tuple(own))

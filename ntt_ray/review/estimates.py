@@ -84,7 +84,7 @@ def more_verdicts(labels: Numbers, judged: Numbers, right: Numbers, half_width: 
         narrow = np.flatnonzero((likely.high - likely.low) / 2 <= half_width)
         first = int(narrow[0]) if len(narrow) else _STEPS - 1
         factors = np.linspace(factors[max(0, first - 1)], factors[first], _STEPS)
-    return math.ceil(many[first].sum() - n.sum())
+    return math.ceil(float(many[first].sum() - n.sum()))
 
 
 def promised_depth(judged: Numbers, right: Numbers) -> npt.NDArray[np.int64]:

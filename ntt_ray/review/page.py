@@ -99,11 +99,11 @@ def _items(
     for entry, data, _ in read_all(wanted, store):
         picture = pictures[entry.image_id]
         image_rgb = _pixels(data, picture, settings)
-        for label in labels.get(entry.image_id, ()):
-            yield ("label", label.id), _label_item(label, picture, image_rgb)
+        for own in labels.get(entry.image_id, ()):
+            yield ("label", own.id), _label_item(own, picture, image_rgb)
         if entry.image_id in whole:
-            own = whole[entry.image_id].labels
-            yield ("image", entry.image_id), _image_item(own, picture, image_rgb)
+            found = whole[entry.image_id].labels
+            yield ("image", entry.image_id), _image_item(found, picture, image_rgb)
 
 
 def _pixels(data: bytes | None, picture: Picture, settings: DecodeSettings) -> RgbImage | None:
