@@ -62,7 +62,7 @@ class Review:
     def entries(self) -> dict[int, ImageEntry]:
         """The images of the draw by id, with their addresses."""
         ids = {picture.image_id for picture in self.draw.pictures}
-        digest, found = self.record.identity.manifest, {}
+        digest, found = self.record.identity.manifest, dict[int, ImageEntry]()
         for unit in sorted({picture.unit for picture in self.draw.pictures}):
             read = manifest_file.read_unit(self.config.output, unit, digest, self.store)
             found |= {entry.image_id: entry for entry in read if entry.image_id in ids}
