@@ -39,6 +39,7 @@ ROOMS = (
     "report",
     "verify",
     "calibrate",
+    "review",
     "plan",
     "reproduce",
     "demo",
@@ -66,6 +67,7 @@ FORBIDDEN = {
     "pages": {"ray", "torch"},
     "verify": {"ray", "torch"},
     "demo": {"ray", "torch"},
+    "review": {"ray", "torch"},
     "reproduce": {"ray", "torch"},
     "models": {"ray"},
     "method": {"ray", "pyarrow", "ntt_ray.config", "ntt_ray.storage"},
@@ -78,7 +80,7 @@ MAY = {"references/boxes.py": {"torch"}}
 HOMES = {
     "pydantic": {
         *("config.py", "settings.py", "json_input.py", "coco_input.py"),
-        *("run/record.py", "merge/record.py", "merge/calibration.py"),
+        *("run/record.py", "merge/record.py", "merge/calibration.py", "review/records.py"),
     },
     "pydantic_core": {"json_input.py"},
     "msgspec": {"json_input.py"},

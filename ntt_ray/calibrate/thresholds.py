@@ -28,6 +28,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ntt_ray.evaluate.intervals import share_range
 from ntt_ray.evaluate.matching import MATCH_IOU, Matches, TruthObject
 from ntt_ray.masks import mask_ious, overlap_shares
 from ntt_ray.merge.calibration import Calibration, ClassEvidence
@@ -39,8 +40,6 @@ PRIOR_IMAGES = 10.0  # how many images of its own weigh as much as what all clas
 # whose F1 is nearly the best the lowest is taken.
 NEARLY_BEST = 0.97
 _INSIDE = 0.5
-_TAIL = 0.025  # of a 95 % interval, at each end
-_HALVINGS = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,34 +140,6 @@ def calibrate(
         threshold = None if threshold is None else _rounded_down(threshold)
         found.append(ClassCalibration(label, threshold, own.evidence(threshold)))
     return found
-
-
-def share_range(hits: int, count: int, unclear: int = 0) -> tuple[float, float]:
-    """Clopper and Pearson's 95 % interval of a share: of 5 hits in 5 it says 0.48 to 1.
-
-    The threshold was chosen on the same samples, so the lower end is the one to trust.
-
-    Args:
-        hits: how many are right for certain.
-        count: how many there are, the unclear ones included; at least 1.
-        unclear: how many may be right; the interval holds for all of them and for none.
-    """
-    return _least_share(hits, count), 1 - _least_share(count - hits - unclear, count)
-
-
-def _least_share(hits: int, count: int) -> float:
-    """The share of which so many hits, or more, are seen with a probability of `_TAIL`."""
-    if hits == 0:
-        return 0.0
-    logs = np.concatenate(([0.0], np.cumsum(np.log(np.arange(1, count + 1)))))  # of factorials
-    seen = np.arange(hits, count + 1)
-    ways = logs[count] - logs[seen] - logs[count - seen]
-    low, high = 0.0, hits / count
-    for _ in range(_HALVINGS):
-        share = (low + high) / 2
-        chances = np.exp(ways + seen * math.log(share) + (count - seen) * math.log1p(-share))
-        low, high = (low, share) if chances.sum() > _TAIL else (share, high)
-    return low
 
 
 def calibration_of(

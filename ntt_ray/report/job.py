@@ -8,13 +8,15 @@ from typing import Any
 from ntt_ray import storage
 from ntt_ray.coco_input import CocoFile, checked_truth, read_coco
 from ntt_ray.config import Config
+from ntt_ray.errors import InputError
 from ntt_ray.json_input import read_json
+from ntt_ray.merge.digests import SEAL, sealed
 from ntt_ray.merge.job import merge_thresholds
 from ntt_ray.merge.record import read_merge_record
 from ntt_ray.references.dataset import chosen_references
 from ntt_ray.report.report import write_report
 from ntt_ray.run import manifest as manifest_file
-from ntt_ray.run.layout import METRICS_FILE
+from ntt_ray.run.layout import ESTIMATE_FILE, METRICS_FILE
 from ntt_ray.run.record import recorded_run
 from ntt_ray.run.shard import existing_shards
 from ntt_ray.storage import Storage
@@ -59,8 +61,22 @@ def report_run(
         metrics=read_json(metrics_uri, store) if with_metrics else None,
         images_per_s=images_per_s,
         plan=plan,
+        review=_review_of(config.output, recorded.labels_hash, store),
         losses=merged.losses if merged and merged.labels_hash == recorded.labels_hash else None,
     )
+
+
+def _review_of(output: str, labels_hash: str, store: Storage) -> Any:
+    """What a review of these labels has estimated; None where there is none."""
+    uri = storage.join(output, ESTIMATE_FILE)
+    if not store.exists(uri):
+        return None
+    content = read_json(uri, store)
+    if not isinstance(content, dict) or sealed(content).get(SEAL) != content.get(SEAL):
+        raise InputError(
+            f"{storage.redact(uri)}: is not as it was written; ntt-ray review estimate again"
+        )
+    return content if content.get("labels_hash") == labels_hash else None
 
 
 def _has_masks(truth: CocoFile) -> bool:

@@ -57,6 +57,7 @@ def write_report(
     images_per_s: float | None = None,
     losses: Mapping[str, Loss] | None = None,
     plan: Sequence[tuple[str, str]] = (),
+    review: Mapping[str, Any] | None = None,
     max_images: int = 24,
     random_images: int = 24,
     max_classes: int = 100,
@@ -79,6 +80,7 @@ def write_report(
         losses: how far the masks of a merged profile are from those of the shards, by profile;
             only of profiles that cannot hold the masks as they are.
         plan: what the whole run will take, where this is a sample of it: name and text of each.
+        review: the content of ``estimate.json`` where labels of this run were reviewed.
         max_images: images that are chosen by rank; about 60 kB each.
         random_images: images that are drawn at random; about 30 kB each where they are not among
             the ones before.
@@ -113,6 +115,7 @@ def write_report(
         "metrics": None if metrics is None else dict(metrics),
         "images_per_s": images_per_s,
         "plan": [list(row) for row in plan],
+        "review": None if review is None else dict(review),
         "losses": {name: _loss(loss) for name, loss in sorted((losses or {}).items())},
         **_provenance(record),
         **samples,

@@ -6,6 +6,7 @@ what is in the files.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable
 
@@ -32,6 +33,11 @@ METRICS_FILE = "metrics.json"
 REPORT_PAGE, REPORT_FILE = "report.html", "report.json"
 CALIBRATION_PAGE, CALIBRATION_FILE = "calibration.html", "calibration.json"
 PLAN_FOLDER, PLAN_FILE, SAMPLE_FILE = "plan", "plan.json", "sample.jsonl"
+REVIEW_FOLDER = "review"
+DRAW_FILE, REVIEW_PAGE = "review/draw.json", "review/review.html"
+REVIEW_COCO, REVIEW_TASKS = "review/coco.json", "review/labelstudio.json"
+REVIEW_INTERFACE, VERDICTS_PREFIX = "review/labelstudio.xml", "verdicts-"
+ESTIMATE_FILE, PROMISE_FILE = "review/estimate.json", "review/thresholds.json"
 
 FILES = (
     *(RECORD_FILE, MANIFEST_FILE, BANK_FILE, BANK_PAGE, BANK_REPORT),
@@ -47,6 +53,8 @@ FILES = (
     f"{INSTANCES_FOLDER}/part-*-of-*.parquet",
     *(METRICS_FILE, REPORT_PAGE, REPORT_FILE, CALIBRATION_PAGE, CALIBRATION_FILE),
     *(f"{PLAN_FOLDER}/*/{name}" for name in (PLAN_FILE, SAMPLE_FILE)),
+    *(DRAW_FILE, REVIEW_PAGE, REVIEW_COCO, REVIEW_TASKS, REVIEW_INTERFACE),
+    *(f"{REVIEW_FOLDER}/{VERDICTS_PREFIX}*.json", ESTIMATE_FILE, PROMISE_FILE),
 )  # as patterns of a shell; below PLAN_FOLDER/*/ the sample is an output of its own
 _UNIT = re.compile(r"shard-(\d{6,})(\..+)")
 PART = re.compile(r"part-\d{5,}-of-\d{5,}\.parquet")
@@ -111,3 +119,12 @@ def split_names(name: str, count: int) -> list[str]:
     """Names of the files that one is split into, e.g. ``annotations-00001-of-00012.json``."""
     stem, suffix = name.rsplit(".", 1)
     return [f"{stem}-{number:05d}-of-{count:05d}.{suffix}" for number in range(1, count + 1)]
+
+
+def verdicts_name(reviewer: str) -> str:
+    """File name of somebody's verdicts, relative to the output; no name leads elsewhere."""
+    plain = re.sub(r"[^a-z0-9]+", "-", reviewer.lower()).strip("-")[:40]
+    if plain != reviewer:  # others may look like it
+        digest = hashlib.sha256(reviewer.encode("utf-8", "surrogatepass")).hexdigest()
+        plain = f"{plain}-{digest[:8]}".strip("-")
+    return f"{REVIEW_FOLDER}/{VERDICTS_PREFIX}{plain}.json"

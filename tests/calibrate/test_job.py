@@ -19,11 +19,11 @@ from ntt_ray.calibrate.thresholds import (
     calibrate,
     calibration_of,
     judge,
-    share_range,
 )
 from ntt_ray.cli import app
 from ntt_ray.cli.app import console
 from ntt_ray.errors import InputError
+from ntt_ray.evaluate.intervals import share_range
 from ntt_ray.evaluate.matching import TruthObject, match
 from ntt_ray.masks import encode_mask
 from ntt_ray.records import ClassLabel, Detection, ImageEntry, Reference, ReferenceSet

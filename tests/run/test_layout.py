@@ -12,7 +12,9 @@ from tests.support.paths import ROOT
 
 PACKAGE = ROOT / "ntt_ray"
 PAGE = (ROOT / "docs" / "output.md").read_text(encoding="utf-8")
-WORDS = {layout.LABELS_FOLDER, layout.PLAN_FOLDER, layout.INSTANCES_FOLDER}  # in other meanings too
+WORDS = {  # in other meanings too
+    layout.LABELS_FOLDER, layout.PLAN_FOLDER, layout.INSTANCES_FOLDER, layout.REVIEW_FOLDER,
+}  # fmt: skip
 NAMES = {
     value
     for name, value in vars(layout).items()
@@ -61,6 +63,11 @@ def test_the_page_has_the_columns_of_a_shard():
 
 
 NAMED = {
+    "of verdicts": (layout.verdicts_name("anna-2"), "review/verdicts-anna-2.json"),
+    "of verdicts of an odd name": (
+        layout.verdicts_name("../Änna/../x"),
+        "review/verdicts-nna-x-8dd98b09.json",
+    ),
     "of a shard": (layout.shard_uri("s3://b/run", 12), "s3://b/run/labels/shard-000012.parquet"),
     "of many shards": (layout.shard_name(12_345_678), "shard-12345678.parquet"),
     "of notes": (layout.journal_uri("/run", 7), "/run/labels/shard-000007.journal.json"),

@@ -85,20 +85,26 @@ def _tasks(
     columns = [instances.column(name).to_pylist() for name in ("image_id", "category_id", "score")]
     found = zip(*columns, iter_parts(instances), strict=True)
     regions: dict[int, list[dict[str, Any]]] = {
-        image_id: [_region(names[category], score, part) for _, category, score, part in group]
+        image_id: [region(names[category], score, part) for _, category, score, part in group]
         for image_id, group in groupby(found, key=lambda item: item[0])
     }
     tasks = [
-        BETWEEN + _task(row, regions.get(row["image_id"], []), version)
+        BETWEEN + task_text(row, regions.get(row["image_id"], []), version)
         for row in rows.select(["image_id", "file_name", "uri", "height"]).to_pylist()
         if row["height"] is not None
     ]
     return pa.array(tasks, pa.string()), None
 
 
-def _task(row: Mapping[str, Any], regions: Sequence[dict[str, Any]], version: str) -> str:
-    """A task as JSON; the score of its prediction is the mean of its masks' scores."""
-    scores = [region["score"] for region in regions]
+def task_text(row: Mapping[str, Any], regions: Sequence[dict[str, Any]], version: str) -> str:
+    """A task as JSON; the score of its prediction is the mean of its masks' scores.
+
+    Args:
+        row: image_id, file_name and uri of the image.
+        regions: its masks, see `region`; one without an ``id`` gets one of image and rank.
+        version: which labels these are.
+    """
+    scores = [found["score"] for found in regions]
     mean = round(sum(scores) / len(scores), 7) if scores else 0.0
     numbered = [{"id": f"{row['image_id']}-{rank}", **r} for rank, r in enumerate(regions, 1)]
     data = {"image": row["uri"], "file_name": row["file_name"], "image_id": row["image_id"]}
@@ -107,7 +113,8 @@ def _task(row: Mapping[str, Any], regions: Sequence[dict[str, Any]], version: st
     return json.dumps(task, separators=(",", ":"), sort_keys=True)
 
 
-def _region(name: str, score: float, part: MaskPart) -> dict[str, Any]:
+def region(name: str, score: float, part: MaskPart) -> dict[str, Any]:
+    """A brush mask of a class."""
     height, width = part.size_hw
     return {
         "type": "brushlabels",

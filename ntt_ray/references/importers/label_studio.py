@@ -66,7 +66,7 @@ def read_label_studio(folder: str, store: Storage) -> list[AnnotatedImage]:
         with noted(problems, name, ImageError, ValueError):
             for number, task in enumerate(_tasks(read_listed(folder, name, store))):
                 with noted(problems, f"{name}: task {number}", ImageError, ValueError):
-                    results = _results(task)
+                    results = results_of(task)
                     if not results:
                         continue
                     image = _image_name(task, set(images), by_base)
@@ -75,7 +75,7 @@ def read_label_studio(folder: str, store: Storage) -> list[AnnotatedImage]:
                     for place, result in enumerate(results):
                         where = f"{name}: task {number}: result {place}"
                         with noted(problems, where, ValueError):
-                            shapes += _shapes(result, size_hw, left_out)
+                            shapes += shapes_of(result, size_hw, left_out)
                     found.append(AnnotatedImage(image, size_hw, tuple(shapes)))
     return usable(found, problems, left_out)
 
@@ -92,7 +92,8 @@ def _tasks(data: bytes) -> list[dict[str, Any]]:
     return content
 
 
-def _results(task: Mapping[str, Any]) -> list[Any]:
+def results_of(task: Mapping[str, Any]) -> list[Any]:
+    """The results of a task that count; ValueError where they are no list."""
     made = [
         item
         for item in task.get("annotations") or ()
@@ -126,7 +127,7 @@ def _image_name(
     raise ImageError(f"its image {shown!r} is not below the folder")
 
 
-def _shapes(result: Any, size_hw: tuple[int, int], left_out: Counter[str]) -> list[Shape]:
+def shapes_of(result: Any, size_hw: tuple[int, int], left_out: Counter[str]) -> list[Shape]:
     """The shape of a result as a list of one; none for what outlines nothing."""
     if not isinstance(result, dict) or not isinstance(result.get("value"), dict):
         raise ValueError("it has no value")

@@ -1,0 +1,221 @@
+"""A review of a run: draws, takes verdicts in, and says how right the labels are.
+
+It reads the run by its record and writes below ``review/`` of its output; no models, and no Ray.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ntt_ray import storage
+from ntt_ray.config import Config
+from ntt_ray.errors import InputError, RunIncompleteError
+from ntt_ray.json_input import read_json
+from ntt_ray.merge.calibration import Calibration
+from ntt_ray.merge.digests import json_file, sealed
+from ntt_ray.merge.job import class_choice, merge_thresholds, units_text
+from ntt_ray.merge.thresholds import Thresholds
+from ntt_ray.records import ImageEntry
+from ntt_ray.review.draw import draw, read_population
+from ntt_ray.review.records import Draw, Verdicts, parse_verdicts, read_draw
+from ntt_ray.review.summary import summarise
+from ntt_ray.run import manifest as manifest_file
+from ntt_ray.run.layout import (
+    DRAW_FILE,
+    ESTIMATE_FILE,
+    PROMISE_FILE,
+    REVIEW_FOLDER,
+    VERDICTS_PREFIX,
+)
+from ntt_ray.run.record import RunRecord, recorded_run
+from ntt_ray.run.shard import existing_shards
+from ntt_ray.storage import Storage
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Review:
+    """A run with what was drawn of it.
+
+    Attributes:
+        config: the configuration of the run.
+        store: access to files.
+        record: the run record.
+        draw: what was drawn.
+        verdicts: what each reviewer said, by name of the file.
+    """
+
+    config: Config
+    store: Storage
+    record: RunRecord
+    draw: Draw
+    verdicts: tuple[Verdicts, ...]
+
+    def uri(self, name: str) -> str:
+        """Where a file of the output lies."""
+        return storage.join(self.config.output, name)
+
+    def entries(self) -> dict[int, ImageEntry]:
+        """The images of the draw by id, with their addresses."""
+        ids = {picture.image_id for picture in self.draw.pictures}
+        digest, found = self.record.identity.manifest, dict[int, ImageEntry]()
+        for unit in sorted({picture.unit for picture in self.draw.pictures}):
+            read = manifest_file.read_unit(self.config.output, unit, digest, self.store)
+            found |= {entry.image_id: entry for entry in read if entry.image_id in ids}
+        return found
+
+
+def open_review(config: Config) -> Review:
+    """The draw of a run and its verdicts.
+
+    Raises:
+        InputError: nothing was drawn, or of another run.
+    """
+    store = Storage(config.storage_options)
+    record = recorded_run(config.output, store)
+    uri = storage.join(config.output, DRAW_FILE)
+    if not store.exists(uri):
+        raise InputError(f"{storage.redact(uri)}: nothing was drawn yet; ntt-ray review draw")
+    drawn = read_draw(uri, store)
+    if drawn.labels_hash != record.labels_hash:
+        raise InputError(f"{storage.redact(uri)}: was drawn from another run; draw again")
+    return Review(config, store, record, drawn, read_verdicts(config.output, store, drawn))
+
+
+def read_verdicts(output: str, store: Storage, drawn: Draw) -> tuple[Verdicts, ...]:
+    """The verdicts that lie in an output, by name.
+
+    Raises:
+        InputError: a file is damaged, or speaks of a draw of another design.
+    """
+    folder = storage.join(output, REVIEW_FOLDER)
+    names = sorted(n for n in store.list_files(folder, (".json",)) if n.startswith(VERDICTS_PREFIX))
+    found = []
+    for name in names:
+        uri = storage.join(folder, name)
+        verdicts = parse_verdicts(read_json(uri, store), uri)
+        if verdicts.design != drawn.design:
+            raise InputError(
+                f"{storage.redact(uri)}: speaks of another draw (other labels, settings of merge "
+                "or seed); draw as before, or move these verdicts away"
+            )
+        found.append(verdicts)
+    return tuple(found)
+
+
+def draw_run(
+    config: Config, *, labels: int, images: int, seed: int, publish: Callable[[Review], None]
+) -> Review:
+    """Draw labels and whole images of a finished run, and write ``draw.json``.
+
+    Args:
+        config: the run; its `merge` block says which labels are kept.
+        labels: how many labels to draw.
+        images: how many whole images to draw.
+        seed: the same seed draws the same, and more of the same.
+        publish: writes what people review, before ``draw.json`` appears.
+
+    Raises:
+        RunIncompleteError: shards are missing.
+        InputError: no label is kept, or verdicts of another draw lie in the output.
+    """
+    store = Storage(config.storage_options)
+    record = recorded_run(config.output, store)
+    thresholds = merge_thresholds(config, record, store)
+    population = read_population(
+        config.output,
+        _all_units(config, record, store),
+        store,
+        labels_hash=record.labels_hash,
+        thresholds=thresholds,
+        classes=class_choice(config, record).labels,
+    )
+    if not len(population.scores):
+        raise InputError(
+            f"no label has a score of {thresholds.min_score:g} or more: there is nothing to "
+            "review; lower merge.min_score"
+        )
+    priors = _priors(config, record, thresholds, store)
+    drawn = draw(population, labels=labels, images=images, seed=seed, priors=priors)
+    said = read_verdicts(config.output, store, drawn)
+    review = Review(config, store, record, drawn, said)
+    publish(review)
+    store.publish_bytes(review.uri(DRAW_FILE), drawn.to_bytes())
+    return review
+
+
+def _all_units(config: Config, record: RunRecord, store: Storage) -> list[int]:
+    existing = existing_shards(config.output, store)
+    missing = [unit for unit in range(record.plan.units) if unit not in existing]
+    if missing:
+        raise RunIncompleteError(
+            f"{len(missing)} of {record.plan.units} shards are missing: {units_text(missing)}. "
+            "Label the rest with the same command: a sample speaks of what it was drawn from"
+        )
+    return list(range(record.plan.units))
+
+
+def _priors(
+    config: Config, record: RunRecord, thresholds: Thresholds, store: Storage
+) -> dict[int, float] | None:
+    """What a calibration expects of each class, by category id of the merged files."""
+    uri = config.merge.calibration
+    if uri is None:
+        return None
+    evidence = Calibration.parse(read_json(uri, store), uri).classes
+    kept = thresholds.categories
+    found = {}
+    for label in record.class_labels:
+        own = evidence.get(label.name)
+        merged = label.category_id if kept is None else kept.get(label.category_id)
+        if own is not None and own.expected_precision is not None and merged is not None:
+            found[merged] = own.expected_precision
+    return found or None
+
+
+def estimate_run(config: Config) -> dict[str, Any]:
+    """Write ``estimate.json`` and, where a score can be promised, ``thresholds.json``.
+
+    Returns:
+        The content of ``estimate.json``.
+
+    Raises:
+        InputError: nothing was drawn, or there is no verdict yet.
+    """
+    review = open_review(config)
+    found = summarise(review.draw, review.verdicts)
+    if not found["judged"] and found["recall"] is None:
+        raise InputError(
+            "there is no verdict yet: review the page, then ntt-ray review import CONFIG FILE"
+        )
+    found = sealed(found)
+    thresholds = _promised_thresholds(review, found["promise"]["score"])
+    if thresholds is None:
+        review.store.delete(review.uri(PROMISE_FILE))
+    else:
+        review.store.publish_bytes(review.uri(PROMISE_FILE), thresholds.to_bytes())
+    review.store.publish_bytes(review.uri(ESTIMATE_FILE), json_file(found))
+    return found
+
+
+def _promised_thresholds(review: Review, score: float | None) -> Calibration | None:
+    """The promised score for every class, or its own threshold where that is higher."""
+    if score is None:
+        return None
+    own = merge_thresholds(review.config, review.record, review.store)
+    scores = {
+        label.name: max(score, least)
+        for label in review.record.class_labels
+        if (least := own.of_class(label.category_id)) <= 1
+    }
+    bank, wanted = review.record.identity.bank, 0.95
+    return Calibration(bank=bank, wanted_precision=wanted, thresholds=scores)
+
+
+def judged_ids(verdicts: Sequence[Verdicts]) -> set[int]:
+    """The labels that somebody has judged before."""
+    return {int(name) for one in verdicts for name in one.labels if name.isdecimal()}
