@@ -89,7 +89,12 @@ def merge(
         )
         shards = count_shards(source, units, mapper)
         info, per_file = merge_info(recorded, len(missing)), config.merge.images_per_file
-        plan = Merge(source, Layout(shards), choice.labels, info, per_file, mapper)
+        plan = Merge(
+            *(source, Layout(shards), choice.labels, info, per_file, mapper),
+            image_url=config.merge.image_url,
+            val_share=config.merge.val_share,
+            split_seed=config.merge.split_seed,
+        )
         if before is not None and before.labels_hash == recorded.labels_hash:
             names_of = functools.partial(_listed, "file_name", *manifest)
             remove_image_files(before, plan, shards, profiles, names_of)

@@ -202,6 +202,9 @@ class Merge:
         info: the ``info`` block; no clock in it, so that the same run gives the same bytes.
         images_per_file: JSON files are split into self-contained files of so many images, with
             ids that are unique across them; None: one file.
+        image_url: address of an image in Label Studio's tasks, see `config`; None: its URI.
+        val_share: share of the images that YOLO validates on.
+        split_seed: seed that these are drawn with.
         mapper: runs functions over items, in this process or in many.
         progress: called by a profile with its items written so far and its items in all.
     """
@@ -213,6 +216,9 @@ class Merge:
     images_per_file: int | None = None
     mapper: Mapper = map_here
     progress: Progress = lambda _done, _total: None
+    image_url: str | None = None
+    val_share: float = 0.1
+    split_seed: int = 0
 
     def mapped(
         self, function: Callable[[T], R], work: Sequence[T], fragments: Sequence[Fragment]
