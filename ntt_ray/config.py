@@ -205,7 +205,12 @@ class JobConfig(Settings):
 
 
 class MergeConfig(Settings):
-    """What the merged files hold."""
+    """What the merged files hold.
+
+    `image_url` is the address of an image in Label Studio's tasks, a text with ``{file_name}``,
+    escaped as in a URL, or ``{uri}``. `val_share` is the share of the images in the list
+    that YOLO validates on, drawn with `split_seed`; 0 validates on those it trains on.
+    """
 
     min_score: Share = 0.4
     calibration: Location | None = None
@@ -213,6 +218,16 @@ class MergeConfig(Settings):
     classes: tuple[str, ...] | None = None
     rename: dict[str, str] = Field(default_factory=dict)
     images_per_file: Annotated[int, Field(ge=1)] | None = None
+    image_url: str | None = None
+    val_share: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    split_seed: Annotated[int, Field(ge=0)] = 33
+
+    @field_validator("image_url")
+    @classmethod
+    def _check_url(cls, url: str | None) -> str | None:
+        if url is not None and not re.fullmatch(r"[^{}]*\{(file_name|uri)\}[^{}]*", url):
+            raise ValueError("must have {file_name} or {uri} in it, once, and no other braces")
+        return url
 
     @field_validator("profiles")
     @classmethod

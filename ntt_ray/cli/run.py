@@ -36,6 +36,12 @@ METRICS_SAID = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")  # the other
 Partial = Annotated[
     bool, typer.Option("--partial", help="Merge although shards are missing; the exit status is 1.")
 ]
+To = Annotated[
+    str | None,
+    typer.Option(
+        "--to", metavar="PREFIX", help="Write to this prefix; the files of the output stay."
+    ),
+]
 
 
 @config_command
@@ -76,9 +82,9 @@ def label(settings: Config) -> None:
 
 
 @config_command
-def merge(settings: Config, partial: Partial = False) -> None:
+def merge(settings: Config, partial: Partial = False, to: To = None) -> None:
     """Merge the shards of a run into its COCO files."""
-    _finish(settings, _merge(settings, partial=partial))
+    _finish(settings, _merge(settings, partial=partial, to=to))
 
 
 @config_command
@@ -114,13 +120,16 @@ def _label(settings: Config, check: CheckClasses | None = None) -> float | None:
     return reporter.images_per_s
 
 
-def _merge(settings: Config, *, partial: bool, brief: bool = False) -> MergeCounts:
+def _merge(
+    settings: Config, *, partial: bool, brief: bool = False, to: str | None = None
+) -> MergeCounts:
     from ntt_ray.merge.job import merge as merge_run
+    from ntt_ray.merge.target import target_of
 
     with MergeReporter() as reporter:
-        names, counts = merge_run(settings, partial=partial, on_progress=reporter.items)
+        names, counts = merge_run(settings, partial=partial, on_progress=reporter.items, to=to)
     for name in names:
-        logger.log(_level(brief), "wrote %s", storage.join(settings.output, name))
+        logger.log(_level(brief), "wrote %s", storage.join(target_of(settings.output, to), name))
     return counts
 
 

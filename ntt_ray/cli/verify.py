@@ -28,12 +28,21 @@ JsonPath = Annotated[
 ]
 
 
+To = Annotated[
+    str | None,
+    typer.Option(
+        "--to", metavar="PREFIX", help="Check the files of `merge --to PREFIX`, not the first."
+    ),
+]
+
+
 @app.command()
 def verify(
     config: ConfigPath,
     overrides: Overrides = None,
     verbose: Verbose = False,
     json_path: JsonPath = None,
+    to: To = None,
 ) -> None:
     """Check that an output is whole: manifest, bank, shards and merged files agree."""
     start_logging(verbose)
@@ -49,7 +58,7 @@ def verify(
             if listing is not None:
                 listing.write(json.dumps(asdict(problem)) + "\n")
 
-        verdict = verify_run(settings, Findings(write), on_unit)
+        verdict = verify_run(settings, Findings(write), on_unit, to)
     _print_verdict(verdict)
     if not verdict.whole:
         count = sum(verdict.findings.counts.values())

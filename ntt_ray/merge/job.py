@@ -24,6 +24,7 @@ from ntt_ray.merge.leftovers import remove_files, remove_image_files
 from ntt_ray.merge.passes import MergeCounts, OnProgress, count_shards, write_profiles
 from ntt_ray.merge.record import MergeRecord, read_merge_record, stretches, write_merge_record
 from ntt_ray.merge.rendering import Mapper, Merge, Source, Written, map_here
+from ntt_ray.merge.target import check_target, target_of
 from ntt_ray.merge.thresholds import Thresholds
 from ntt_ray.run import manifest as manifest_file
 from ntt_ray.run.failures import Allowed
@@ -39,7 +40,11 @@ IMAGES_HERE = 20_000  # up to so many images, Ray would take longer to start tha
 
 
 def merge(
-    config: Config, *, partial: bool = False, on_progress: OnProgress | None = None
+    config: Config,
+    *,
+    partial: bool = False,
+    on_progress: OnProgress | None = None,
+    to: str | None = None,
 ) -> tuple[list[str], MergeCounts]:
     """Merge the shards of a run into the files of its profiles.
 
@@ -48,6 +53,7 @@ def merge(
         partial: merge what is there although shards are missing; the files say so in ``info``, and
             `check_complete` refuses the counts, because the run is not done.
         on_progress: called with the profile, its items written so far and its items in all.
+        to: another prefix for the files and their ``merge.json``; those of the output stay.
 
     Returns:
         Names of the files that were written, but for folders with a file for every image; and
@@ -55,28 +61,40 @@ def merge(
 
     Raises:
         RunIncompleteError: shards are missing and `partial` is not set.
+        InputError: `to` is not free, see `target`.
     """
+    target = target_of(config.output, to)
     store = Storage(config.storage_options)
     recorded = recorded_run(config.output, store)
     choice, profiles = class_choice(config, recorded), config.merge.profiles
     thresholds = merge_thresholds(config, recorded, store)
     manifest = (config.output, recorded.identity.manifest, store)
-    with RunLock(config.output, store, MERGE_LOCK_FILE) as lock:
+    before = _merge_before(target, store)
+    if to is not None:
+        check_target(target, before, recorded.labels_hash, store)
+    with RunLock(target, store, MERGE_LOCK_FILE) as lock:
 
         def progress(profile: str, done: int, total: int) -> None:
             lock.check()
             if on_progress is not None:
                 on_progress(profile, done, total)
 
-        before = _merge_before(config, store)
+        before = _merge_before(target, store)
         units, missing = _shards(config, recorded, store, partial)
         mapper = _mapper(recorded.plan.images)
         uris = functools.partial(_listed, "uri", *manifest)
         ids = functools.partial(_listed, "image_id", *manifest)
-        source = Source(config.output, store, thresholds, uris, recorded.labels_hash, ids)
+        source = Source(
+            config.output, store, thresholds, uris, recorded.labels_hash, ids, to and target
+        )
         shards = count_shards(source, units, mapper)
         info, per_file = merge_info(recorded, len(missing)), config.merge.images_per_file
-        plan = Merge(source, Layout(shards), choice.labels, info, per_file, mapper)
+        plan = Merge(
+            *(source, Layout(shards), choice.labels, info, per_file, mapper),
+            image_url=config.merge.image_url,
+            val_share=config.merge.val_share,
+            split_seed=config.merge.split_seed,
+        )
         if before is not None and before.labels_hash == recorded.labels_hash:
             names_of = functools.partial(_listed, "file_name", *manifest)
             remove_image_files(before, plan, shards, profiles, names_of)
@@ -85,7 +103,7 @@ def merge(
         lock.check()
         if before is not None:
             remove_files(before, record.files, source)
-        write_merge_record(config.output, record, store)
+        write_merge_record(target, record, store)
     return list(record.files), MergeCounts.of(shards, len(missing))
 
 
@@ -115,10 +133,10 @@ def _listed(column: str, output: str, digest: str, store: Storage, shard_id: int
     return [getattr(entry, column) for entry in entries]
 
 
-def _merge_before(config: Config, store: Storage) -> MergeRecord | None:
+def _merge_before(target: str, store: Storage) -> MergeRecord | None:
     """The record of the merge before; one that is damaged is no reason not to merge again."""
     try:
-        return read_merge_record(config.output, store)
+        return read_merge_record(target, store)
     except InputError as error:
         logger.warning("files of the merge before may stay: %s", error)
         return None

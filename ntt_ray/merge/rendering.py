@@ -117,6 +117,7 @@ class Source:
         labels_hash: the hash of settings that the run's shards carry, see `record.Identity.digest`;
             None believes shards of any run.
         image_ids: gives the ids of a unit's images in order, for shards that do not say; picklable.
+        to: the prefix that files are written to; None: the run's.
     """
 
     output: str
@@ -125,6 +126,12 @@ class Source:
     uris: Callable[[int], Sequence[str]] | None = None
     labels_hash: str | None = None
     image_ids: Callable[[int], Sequence[int]] | None = None
+    to: str | None = None
+
+    @property
+    def target(self) -> str:
+        """The prefix that files are written to."""
+        return self.output if self.to is None else self.to
 
     def misfit(self, file: pq.ParquetFile, shard_id: int) -> str | None:
         """Why an open shard is not the one of its unit; None where it is."""
@@ -137,16 +144,16 @@ class Source:
 
     def publish(self, name: str, data: bytes) -> FileDigest:
         """Publish a small file of the output; gives its digest."""
-        self.store.publish_bytes(storage.join(self.output, name), data)
+        self.store.publish_bytes(storage.join(self.target, name), data)
         return digest_of_bytes(data)
 
     def delete(self, name: str) -> None:
         """Delete a file of the output, if it is there."""
-        self.store.delete(storage.join(self.output, name))
+        self.store.delete(storage.join(self.target, name))
 
     def delete_others(self, ours: re.Pattern[str], kept: Container[str], folder: str = "") -> None:
         """Delete the files of a folder of the output that match `ours` and are not to be kept."""
-        for left in self.store.list_folder(storage.join(self.output, folder)):
+        for left in self.store.list_folder(storage.join(self.target, folder)):
             if ours.fullmatch(left) and (name := storage.join(folder, left)) not in kept:
                 self.delete(name)
 
@@ -195,6 +202,9 @@ class Merge:
         info: the ``info`` block; no clock in it, so that the same run gives the same bytes.
         images_per_file: JSON files are split into self-contained files of so many images, with
             ids that are unique across them; None: one file.
+        image_url: address of an image in Label Studio's tasks, see `config`; None: its URI.
+        val_share: share of the images that YOLO validates on.
+        split_seed: seed that these are drawn with.
         mapper: runs functions over items, in this process or in many.
         progress: called by a profile with its items written so far and its items in all.
     """
@@ -206,6 +216,9 @@ class Merge:
     images_per_file: int | None = None
     mapper: Mapper = map_here
     progress: Progress = lambda _done, _total: None
+    image_url: str | None = None
+    val_share: float = 0.1
+    split_seed: int = 0
 
     def mapped(
         self, function: Callable[[T], R], work: Sequence[T], fragments: Sequence[Fragment]
@@ -239,7 +252,7 @@ def publish_files(merge: Merge, files: Sequence[TextFile]) -> Written:
         texts = in_order(rendered)
         for file in files:
             stream = DigestingStream()
-            uri = storage.join(source.output, file.name)
+            uri = storage.join(source.target, file.name)
             source.store.publish_stream(uri, stream.through(_chunks(file, texts)))
             digests[file.name] = stream.digest()
     return Written(digests, loss=Loss.total(losses))

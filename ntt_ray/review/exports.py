@@ -72,9 +72,15 @@ def _annotation(label: Label, picture: Picture) -> dict[str, Any]:
 
 
 def tasks_of(
-    draw: Draw, labels: Mapping[int, list[Label]], entries: Mapping[int, ImageEntry]
+    draw: Draw,
+    labels: Mapping[int, list[Label]],
+    entries: Mapping[int, ImageEntry],
+    image_url: str | None = None,
 ) -> str:
-    """Tasks of Label Studio with the labels as predictions; regions are named by their labels."""
+    """Tasks of Label Studio with the labels as predictions; regions are named by their labels.
+
+    Images are addressed as `merge.image_url` says, see `label_studio.image_address`.
+    """
     pictures, names = draw.by_image, draw.names
     version = f"ntt-ray review {draw.sha256[:12]}"
     tasks = []
@@ -90,7 +96,7 @@ def tasks_of(
             for label in own
             for part in [_part(label, picture)]
         ]
-        tasks.append(task_text(row, regions, version))
+        tasks.append(task_text(row, regions, version, image_url or "{uri}"))
     return "[\n" + ",\n".join(tasks) + "\n]\n"
 
 

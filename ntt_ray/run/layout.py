@@ -26,6 +26,7 @@ MERGE_FILE = "merge.json"
 COCO_FILE, RESULTS_FILE, POLYGON_FILE = "annotations.json", "results.json", "polygons.json"
 TASKS_FILE, INTERFACE_FILE = "labelstudio.json", "labelstudio.xml"
 YOLO_LABELS, YOLO_FILE = "yolo/labels/", "yolo/data.yaml"
+YOLO_TRAIN, YOLO_VAL = "yolo/train.txt", "yolo/val.txt"
 CLASS_MAPS, CLASS_MAPS_FILE = "semantic/", "semantic/classes.json"
 INSTANCES_FOLDER = "instances"
 
@@ -49,7 +50,8 @@ FILES = (
     *(MERGE_FILE, COCO_FILE, "annotations-*-of-*.json", RESULTS_FILE),
     *(POLYGON_FILE, "polygons-*-of-*.json"),
     *(TASKS_FILE, "labelstudio-*-of-*.json", INTERFACE_FILE),
-    *(f"{YOLO_LABELS}*.txt", YOLO_FILE, f"{CLASS_MAPS}*.png", CLASS_MAPS_FILE),
+    *(f"{YOLO_LABELS}*.txt", YOLO_FILE, YOLO_TRAIN, YOLO_VAL),
+    *(f"{CLASS_MAPS}*.png", CLASS_MAPS_FILE),
     f"{INSTANCES_FOLDER}/part-*-of-*.parquet",
     *(METRICS_FILE, REPORT_PAGE, REPORT_FILE, CALIBRATION_PAGE, CALIBRATION_FILE),
     *(f"{PLAN_FOLDER}/*/{name}" for name in (PLAN_FILE, SAMPLE_FILE)),
@@ -71,7 +73,8 @@ MERGED_FILE = re.compile(
     "|".join(
         [
             *(split_pattern(name) for name in (COCO_FILE, POLYGON_FILE, TASKS_FILE)),
-            *map(re.escape, (RESULTS_FILE, INTERFACE_FILE, YOLO_FILE, CLASS_MAPS_FILE)),
+            *map(re.escape, (RESULTS_FILE, INTERFACE_FILE, YOLO_FILE, YOLO_TRAIN, YOLO_VAL)),
+            re.escape(CLASS_MAPS_FILE),
             f"{INSTANCES_FOLDER}/{PART.pattern}",
         ]
     )

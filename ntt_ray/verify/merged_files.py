@@ -34,17 +34,19 @@ def find_merge(
     shards: Sequence[int],
     names: Sequence[str],
     out: Findings,
+    target: str,
 ) -> MergeRecord | None:
     """The record of the merge, with the problems and notes on it.
 
-    `shards` are the units whose shard is there; `names` as in `check_files`.
+    `target` is the prefix that was merged to: the output, or that of
+    ``merge --to``. `shards` are the units whose shard is there; `names` as in `check_files`.
 
     Returns:
         None where there are no merged files, or nobody can say what they should hold.
     """
     files = [name for name in names if MERGED_FILE.fullmatch(name)]
     try:
-        merge = read_merge_record(config.output, store)
+        merge = read_merge_record(target, store)
     except InputError as error:
         out.problem("file damaged", MERGE_FILE, str(error))
         return None
@@ -53,9 +55,9 @@ def find_merge(
             text = f"is missing, so {len(files)} merged files cannot be checked; merge again"
             out.problem("file missing", MERGE_FILE, text)
         else:
-            out.problem("not merged", config.output, "there are no merged files yet")
+            out.problem("not merged", target, "there are no merged files yet")
         return None
-    _check_record(merge, config, store, recorded, out)
+    _check_record(merge, config, target, store, recorded, out)
     for name in files:
         if name not in merge.files:
             out.problem("stray file", name, "is not of the last merge; delete it")
@@ -77,7 +79,12 @@ def find_merge(
 
 
 def _check_record(
-    merge: MergeRecord, config: Config, store: Storage, recorded: RunRecord, out: Findings
+    merge: MergeRecord,
+    config: Config,
+    target: str,
+    store: Storage,
+    recorded: RunRecord,
+    out: Findings,
 ) -> None:
     """Whether the record is of this run, and as the merge wrote it."""
     if merge.labels_hash != recorded.labels_hash:
@@ -86,7 +93,7 @@ def _check_record(
         text = "was written by an earlier version, without digests: the merged files cannot be "
         out.problem("merged files not checked", MERGE_FILE, f"{text}checked; merge again")
         return
-    if store.read_bytes(storage.join(config.output, MERGE_FILE)) != record_file(merge):
+    if store.read_bytes(storage.join(target, MERGE_FILE)) != record_file(merge):
         out.problem("file edited", MERGE_FILE, "it is not as the merge wrote it; merge again")
     found = digest_of_file(storage.join(config.output, RECORD_FILE), store).sha256
     if merge.run_sha256 != found:

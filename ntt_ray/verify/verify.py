@@ -21,6 +21,7 @@ from ntt_ray import storage
 from ntt_ray.config import Config
 from ntt_ray.errors import InputError
 from ntt_ray.merge.digests import digest_of_bytes, digest_of_file
+from ntt_ray.merge.target import target_of
 from ntt_ray.records import ImageEntry
 from ntt_ray.run import manifest as manifest_file
 from ntt_ray.run.layout import (
@@ -84,7 +85,10 @@ class Verdict:
 
 
 def verify(
-    config: Config, findings: Findings, on_unit: Callable[[int, int], None] = lambda *_: None
+    config: Config,
+    findings: Findings,
+    on_unit: Callable[[int, int], None] = lambda *_: None,
+    to: str | None = None,
 ) -> Verdict:
     """Check the output of a config, finished or not.
 
@@ -92,11 +96,12 @@ def verify(
         config: the run; only where it lies and how it would be merged now matter.
         findings: takes what is found.
         on_unit: called with the units looked at so far, and the units in all.
+        to: where the merged files to check were written beside the first; None: the first.
 
     Raises:
         InputError: there is no run.
     """
-    store = Storage(config.storage_options)
+    target, store = target_of(config.output, to), Storage(config.storage_options)
     try:
         recorded = read_record(config.output, store)
     except InputError as error:  # without it nothing can be said of the rest
@@ -108,11 +113,12 @@ def verify(
     _check_record(recorded, findings)
     _check_digest(config, store, BANK_FILE, recorded.identity.bank, findings)
     names = store.list_files(config.output, hidden=True)
+    of_merge = names if to is None else store.list_files(target, hidden=True)
     with ExitStack() as stack:
         manifest = _open_manifest(config, store, recorded, findings, stack)
         shards = _check_names(names, recorded.plan.units, findings)
         verdict.units_done = len(shards)
-        merge = find_merge(config, store, recorded, shards, names, findings)
+        merge = find_merge(config, store, recorded, shards, of_merge, findings, target)
         verdict.merged = merge is not None
         merged = {} if merge is None else merge.shard_digests()
         for done, shard in enumerate(_read_shards(config.output, store, shards), start=1):
@@ -127,8 +133,9 @@ def verify(
                 _check_unit(recorded, manifest, shard.unit, shard.table, verdict)
             on_unit(done, len(shards))
     if merge is not None:
-        check_files(config.output, store, merge, names, findings)
-    check_reports(config.output, store, recorded, merge, names, findings)
+        check_files(target, store, merge, of_merge, findings)
+    if to is None:  # metrics and report are of the first files
+        check_reports(config.output, store, recorded, merge, names, findings)
     _say_what_failed(config, verdict)
     return verdict
 

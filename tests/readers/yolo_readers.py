@@ -5,16 +5,19 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import yaml
-
 from tests.readers.coco_readers import supervision_found
 from tests.readers.labelled import NAMES, Found, Instance, Run
 
 
 def ultralytics_labels(run: Run, name: str) -> Found:
-    """The data set that it trains on; names of classes from ``data.yaml``."""
-    data = yaml.safe_load((run.folder / name / "data.yaml").read_text())
-    return _ultralytics_found(run.images, run.images, data["names"])
+    """The images that it trains and validates on, by ``data.yaml`` as it is."""
+    from ultralytics.data.utils import check_det_dataset
+
+    data = check_det_dataset(str(run.folder / name / "data.yaml"), autodownload=False)
+    sides = (Path(data[side]) for side in ("train", "val"))
+    train, val = (_ultralytics_found(side, run.images, data["names"]) for side in sides)
+    assert not train.keys() & val.keys()
+    return train | val
 
 
 def ultralytics_converted(run: Run, name: str) -> Found:

@@ -17,10 +17,14 @@ def merge_shards(
     images_per_file=None,
     uris=None,
     mapper=map_here,
+    image_url=None,
+    val_share=0.1,
+    split_seed=0,
     **options,
 ):
     """What each profile wrote, and counts."""
     source = Source(output, store, thresholds, uris)
     shards = count_shards(source, shard_ids, mapper)
-    merge = Merge(source, Layout(shards), classes, info, images_per_file, mapper)
+    own = {"image_url": image_url, "val_share": val_share, "split_seed": split_seed}
+    merge = Merge(source, Layout(shards), classes, info, images_per_file, mapper, **own)
     return write_profiles(merge, profiles, **options), MergeCounts.of(shards)

@@ -39,7 +39,7 @@ def write_coco(merge: Merge) -> Written:
 def publish_parts(merge: Merge, files: Sequence[TextFile], name: str) -> Written:
     """Publish the files that `name` is split into; of an earlier split nothing stays."""
     source, ours = merge.source, re.compile(split_pattern(name))
-    source.store.discard_unfinished(source.output, ours)
+    source.store.discard_unfinished(source.target, ours)
     written = publish_files(merge, files)
     source.delete_others(ours, written.files)
     return written
@@ -47,7 +47,7 @@ def publish_parts(merge: Merge, files: Sequence[TextFile], name: str) -> Written
 
 def write_results(merge: Merge) -> Written:
     """Write ``results.json``: every detection of the chosen classes, whatever its score."""
-    merge.source.store.discard_unfinished(merge.source.output, re.compile(re.escape(RESULTS_FILE)))
+    merge.source.store.discard_unfinished(merge.source.target, re.compile(re.escape(RESULTS_FILE)))
     fragments = merge.layout.fragments(FOUND, 0, merge.layout.rows, 1)
     section = Section("[", len(BETWEEN), "]\n", fragments, INSTANCE, _results)
     return publish_files(merge, [TextFile(RESULTS_FILE, (section,))])

@@ -49,7 +49,7 @@ def write_table(merge: Merge) -> Written:
     names = [part_name(number, len(fragments)) for number in range(1, len(fragments) + 1)]
     parts = list(zip(names, fragments, strict=True))
     source = merge.source
-    source.store.discard_unfinished(storage.join(source.output, INSTANCES_FOLDER), PART)
+    source.store.discard_unfinished(storage.join(source.target, INSTANCES_FOLDER), PART)
     work = partial(publish_part, source=source, classes=merge.classes)
     files = dict(zip(names, merge.mapped(work, parts, fragments), strict=True))
     source.delete_others(PART, files, INSTANCES_FOLDER)

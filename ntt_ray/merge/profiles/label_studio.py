@@ -2,16 +2,18 @@
 
 ``labelstudio.json`` has a task for each image that could be read, in manifest order, and
 ``labelstudio.xml`` the labelling interface that fits. The address of an image is its URI without
-credentials: a bucket that Label Studio reads needs a storage connection there.
+credentials, or what `merge.image_url` makes of its name or URI.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import groupby
 from typing import Any
+from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
 import numpy as np
@@ -44,7 +46,8 @@ _TASKS = Measure(lambda shard: np.ones_like(shard.found), _weights)
 def write_label_studio(merge: Merge) -> Written:
     """Write the tasks, split as ``annotations.json`` is, and the labelling interface."""
     names = {label.category_id: label.name for label in merge.classes}
-    render = partial(_tasks, names=names, version=_model_version(merge.info))
+    version, url = _model_version(merge.info), merge.image_url or "{uri}"
+    render = partial(_tasks, names=names, version=version, image_url=url)
     files = []
     for name, start, stop in split(merge, TASKS_FILE):
         fragments = merge.layout.fragments(_TASKS, start, stop, 1)
@@ -80,6 +83,7 @@ def _tasks(
     *,
     names: Mapping[int, str],
     version: str,
+    image_url: str,
 ) -> Texts:
     instances = flat_instances(rows, thresholds)
     columns = [instances.column(name).to_pylist() for name in ("image_id", "category_id", "score")]
@@ -89,25 +93,35 @@ def _tasks(
         for image_id, group in groupby(found, key=lambda item: item[0])
     }
     tasks = [
-        BETWEEN + task_text(row, regions.get(row["image_id"], []), version)
+        BETWEEN + task_text(row, regions.get(row["image_id"], []), version, image_url)
         for row in rows.select(["image_id", "file_name", "uri", "height"]).to_pylist()
         if row["height"] is not None
     ]
     return pa.array(tasks, pa.string()), None
 
 
-def task_text(row: Mapping[str, Any], regions: Sequence[dict[str, Any]], version: str) -> str:
+def image_address(template: str, file_name: str, uri: str) -> str:
+    """The address of an image by a template, e.g. ``/data/local-files/?d=photos/{file_name}``."""
+    values = {"{file_name}": quote(file_name), "{uri}": uri}
+    return re.sub(r"\{file_name\}|\{uri\}", lambda found: values[found[0]], template)
+
+
+def task_text(
+    row: Mapping[str, Any], regions: Sequence[dict[str, Any]], version: str, image_url: str
+) -> str:
     """A task as JSON; the score of its prediction is the mean of its masks' scores.
 
     Args:
         row: image_id, file_name and uri of the image.
         regions: its masks, see `region`; one without an ``id`` gets one of image and rank.
         version: which labels these are.
+        image_url: the address of the image, see `image_address`.
     """
     scores = [found["score"] for found in regions]
     mean = round(sum(scores) / len(scores), 7) if scores else 0.0
     numbered = [{"id": f"{row['image_id']}-{rank}", **r} for rank, r in enumerate(regions, 1)]
-    data = {"image": row["uri"], "file_name": row["file_name"], "image_id": row["image_id"]}
+    address = image_address(image_url, row["file_name"], row["uri"])
+    data = {"image": address, "file_name": row["file_name"], "image_id": row["image_id"]}
     prediction = {"model_version": version, "score": mean, "result": numbered}
     task = {"data": data, "predictions": [prediction]}
     return json.dumps(task, separators=(",", ":"), sort_keys=True)

@@ -1,8 +1,9 @@
 """The profile ``yolo-seg``: labels that Ultralytics trains on, one text file for each image.
 
 ``yolo/labels/<file name without suffix>.txt`` has a line for each instance: the index of its class,
-then the corners of one polygon as shares of width and height. ``yolo/data.yaml`` names the classes;
-the images go, or are linked, to ``yolo/images``. The format has no scores and one polygon for a
+then the corners of one polygon as shares of width and height. ``yolo/data.yaml`` names the classes
+and ``train.txt`` and ``val.txt``, the lists of images (`yolo_lists`), which go, or are linked, to
+``yolo/images``. The format has no scores and one polygon for a
 mask: holes and further parts are joined to it by lines walked there and back. Readers paint those
 between parts, and so it is measured.
 """
@@ -21,14 +22,15 @@ from ntt_ray.masks import BoolMask, mask_iou, rasterise, rle_area
 from ntt_ray.merge.image_files import LabelledImage, path_below, write_image_files
 from ntt_ray.merge.mask_parts import MaskPart
 from ntt_ray.merge.outlines import NUDGE_PX, Points, mask_polygons, one_polygon
+from ntt_ray.merge.profiles.yolo_lists import write_lists
 from ntt_ray.merge.rendering import Loss, Merge, Written
-from ntt_ray.run.layout import YOLO_FILE, YOLO_LABELS
+from ntt_ray.run.layout import YOLO_FILE, YOLO_LABELS, YOLO_TRAIN, YOLO_VAL
 
 _DIGITS, _MORE_DIGITS, _LARGE_PX = 6, 8, 10_000  # behind the point; more for sides above
 
 
 def write_yolo(merge: Merge) -> Written:
-    """Write the label files, then ``data.yaml``.
+    """Write the label files, the lists of images, then ``data.yaml``.
 
     Raises:
         InputError: names of two images differ in their suffix only, so their labels would too.
@@ -36,15 +38,17 @@ def write_yolo(merge: Merge) -> Written:
     indices = {label.category_id: index for index, label in enumerate(merge.classes)}
     render = partial(label_file, indices=indices)
     files, loss = write_image_files(merge, render, label_name, "label files")
+    lists = write_lists(merge)
+    train, val = posixpath.basename(YOLO_TRAIN), posixpath.basename(YOLO_VAL)
     data = {
-        "train": "images",
-        "val": "images",
+        "train": train,
+        "val": val if YOLO_VAL in lists else train,
         "names": {index: label.name for index, label in enumerate(merge.classes)},
         "category_ids": {index: label.category_id for index, label in enumerate(merge.classes)},
     }
     text = yaml.safe_dump(data, allow_unicode=True, sort_keys=False)
     data_file = merge.source.publish(YOLO_FILE, text.encode())
-    return Written({YOLO_FILE: data_file}, {YOLO_LABELS: files}, loss or Loss())
+    return Written({**lists, YOLO_FILE: data_file}, {YOLO_LABELS: files}, loss or Loss())
 
 
 def label_name(file_name: str) -> str:

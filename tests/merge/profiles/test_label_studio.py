@@ -6,8 +6,10 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from ntt_ray.config import build_config
+from ntt_ray.errors import ConfigError
 from ntt_ray.merge import fragments
-from ntt_ray.merge.profiles.label_studio import interface
+from ntt_ray.merge.profiles.label_studio import image_address, interface
 from ntt_ray.records import ClassLabel
 from tests.support.odd_masks import SIZE_HW
 from tests.support.plain_brush import plain_decode
@@ -41,6 +43,35 @@ def test_tasks(output):
             np.testing.assert_array_equal(pixels > 0, mask)
     ids = [region["id"] for task in tasks for region in task["predictions"][0]["result"]]
     assert len(set(ids)) == len(ids)
+
+
+@pytest.mark.parametrize(
+    ("template", "address"),
+    [
+        (
+            "/data/local-files/?d=photos/{file_name}",
+            "/data/local-files/?d=photos/a/b%20%7Buri%7D.jpg",
+        ),
+        ("{uri}", "s3://b/a/b {uri}.jpg"),
+        ("https://host/{file_name}?v=1", "https://host/a/b%20%7Buri%7D.jpg?v=1"),
+    ],
+)
+def test_addresses(template, address):
+    assert image_address(template, "a/b {uri}.jpg", "s3://b/a/b {uri}.jpg") == address
+
+
+def test_tasks_have_the_address_that_is_asked_for(output):
+    merged(output, "labelstudio", image_url="/data/local-files/?d={file_name}")
+    tasks = json.loads((output / "labelstudio.json").read_text())
+    assert tasks[0]["data"]["image"] == "/data/local-files/?d=deep/er/img%201.jpg"
+    assert tasks[0]["data"]["file_name"] == "deep/er/img 1.jpg"
+
+
+@pytest.mark.parametrize("url", ["/data", "{name}", "{file_name}{uri}", "{{file_name}}"])
+def test_templates_that_are_refused(url):
+    data = {"images": "/i", "output": "/o", "bank": "/b", "merge": {"image_url": url}}
+    with pytest.raises(ConfigError, match="image_url"):
+        build_config(data)
 
 
 def test_split_and_divided_in_any_way(output, monkeypatch):

@@ -40,7 +40,7 @@ def _read(output):
 
 def test_labels_give_masks_and_classes_back(output):
     written = merged(output, "yolo-seg")["yolo-seg"]
-    assert list(written.files) == ["yolo/data.yaml"]
+    assert list(written.files) == ["yolo/train.txt", "yolo/val.txt", "yolo/data.yaml"]
     assert {name: folder.files for name, folder in written.folders.items()} == {"yolo/labels/": 5}
     found = _read(output)
     expected = kept_masks()
