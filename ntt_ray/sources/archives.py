@@ -117,7 +117,7 @@ def _tar_members(stream: IO[bytes]) -> Iterator[tuple[str | None, int, int]]:
     with tarfile.open(fileobj=stream, mode="r:") as tar:
         try:
             while (member := tar.next()) is not None:
-                tar.members = []  # else it keeps all
+                tar.members = []  # type: ignore[attr-defined]  # else it keeps all
                 size = member.size if member.isreg() else 0
                 path = member.name if member.isreg() else None
                 yield path, member.offset_data, member.offset_data + size
