@@ -27,6 +27,7 @@ from ntt_ray.run.cluster.interrupts import release_logging
 from ntt_ray.run.job import FETCHED, LabelJob
 from ntt_ray.run.manifest import read_unit
 from ntt_ray.run.shard import pending_ids
+from ntt_ray.sources.stretches import Stretches
 from ntt_ray.storage.retries import LONGEST_DELAY_S
 
 logger = logging.getLogger(__name__)
@@ -52,7 +53,8 @@ def _fetched_unit(shard_id: int, again: bool, job: LabelJob) -> dict[str, Any]:
             entries = [entry for entry in entries if entry.image_id in pending]
         else:
             again = False
-        read = replace(job.store, patience_s=0.0).read_bytes
+        alone = replace(job.store, patience_s=0.0).read_bytes
+        read = Stretches([entry.uri for entry in entries], alone)
         images = fetch_images(entries, read, job.image_timeout_s, job.patience_s)
         given_back = weather(images)
     except StorageError as error:

@@ -10,6 +10,7 @@ from ntt_ray.errors import ImageError, RunIncompleteError
 from ntt_ray.images import stored_size
 from ntt_ray.records import FetchedImage, ImageEntry
 from ntt_ray.run.fetch import fetch_images
+from ntt_ray.sources.stretches import Stretches
 from ntt_ray.storage import Storage
 
 LOOKED_AT = 3  # the first image of the list, the one in the middle, and the last
@@ -21,7 +22,8 @@ def look(entries: Sequence[ImageEntry], store: Storage, timeout_s: float) -> lis
     Raises:
         RunIncompleteError: none of them could be read; every reason is named.
     """
-    read = replace(store, patience_s=0.0).read_bytes
+    alone = replace(store, patience_s=0.0).read_bytes
+    read = Stretches([entry.uri for entry in entries], alone)
     images = fetch_images(entries, read, timeout_s, store.patience_s)
     lines = [f"{image.entry.file_name}: {_found(image)}" for image in images]
     if images and all(image.error is not None for image in images):

@@ -23,6 +23,7 @@ from ntt_ray.images import image_suffixes
 from ntt_ray.run.layout import BANK_FILE, RECORD_FILE
 from ntt_ray.run.manifest import name_batches
 from ntt_ray.run.record import RunRecord, installed_versions
+from ntt_ray.sources.archives import ARCHIVE_SUFFIXES, is_archive
 from ntt_ray.sources.image_list import BATCH, is_list, list_images
 from ntt_ray.storage import Storage
 
@@ -155,18 +156,22 @@ def _first_of(missing: npt.NDArray[np.int64], pages: Pages) -> Iterator[str]:
 
 def _listed(config: Config, store: Storage) -> Iterator[list[str]]:
     """File names of the images that there are now, as a manifest would have them."""
-    if is_list(config.images):
-        table = list_images(
-            config.images,
-            config.image_root,
-            store,
-            allow_local=config.images_allow_local,
-        )
-        for batch in table.to_batches(BATCH):
-            yield batch["file_name"].to_pylist()
-        return
-    for page in store.list_pages(config.images, image_suffixes()):
-        yield [storage.printable(name) for name in page]
+    listed = is_list(config.images) or is_archive(config.images)
+    if not listed:
+        found = False
+        for page in store.list_pages(config.images, image_suffixes()):
+            found = found or bool(page)
+            yield [storage.printable(name) for name in page]
+        if found or not store.list_files(config.images, ARCHIVE_SUFFIXES):
+            return
+    table = list_images(
+        config.images,
+        config.image_root,
+        store,
+        allow_local=config.images_allow_local,
+    )
+    for batch in table.to_batches(BATCH):
+        yield batch["file_name"].to_pylist()
 
 
 def _say(changes: ImageChanges, where: str, output: str) -> None:

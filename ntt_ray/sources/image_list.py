@@ -10,7 +10,7 @@ import csv
 import io
 import json
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,10 @@ from ntt_ray import storage
 from ntt_ray.coco_input import CocoFile, ListedImage, Problem, read_coco, shown
 from ntt_ray.errors import InputError
 from ntt_ray.images import IMAGE_SUFFIXES, image_suffixes
+from ntt_ray.sources.archives import ARCHIVE_SUFFIXES, archive_images, is_archive
 from ntt_ray.sources.schema import SCHEMA
 from ntt_ray.storage import LeftOut, Storage
+from ntt_ray.storage.parts import part_of
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +44,8 @@ def list_images(
     What a prefix holds and is no image of the run is counted in the log, with the reason.
 
     Args:
-        images: a prefix (recursive), a table (``.parquet``, ``.csv``, ``.jsonl`` with a column
+        images: a prefix (recursive) of images or else of archives, an archive (``.tar``,
+            ``.tar.gz``, ``.zip``), a table (``.parquet``, ``.csv``, ``.jsonl`` with a column
             ``uri``, optionally ``file_name``), or a COCO ``.json``.
         image_root: where relative names of a table or COCO file live; default: its folder.
         store: access to files.
@@ -58,7 +61,7 @@ def list_images(
         raise InputError(
             f"images: {storage.redact(images)} lies in an archive; unpack it, and name the folder"
         )
-    if is_list(images) and not storage.is_uri(images) and Path(images).is_dir():
+    if is_list(images) and _is_folder(images):
         raise InputError(f"images: {images} is a folder; name one table, with the rows of all")
     if lower.endswith(".json"):
         rows = _from_coco(read_coco(images, store), image_root or _folder(images))
@@ -67,12 +70,17 @@ def list_images(
         allow_local = allow_local or not storage.is_uri(storage.absolute(images))
         rows = _from_table(images, image_root or _folder(images), store, allow_local)
         table = _collected(rows, images)
+    elif is_archive(images) and not _is_folder(images):
+        table = _collected(_from_archives({"": images}, store), images)
     else:
         left_out = LeftOut()
         table = _listed(store.list_files(images, image_suffixes(), left_out=left_out), images)
         for reason, count in left_out.counts.most_common():
             example = storage.printable(left_out.examples[reason])
             logger.info("images: left out %d files, as %r: %s", count, example, reason)
+        if not len(table) and (packed := store.list_files(images, ARCHIVE_SUFFIXES)):
+            archives = {f"{name}/": f"{images.rstrip('/')}/{name}" for name in packed}
+            table = _collected(_from_archives(archives, store), images)
     if not len(table):
         kinds = ", ".join(image_suffixes())
         missing = storage.missing_folder(f"{images.rstrip('/')}/any").strip(" ()")
@@ -85,8 +93,9 @@ def list_images(
 _ARCHIVES = ("zip", "tar", "libarchive")  # protocols of fsspec
 # what is named instead of a folder or a list, by its ending, and what to do
 _OTHERS: dict[tuple[str, ...], str] = {
-    (".tar", ".tar.gz", ".tgz", ".zip", ".7z", ".rar"): (
-        "it is an archive; unpack it, and name the folder"
+    ARCHIVE_SUFFIXES: "an archive with no member whose ending is that of an image",
+    (".tar.bz2", ".tar.xz", ".tar.zst", ".7z", ".rar"): (
+        "it is an archive of another kind; write a .tar, .tar.gz or .zip, or unpack it"
     ),
     (".csv.gz", ".csv.zst", ".json.gz", ".jsonl.gz", ".parquet.gz"): "it is compressed; unpack it",
     (".tsv", ".txt", ".ndjson", ".xls", ".xlsx", ".arrow", ".feather"): (
@@ -105,6 +114,10 @@ def _what_else(images: str) -> str | None:
 
 def _is_in_archive(images: str) -> bool:
     return storage.is_uri(images) and images.split("://", 1)[0] in _ARCHIVES
+
+
+def _is_folder(images: str) -> bool:
+    return not storage.is_uri(images) and Path(images).is_dir()
 
 
 def is_list(images: str) -> bool:
@@ -136,6 +149,17 @@ def _listed(names: list[str], prefix: str) -> pa.Table:
         batches.append(pa.record_batch([ids, shown, uris], schema=SCHEMA))
         count += len(part)
     return pa.Table.from_batches(batches, schema=SCHEMA)
+
+
+def _from_archives(archives: Mapping[str, str], store: Storage) -> Iterator[Row]:
+    """The images of archives, each with what stands before its members' paths, one by one."""
+    found = (
+        (before + path, address)
+        for before, uri in archives.items()
+        for path, address in archive_images(storage.absolute(uri), store)
+    )
+    for number, (name, address) in enumerate(found, start=1):
+        yield number, name, address
 
 
 def _collected(rows: Iterator[Row], images: str) -> pa.Table:
@@ -214,6 +238,8 @@ class _RowCheck:
             InputError: the row's own protocol is not allowed, its package is missing, or it names
                 a file that it may not name.
         """
+        if (part := part_of(full)) is not None:
+            uri = full = part.uri
         protocol = full.split("://", 1)[0] if storage.is_uri(full) else "file"
         named = storage.is_uri(uri)  # else the protocol is that of image_root, which is trusted
         if (named, protocol) not in self._sound:

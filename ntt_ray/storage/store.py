@@ -21,6 +21,7 @@ from ntt_ray.errors import InputError, MissingPackageError, StorageError
 from ntt_ray.storage import listing, web
 from ntt_ray.storage.deadlines import LONGEST_S, METADATA_S, range_s, within
 from ntt_ray.storage.listing import LeftOut
+from ntt_ray.storage.parts import part_of, read_part
 from ntt_ray.storage.publishing import (
     COPY_BYTES,
     PART_BYTES,
@@ -69,12 +70,14 @@ class Storage:
         Retries.from_options(self.options.get("retries", {}))
 
     def read_bytes(self, uri: str) -> bytes:
-        """Read a whole object.
+        """Read a whole object, or the part of one that the address names (`storage.parts`).
 
         Raises:
             FileNotFoundError: there is no such object.
             StorageError: the store failed after all retries, or refused.
         """
+        if (part := part_of(uri)) is not None:
+            return read_part(part, self._read_range, self.read_bytes)
 
         def read() -> bytes:
             fs, path = self._open_fs(uri)
@@ -95,6 +98,8 @@ class Storage:
         Raises:
             FileNotFoundError: there is no such object.
         """
+        if (part := part_of(uri)) is not None:
+            return part.end - part.start
         return int(self._info(uri)["size"])
 
     def _info(self, uri: str) -> dict[str, Any]:
@@ -105,8 +110,12 @@ class Storage:
         return self._retried(look, f"looking at {redact(uri)}")
 
     @contextlib.contextmanager
-    def open_read(self, uri: str) -> Iterator[IO[bytes]]:
+    def open_read(self, uri: str, buffer_bytes: int = BUFFER_BYTES) -> Iterator[IO[bytes]]:
         """Open an object for reading with random access (Parquet footers, row groups).
+
+        Args:
+            uri: the object.
+            buffer_bytes: how much of a store's object one request reads at least.
 
         Raises:
             StorageError: also at the end, where an object in a store has changed since its first
@@ -120,7 +129,7 @@ class Storage:
             return
         before = self._info(uri)
         raw = RangeReader(int(before["size"]), lambda *ends: self._read_range(uri, *ends))
-        with io.BufferedReader(raw, BUFFER_BYTES) as stream:
+        with io.BufferedReader(raw, buffer_bytes) as stream:
             yield stream
         if raw.requests > 1 and _version(self._info(uri)) != _version(before):
             raise StorageError(f"reading {redact(uri)}: it was changed while it was read")

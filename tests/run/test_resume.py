@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import tarfile
 import tracemalloc
 
 import pytest
@@ -31,6 +32,13 @@ def _photos(folder, names=NAMES):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(b"")
     return root
+
+
+def _tar(path, names=NAMES):
+    with tarfile.open(path, "w") as tar:
+        for name in names:
+            tar.addfile(tarfile.TarInfo(name))
+    return path
 
 
 def _config(images, output, **job):
@@ -67,6 +75,19 @@ def _edit_versions(output, **versions):
 
 def _warnings(caplog):
     return [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+
+
+@pytest.mark.parametrize("images", ["a.tar", "."], ids=["an archive", "a folder of archives"])
+def test_members_of_archives_that_came_or_went_are_named(tmp_path, caplog, images):
+    where, archive = tmp_path / "in" / images, tmp_path / "in" / "a.tar"
+    archive.parent.mkdir()
+    _tar(archive)
+    config = _begun(where, tmp_path / "run")
+    assert check_images(config, STORE).sizes == (2, 2)
+    assert _warnings(caplog) == []
+    _tar(archive, [*NAMES[1:], "new.png"])
+    check_images(config, STORE)
+    assert [text[:9] for text in _warnings(caplog)] == ["images: 1", "images: 1"]
 
 
 def test_nothing_is_said_where_nothing_changed(tmp_path, caplog):

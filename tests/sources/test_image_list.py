@@ -295,8 +295,7 @@ def test_names_below_image_root_need_no_protocol_of_their_own(tmp_path, monkeypa
 
 
 NO_FOLDER = {
-    "shard-000.tar": "it is an archive; unpack it",
-    "photos.ZIP": "it is an archive; unpack it",
+    "photos.7z": "an archive of another kind",
     "list.csv.gz": "it is compressed; unpack it",
     "list.tsv": "write it as .csv, .jsonl or .parquet with a column uri",
     "list.ndjson": "write it as .csv",

@@ -1,0 +1,143 @@
+"""Archives of images: WebDataset tars (``.tar``, ``.tar.gz``) and zips, listed by their headers.
+
+Each member becomes an address of `storage.parts`, so that whoever reads an image needs to know no
+archive. A tar is gone through once in steps of `STEP_BYTES`, which is what it takes of memory; of a
+zip the directory and the header of each member are read in the same way.
+"""
+
+from __future__ import annotations
+
+import gzip
+import logging
+import tarfile
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import IO
+
+from ntt_ray import storage
+from ntt_ray.errors import InputError
+from ntt_ray.images import image_suffixes
+from ntt_ray.storage import Storage
+from ntt_ray.storage.parts import Part
+
+logger = logging.getLogger(__name__)
+
+ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip")
+STEP_BYTES = 32 << 20
+_BLOCK = 512  # bytes of a tar's header
+Member = tuple[str, Part]  # its path in the archive, and where its bytes are
+
+
+def is_archive(images: str) -> bool:
+    """Whether a name is that of an archive which can be read."""
+    return images.lower().endswith(ARCHIVE_SUFFIXES)
+
+
+def archive_images(uri: str, store: Storage) -> Iterator[tuple[str, str]]:
+    """Path and address of each image of an archive, in the archive's order.
+
+    Members with other endings are counted in the log. Where a tar is cut or damaged, the rest of it
+    is one entry, which becomes a failed row.
+
+    Raises:
+        InputError: there is no such file, it is no archive, or a member's path leads out of it.
+    """
+    shown, left_out = storage.redact(uri), Counter[str]()
+    suffixes = image_suffixes()
+    try:
+        for path, part in _members(uri, store):
+            if not path.lower().endswith(suffixes) and not path.endswith(_REST):
+                left_out[path.rsplit("/", 1)[-1].partition(".")[2]] += 1
+                continue
+            name = storage.printable(path).removeprefix("./")
+            storage.join(shown, name)  # refuses names that lead out
+            yield name, part.address()
+    except FileNotFoundError:
+        raise InputError(f"images: {shown}: no such file") from None
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(f"images: {shown}: cannot be read as an archive ({error})") from None
+    for ending, count in left_out.most_common():
+        logger.info("images: left out %d members of %s that end in %r", count, shown, ending)
+
+
+def _members(uri: str, store: Storage) -> Iterator[Member]:
+    lower = uri.lower()
+    members: Callable[[IO[bytes], str], Iterator[Member]] = _tar
+    if lower.endswith(".zip"):
+        members = _zip
+    elif not lower.endswith(".tar"):
+        members = _tar_gz
+    with store.open_read(uri, STEP_BYTES) as stream:
+        yield from members(stream, uri)
+
+
+_REST = ": the rest is cut or damaged"
+
+
+def _tar(stream: IO[bytes], uri: str) -> Iterator[Member]:
+    size = stream.seek(0, 2)
+    stream.seek(0)
+    ended = 0
+    for path, start, end in _tar_members(stream):
+        if path is not None:
+            yield path, Part("range", start, min(end, size), uri)
+        ended = end
+    after = -(-ended // _BLOCK) * _BLOCK
+    stream.seek(min(after, size))
+    if ended <= size and stream.read(_BLOCK).strip(b"\0"):
+        yield _rest(uri), Part("range", after, size, uri)
+
+
+def _tar_gz(stream: IO[bytes], uri: str) -> Iterator[Member]:
+    after, whole = 0, True
+    with gzip.GzipFile(fileobj=stream) as unpacked:
+        try:
+            for path, start, end in _tar_members(unpacked):  # type: ignore[arg-type]
+                if path is not None:
+                    yield path, Part("gunzip", start, end, uri)
+                after = -(-end // _BLOCK) * _BLOCK
+            unpacked.seek(after)
+            whole = not unpacked.read(_BLOCK).strip(b"\0")
+        except (EOFError, zlib.error):
+            if not after:
+                raise
+            whole = False
+    if not whole:
+        yield _rest(uri), Part("gunzip", after, after + _BLOCK, uri)
+
+
+def _rest(uri: str) -> str:
+    return storage.redact(uri).rsplit("/", 1)[-1] + _REST
+
+
+def _tar_members(stream: IO[bytes]) -> Iterator[tuple[str | None, int, int]]:
+    """Path (None: no file), start and end of each member, in bytes; ends where tarfile does."""
+    with tarfile.open(fileobj=stream, mode="r:") as tar:
+        try:
+            while (member := tar.next()) is not None:
+                tar.members = []  # type: ignore[attr-defined]  # else it keeps all
+                size = member.size if member.isreg() else 0
+                path = member.name if member.isreg() else None
+                yield path, member.offset_data, member.offset_data + size
+        except tarfile.ReadError:  # cut in a member's bytes: its row says so
+            return
+
+
+def _zip(stream: IO[bytes], uri: str) -> Iterator[Member]:
+    with zipfile.ZipFile(stream) as archive:
+        for info in archive.infolist():
+            if info.is_dir():
+                continue
+            kind = {zipfile.ZIP_STORED: "range", zipfile.ZIP_DEFLATED: "deflate"}
+            if info.compress_type not in kind or info.flag_bits & 1:
+                raise zipfile.BadZipFile(f"{info.filename}: encrypted, or not stored or deflated")
+            stream.seek(info.header_offset)
+            header = stream.read(30)
+            if header[:4] != b"PK\3\4":
+                raise zipfile.BadZipFile(f"{info.filename}: no header where it should be")
+            names = sum(int.from_bytes(header[at : at + 2], "little") for at in (26, 28))
+            start = info.header_offset + 30 + names
+            end = start + info.compress_size
+            yield info.filename, Part(kind[info.compress_type], start, end, uri)

@@ -1,0 +1,151 @@
+"""Archives of images: what is in a tar, a packed tar or a zip is read as if it lay in a folder."""
+
+import io
+import logging
+import tarfile
+import zipfile
+
+import pytest
+
+from ntt_ray.errors import InputError
+from ntt_ray.run.fetch import fetch_images
+from ntt_ray.sources.image_list import list_images
+from ntt_ray.sources.schema import entries_of
+from ntt_ray.sources.stretches import Stretches
+from ntt_ray.storage import Storage
+from tests.support.hostile_proxy import Hostility, hostile_proxy
+
+IMAGES = {f"{n:04}.jpg": bytes([n]) * (700 + n) for n in range(6)}
+
+
+def _tar(mode: str = "w", names: dict[str, bytes] = IMAGES) -> bytes:
+    """As `webdataset` writes it: members of a sample lie together, under one key."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode=mode) as tar:
+        for name, data in names.items():
+            for path, body in {name: data, name.replace(".jpg", ".json"): b"{}"}.items():
+                info = tarfile.TarInfo(path)
+                info.size = len(body)
+                tar.addfile(info, io.BytesIO(body))
+    return stream.getvalue()
+
+
+def _zip(kind: int) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", kind) as archive:
+        for name, data in IMAGES.items():
+            archive.writestr(name, data)
+        archive.writestr("readme.txt", "text")
+    return stream.getvalue()
+
+
+WRITTEN = {
+    "a.tar": _tar,
+    "a.tar.gz": lambda: _tar("w:gz"),
+    "a.tgz": lambda: _tar("w:gz"),
+    "stored.zip": lambda: _zip(zipfile.ZIP_STORED),
+    "deflated.zip": lambda: _zip(zipfile.ZIP_DEFLATED),
+}
+
+
+def _read(images: str) -> dict[str, bytes]:
+    store = Storage()
+    entries = entries_of(list_images(images, None, store))
+    assert [entry.image_id for entry in entries] == list(range(1, len(entries) + 1))
+    return {entry.file_name: store.read_bytes(entry.uri) for entry in entries}
+
+
+@pytest.mark.parametrize(("name", "write"), WRITTEN.items(), ids=WRITTEN)
+@pytest.mark.parametrize("place", ["local", "memory"])
+def test_members_are_the_images(tmp_path, name, write, place):
+    where = str(tmp_path / name) if place == "local" else f"memory://archives/{name}"
+    Storage().publish_bytes(where, write())
+    assert _read(where) == IMAGES
+
+
+def test_a_folder_of_archives_names_each(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    for shard in ("s-0.tar", "s-1.tar"):
+        (tmp_path / shard).write_bytes(_tar())
+    found = _read(str(tmp_path))
+    assert found == {
+        f"{shard}/{name}": IMAGES[name] for shard in ("s-0.tar", "s-1.tar") for name in IMAGES
+    }
+    assert "left out 6 members of" in caplog.text
+    assert "'json'" in caplog.text
+
+
+def test_a_folder_of_images_keeps_to_them(tmp_path):
+    (tmp_path / "s-0.tar").write_bytes(_tar())
+    (tmp_path / "one.jpg").write_bytes(b"one")
+    assert _read(str(tmp_path)) == {"one.jpg": b"one"}
+
+
+@pytest.mark.parametrize(
+    "keep", [3 * 2560 + 512 + 100, 3 * 2560 + 200], ids=["in a member", "in a header"]
+)
+def test_a_cut_tar_gives_what_is_whole_and_one_row_for_the_rest(tmp_path, keep):
+    (tmp_path / "a.tar").write_bytes(_tar()[:keep])
+    found = _read(str(tmp_path / "a.tar"))
+    names = sorted(IMAGES)
+    assert {name: found[name] for name in names[:3]} == {name: IMAGES[name] for name in names[:3]}
+    assert len(found) == 4
+    rest = found.popitem()[1]
+    assert IMAGES[names[3]] not in rest
+
+
+def test_a_damaged_header_is_a_row(tmp_path):
+    data = bytearray(_tar())
+    data[2 * 2560 : 2 * 2560 + 512] = b"\xff" * 512
+    (tmp_path / "a.tar").write_bytes(data)
+    found = _read(str(tmp_path / "a.tar"))
+    assert list(found) == ["0000.jpg", "0001.jpg", "a.tar: the rest is cut or damaged"]
+
+
+@pytest.mark.parametrize("keep", [0.5, 0.9])
+def test_a_cut_packed_tar_ends_in_a_row(tmp_path, keep):
+    data = _tar("w:gz")
+    (tmp_path / "a.tar.gz").write_bytes(data[: int(keep * len(data))])
+    assert list(_read(str(tmp_path / "a.tar.gz")))[-1].endswith("the rest is cut or damaged")
+
+
+@pytest.mark.parametrize("name", ["../up.jpg", "/etc/one.jpg"])
+def test_a_member_that_leads_out_is_refused(tmp_path, name):
+    (tmp_path / "a.tar").write_bytes(_tar(names={name: b"x"}))
+    with pytest.raises(InputError, match="leads out of"):
+        _read(str(tmp_path / "a.tar"))
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz", "a.zip"])
+def test_what_is_no_archive_is_named(tmp_path, name):
+    (tmp_path / name).write_bytes(b"anything" * 200)
+    with pytest.raises(InputError, match=rf"{name}: cannot be read as an archive"):
+        _read(str(tmp_path / name))
+    with pytest.raises(InputError, match="no such file"):
+        _read(str(tmp_path / f"missing-{name}"))
+
+
+def test_a_table_reaches_parts_only_of_what_it_may_name(tmp_path):
+    store = Storage()
+    store.publish_bytes("memory://lists/t.csv", b"uri\nrange://0-10//etc/passwd\n")
+    with pytest.raises(InputError, match="below image_root only"):
+        list_images("memory://lists/t.csv", str(tmp_path), store)
+    store.publish_bytes("memory://lists/t.csv", b"uri\nrange://0-10/memory://a/b\n")
+    with pytest.raises(InputError, match="memory:// is none of"):
+        list_images("memory://lists/t.csv", str(tmp_path), store)
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz", "stored.zip", "deflated.zip"])
+def test_few_requests_list_an_archive_and_one_reads_a_unit(s3, name):
+    where = f"{s3.prefix()}/{name}"
+    s3.storage().publish_bytes(where, WRITTEN[name]())
+    with hostile_proxy(s3.endpoint, Hostility(("error",), rate=0.0)) as proxy:
+        store = s3.storage(endpoint=proxy.endpoint)
+        entries = entries_of(list_images(where, None, store))
+        listing = proxy.happened()["requests"]
+        # how long it is, and one GET; a zip is read from its end, too, and looked at once more
+        assert listing == (2 if "tar" in name else 6)
+        read = Stretches([entry.uri for entry in entries], store.read_bytes)
+        images = fetch_images(entries, read, timeout_s=20)
+        assert proxy.happened()["requests"] == listing + 1
+    assert {image.entry.file_name: image.data for image in images} == IMAGES
