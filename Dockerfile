@@ -4,6 +4,7 @@
 #   docker build --target test .                      # its health: runs the example in it
 #   docker build --target compiler --tag ntt-ray .    # with a C compiler, for models.compile and kernels
 #   docker build --build-arg 'EXTRAS=[gcs]' ...       # gs:// (or [azure], [gcs,azure])
+#   docker build --build-arg CUDA=12 ...              # for drivers from 525 on; without it, 580
 #
 # Plain Python as base: torch's wheels bring the CUDA libraries they were built with, a CUDA base
 # image would hold them a second time (and another version). The node gives the driver.
@@ -12,9 +13,17 @@ ARG BASE=python:3.11.14-slim-bookworm@sha256:65a93d69fa75478d554f4ad27c85c1e69fa
 # --- what the package needs: a layer of 5 GB that stays the same while only our code changes
 FROM ${BASE} AS dependencies
 ARG EXTRAS=
+ARG CUDA=13
 WORKDIR /build
 RUN python -m venv /opt/ntt-ray
-COPY constraints.txt pyproject.toml README.md LICENSE ./
+COPY constraints.txt constraints-cuda12.txt pyproject.toml setup.py README.md LICENSE ./
+# torch and its libraries in the version whose wheels are built for CUDA 12, in place of those for 13
+RUN case "${CUDA}" in \
+        13) ;; \
+        12) sed --in-place --regexp-extended '/^(cuda-|nvidia-|torch|triton)/d' constraints.txt \
+            && cat constraints-cuda12.txt >> constraints.txt ;; \
+        *) echo "CUDA is 12 or 13, not ${CUDA}" >&2; exit 1 ;; \
+    esac
 # an empty package of the same name stands in for ours; boto3 is what `ray up` needs on a head node
 RUN mkdir ntt_ray \
     && echo '__version__ = "0"' > ntt_ray/__init__.py \

@@ -7,8 +7,14 @@ READERS := .venv-readers
 READERS_BIN := $(READERS)/bin
 READERS_PIP := $(READERS_BIN)/python -m pip --disable-pip-version-check
 READERS_STAMP := $(READERS)/.installed
+TOOLS := .venv-tools
+TOOLS_BIN := $(TOOLS)/bin
+TOOLS_STAMP := $(TOOLS)/.installed
+OLDEST := .venv-oldest
+OLDEST_BIN := $(OLDEST)/bin
+OLDEST_STAMP := $(OLDEST)/.installed
 
-.PHONY: setup demo test test-fast axe readers check clean
+.PHONY: setup demo test test-fast axe readers check docs dist oldest pythons clean
 
 setup: $(STAMP)
 
@@ -60,5 +66,40 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/hadolint Dockerfile
 
+# The documentation site, in build/site; a link or a heading that is not there fails.
+docs: $(TOOLS_STAMP)
+	$(TOOLS_BIN)/python -m tests.support.site_pages
+	$(TOOLS_BIN)/zensical build --strict --clean
+
+# What a release is: built, checked, installed where nothing else is, and its example run. Minutes.
+dist: $(TOOLS_STAMP)
+	$(TOOLS_BIN)/python .ci/release.py
+
+$(TOOLS_STAMP): constraints-tools.txt
+	rm -rf $(TOOLS)
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS_BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement constraints-tools.txt
+	touch $@
+
+# The lower bounds of pyproject.toml: the method against the paper's code, and the job from end to
+# end, with the oldest versions that they allow. Installs torch a second time.
+oldest: $(OLDEST_STAMP)
+	$(OLDEST_BIN)/python -m pytest -p no:cacheprovider tests/method/test_golden.py tests/run/test_job.py
+
+$(OLDEST_STAMP): pyproject.toml constraints-oldest.txt
+	rm -rf $(OLDEST)
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST_BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints-oldest.txt --editable ".[dev]"
+	touch $@
+
+# The fast tests on every Python that is allowed and is here; each has an environment of its own.
+PYTHONS := 3.11 3.12 3.13
+pythons:
+	@for version in $(PYTHONS); do \
+		if python$$version --version >/dev/null 2>&1; then \
+			$(MAKE) --no-print-directory test-fast PYTHON=python$$version VENV=.venv-$$version || exit 1; \
+		else echo "python$$version is not here: left out"; fi; \
+	done
+
 clean:
-	rm -rf $(VENV) $(READERS) .axe build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(READERS) $(TOOLS) $(OLDEST) $(PYTHONS:%=.venv-%) .axe build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

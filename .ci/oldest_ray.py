@@ -76,13 +76,21 @@ def check(expected: str | None) -> None:
     }
     used |= {
         f"ActorPoolStrategy({name})": name in strategy
-        for name in ("min_size", "max_size", "initial_size", "max_tasks_in_flight_per_actor")
+        for name in {"min_size", "max_size", "initial_size"}
+        | _keywords(source, "ActorPoolStrategy")
     }
     used["Dataset.iter_internal_ref_bundles"] = hasattr(Dataset, "iter_internal_ref_bundles")
     used["BlockEntry.ref"] = "ref" in inspect.signature(BlockEntry).parameters
     if missing := [name for name, found in used.items() if not found]:
         raise SystemExit(f"Ray {ray.__version__} has no {', '.join(missing)}")
     print(f"Ray {ray.__version__}: {len(modules)} modules imported, {len(used)} names found")
+
+
+def _keywords(source: str, name: str) -> set[str]:
+    """``x`` of every ``name(x=...)``; what ``**`` gives is not seen."""
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    named = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == name]
+    return {keyword.arg for call in named for keyword in call.keywords if keyword.arg}
 
 
 def _attributes_set(source: str, name: str) -> list[str]:

@@ -1,6 +1,7 @@
 """The Dockerfile: what it promises. Its steps are run by .ci/dockerfile_steps.py."""
 
 import re
+import subprocess
 
 import pytest
 from dockerfile_parse import DockerfileParser
@@ -73,3 +74,38 @@ def test_just_what_is_copied_is_sent_to_the_build():
 @pytest.mark.parametrize("source", sorted(_sources()))
 def test_what_is_copied_is_there(source):
     assert (ROOT / source).exists()
+
+
+def _choose_cuda(version: str, folder) -> subprocess.CompletedProcess[str]:
+    """The step that chooses among the pins, as the build runs it, in a folder with their files."""
+    (step,) = [v for name, v in STAGES["dependencies"] if name == "RUN" and "${CUDA}" in v]
+    for name in ("constraints.txt", "constraints-cuda12.txt"):
+        (folder / name).write_text((ROOT / name).read_text())
+    command, environment = ["/bin/sh", "-c", step], {"CUDA": version, "PATH": "/usr/bin:/bin"}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def test_an_image_for_drivers_of_cuda_12_has_no_library_of_cuda_13(tmp_path):
+    assert _choose_cuda("12", tmp_path).returncode == 0
+    chosen = (tmp_path / "constraints.txt").read_text().splitlines()
+    pins = dict(line.split("==") for line in chosen if not line.startswith("#"))
+    assert pins["torch"].startswith("2.10.")
+    assert {v.split(".")[0] for n, v in pins.items() if n == "cuda-bindings"} == {"12"}
+    assert not [name for name in pins if name.startswith("nvidia-") and "cu12" not in name]
+    assert len(pins) == len([line for line in chosen if not line.startswith("#")])
+    others = (ROOT / "constraints.txt").read_text().splitlines()
+    ours = re.compile("cuda-|nvidia-|torch|triton")
+    assert {line for line in others if not ours.match(line)} <= {*chosen}
+
+
+def test_an_image_without_a_choice_has_the_pins_as_they_are(tmp_path):
+    assert ("ARG", "CUDA=13") in STAGES["dependencies"]
+    assert _choose_cuda("13", tmp_path).returncode == 0
+    chosen = (tmp_path / "constraints.txt").read_text()
+    assert chosen == (ROOT / "constraints.txt").read_text()
+
+
+def test_another_cuda_is_refused(tmp_path):
+    done = _choose_cuda("11", tmp_path)
+    assert done.returncode == 1
+    assert done.stderr == "CUDA is 12 or 13, not 11\n"

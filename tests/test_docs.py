@@ -50,7 +50,9 @@ def test_every_command_is_in_the_readme():
 
 def test_make_targets_in_the_readme_exist():
     makefile = (ROOT / "Makefile").read_text()
-    for target in set(re.findall(r"make (setup|demo|test|readers|check)", README)):
+    for target in set(
+        re.findall(r"make (setup|demo|test|readers|check|docs|dist|oldest|pythons)", README)
+    ):
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE)
 
 
@@ -84,7 +86,7 @@ def test_the_example_config_shows_every_key():
 def test_no_lock_file_and_no_registry_host():
     for path in _tracked():
         assert Path(path).name not in ("uv.lock", "poetry.lock", "package-lock.json")
-    for name in ("constraints.txt", "constraints-readers.txt", "pyproject.toml"):
+    for name in ("pyproject.toml", *(path.name for path in ROOT.glob("constraints*.txt"))):
         text = (ROOT / name).read_text()
         assert "://" not in re.sub(r"^\[project\.urls\][^\[]*", "", text, flags=re.MULTILINE), name
 

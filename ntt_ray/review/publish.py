@@ -33,10 +33,11 @@ def publish_review(review: Review) -> None:
         store=review.store,
     )
     labels = labels_to_review(draw, known)
+    tasks = tasks_of(draw, labels, entries, review.config.merge.image_url)
     for name, content in {
         REVIEW_PAGE: page.encode("utf-8", "replace"),
         REVIEW_COCO: coco_bytes(coco_of(draw, labels)),
-        REVIEW_TASKS: tasks_of(draw, labels, entries).encode("utf-8", "replace"),
+        REVIEW_TASKS: tasks.encode("utf-8", "replace"),
         REVIEW_INTERFACE: interface(draw.class_labels).encode("utf-8", "replace"),
     }.items():
         review.store.publish_bytes(review.uri(name), content)

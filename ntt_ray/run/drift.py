@@ -27,7 +27,7 @@ from statistics import NormalDist, fmean
 
 LAST = 5  # units that are compared with all before
 REFERENCE = 10  # units before, at least
-ALPHA_MEANS, ALPHA_RANKS = 0.003, 0.007  # chance of a false alarm in a run, by each test
+ALPHA_MEANS, ALPHA_RANKS = 0.003, 0.005  # chance of a false alarm in a run, by each test
 MANY_UNITS, ALPHA_MEANS_MANY = 20_000, 0.001
 FIGURES = ("detections", "empty", "score")
 

@@ -157,7 +157,7 @@ def _in_background(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) 
     def call() -> None:
         try:
             future.set_result(function(*args, **kwargs))
-        except BaseException as error:  # noqa: BLE001: it is raised where the result is asked for
+        except BaseException as error:  # it is raised where the result is asked for
             future.set_exception(error)
 
     threading.Thread(target=call, daemon=True).start()
