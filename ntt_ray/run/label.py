@@ -83,14 +83,14 @@ def label(config: Config, on_unit: OnUnit, check: CheckClasses | None = None) ->
         order = unit_order(units, prepared.identity.manifest)
         work = {unit: False for unit in order if unit not in done}
         work |= {unit: True for unit in order if unit in done and unit in noted}
-        found = _Labelled()
+        found, stops = _Labelled(), config.job.stop_on_drift
         if work:
             job = _job(config, store, lock.token, prepared)
-            found = _label_units(config, job, prepared, work, lock, on_unit)
+            found = _label_units(job, prepared, work, lock, on_unit, stop_on_drift=stops)
             if found.unreachable:
                 logger.info("%d units have images to be tried again", len(found.unreachable))
                 second = dict.fromkeys(sorted(found.unreachable), True)
-                again = _label_units(config, job, prepared, second, lock, on_unit)
+                again = _label_units(job, prepared, second, lock, on_unit, stop_on_drift=stops)
                 found.unreachable = again.unreachable | set(again.given_back)
                 found.accelerators |= again.accelerators
             if len(found.accelerators) > 1:
@@ -107,12 +107,13 @@ def label(config: Config, on_unit: OnUnit, check: CheckClasses | None = None) ->
 
 
 def _label_units(
-    config: Config,
     job: LabelJob,
     prepared: Prepared,
     units: Mapping[int, bool],
     lock: RunLock,
     on_unit: OnUnit,
+    *,
+    stop_on_drift: bool,
 ) -> _Labelled:
     """Send the units through the chain, and tell the lock, the metrics and the caller of each."""
     sizes = prepared.images.sizes
@@ -125,7 +126,7 @@ def _label_units(
         job.output,
         job.store,
         sum(not again for again in units.values()),
-        stop=config.job.stop_on_drift,
+        stop=stop_on_drift,
         on_alarm=metrics.drift,
     )
     chain = label_units(job, units, prepared.bank, prepared.models.resources, max(sizes))

@@ -89,7 +89,9 @@ def _classes_in_files(output):
     results = json.loads((output / "results.json").read_text())
     found["results.json"] = Counter(names[result["category_id"]] for result in results)
     yolo = output / "yolo"
-    lines = [line for path in yolo.rglob("*.txt") for line in path.read_text().splitlines()]
+    lines = [
+        line for path in (yolo / "labels").rglob("*.txt") for line in path.read_text().splitlines()
+    ]
     yolo_names = yaml.safe_load((yolo / "data.yaml").read_text())["names"]
     found["yolo"] = Counter(yolo_names[int(line.split(" ")[0])] for line in lines)
     regions = [

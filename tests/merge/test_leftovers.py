@@ -35,7 +35,8 @@ def test_every_merged_file_is_known_by_its_name(tmp_path):
     before = _files(run)
     run.merge()
     written = _files(run) - before - {"merge.json"}
-    images = {name for name in written if name.endswith((".txt", ".png"))}
+    lists = {"yolo/train.txt", "yolo/val.txt"}
+    images = {name for name in written - lists if name.endswith((".txt", ".png"))}
     assert len(images) == 14
     assert all(MERGED_FILE.fullmatch(name) for name in written - images)
     assert not any(MERGED_FILE.fullmatch(name) for name in before | images | {"merge.json"})
@@ -97,4 +98,9 @@ def test_of_another_run_only_files_go(tmp_path):
     run = Run(tmp_path, profiles=["coco", "coco-polygon", "yolo-seg"]).merge()
     run.edit_json("merge.json", lambda record: record.update(labels_hash="0" * 64, units=[[0, 99]]))
     before = _files(run)
-    assert _merge(run, profiles=["coco"]) == before - {"polygons.json", "yolo/data.yaml"}
+    assert _merge(run, profiles=["coco"]) == before - {
+        "polygons.json",
+        "yolo/data.yaml",
+        "yolo/train.txt",
+        "yolo/val.txt",
+    }

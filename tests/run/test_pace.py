@@ -112,7 +112,7 @@ def test_status_and_log_say_the_same(
     """What the driver puts into its lock, and the line of each unit."""
     units = _units([4.0] * actors, 8.0)
     monkeypatch.setattr(label, "label_units", lambda *_: iter(units))
-    silent = SimpleNamespace(progress=lambda *_: None, unit=lambda *_: None)
+    silent = SimpleNamespace(progress=lambda *_: None, unit=lambda *_: None, drift=lambda: None)
     monkeypatch.setattr(label, "DriverMetrics", lambda _: silent)
     heard: list[float] = []
     lock: Any = SimpleNamespace(check=lambda: None, progress={})
@@ -127,7 +127,8 @@ def test_status_and_log_say_the_same(
             heard.append(lock.progress["images_per_s"])
             assert reporter.images_per_s == lock.progress["images_per_s"]
 
-        label._label_units(job, prepared, dict.fromkeys(range(len(units)), False), lock, on_unit)
+        work = dict.fromkeys(range(len(units)), False)
+        label._label_units(job, prepared, work, lock, on_unit, stop_on_drift=False)
     expected = actors * IMAGES / 4.0
     assert heard == pytest.approx([expected] * len(units), rel=0.15)
     assert f"{IMAGES} of {len(units) * IMAGES} images, {expected:.2f} images/s" in caplog.text

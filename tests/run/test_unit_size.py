@@ -8,9 +8,10 @@ import pytest
 from ntt_ray.config import build_config
 from ntt_ray.errors import InputError
 from ntt_ray.run import manifest as manifest_file
+from ntt_ray.run.identity import with_unit_images
 from ntt_ray.run.layout import MANIFEST_FILE
 from ntt_ray.run.manifest import recorded_unit_images, unit_images
-from ntt_ray.run.prepare import _with_unit_images, check_images
+from ntt_ray.run.prepare import check_images
 from ntt_ray.run.record import make_record, write_record
 from ntt_ray.storage import Storage
 from tests.support.run_files import manifest_table
@@ -60,7 +61,7 @@ def _begin(config, images, per_unit):
 def test_a_new_run_records_the_number(auto):
     images = check_images(auto, STORE)
     assert images.sizes == (4,)
-    assert _with_unit_images(auto, images).job.images_per_unit == 4
+    assert with_unit_images(auto, images.manifest, images.recorded).job.images_per_unit == 4
     assert recorded_unit_images(images.manifest) == 4
 
 
@@ -70,7 +71,7 @@ def test_a_resume_keeps_the_units_that_the_run_began_with(auto, per_unit):
     there = check_images(auto, STORE)
     assert sum(there.sizes) == 4
     assert len(there.sizes) == -(-4 // per_unit)
-    assert _with_unit_images(auto, there).job.images_per_unit == per_unit
+    assert with_unit_images(auto, there.manifest, there.recorded).job.images_per_unit == per_unit
     # and where the manifest is lost, it is listed again as it was
     Path(auto.output, MANIFEST_FILE).unlink()
     again = check_images(auto, STORE)
@@ -81,7 +82,9 @@ def test_another_size_that_is_asked_for_is_still_refused_or_lost(auto):
     _begin(auto, check_images(auto, STORE), 3)
     job = auto.job.model_copy(update={"images_per_unit": 2})
     other = auto.model_copy(update={"job": job})
-    assert _with_unit_images(other, check_images(other, STORE)) == other  # compared as it stands
+    there = check_images(other, STORE)
+    found = with_unit_images(other, there.manifest, there.recorded)
+    assert found == other  # compared as it stands
     Path(auto.output, MANIFEST_FILE).unlink()
     with pytest.raises(InputError, match=r"manifest\.parquet: is missing"):
         check_images(other, STORE)
