@@ -11,7 +11,7 @@ import inspect
 import logging
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Annotated, NoReturn
 
@@ -23,6 +23,7 @@ from ntt_ray import __version__
 from ntt_ray.cli.place import settings_of
 from ntt_ray.config import Config
 from ntt_ray.errors import NttRayError
+from ntt_ray.records import ClassLabel
 
 logger = logging.getLogger("ntt_ray")
 INTERRUPTED = 128 + signal.SIGINT
@@ -94,12 +95,17 @@ def start(
     overrides: Overrides = None,
     dry_run: DryRun = False,
     verbose: Verbose = False,
+    *,
+    all_steps: bool = False,
 ) -> Config:
-    """Read the config, or that of a run by its output; ``--dry-run`` prints the plan and leaves."""
+    """Read the config, or that of a run by its output; ``--dry-run`` prints the plan and leaves.
+
+    With `all_steps` it checks what comes after labelling, too.
+    """
     start_logging(verbose)
     settings = settings_of(config, overrides)
     if dry_run:
-        _print_plan(settings)
+        _print_plan(settings, all_steps=all_steps)
         raise typer.Exit
     return settings
 
@@ -110,14 +116,16 @@ def config_command(function: Callable[..., None]) -> Callable[..., None]:
     The function gets the settings and options of its own; the command has those of `start` beside
     them. With ``--dry-run`` the function is not called.
     """
+    is_whole = function.__name__ == "run"
 
     @functools.wraps(function)
     def command(*, config: str, overrides: list[str] | None, dry_run: bool, verbose: bool,
                 **own: object) -> None:  # fmt: skip
-        function(start(config, overrides, dry_run, verbose), **own)
+        settings = start(config, overrides, dry_run, verbose, all_steps=is_whole)
+        function(settings, **own)
 
     _, *own = inspect.signature(function, eval_str=True).parameters.values()
-    config, *common = inspect.signature(start, eval_str=True).parameters.values()
+    config, *common = list(inspect.signature(start, eval_str=True).parameters.values())[:-1]
     options = [p.replace(kind=p.KEYWORD_ONLY) for p in (config, *own, *common)]
     command.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
     return app.command()(command)
@@ -136,13 +144,27 @@ def start_logging(verbose: bool) -> None:
     logger.setLevel(logging.DEBUG if verbose else logging.INFO)
 
 
-def _print_plan(settings: Config) -> None:
+def check_later_steps(settings: Config, classes: Sequence[ClassLabel]) -> None:
+    """Refuse what merging and evaluating would refuse, as far as it is known by now."""
+    from ntt_ray.evaluate.ahead import check_ahead
+    from ntt_ray.storage import Storage
+
+    check_ahead(settings, classes, Storage(settings.storage_options))
+
+
+def _print_plan(settings: Config, *, all_steps: bool) -> None:
+    from ntt_ray.run.outlook import describe
     from ntt_ray.run.prepare import make_plan
+    from ntt_ray.storage import Storage
 
     plan = make_plan(settings)
+    if all_steps:
+        check_later_steps(settings, plan.classes)
+    for line in describe(settings, Storage(settings.storage_options)):
+        say(line)
     say(
         f"{plan.images} images in {plan.units} units, {plan.units_done} of them done; "
-        f"{len(plan.classes)} classes: {', '.join(plan.classes)}"
+        f"{len(plan.classes)} classes: {', '.join(label.name for label in plan.classes)}"
     )
     say(f"output: {settings.output}; nothing was started (--dry-run)")
 

@@ -10,7 +10,16 @@ import typer
 from rich.table import Table
 
 from ntt_ray import storage
-from ntt_ray.cli.app import Verbose, app, config_command, console, say, shown, start_logging
+from ntt_ray.cli.app import (
+    Verbose,
+    app,
+    check_later_steps,
+    config_command,
+    console,
+    say,
+    shown,
+    start_logging,
+)
 from ntt_ray.cli.progress import MergeReporter, Reporter
 from ntt_ray.config import Config, load_config
 from ntt_ray.run.layout import COCO_FILE, REPORT_PAGE
@@ -18,6 +27,7 @@ from ntt_ray.stages import Stage
 
 if TYPE_CHECKING:
     from ntt_ray.merge.passes import MergeCounts
+    from ntt_ray.run.label import CheckClasses
 
     # what was merged, its metrics if there is ground truth, images per second if any were labelled
     Steps = tuple[MergeCounts, dict[str, Any] | None, float | None]
@@ -88,19 +98,19 @@ def run_steps(settings: Config, *, brief: bool = False) -> Steps:
 
     What is brief leaves to its caller to say what was written and measured.
     """
-    images_per_s = _label(settings)
+    images_per_s = _label(settings, lambda classes: check_later_steps(settings, classes))
     counts = _merge(settings, partial=False, brief=brief)
     metrics = _evaluate(settings, brief=brief) if settings.ground_truth is not None else None
     _report(settings, images_per_s, brief=brief)
     return counts, metrics, images_per_s
 
 
-def _label(settings: Config) -> float | None:
+def _label(settings: Config, check: CheckClasses | None = None) -> float | None:
     """Label, and say how many images per second went through, if any did."""
     from ntt_ray.run.label import label as label_run
 
     with Reporter() as reporter:
-        label_run(settings, reporter.unit)
+        label_run(settings, reporter.unit, check)
     return reporter.images_per_s
 
 

@@ -139,8 +139,12 @@ def _store_errors_named(uri: str) -> Iterator[None]:
     try:
         yield
     except (FileNotFoundError, NttRayError) as error:
-        raise WeightsError(
-            f"{storage.redact(uri)}: the checkpoint cannot be fetched "
-            f"({storage.redact(str(error))}). Name a file with models.<model>.checkpoint, or a "
-            "prefix that holds it with models.mirror"
-        ) from None
+        raise WeightsError(cannot_fetch(uri, str(error))) from None
+
+
+def cannot_fetch(uri: str, why: str) -> str:
+    """That a checkpoint cannot be fetched, why, and what to do, without secrets."""
+    return (
+        f"{storage.redact(uri)}: the checkpoint cannot be fetched ({storage.redact(why)}). Name a "
+        "file with models.<model>.checkpoint, or a prefix that holds it with models.mirror"
+    )

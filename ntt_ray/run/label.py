@@ -8,12 +8,13 @@ done, and by the next start.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ntt_ray import storage
 from ntt_ray.config import Config
 from ntt_ray.errors import RunIncompleteError
+from ntt_ray.records import ClassLabel
 from ntt_ray.run.chain import label_units
 from ntt_ray.run.cluster.metrics import DriverMetrics
 from ntt_ray.run.early_stop import EarlyStop
@@ -21,7 +22,7 @@ from ntt_ray.run.job import LabelJob, Pace, UnitDone
 from ntt_ray.run.journal import delete_finished
 from ntt_ray.run.layout import again_uri, shard_uri
 from ntt_ray.run.lock import RunLock
-from ntt_ray.run.prepare import Prepared, check_sources, prepare_run
+from ntt_ray.run.prepare import Prepared, check_sources, classes_of, prepare_run
 from ntt_ray.run.shard import existing_shards, noted_units
 from ntt_ray.run.stall_watch import StallWatch
 from ntt_ray.stages import Stage
@@ -29,6 +30,7 @@ from ntt_ray.storage import Storage
 
 logger = logging.getLogger(__name__)
 OnUnit = Callable[[UnitDone, int, int], None]
+CheckClasses = Callable[[Sequence[ClassLabel]], None]
 UNITS_NAMED = 5
 
 
@@ -55,16 +57,21 @@ class _Labelled:
             self.unreachable.add(unit.shard_id)
 
 
-def label(config: Config, on_unit: OnUnit) -> None:
+def label(config: Config, on_unit: OnUnit, check: CheckClasses | None = None) -> None:
     """Label every image of a config that has no row yet, and those that could not be read.
 
-    `on_unit` is called for each finished unit with the images done so far, resumed ones included,
-    and the images in all.
+    Args:
+        config: the run.
+        on_unit: called for each finished unit with the images done so far, resumed ones included,
+            and the images in all.
+        check: called with the classes before anything is started; may refuse them.
 
     Raises:
         RunIncompleteError: a unit was worked on and has no shard.
     """
     sources = check_sources(config, Storage(config.storage_options))
+    if check is not None:
+        check(classes_of(sources))
     store = Storage(config.storage_options, config.job.patience_s)
     with RunLock(config.output, store) as lock:
         prepared = prepare_run(config, store, sources)

@@ -16,6 +16,7 @@ from ntt_ray.models.spec import ModelSpec
 from ntt_ray.run.cluster.connect import connect, decide, layout
 from ntt_ray.run.cluster.placement import Resources
 from ntt_ray.run.cluster.tasks import run_task
+from ntt_ray.run.outlook import check_outlook
 from ntt_ray.stages import Stage
 from ntt_ray.storage import Storage
 
@@ -47,7 +48,10 @@ def start_models(config: Config, store: Storage) -> CheckedModels:
 
     Raises:
         WeightsError: a checkpoint is missing, damaged or does not fit.
+        ConfigError: a GPU is asked for, and there is none.
+        ClusterError: Ray cannot be started or joined.
     """
+    check_outlook(config, store)
     connect()
     if config.models.encoder.is_dinov3:
         logger.info("%s", DINOV3_LICENCE)

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from ntt_ray import storage
@@ -23,14 +25,17 @@ from ntt_ray.bank.report import write_bank_report
 from ntt_ray.config import Config
 from ntt_ray.errors import InputError, NttRayError
 from ntt_ray.models.spec import ModelSpec
+from ntt_ray.records import ClassLabel
 from ntt_ray.run import manifest as manifest_file
 from ntt_ray.run.bank_ahead import check_bank
 from ntt_ray.run.cluster.placement import Resources
 from ntt_ray.run.done import whole_shards
 from ntt_ray.run.first_look import LOOKED_AT, look
+from ntt_ray.run.identity import Found, identity_of, recorded_unit_images, with_unit_images
 from ntt_ray.run.layout import BANK_FILE, MANIFEST_FILE, RECORD_FILE
 from ntt_ray.run.lock import RunLock, say_held
 from ntt_ray.run.models import CheckedModels, start_models
+from ntt_ray.run.outlook import check_outlook
 from ntt_ray.run.record import (
     Identity,
     RunRecord,
@@ -55,7 +60,7 @@ class Plan:
     images: int
     units: int
     units_done: int
-    classes: tuple[str, ...]
+    classes: tuple[ClassLabel, ...]
 
 
 @dataclass(frozen=True)
@@ -109,14 +114,20 @@ def make_plan(config: Config) -> Plan:
     """Check everything that can be checked without starting anything, and say what is to do."""
     store = Storage(config.storage_options)
     sources = check_sources(config, store)
-    classes = sources.classes if isinstance(sources, BankFile) else sources.classes()
     with Stage("looking at the images and at what is done", at_once=False):
         images = check_images(config, store)
         look_at_images(config, store, images)
+    check_settings(config, images, sources)
     check_bank(config, store, sources, images.recorded)
+    check_outlook(config, store)
     say_held(config.output, store)
-    names = tuple(label.name for label in classes)
-    return Plan(sum(images.sizes), len(images.sizes), len(images.done), names)
+    classes = tuple(classes_of(sources))
+    return Plan(sum(images.sizes), len(images.sizes), len(images.done), classes)
+
+
+def classes_of(sources: BankInputs | BankFile) -> Sequence[ClassLabel]:
+    """The classes that will be labelled."""
+    return sources.classes if isinstance(sources, BankFile) else sources.classes()
 
 
 def build_run_bank(config: Config) -> tuple[BankFile, dict[str, Any]]:
@@ -161,11 +172,13 @@ def prepare_run(config: Config, store: Storage, sources: BankInputs | BankFile) 
     with Stage("looking at the images and at what is done", at_once=False):
         images = check_images(config, store)
         look_at_images(config, store, images)
+    check_settings(config, images, sources)
     check_bank(config, store, sources, images.recorded)
     models = start_models(config, store)
     bank, built = usable_bank(config, store, sources, models)
-    config = _with_unit_images(config, images)
-    identity = _identity(config, models.spec, models.digests, images.manifest, bank.data)
+    config = with_unit_images(config, images.manifest, images.recorded)
+    found = Found(bank_digest(bank.data), models.digests, models.spec.precision, models.spec.device)
+    identity = identity_of(config, images.manifest, found)
     if images.recorded is not None:
         check_same_run(images.recorded, identity, config.output)
         _restore(config, store, images, bank)
@@ -191,13 +204,39 @@ def check_sources(config: Config, store: Storage) -> BankInputs | BankFile:
         InputError: a file that the config names is missing or damaged.
         ReferencesError: with every problem of the references.
     """
-    for block in (config.models.encoder, config.models.proposer):
-        # files named by path or URI; published ones are fetched when a run starts
-        for path in (block.checkpoint, getattr(block, "config", None)):
-            if path is not None and not store.exists(path):
-                raise InputError(f"models: {storage.redact(path)}: no such file")
+    _check_output(config.output)
+    for key, path in _named_files(config).items():
+        if path is not None and not store.exists(path):
+            where = storage.missing_folder(path)
+            raise InputError(f"{key}: {storage.redact(path)}: no such file{where}")
     with Stage("looking at the references", at_once=False):
         return bank_sources(config, store)
+
+
+def _named_files(config: Config) -> dict[str, str | None]:
+    """Files that a run cannot do without, by the setting that names them.
+
+    Published checkpoints are none of them: they are fetched when a run starts.
+    """
+    models, references = config.models, config.references
+    return {
+        "models.encoder.checkpoint": models.encoder.checkpoint,
+        "models.proposer.checkpoint": models.proposer.checkpoint,
+        "models.proposer.config": models.proposer.config,
+        "references.annotations": references and references.annotations,
+    }
+
+
+def _check_output(output: str) -> None:
+    """Refuse a local output that cannot become a folder with files of ours."""
+    if storage.is_uri(output):
+        return
+    path = Path(output)
+    there = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    if not there.is_dir():
+        raise InputError(f"output: {there} is a file; name a folder, which need not be there yet")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"output: {there} may not be written to; name another folder")
 
 
 def check_images(config: Config, store: Storage) -> Images:
@@ -256,15 +295,9 @@ def _new_manifest(config: Config, store: Storage, recorded: RunRecord | None = N
     )
     wanted = config.job.images_per_unit
     if wanted == "auto" and recorded is not None:  # the rule may have been another one then
-        wanted = _recorded_unit_images(recorded) or wanted
+        wanted = recorded_unit_images(recorded) or wanted
     per_unit = manifest_file.unit_images(len(images), wanted)
     return manifest_file.manifest_bytes(images, per_unit)
-
-
-def _recorded_unit_images(recorded: RunRecord) -> int | None:
-    """The images of a unit as a run began with them; None where its record does not say."""
-    found = recorded.identity.plain().get("job", {}).get("images_per_unit")
-    return found if isinstance(found, int) else None
 
 
 def _recorded_manifest(config: Config, recorded: RunRecord, store: Storage) -> tuple[bytes, bool]:
@@ -340,51 +373,22 @@ def _publish_bank(
     return found
 
 
-def _with_unit_images(config: Config, images: Images) -> Config:
-    """The config with a number for ``auto``: as the run began, or as its manifest will say."""
-    if config.job.images_per_unit != "auto":
-        return config
-    found = images.recorded and _recorded_unit_images(images.recorded)
-    per_unit = found or manifest_file.recorded_unit_images(images.manifest)
-    job = config.job.model_copy(update={"images_per_unit": per_unit})
-    return config.model_copy(update={"job": job})
+def check_settings(config: Config, images: Images, sources: BankInputs | BankFile) -> None:
+    """Refuse other settings than the run that is there began with, as far as the config tells.
 
+    What only the models or the references tell is compared when they are there (`prepare_run`).
 
-def _identity(
-    config: Config, spec: ModelSpec, digests: Mapping[str, str], manifest: bytes, bank: bytes
-) -> Identity:
-    encoder, proposer = config.models.encoder, config.models.proposer
-    content = {
-        "images": storage.redact(config.images),
-        "image_root": config.image_root and storage.redact(config.image_root),
-        "manifest": manifest_file.manifest_digest(manifest),
-        "bank": bank_digest(bank),
-        "models": {
-            "encoder": {
-                "name": encoder.name,
-                "image_size": encoder.image_size,
-                "checkpoint": digests["encoder"],
-                "architecture": encoder.architecture and encoder.architecture.model_dump(),
-            },
-            "proposer": {
-                "name": proposer.name,
-                "image_size": proposer.image_size,
-                "checkpoint": digests["proposer"],
-                "config": digests.get("proposer_config"),
-            },
-            "precision": spec.precision,
-            "compile": config.models.compile,
-            "device": spec.device,
-        },
-        # options that are off are no part of it: they were none when older runs began
-        "decode": {
-            "orientation": config.decode.orientation,
-            "max_pixels": config.decode.max_pixels,
-            **config.decode.model_dump(
-                mode="json", include={"sixteen_bit", "background"}, exclude_defaults=True
-            ),
-        },
-        "method": config.method.model_dump(mode="json", exclude_none=True),
-        "job": {"images_per_unit": config.job.images_per_unit},
-    }
-    return Identity.model_validate(content)
+    Raises:
+        OutputMismatchError: with every difference that is known by now.
+    """
+    if images.recorded is None:
+        return
+    found = Found.as_recorded(images.recorded)
+    if isinstance(sources, BankFile):
+        found = replace(found, bank=bank_digest(sources.data))
+    if config.models.device != "auto":
+        found = replace(found, device=config.models.device)
+    if config.models.precision != "auto":
+        found = replace(found, precision=config.models.precision)
+    config = with_unit_images(config, images.manifest, images.recorded)
+    check_same_run(images.recorded, identity_of(config, images.manifest, found), config.output)

@@ -12,10 +12,10 @@ from ntt_ray.bank.file import bank_digest
 from ntt_ray.config import build_config
 from ntt_ray.errors import InputError, OutputMismatchError
 from ntt_ray.models.published import PUBLISHED, file_digest
-from ntt_ray.run import manifest as manifest_file
 from ntt_ray.run.bank_ahead import READ_BYTES, known_digest
+from ntt_ray.run.identity import Found, identity_of
 from ntt_ray.run.prepare import build_run_bank, check_images, check_sources, make_plan, prepare_run
-from ntt_ray.run.record import Identity, make_record, write_record
+from ntt_ray.run.record import make_record, write_record
 from ntt_ray.storage import Storage
 from tests.support.banks import file_of
 from tests.support.golden import GOLDEN_MODELS
@@ -51,11 +51,10 @@ def begun(golden_config):
     output = Path(config.output)
     STORE.publish_bytes(str(output / "bank.safetensors"), bank.data)
     STORE.publish_bytes(str(output / "manifest.parquet"), images.manifest)
-    models = {"encoder": {"checkpoint": "e"}, "proposer": {"checkpoint": "p"}}
-    manifest = manifest_file.manifest_digest(images.manifest)
-    identity = {"manifest": manifest, "bank": bank_digest(bank.data), "method": {}}
+    digests = {"encoder": "e", "proposer": "p"}
+    found = Found(bank_digest(bank.data), digests, "fp32", "cpu")
     record = make_record(
-        identity=Identity.model_validate({**identity, "models": models}),
+        identity=identity_of(config, images.manifest, found),
         config={},
         classes=bank.classes,
         units=len(images.sizes),

@@ -7,8 +7,7 @@ import pytest
 from pydantic import BaseModel
 
 from ntt_ray.config import Config, build_config
-from ntt_ray.models.spec import ModelSpec
-from ntt_ray.run.prepare import _identity
+from ntt_ray.run.identity import Found, identity_of
 from ntt_ray.run.record import differences
 from tests.support.golden import GOLDEN_MODELS
 
@@ -95,9 +94,10 @@ DIGESTS = {"encoder": "e", "proposer": "p", "proposer_config": "c"}
 def _made(data: dict[str, Any], **content: Any) -> dict[str, Any]:
     config = build_config(data)
     precision = config.models.precision.replace("auto", "fp32")
-    spec = ModelSpec(config.models, config.models.device.replace("auto", "cpu"), precision)
-    given = {"digests": DIGESTS, "manifest": b"m", "bank": b"b", **content}
-    return _identity(config, spec, **given).plain()
+    device = config.models.device.replace("auto", "cpu")
+    given = {"digests": DIGESTS, "manifest": b"m", "bank": "b", **content}
+    found = Found(given["bank"], given["digests"], precision, device)
+    return identity_of(config, given["manifest"], found).plain()
 
 
 def _with(path: str, value: Any) -> dict[str, Any]:
@@ -147,7 +147,7 @@ def test_options_that_are_off_are_not_named():
 
 CONTENT = {
     "manifest": ({"manifest": b"other images"}, ["manifest"]),
-    "references": ({"bank": b"of other references"}, ["bank"]),
+    "references": ({"bank": "of other references"}, ["bank"]),
     "checkpoints": (
         {"digests": {"encoder": "E", "proposer": "P", "proposer_config": "C"}},
         ["models.encoder.checkpoint", "models.proposer.checkpoint", "models.proposer.config"],

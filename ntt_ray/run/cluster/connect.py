@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import signal
+import socket
 import threading
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private.accelerators import get_accelerator_manager_for_resource
 
 from ntt_ray.config import JobConfig
 from ntt_ray.errors import ClusterError, NttRayError
@@ -22,6 +24,7 @@ from ntt_ray.stages import Stage
 
 logger = logging.getLogger(__name__)
 
+ANSWER_S = 3.0  # how long a cluster is waited for before Ray itself asks it
 WHY_LIMIT = 300  # characters of what Ray says of a start that failed
 # A machine with as many actors as cores has no room for idle workers in Ray's eyes: it would end
 # them after a second, and start a process anew for every unit that is fetched or written.
@@ -93,6 +96,34 @@ def _cannot_join(why: str) -> str:
         f"RAY_ADDRESS={os.environ.get('RAY_ADDRESS')}: the Ray cluster cannot be joined: {why}. "
         "Start it, name another one, or unset RAY_ADDRESS to work on this machine"
     )
+
+
+def check_address() -> None:
+    """Find out soon whether anything answers where ``RAY_ADDRESS`` names a host and a port.
+
+    Raises:
+        ClusterError: nothing does; Ray itself would try for half a minute and more.
+    """
+    address = os.environ.get("RAY_ADDRESS", "")
+    host, _, port = address.rpartition(":")
+    if ray.is_initialized() or not host or not port.isdecimal() or "/" in host:
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
+    except (OSError, OverflowError) as error:
+        raise ClusterError(_cannot_join(str(error) or type(error).__name__)) from None
+
+
+def local_layout() -> Layout:
+    """What Ray would count on this machine, if it were started here."""
+    gpus = get_accelerator_manager_for_resource("GPU")
+    assert gpus is not None
+    count = gpus.get_current_node_num_accelerators()
+    visible = gpus.get_current_process_visible_accelerator_ids()
+    if visible is not None:
+        count = min(count, len(visible))
+    kind = gpus.get_current_node_accelerator_type() if count else None
+    return Layout((Node(float(os.cpu_count() or 1), float(count), kind),))
 
 
 def see_reserved_gpus_only() -> None:

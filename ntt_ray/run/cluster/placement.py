@@ -162,8 +162,10 @@ def _no_gpu(job: JobConfig, layout: Layout) -> str:
     gpus = sum(node.gpus for node in layout.nodes)
     if job.accelerator is not None:
         kinds = sorted({node.accelerator for node in layout.nodes if node.accelerator})
-        return f"job.accelerator: no {job.accelerator}, there is {', '.join(kinds) or 'none'}"
+        there = ", ".join(kinds) or "none"
+        return f"job.accelerator: no {job.accelerator}, there is {there}; null takes any kind"
     return (
         f"models.device: cuda is asked for, but the cluster has {gpus:g} GPUs, and no node of it "
-        f"has the {job.gpus_per_actor:g} of an actor (job.gpus_per_actor)"
+        f"has the {job.gpus_per_actor:g} of an actor (job.gpus_per_actor). With models.device: "
+        "auto CPUs are used; RAY_ADDRESS names a cluster"
     )

@@ -1,0 +1,53 @@
+"""What comes after labelling, checked before it: a typo in it must not wait for the last image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ntt_ray import storage
+from ntt_ray.coco_input import checked_truth, read_coco
+from ntt_ray.config import Config
+from ntt_ray.errors import InputError, did_you_mean
+from ntt_ray.json_input import read_json
+from ntt_ray.merge.calibration import calibrated
+from ntt_ray.merge.classes import choose_classes
+from ntt_ray.records import ClassLabel
+from ntt_ray.storage import Storage
+
+READ_BYTES = 64 << 20  # a larger ground truth is only looked for: reading it would take a while
+
+
+def check_ahead(config: Config, classes: Sequence[ClassLabel], store: Storage) -> None:
+    """Check `merge` and `ground_truth` against the classes that will be labelled.
+
+    Raises:
+        InputError: a class, a calibration or the ground truth is missing or does not fit.
+    """
+    choose_classes(classes, config.merge.classes, config.merge.rename)
+    uri = config.merge.calibration
+    if uri is not None:
+        if not store.exists(uri):
+            raise InputError(
+                f"merge.calibration: {storage.redact(uri)}: no such file; `ntt-ray calibrate` "
+                "writes one"
+            )
+        calibrated(read_json(uri, store), uri, tuple(classes), config.merge.min_score)
+    if config.ground_truth is not None:
+        _check_truth(config.ground_truth, [label.name for label in classes], store)
+
+
+def _check_truth(uri: str, classes: Sequence[str], store: Storage) -> None:
+    try:
+        size = store.size(uri)
+    except FileNotFoundError:
+        where = f"ground_truth: {storage.redact(uri)}: no such file"
+        raise InputError(f"{where}{storage.missing_folder(uri)}") from None
+    if size > READ_BYTES:
+        return
+    truth = checked_truth(read_coco(uri, store))
+    names = sorted(category.name for _, category in truth.categories.sound())
+    if names and not set(names) & set(classes):
+        raise InputError(
+            f"ground_truth: none of the run's classes is in it; it has {', '.join(names)}"
+            f"{did_you_mean(classes[0], names)}"
+        )
