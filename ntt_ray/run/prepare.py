@@ -223,7 +223,7 @@ def _named_files(config: Config) -> dict[str, str | None]:
         "models.encoder.checkpoint": models.encoder.checkpoint,
         "models.proposer.checkpoint": models.proposer.checkpoint,
         "models.proposer.config": models.proposer.config,
-        "references.annotations": references and references.annotations,
+        "references.annotations": None if references is None else references.annotations,
     }
 
 

@@ -4,24 +4,21 @@ import json
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import ray
 
 from ntt_ray.bank.file import bank_digest
 from ntt_ray.config import build_config
 from ntt_ray.errors import InputError, OutputMismatchError
-from ntt_ray.models.published import PUBLISHED, file_digest
+from ntt_ray.models.published import PUBLISHED
 from ntt_ray.run.bank_ahead import READ_BYTES, known_digest
 from ntt_ray.run.identity import Found, identity_of
 from ntt_ray.run.prepare import build_run_bank, check_images, check_sources, make_plan, prepare_run
 from ntt_ray.run.record import make_record, write_record
 from ntt_ray.storage import Storage
-from tests.support.banks import file_of
-from tests.support.golden import GOLDEN_MODELS
+from tests.support.banks import golden_bank
 
 STORE = Storage()
-ENCODER = GOLDEN_MODELS["encoder"]
 
 
 @pytest.fixture(autouse=True)
@@ -33,21 +30,12 @@ def _no_ray(monkeypatch):
     monkeypatch.setattr(ray, "init", refuse)
 
 
-def _bank(classes, digest="d", **encoder):
-    """A bank of the golden encoder, but for what is said of it."""
-    made_by = {key: ENCODER[key] for key in ("name", "image_size")}
-    made_by |= {"checkpoint": file_digest(Path(ENCODER["checkpoint"]))}
-    made_by |= {"architecture": {**ENCODER["architecture"], "patch_size": 14}, **encoder}
-    features = [np.ones((1, 4), np.float32) for _ in classes]
-    return file_of(classes, features, encoder=made_by, reference_digest=digest)
-
-
 @pytest.fixture
 def begun(golden_config):
     """The data of a run that was begun, with the bank of its references, and no shard."""
     config = build_config(golden_config)
     sources, images = check_sources(config, STORE), check_images(config, STORE)
-    bank = _bank(sources.classes(), sources.digest)
+    bank = golden_bank(sources.classes(), sources.digest)
     output = Path(config.output)
     STORE.publish_bytes(str(output / "bank.safetensors"), bank.data)
     STORE.publish_bytes(str(output / "manifest.parquet"), images.manifest)
@@ -105,7 +93,7 @@ UNFIT = {
 def test_a_ready_bank_of_another_encoder(golden_config, tmp_path, case, start):
     encoder, said = UNFIT[case]
     config = build_config(golden_config)
-    bank = _bank(check_sources(config, STORE).classes(), **encoder)
+    bank = golden_bank(check_sources(config, STORE).classes(), **encoder)
     (tmp_path / "ready").write_bytes(bank.data)
     data = {**golden_config, "references": None, "bank": str(tmp_path / "ready")}
     with pytest.raises(InputError, match="Build the bank again with this encoder") as refused:
@@ -115,7 +103,7 @@ def test_a_ready_bank_of_another_encoder(golden_config, tmp_path, case, start):
 
 
 def test_a_bank_to_extend_of_another_encoder(golden_config, tmp_path):
-    bank = _bank(check_sources(build_config(golden_config), STORE).classes(), image_size=518)
+    bank = golden_bank(check_sources(build_config(golden_config), STORE).classes(), image_size=518)
     (tmp_path / "base").write_bytes(bank.data)
     block = {**golden_config["references"], "extends": str(tmp_path / "base")}
     with pytest.raises(InputError, match=r"references\.extends: was made by another encoder"):
@@ -123,7 +111,7 @@ def test_a_bank_to_extend_of_another_encoder(golden_config, tmp_path):
 
 
 def test_a_ready_bank_that_fits(golden_config, tmp_path):
-    bank = _bank(check_sources(build_config(golden_config), STORE).classes())
+    bank = golden_bank(check_sources(build_config(golden_config), STORE).classes())
     (tmp_path / "ready").write_bytes(bank.data)
     data = {**golden_config, "references": None, "bank": str(tmp_path / "ready")}
     assert len(make_plan(build_config(data)).classes) == 3
