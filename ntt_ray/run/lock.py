@@ -69,6 +69,17 @@ def read_holder(output: str, store: Storage, file: str = LOCK_FILE) -> Holder | 
     )
 
 
+def say_held(output: str, store: Storage) -> None:
+    """Warn that a driver works on an output, where another one would be refused; takes nothing."""
+    holder = read_holder(output, store)
+    if holder is not None and holder.alive:
+        logger.warning(
+            "%s: a driver is working on this output (process %s on %s, heard of %.0f s ago): "
+            "another one would be refused now. Wait for it, or choose another output",
+            *(storage.redact(output), holder.pid, holder.host, holder.heard_s),
+        )
+
+
 class RunLock:
     """Context manager that holds the lock of an output prefix.
 

@@ -27,12 +27,13 @@ from ntt_ray.errors import InputError, NttRayError
 from ntt_ray.models.spec import ModelSpec
 from ntt_ray.records import ClassLabel
 from ntt_ray.run import manifest as manifest_file
+from ntt_ray.run.bank_ahead import check_bank
 from ntt_ray.run.cluster.placement import Resources
 from ntt_ray.run.done import whole_shards
 from ntt_ray.run.first_look import LOOKED_AT, look
 from ntt_ray.run.identity import Found, identity_of, recorded_unit_images, with_unit_images
 from ntt_ray.run.layout import BANK_FILE, MANIFEST_FILE, RECORD_FILE
-from ntt_ray.run.lock import RunLock
+from ntt_ray.run.lock import RunLock, say_held
 from ntt_ray.run.models import CheckedModels, start_models
 from ntt_ray.run.outlook import check_outlook
 from ntt_ray.run.record import (
@@ -117,7 +118,9 @@ def make_plan(config: Config) -> Plan:
         images = check_images(config, store)
         look_at_images(config, store, images)
     check_settings(config, images, sources)
+    check_bank(config, store, sources, images.recorded)
     check_outlook(config, store)
+    say_held(config.output, store)
     classes = tuple(classes_of(sources))
     return Plan(sum(images.sizes), len(images.sizes), len(images.done), classes)
 
@@ -139,6 +142,7 @@ def build_run_bank(config: Config) -> tuple[BankFile, dict[str, Any]]:
         return sources, write_bank_report(config.output, store, sources)
     with RunLock(config.output, store):
         recorded = read_record(config.output, store)
+        check_bank(config, store, sources, recorded)
         built = _build(config, sources, start_models(config, store))
         if recorded is not None:
             digest = bank_digest(built.bank.data)
@@ -169,6 +173,7 @@ def prepare_run(config: Config, store: Storage, sources: BankInputs | BankFile) 
         images = check_images(config, store)
         look_at_images(config, store, images)
     check_settings(config, images, sources)
+    check_bank(config, store, sources, images.recorded)
     models = start_models(config, store)
     bank, built = usable_bank(config, store, sources, models)
     config = with_unit_images(config, images.manifest, images.recorded)

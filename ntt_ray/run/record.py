@@ -225,11 +225,16 @@ def check_same_run(record: RunRecord, identity: Identity, output: str) -> None:
     """
     found = differences(record.identity.plain(), identity.plain())
     if found:
-        raise OutputMismatchError(
-            f"{storage.redact(output)} holds a run with other settings; choose another output, or "
-            "restore the settings:",
-            found,
-        )
+        raise mismatch(output, found)
+
+
+def mismatch(output: str, found: Sequence[str]) -> OutputMismatchError:
+    """The error that an output holds a run with other settings, and which they are."""
+    return OutputMismatchError(
+        f"{storage.redact(output)} holds a run with other settings; choose another output, or "
+        "restore the settings:",
+        found,
+    )
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:

@@ -14,20 +14,25 @@ import pytest
 import ray
 import yaml
 
+from ntt_ray.bank.file import bank_digest
+from ntt_ray.bank.inputs import BankInputs
 from ntt_ray.config import build_config
 from ntt_ray.models.published import PUBLISHED
 from ntt_ray.records import ClassLabel
 from ntt_ray.run import manifest as manifest_file
 from ntt_ray.run.identity import Found, identity_of
 from ntt_ray.run.lock import RunLock
-from ntt_ray.run.prepare import check_images
+from ntt_ray.run.prepare import check_images, check_sources
 from ntt_ray.run.record import make_record, write_record
 from ntt_ray.storage import Storage
+from tests.support.banks import golden_bank
 from tests.support.commands import run_command
 from tests.support.paths import ROOT
 
 PAGE = ROOT / "docs" / "mistakes.md"
-ROW = re.compile(r"^\| (?P<mistake>[^|]+) \| (?P<said>`[^`]+`) \| (?P<status>\d) \|", re.MULTILINE)
+ROW = re.compile(
+    r"^\| (?P<mistake>[^|]+) \| (?P<said>`[^`]+`) \| (?P<status>\d) \| [0-4]\.\d \|$", re.MULTILINE
+)
 NOWHERE = "http://127.0.0.1:9"  # nothing listens there
 
 
@@ -76,10 +81,16 @@ def _table(place: Place) -> None:
 
 def _begun(place: Place) -> None:
     """A run that was begun with these settings, before they are changed."""
+    _record_run(place, "b")
+    place.set("method.points_per_side", 8)
+
+
+def _record_run(place: Place, bank: str) -> None:
+    """Begin a run with these settings, and with a bank of this digest."""
     config, store = build_config(place.config), Storage()
     images = check_images(config, store)
     digests = {"encoder": "e", "proposer": "p"}
-    identity = identity_of(config, images.manifest, Found("b", digests, "fp32", "cpu"))
+    identity = identity_of(config, images.manifest, Found(bank, digests, "fp32", "cpu"))
     store.publish_bytes(f"{config.output}/manifest.parquet", images.manifest)
     classes = [ClassLabel(1, "plate")]
     sizes = manifest_file.unit_sizes(images.manifest)
@@ -92,7 +103,23 @@ def _begun(place: Place) -> None:
         images_sha256=None,
     )
     write_record(config.output, record, store)
-    place.set("method.points_per_side", 8)
+
+
+def _other_references(place: Place) -> None:
+    """A run that was begun with all classes, before one is left out."""
+    sources = check_sources(build_config(place.config), Storage())
+    assert isinstance(sources, BankInputs)
+    bank = golden_bank(sources.classes(), sources.digest)
+    Storage().publish_bytes(f"{place.config['output']}/bank.safetensors", bank.data)
+    _record_run(place, bank_digest(bank.data))
+    place.set("references.classes", ["plate", "disc"])
+
+
+def _other_encoder(place: Place) -> None:
+    bank = golden_bank([ClassLabel(1, "plate")], image_size=518)
+    (place.folder / "ready.safetensors").write_bytes(bank.data)
+    place.set("references", None)
+    place.set("bank", str(place.folder / "ready.safetensors"))
 
 
 def _boxes(found: dict[str, Any]) -> None:
@@ -121,8 +148,8 @@ def _locked(place: Place) -> None:
     place.monkeypatch.setattr(Place, "lock", lock, raising=False)  # ended by its own thread
 
 
-def _address(place: Place) -> None:
-    place.monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+def _address(place: Place, address: str = "127.0.0.1:9") -> None:
+    place.monkeypatch.setenv("RAY_ADDRESS", address)
 
 
 def _convert(place: Place) -> None:
@@ -143,6 +170,7 @@ MISTAKES: dict[str, Callable[[Place], None]] = {
     "a table without its column": _table,
     "an `image_root` that is elsewhere": lambda p: p.set("image_root", str(p.folder)),
     "changed settings on an old output": _begun,
+    "other references on an old output": _other_references,
     "an output that is a file": _occupied,
     "a second driver on the same output": _locked,
     "references that are not there": lambda p: p.set("references.annotations", "/refs.json"),
@@ -151,12 +179,14 @@ MISTAKES: dict[str, Callable[[Place], None]] = {
     ),
     "references with boxes only": lambda p: p.references(_boxes),
     "a class without a reference": lambda p: p.references(_unused),
+    "a ready bank of another encoder": _other_encoder,
     "a misspelt model": lambda p: p.set("models", {"encoder": {"name": "dinov2_vitl"}}),
     "a checkpoint that is not there": lambda p: p.set("models.encoder.checkpoint", "/w.pth"),
     "a checkpoint out of reach": _published,
     "a GPU where there is none": lambda p: p.set("models.device", "cuda"),
     "a kind of GPU that is not there": lambda p: p.set("job.accelerator", "H100"),
     "a Ray cluster that does not answer": _address,
+    "the address of Ray's dashboard": lambda p: _address(p, "http://127.0.0.1:8265"),
     "a misspelt class to merge": lambda p: p.set("merge.classes", ["plat"]),
     "a calibration that is not there": lambda p: p.set("merge.calibration", "/calibration.json"),
     "a ground truth that is not there": lambda p: p.set("ground_truth", "/truth.json"),

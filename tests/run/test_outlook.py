@@ -1,5 +1,6 @@
 """What a start would use, found out without Ray."""
 
+import socket
 import threading
 from dataclasses import replace
 
@@ -120,6 +121,41 @@ def test_a_cluster_that_does_not_answer(monkeypatch, address):
 
 @pytest.mark.parametrize("address", ["", "auto", "local", "ray://127.0.0.1:9"])
 def test_addresses_that_are_left_to_ray(monkeypatch, address):
+    monkeypatch.setattr(connect.ray, "is_initialized", lambda: False)
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    connect.check_address()
+
+
+@pytest.mark.parametrize("answer", [b"SSH-2.0-OpenSSH_9.6\r\n", b"", b"HTTP/1.1 400 Bad\r\n\r\n"])
+def test_an_address_where_something_else_listens(monkeypatch, answer):
+    monkeypatch.setattr(connect.ray, "is_initialized", lambda: False)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{server.getsockname()[1]}")
+        threading.Thread(target=_answer_once, args=(server, answer), daemon=True).start()
+        with pytest.raises(ClusterError, match="there is no head of a cluster"):
+            connect.check_address()
+
+
+def _answer_once(server, answer):
+    link, _ = server.accept()
+    with link:
+        link.recv(100)
+        link.sendall(answer)
+
+
+def test_a_server_that_says_nothing(monkeypatch):
+    monkeypatch.setattr(connect.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(connect, "ANSWER_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{server.getsockname()[1]}")
+        with pytest.raises(ClusterError, match="there is no head of a cluster"):
+            connect.check_address()
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_the_head_of_a_cluster_is_known_as_one(monkeypatch):
+    address = connect.ray.get_runtime_context().gcs_address
     monkeypatch.setattr(connect.ray, "is_initialized", lambda: False)
     monkeypatch.setenv("RAY_ADDRESS", address)
     connect.check_address()

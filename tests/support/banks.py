@@ -1,13 +1,17 @@
 """A small bank of two classes, the second with two references, and banks of given features."""
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from ntt_ray.bank.file import BankFile
 from ntt_ray.bank.memory import MemoryBank
+from ntt_ray.models.published import file_digest
 from ntt_ray.records import ClassLabel
+from tests.support.golden import GOLDEN_MODELS
 
 CLASSES = (ClassLabel(2, "nut"), ClassLabel(5, "bölt <b>"))
 ENCODER = {"name": "vit", "image_size": 56, "checkpoint": "abc"}
@@ -35,3 +39,17 @@ def file_of(
     fields = {"encoder": ENCODER, "reference_digest": "d"} | fields
     bank = MemoryBank.from_means(classes, means, negatives=wrong, **fields)
     return BankFile.from_bytes(bank.to_bytes(), "bank")
+
+
+def golden_bank(classes: Sequence[ClassLabel], digest: str = "d", **encoder: Any) -> BankFile:
+    """A bank that the golden case's encoder made, but for what is said of the encoder."""
+    settings = GOLDEN_MODELS["encoder"]
+    made_by = {
+        "name": settings["name"],
+        "image_size": settings["image_size"],
+        "checkpoint": file_digest(Path(settings["checkpoint"])),
+        "architecture": {**settings["architecture"], "patch_size": 14},
+        **encoder,
+    }
+    features = [np.ones((1, 4), np.float32) for _ in classes]
+    return file_of(classes, features, encoder=made_by, reference_digest=digest)

@@ -25,6 +25,8 @@ from ntt_ray.stages import Stage
 logger = logging.getLogger(__name__)
 
 ANSWER_S = 3.0  # how long a cluster is waited for before Ray itself asks it
+_SETTINGS = b"\x04"  # the type of a frame, behind its length; RFC 9113, sections 3.4 and 6.5
+_HTTP2_BEGINNING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0" + _SETTINGS + b"\0" * 5
 WHY_LIMIT = 300  # characters of what Ray says of a start that failed
 # A machine with as many actors as cores has no room for idle workers in Ray's eyes: it would end
 # them after a second, and start a process anew for every unit that is fetched or written.
@@ -105,13 +107,31 @@ def check_address() -> None:
         ClusterError: nothing does; Ray itself would try for half a minute and more.
     """
     address = os.environ.get("RAY_ADDRESS", "")
+    if address.startswith(("http://", "https://")):
+        why = "it is a dashboard's, for `ray job submit`; here it is HOST:PORT, the port often 6379"
+        raise ClusterError(_cannot_join(why))
     host, _, port = address.rpartition(":")
     if ray.is_initialized() or not host or not port.isdecimal() or "/" in host:
         return
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
+        is_head = _speaks_http2(host.strip("[]"), int(port))
     except (OSError, OverflowError) as error:
         raise ClusterError(_cannot_join(str(error) or type(error).__name__)) from None
+    if not is_head:
+        why = "what answers there is no head of a cluster, whose port is often 6379"
+        raise ClusterError(_cannot_join(why))
+
+
+def _speaks_http2(host: str, port: int) -> bool:
+    """Whether the server of a host and port begins as a gRPC server does, as a head has one."""
+    with socket.create_connection((host, port), timeout=ANSWER_S) as link:
+        if os.environ.get("RAY_USE_TLS", "0") != "0":
+            return True  # Ray itself has the certificates for more
+        link.sendall(_HTTP2_BEGINNING)
+        try:
+            return link.recv(9, socket.MSG_WAITALL)[3:4] == _SETTINGS
+        except (TimeoutError, ConnectionError):
+            return False
 
 
 def local_layout() -> Layout:
