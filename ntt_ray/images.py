@@ -69,6 +69,9 @@ _BEGINNINGS = {
     rb"....ftyp(heic|heix|hevc|mif1|msf1)": (
         "a HEIC photograph that cannot be read; pip install 'ntt-ray[heif]', where it is not"
     ),
+    rb"\xff\x0a|\x00\x00\x00\x0cJXL \r\n\x87\n": (
+        "a JPEG XL image, which is not supported; turn it into PNG or WebP"
+    ),
     rb"....ftyp": "not an image but a video",
     rb"%!PS|%PDF|8BPS": "a PostScript, PDF or Photoshop document, which is not supported",
     rb"\x00\x00[\x01\x02]\x00": "an icon, which is not supported",

@@ -267,6 +267,8 @@ def _no_images() -> Iterator[OddFile]:
         ("pointer.png", b"version https://git-lfs.github.com/spec/v1\noid", "fetch the files"),
         ("phone.jpg", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
         ("film.jpg", b"\0\0\0\x20ftypisom\0\0\2\0isomiso2", "a video"),
+        ("codestream.jpg", b"\xff\x0a" + _random(60), "a JPEG XL image"),
+        ("container.png", b"\0\0\0\x0cJXL \r\n\x87\n" + _random(60), "a JPEG XL image"),
         ("paper.jpg", b"%PDF-1.7\n1 0 obj", "PostScript, PDF or Photoshop"),
         ("program.jpg", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "PostScript, PDF"),
         ("icon.png", encoded("ICO"), "an icon"),
