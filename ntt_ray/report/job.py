@@ -16,6 +16,7 @@ from ntt_ray.merge.record import read_merge_record
 from ntt_ray.references.dataset import chosen_references
 from ntt_ray.report.report import write_report
 from ntt_ray.run import manifest as manifest_file
+from ntt_ray.run.drift_watch import read_alarms
 from ntt_ray.run.layout import ESTIMATE_FILE, METRICS_FILE
 from ntt_ray.run.record import recorded_run
 from ntt_ray.run.shard import existing_shards
@@ -62,6 +63,7 @@ def report_run(
         images_per_s=images_per_s,
         plan=plan,
         review=_review_of(config.output, recorded.labels_hash, store),
+        drift=[alarm["text"] for alarm in read_alarms(config.output, store)],
         losses=merged.losses if merged and merged.labels_hash == recorded.labels_hash else None,
     )
 

@@ -58,6 +58,7 @@ def write_report(
     losses: Mapping[str, Loss] | None = None,
     plan: Sequence[tuple[str, str]] = (),
     review: Mapping[str, Any] | None = None,
+    drift: Sequence[str] = (),
     max_images: int = 24,
     random_images: int = 24,
     max_classes: int = 100,
@@ -81,6 +82,7 @@ def write_report(
             only of profiles that cannot hold the masks as they are.
         plan: what the whole run will take, where this is a sample of it: name and text of each.
         review: the content of ``estimate.json`` where labels of this run were reviewed.
+        drift: alarms of the labelling in words, the first one first.
         max_images: images that are chosen by rank; about 60 kB each.
         random_images: images that are drawn at random; about 30 kB each where they are not among
             the ones before.
@@ -116,6 +118,7 @@ def write_report(
         "images_per_s": images_per_s,
         "plan": [list(row) for row in plan],
         "review": None if review is None else dict(review),
+        "drift": list(drift),
         "losses": {name: _loss(loss) for name, loss in sorted((losses or {}).items())},
         **_provenance(record),
         **samples,

@@ -99,6 +99,15 @@ class TestCounts:
         assert judged[HOSTILE_FILE] == {"right": 0, "wrong": 1, "missed": 1}
         assert judged["missed.png"] == {"right": 0, "wrong": 0, "missed": 1}
 
+    def test_drift_is_said(self, run: Run) -> None:
+        run.report()
+        assert "Something changed" not in run.html
+        alarms = [f"<b>score</b> fell {number}" for number in range(22)]
+        assert run.report(drift=alarms)["drift"] == alarms
+        assert "&lt;b&gt;score&lt;/b&gt; fell 19<" in run.html
+        assert "fell 20<" not in run.html
+        assert "and 2 more alarms, in report.json" in run.html
+
     def test_failures_by_reason(self, run: Run) -> None:
         (failure,) = run.report()["failures"]
         assert failure["reason"] == "there is no file …"
