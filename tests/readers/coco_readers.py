@@ -125,6 +125,31 @@ def datumaro_coco(run: Run, name: str) -> Found:
     return found
 
 
+def labelformat_coco(run: Run, name: str) -> Found:
+    """What LightlyStudio reads COCO files with; it knows polygons, and RLE of crowds only."""
+    from labelformat.formats.coco import COCOInstanceSegmentationInput
+    from pycocotools import mask as coco_mask
+
+    found = {}
+    for label in COCOInstanceSegmentationInput(input_file=run.folder / name).get_labels():
+        size_hw = (label.image.height, label.image.width)
+        found[label.image.filename] = [
+            Instance(
+                item.category.name,
+                coco_mask.decode(
+                    coco_mask.merge(
+                        coco_mask.frPyObjects(
+                            [np.ravel(part).tolist() for part in item.segmentation.polygons],
+                            *size_hw,
+                        )
+                    )
+                ).astype(bool),
+            )
+            for item in label.objects
+        ]
+    return found
+
+
 def fiftyone_coco(run: Run, name: str) -> Found:
     """Its importer, which is all that reads files; data sets need its database server."""
     from fiftyone.utils.coco import COCODetectionDatasetImporter

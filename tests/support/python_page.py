@@ -1,4 +1,4 @@
-"""The recipes of ``docs/python.md``, and what they need: a small example that was run."""
+"""The recipes of a page of ``docs``, and what they need: a small example that was run."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ SMALL = (
 )
 
 
-def recipes() -> dict[str, list[str]]:
+def recipes(page: str = "python.md") -> dict[str, list[str]]:
     """The blocks of code of each section by its heading; those of a section are one program."""
-    text = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
     sections = re.split(r"^## (.+)\n", text, flags=re.MULTILINE)[1:]
     return {
         title: re.findall(r"^```python\n(.*?)^```", body, flags=re.MULTILINE | re.DOTALL)
@@ -40,17 +40,21 @@ def missing_packages(blocks: list[str]) -> list[str]:
     return [name for name in names if importlib.util.find_spec(name) is None]
 
 
-def write_example(folder: Path) -> None:
-    """What ``ntt-ray demo`` leaves in a folder, as far as the recipes read it, with few images."""
+def write_example(folder: Path) -> tuple[str, list[str]]:
+    """What ``ntt-ray demo`` leaves in a folder, as far as the recipes read it, with few images.
+
+    Gives its config, and what it was overridden with.
+    """
     path, overrides = render_example(folder / "runs" / "demo", images=IMAGES)
     label(load_config(str(path), [*overrides, *SMALL]), lambda *_: None)
+    return str(path), [*overrides, *SMALL]
 
 
-def run_recipe(title: str, folder: Path) -> tuple[dict[str, Any], str]:
+def run_recipe(title: str, folder: Path, page: str = "python.md") -> tuple[dict[str, Any], str]:
     """What a recipe defines and prints when it is run in a folder."""
-    code = "\n".join(recipes()[title])
+    code = "\n".join(recipes(page)[title])
     names: dict[str, Any] = {"__name__": "recipe"}
     printed = io.StringIO()
     with contextlib.chdir(folder), contextlib.redirect_stdout(printed):
-        exec(compile(code, "docs/python.md", "exec"), names)
+        exec(compile(code, f"docs/{page}", "exec"), names)
     return names, printed.getvalue()

@@ -1,0 +1,92 @@
+"""The blocks of ``docs/tools.md`` run as they stand, and find what the run has labelled."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+import ntt_ray
+from ntt_ray.config import load_config
+from ntt_ray.merge.job import merge
+from tests.support.python_page import run_recipe, write_example
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+PAGE = "tools.md"
+PROFILES = "[coco,coco-results,coco-polygon,yolo-seg,labelstudio,parquet]"
+
+
+@pytest.fixture(scope="module")
+def folder(run, tmp_path_factory):  # `run` keeps the packages quiet and offline
+    folder = tmp_path_factory.mktemp("tools")
+    path, overrides = write_example(folder)
+    merge(load_config(path, [*overrides, f"merge.profiles={PROFILES}", "merge.min_score=0"]))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def counts(folder):
+    """Instances of each image."""
+    rows = ntt_ray.read_labels(folder / "runs" / "demo" / "run")
+    found = {row.file_name: len(row.detections) for row in rows}
+    assert sum(found.values())
+    return found
+
+
+@pytest.fixture
+def names(folder, request):
+    """What the blocks of a section define."""
+    return run_recipe(request.param, folder, PAGE)[0]
+
+
+def _for(title):
+    return pytest.mark.parametrize("names", [title], indirect=True)
+
+
+@_for("FiftyOne")
+def test_fiftyone(names, counts):
+    found = names["found"]
+    assert {Path(path).name: len(label.detections) for path, label in found.items()} == counts
+
+
+@_for("LightlyStudio")
+def test_lightly_studio(names, counts):
+    assert {name: len(objects) for name, objects in names["polygons"].items()} == counts
+
+
+@_for("CVAT")
+def test_cvat(names, counts):
+    found = {Path(item.media.path).name: len(item.annotations) for item in names["dataset"]}
+    assert found == counts
+
+
+@_for("Label Studio")
+def test_label_studio(names, counts):
+    assert names["problems"] == [[]] * len(counts)
+    found = {t["data"]["file_name"]: len(t["predictions"][0]["result"]) for t in names["tasks"]}
+    assert found == counts
+
+
+@_for("Ultralytics")
+def test_ultralytics(names, counts):
+    lists = [Path(names["data"][side]).read_text().split() for side in ("train", "val")]
+    assert {Path(line).name for lines in lists for line in lines} == set(counts)
+
+
+@_for("Supervision")
+def test_supervision(names, counts):
+    found = names["dataset"].annotations
+    assert {Path(path).name: len(detections) for path, detections in found.items()} == counts
+
+
+@_for("DuckDB and pandas")
+def test_duckdb_and_pandas(names, counts):
+    assert sum(instances for _, instances, _ in names["per_class"]) == sum(counts.values())
+    table = names["table"]
+    assert dict(Counter(table.file_name)) == {name: n for name, n in counts.items() if n}
+
+
+@_for("Hugging Face datasets")
+def test_hugging_face_datasets(names, counts):
+    assert len(names["rows"]) == sum(counts.values())
