@@ -331,8 +331,9 @@ def test_the_first_images_are_all_none(settings, tmp_path, monkeypatch):
     run(data)
 
 
-def test_most_of_what_is_read_lately_fails(settings, photos, tmp_path):
+def test_most_of_what_is_read_lately_fails(settings, photos, tmp_path, monkeypatch):
     """Nothing is marked: the run stops with the reason, and the next start does the rest."""
+    monkeypatch.setattr("ntt_ray.run.label.unit_order", lambda units, seed: list(units))
     folder, units, per_unit = tmp_path / "photos", 5, fetch.MOST
     folder.mkdir()
     names = [f"{number:02}.png" for number in range(units * per_unit)]

@@ -25,7 +25,7 @@ def test_ray_tasks_give_the_same_files(tmp_path, monkeypatch):
     written = merged(here, *PROFILES, uris=None)
     assert merged(there, *PROFILES, uris=None, mapper=map_on_ray) == written
     assert _contents(there) == _contents(here)
-    assert len(_contents(here)) == 2 + 1 + (1 + 5) + 2 + 1 + (1 + 5)
+    assert len(_contents(here)) == 2 + 1 + (3 + 5) + 2 + 1 + (1 + 5)
 
 
 def test_a_merge_that_was_killed_goes_on_to_the_same_files(tmp_path):
