@@ -155,18 +155,17 @@ def check_later_steps(settings: Config, classes: Sequence[ClassLabel]) -> None:
 def _print_plan(settings: Config, *, all_steps: bool) -> None:
     from ntt_ray.run.outlook import describe
     from ntt_ray.run.prepare import make_plan
-    from ntt_ray.storage import Storage
 
     plan = make_plan(settings)
     if all_steps:
         check_later_steps(settings, plan.classes)
-    for line in describe(settings, Storage(settings.storage_options)):
+    for line in describe(settings, plan.weights):
         say(line)
     say(
         f"{plan.images} images in {plan.units} units, {plan.units_done} of them done; "
         f"{len(plan.classes)} classes: {', '.join(label.name for label in plan.classes)}"
     )
-    say(f"output: {settings.output}; nothing was started (--dry-run)")
+    say("nothing was started (--dry-run)")
 
 
 def shown(value: float | None) -> str:

@@ -35,7 +35,7 @@ class ShotSize:
         picture_bytes: bytes of the picture, as far as a lower quality goes.
         masks: how many predictions are painted.
         objects: how many objects of the ground truth are painted.
-        part_bytes: the same as `picture_bytes` of its sharp part; 0 for none.
+        part_bytes: how many bytes the sharp part around one object may take; 0 shows no such part.
     """
 
     side: int = 480

@@ -40,16 +40,16 @@ class Population:
     """The labels that a run keeps, in the order of ``annotations.json``.
 
     Attributes:
-        output: of the run.
+        output: the prefix of the run that the labels are of.
         store: access to files.
-        labels_hash: of the run.
+        labels_hash: the digest of everything that could change these labels.
         thresholds: which labels are kept.
         classes: the classes as the merged files name them.
         units: the ids of the shards, rising.
-        scores: of all labels, ``(n,)``.
+        scores: the score of every label that is kept, ``(n,)`` float32.
         categories: category ids of all labels in the merged files, ``(n,)``.
         label_ends: for each shard how many labels it and those before it have.
-        image_ends: the same of images that were labelled.
+        image_ends: for each shard how many labelled images it and those before it have.
     """
 
     output: str
@@ -118,7 +118,7 @@ def draw(
         population: the labels of the run.
         labels: how many labels to draw; all where there are fewer.
         images: how many images to draw, among those with labels and those without.
-        seed: the same seed draws the same.
+        seed: seed of the draw; the same one draws the same labels and images.
         priors: expected precision by category id in the merged files; with it more labels are drawn
             where they say more. Without it every stratum gets its share.
     """

@@ -116,7 +116,7 @@ def draw_run(
         config: the run; its `merge` block says which labels are kept.
         labels: how many labels to draw.
         images: how many whole images to draw.
-        seed: the same seed draws the same, and more of the same.
+        seed: seed of the draw; a larger draw of the same seed holds the smaller one.
         publish: writes what people review, before ``draw.json`` appears.
 
     Raises:

@@ -133,7 +133,7 @@ class Draw(_Frozen):
     Attributes:
         format_version: 1.
         design: digest of the population, the seed and the strata, whatever the size of the draw.
-        labels_hash: of the run.
+        labels_hash: the digest of everything that could change the labels of the run.
         seed: the same seed draws the same labels.
         classes: the classes of the labels.
         population: how many labels there are.

@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NoAnswerError
 from dataclasses import dataclass, replace
@@ -51,8 +51,8 @@ class Weights:
     problem: str | None = None
 
 
-def check_outlook(config: Config, store: Storage) -> None:
-    """Refuse what cannot work on this machine, before Ray is started.
+def check_outlook(config: Config, store: Storage) -> list[Weights]:
+    """Refuse what cannot work on this machine, before Ray is started; gives where weights are.
 
     Raises:
         ConfigError: a GPU is asked for, and this machine has none, or none of that kind.
@@ -64,7 +64,8 @@ def check_outlook(config: Config, store: Storage) -> None:
         layout = local_layout()
         if config.models.device == "cuda" or config.job.accelerator is not None:
             fit(config.job, config.models.device, layout)
-    for weights in find_weights(config, store):
+    found = find_weights(config, store)
+    for weights in found:
         if weights.problem is not None and _works_here():
             raise WeightsError(weights.problem)
         if weights.problem is not None:
@@ -74,13 +75,14 @@ def check_outlook(config: Config, store: Storage) -> None:
             "the output lies inside of `images`: what is a picture there (class maps, say) counts "
             "as an image of a run that is started later. Choose another output, if you can"
         )
+    return found
 
 
-def describe(config: Config, store: Storage) -> list[str]:
-    """Lines for people: weights, device, Ray, and where the files go."""
+def describe(config: Config, weights: Sequence[Weights]) -> list[str]:
+    """Lines for people: weights, as `check_outlook` gives them, device, Ray, and the files."""
     output, profiles = storage.redact(config.output), ", ".join(config.merge.profiles)
     return [
-        *(f"weights: {found.name}, {found.where}" for found in find_weights(config, store)),
+        *(f"weights: {found.name}, {found.where}" for found in weights),
         f"device: {_device(config)}",
         f"Ray: {_ray()}",
         f"output: {storage.join(output, LABELS_FOLDER)}/, merged files ({profiles}) and "

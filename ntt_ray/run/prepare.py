@@ -35,7 +35,7 @@ from ntt_ray.run.identity import Found, identity_of, recorded_unit_images, with_
 from ntt_ray.run.layout import BANK_FILE, MANIFEST_FILE, RECORD_FILE
 from ntt_ray.run.lock import RunLock, say_held
 from ntt_ray.run.models import CheckedModels, start_models
-from ntt_ray.run.outlook import check_outlook
+from ntt_ray.run.outlook import Weights, check_outlook
 from ntt_ray.run.record import (
     Identity,
     RunRecord,
@@ -55,12 +55,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Plan:
-    """What a start of this config would do: how many images and units there are, and are done."""
+    """What a start of this config would do: how much there is and is done, with which weights."""
 
     images: int
     units: int
     units_done: int
     classes: tuple[ClassLabel, ...]
+    weights: tuple[Weights, ...]
 
 
 @dataclass(frozen=True)
@@ -119,10 +120,11 @@ def make_plan(config: Config) -> Plan:
         look_at_images(config, store, images)
     check_settings(config, images, sources)
     check_bank(config, store, sources, images.recorded)
-    check_outlook(config, store)
+    weights = check_outlook(config, store)
     say_held(config.output, store)
     classes = tuple(classes_of(sources))
-    return Plan(sum(images.sizes), len(images.sizes), len(images.done), classes)
+    done = len(images.done)
+    return Plan(sum(images.sizes), len(images.sizes), done, classes, tuple(weights))
 
 
 def classes_of(sources: BankInputs | BankFile) -> Sequence[ClassLabel]:

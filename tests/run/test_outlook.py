@@ -85,7 +85,7 @@ def test_gpus_are_counted_here(monkeypatch):
         check_outlook(config, Storage())
     monkeypatch.setattr(outlook, "local_layout", lambda: Layout((Node(8.0, 2.0, "L4"),)))
     check_outlook(config, Storage())
-    assert "device: cuda; 2 GPUs on this machine" in describe(_config(), Storage())
+    assert "device: cuda; 2 GPUs on this machine" in describe(_config(), [])
 
 
 class _Gpus:
@@ -171,7 +171,8 @@ def test_an_output_among_the_images_is_said(caplog):
 
 
 def test_the_lines_of_a_dry_run():
-    assert describe(_config(models={**DEMO, "device": "cpu"}), Storage()) == [
+    config = _config(models={**DEMO, "device": "cpu"})
+    assert describe(config, check_outlook(config, Storage())) == [
         "weights: dinov2_demo, which come with this package",
         "weights: sam2_demo, which come with this package",
         "device: cpu, as models.device says",
