@@ -15,6 +15,7 @@ PACKAGE = ROOT / "ntt_ray"
 ROOMS = (
     "errors",
     "stages",
+    "intervals",
     "yaml_input",
     "masks",
     "mask_encoding",

@@ -28,8 +28,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ntt_ray.evaluate.intervals import share_range
 from ntt_ray.evaluate.matching import MATCH_IOU, Matches, TruthObject
+from ntt_ray.intervals import share_range
 from ntt_ray.masks import mask_ious, overlap_shares
 from ntt_ray.merge.calibration import Calibration, ClassEvidence
 from ntt_ray.records import ClassLabel, Detection

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ntt_ray.evaluate.intervals import Floats, Numbers, clopper_pearson, t_quantile
+from ntt_ray.intervals import Floats, Numbers, clopper_pearson, t_quantile
 
 PROMISED = 0.95  # the precision that a score is promised for
 CONFIDENCE_TAIL = 0.05  # how likely a promise may be broken

@@ -25,6 +25,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import NormalDist, fmean
 
+from ntt_ray.intervals import t_quantile, t_tail
+
 LAST = 5  # units that are compared with all before
 REFERENCE = 10  # units before, at least
 ALPHA_MEANS, ALPHA_RANKS = 0.003, 0.005  # chance of a false alarm in a run, by each test
@@ -179,7 +181,8 @@ class _Figure:
     def smallest_shift(self) -> float | None:
         if len(self._before) < REFERENCE:
             return None
-        return critical_t(self._means_chance, len(self._before) - 1) * self._error()
+        border = t_quantile(len(self._before) - 1, self._means_chance)
+        return float(border) * self._error()
 
     def _now(self) -> float:
         return fmean(value for _, value in self._last)
@@ -218,35 +221,6 @@ def unit_order(units: Iterable[int], seed: str) -> list[int]:
     order = sorted(units)
     random.Random(seed).shuffle(order)
     return order
-
-
-def t_tail(t: float, degrees: int) -> float:
-    """The chance of more than t > 0 by Student's t with whole degrees of freedom, one side.
-
-    The finite sums of Abramowitz and Stegun, 26.7.3 and 26.7.4.
-    """
-    angle = math.atan2(t, math.sqrt(degrees))
-    sine, square = math.sin(angle), math.cos(angle) ** 2
-    odd = degrees % 2
-    term = total = (math.cos(angle) if degrees > 1 else 0.0) if odd else 1.0
-    for k in range(2 + odd, degrees - 1, 2):
-        term *= square * (k - 1) / k
-        total += term
-        if term < 1e-17 * total:
-            break
-    inside = 2 / math.pi * (angle + sine * total) if odd else sine * total
-    return max(0.0, (1 - inside) / 2)
-
-
-def critical_t(chance: float, degrees: int) -> float:
-    """The t that is passed with a chance, one side; by halving."""
-    low, high = 0.0, 1.0
-    while t_tail(high, degrees) > chance:
-        low, high = high, 2 * high
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if t_tail(middle, degrees) > chance else (low, middle)
-    return high
 
 
 def _chance(rank: int, before: int) -> float:

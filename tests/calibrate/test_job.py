@@ -23,8 +23,8 @@ from ntt_ray.calibrate.thresholds import (
 from ntt_ray.cli import app
 from ntt_ray.cli.app import console
 from ntt_ray.errors import InputError
-from ntt_ray.evaluate.intervals import share_range
 from ntt_ray.evaluate.matching import TruthObject, match
+from ntt_ray.intervals import share_range
 from ntt_ray.masks import encode_mask
 from ntt_ray.records import ClassLabel, Detection, ImageEntry, Reference, ReferenceSet
 from ntt_ray.storage import Storage

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from ntt_ray.calibrate.thresholds import ImageOutcomes, calibrate, judge
-from ntt_ray.evaluate.intervals import share_range
 from ntt_ray.evaluate.matching import TruthObject, match
+from ntt_ray.intervals import share_range
 from ntt_ray.masks import encode_mask
 from ntt_ray.records import ClassLabel, Detection
 

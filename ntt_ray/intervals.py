@@ -1,4 +1,4 @@
-"""Exact intervals of shares (Clopper and Pearson), and the quantiles that they are made of.
+"""Exact intervals of shares (Clopper and Pearson), Student's t, and what both are made of.
 
 All functions take numbers or arrays, element by element; the incomplete beta function is its
 continued fraction (Lentz), and a quantile is found by Newton's method, or by halving where that
@@ -73,11 +73,22 @@ def beta_quantile(chance: Numbers, a: Numbers, b: Numbers) -> Floats:
     return np.asarray(x)
 
 
-def t_quantile(freedom: Numbers) -> Floats:
-    """How many standard errors an interval of 95 % reaches, by degrees of freedom (Student)."""
+def t_quantile(freedom: Numbers, tail: float = TAIL) -> Floats:
+    """The t that is passed with a chance of `tail`, by degrees of freedom (Student).
+
+    Without another `tail` it is how many standard errors an interval of 95 % reaches.
+    """
     degrees = np.asarray(freedom, np.float64)
-    share = beta_quantile(2 * TAIL, degrees / 2, 0.5)
+    share = beta_quantile(2 * tail, degrees / 2, 0.5)
     return np.asarray(np.sqrt(degrees * (1 - share) / share))
+
+
+def t_tail(t: Numbers, freedom: Numbers) -> Floats:
+    """The chance of more than t > 0, by degrees of freedom (Student)."""
+    t, degrees = np.broadcast_arrays(np.asarray(t, np.float64), np.asarray(freedom, np.float64))
+    a, b = degrees / 2, np.full(t.shape, 0.5)
+    scale = _lgamma(a + b) - _lgamma(a) - _lgamma(b)
+    return _beta_cdf(degrees / (degrees + t * t), a, b, scale) / 2
 
 
 def _beta_cdf(x: Floats, a: Any, b: Any, scale: Floats) -> Floats:
