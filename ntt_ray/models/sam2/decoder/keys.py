@@ -112,7 +112,7 @@ class LowRankKeys(NamedTuple):
         old = self.scale[:, 0].to(square.dtype)
         square += old * (old * maps.square_2 + 2 * maps.shift_2)
         norm_scale = _norm_scale(square, u, eps)
-        p = torch.cat([p_1, p_2], dim=1).mul_(norm_scale)
+        p = _joined_products(p_1, p_2, norm_scale)
         return LowRankKeys(self.scale * norm_scale, u, p, maps)
 
     def scores(self, query: Tensor, projection: Projection) -> Tensor:
@@ -243,6 +243,17 @@ def _by_head(query: Tensor) -> Tensor:
 def _block_diagonal(query: Tensor) -> Tensor:
     """``(b, T, H, d)`` to ``(b * T * H, H * d)``, zero outside the row's own head."""
     return torch.diag_embed(query.mT, dim1=2, dim2=3).view(-1, query.shape[2] * query.shape[3])
+
+
+def _joined_products(first: Tensor, second: Tensor, scale: Tensor) -> Tensor:
+    """``cat([first, second], dim=1) * scale`` without a copy: ``(b, R, N)`` each, ``(b, 1, N)``."""
+    if torch.compiler.is_compiling():  # the compiler joins the copy to the product by itself
+        return torch.cat([first, second], dim=1).mul_(scale)
+    rows = first.shape[1]
+    joined = first.new_empty(len(first), rows + second.shape[1], first.shape[2])
+    torch.mul(first, scale, out=joined[:, :rows])
+    torch.mul(second, scale, out=joined[:, rows:])
+    return joined
 
 
 def _dot(products: Tensor, p: Tensor) -> Tensor:
