@@ -2,6 +2,7 @@
 
     python -m benchmarks.scaling --actors 1 2 4 8        # 50 ms an image: images/s, share of linear
     python -m benchmarks.scaling --units 10000 100000    # instant: units/s, memory of the driver
+    python -m benchmarks.scaling --units 10000 --together 8    # handed out as 1,000 actors ask it
 
 Listing, manifest, plan, Ray chain, journal, shards and lock are the real ones. Sleeping costs no
 CPU, so Ray is told of more cores than there are. Each run is a process of its own, which is the
@@ -31,7 +32,7 @@ from PIL import Image
 
 from benchmarks.sleeping import SleepingSpec
 from ntt_ray.config import Config, build_config
-from ntt_ray.run import models
+from ntt_ray.run import chain, models
 from ntt_ray.run.cluster.connect import connect, decide
 from ntt_ray.run.job import UnitDone
 from ntt_ray.run.label import label
@@ -50,6 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--actors", type=int, nargs="+", default=[])
     parser.add_argument("--units", type=int, nargs="+", default=[])
+    parser.add_argument("--together", type=int, default=1)
     parser.add_argument("--json", type=Path, default=None)
     arguments = parser.parse_args()
     if not (arguments.actors or arguments.units):
@@ -58,7 +60,8 @@ def main() -> None:
         folder = Path(name)
         _apart(_write_inputs, folder)
         actors = [_apart(scale_actors, folder, number) for number in arguments.actors]
-        units = [_apart(run_units, folder, number) for number in arguments.units]
+        together = arguments.together
+        units = [_apart(run_units, folder, number, together) for number in arguments.units]
         machine_here = _apart(_machine)
     if actors:
         print(actors_table(actors))
@@ -150,8 +153,9 @@ def all_at_work(spans: Sequence[tuple[float, float]], actors: int) -> tuple[floa
     return min(moments), max(moments)
 
 
-def run_units(folder: Path, units: int) -> dict[str, Any]:
+def run_units(folder: Path, units: int, together: int) -> dict[str, Any]:
     """Units/s and the driver's memory, where a unit is one image and labelling takes no time."""
+    chain.units_together = lambda *_: together
     imported, times = _resident_mib(), []
     marks: list[tuple[int, float, float]] = []  # units, MiB, CPU seconds
 
@@ -169,6 +173,7 @@ def run_units(folder: Path, units: int) -> dict[str, Any]:
     first, last = marks[0], marks[-1]
     return {
         "units": plan.units,
+        "together": together,
         "plan_s": planned - begun,
         "start_s": times[0] - planned,
         "units_per_s": (units - 1) / (times[-1] - times[0]),
@@ -240,11 +245,13 @@ def actors_table(runs: Sequence[dict[str, Any]]) -> str:
 def units_table(runs: Sequence[dict[str, Any]]) -> str:
     """Units/s and what they take of the driver."""
     lines = [
-        "| units | to plan | units/s | driver: CPU a unit | memory at its first unit | peak |",
-        "|---|---|---|---|---|---|",
+        "| units | at once | to plan | first | units/s | driver: CPU a unit | memory then | peak |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     lines += [
-        f"| {run['units']:,} | {run['plan_s']:.1f} s | {run['units_per_s']:.1f} | "
+        f"| {run['units']:,} | {run['together']} | {run['plan_s']:.1f} s "
+        f"| {run['start_s']:.1f} s | "
+        f"{run['units_per_s']:.1f} | "
         f"{run['driver_cpu_ms']:.1f} ms | {run['first_unit_mib']:.0f} MiB | "
         f"{run['peak_mib']:.0f} MiB |"
         for run in runs

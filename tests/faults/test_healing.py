@@ -17,7 +17,7 @@ import pytest
 from ntt_ray.config import build_config
 from ntt_ray.errors import InputError, RunIncompleteError
 from ntt_ray.merge import job as merge_job
-from ntt_ray.run import early_stop, fetch, models
+from ntt_ray.run import chain, early_stop, fetch, models
 from ntt_ray.run.label import label
 from ntt_ray.run.layout import again_uri, journal_uri, shard_uri
 from ntt_ray.run.shard import existing_shards, noted_units, table_to_bytes
@@ -276,9 +276,15 @@ TROUBLES = {
 }
 
 
-@pytest.mark.parametrize("case", TROUBLES)
-def test_workers_with_troubles(local, tmp_path, case):
-    """Nobody is blamed and nothing is lost, though each time the process ended."""
+@pytest.mark.parametrize(
+    ("case", "together"), [*((case, 1) for case in TROUBLES), ("all of it", IMAGES // PER_UNIT)]
+)
+def test_workers_with_troubles(local, tmp_path, monkeypatch, case, together):
+    """Nobody is blamed and nothing is lost, though each time the process ended.
+
+    Nor where units are handed out together, whose worker dies in the midst of them.
+    """
+    monkeypatch.setattr(chain, "units_together", lambda *_: together)
     data, before = local
     troubles = tmp_path / "troubles"
     troubles.mkdir()

@@ -98,6 +98,14 @@ def test_our_error_is_found_inside_what_ray_raises():
     assert our_error(plain) is plain
 
 
+def test_units_go_out_together_where_more_actors_ask_than_one_driver_serves():
+    together = {actors: chain.units_together(400_000, actors) for actors in (8, 64, 100, 400, 1000)}
+    assert together == {8: 1, 64: 1, 100: 2, 400: 7, 1000: chain.MOST_TOGETHER}
+    # few units are not divided into handouts that are too large for all to end together
+    assert chain.units_together(4_000, 100) == 1
+    assert chain.units_together(1, 1_000) == 1
+
+
 def test_pools_grow_though_their_actors_take_up_what_they_are_sent(monkeypatch):
     """Ray's own threshold is beyond what such actors can reach: a pool would stay as it began."""
 
