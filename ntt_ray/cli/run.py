@@ -27,6 +27,7 @@ from ntt_ray.stages import Stage
 
 if TYPE_CHECKING:
     from ntt_ray.merge.passes import MergeCounts
+    from ntt_ray.run.part import Part
     from ntt_ray.run.prepare import CheckClasses
 
     # what was merged, its metrics if there is ground truth, images per second if any were labelled
@@ -35,6 +36,14 @@ logger = logging.getLogger("ntt_ray")
 METRICS_SAID = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")  # the others: metrics.json
 Partial = Annotated[
     bool, typer.Option("--partial", help="Merge although shards are missing; the exit status is 1.")
+]
+PartOf = Annotated[
+    str | None,
+    typer.Option(
+        "--part",
+        metavar="I/N",
+        help="Label the I-th of N parts of the run; other drivers do the others.",
+    ),
 ]
 To = Annotated[
     str | None,
@@ -70,15 +79,18 @@ def demo(
 
 
 @config_command
-def label(settings: Config) -> None:
+def label(settings: Config, part: PartOf = None) -> None:
     """Label every image that has no labels yet; build the bank first if it is not there."""
-    _label(settings)
+    from ntt_ray.run.part import Part
+
+    chosen = None if part is None else Part.of(part)
+    _, units = _label(settings, part=chosen)
     from ntt_ray.run.failures import Allowed
     from ntt_ray.run.status import check_labelled
     from ntt_ray.storage import Storage
 
     store = Storage(settings.storage_options)
-    check_labelled(settings.output, Allowed.of(settings.job), store)
+    check_labelled(settings.output, units, Allowed.of(settings.job), store)
 
 
 @config_command
@@ -104,20 +116,22 @@ def run_steps(settings: Config, *, brief: bool = False) -> Steps:
 
     What is brief leaves to its caller to say what was written and measured.
     """
-    images_per_s = _label(settings, lambda classes: check_later_steps(settings, classes))
+    images_per_s, _ = _label(settings, lambda classes: check_later_steps(settings, classes))
     counts = _merge(settings, partial=False, brief=brief)
     metrics = _evaluate(settings, brief=brief) if settings.ground_truth is not None else None
     _report(settings, images_per_s, brief=brief)
     return counts, metrics, images_per_s
 
 
-def _label(settings: Config, check: CheckClasses | None = None) -> float | None:
-    """Label, and say how many images per second went through, if any did."""
+def _label(
+    settings: Config, check: CheckClasses | None = None, part: Part | None = None
+) -> tuple[float | None, list[int]]:
+    """Label; the images per second that went through, if any did, and the units to be done."""
     from ntt_ray.run.label import label as label_run
 
     with Reporter() as reporter:
-        label_run(settings, reporter.unit, check)
-    return reporter.images_per_s
+        units = label_run(settings, reporter.unit, check, part)
+    return reporter.images_per_s, units
 
 
 def _merge(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -77,8 +77,9 @@ def _plain_driver(driver: Holder) -> dict[str, Any]:
 def _plain(found: Status) -> dict[str, Any]:
     driver = found.driver and _plain_driver(found.driver)
     return {
-        **asdict(found),
+        **asdict(replace(found, driver=None, parts={})),
         "driver": driver,
+        "parts": {part: _plain_driver(holder) for part, holder in found.parts.items()},
         "failed": None if found.failures is None else found.failed,
         "images_per_s": found.images_per_s,
         "left_s": found.left_s,
@@ -94,7 +95,10 @@ def _print(found: Status) -> None:
         f"{found.output}: {found.units_done} of {found.units} units done, "
         f"{images} of {found.images} images{failed}"
     )
-    say(_at_work(found.driver))
+    if found.driver is not None or not found.parts:
+        say(_at_work(found.driver))
+    for part, holder in found.parts.items():
+        say(f"part {part}: {_at_work(holder)}")
     if found.images_per_s is not None and found.left_s is not None:
         left = timedelta(seconds=round(found.left_s))
         say(f"{found.images_per_s:.2f} images/s, {left} left to label")

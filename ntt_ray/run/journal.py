@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import groupby, islice
 
 from ntt_ray import storage
@@ -114,9 +114,9 @@ class UnitJournal:
         self._store.publish_bytes(self._uri, json.dumps(note).encode())
 
 
-def delete_finished(output: str, store: Storage) -> None:
-    """Delete notes beside a shard: their process ended after it had published the shard."""
+def delete_finished(output: str, units: Collection[int], store: Storage) -> None:
+    """Delete notes beside shards of units: their process ended after it had published the shard."""
     names = set(store.list_files(storage.join(output, LABELS_FOLDER)))
-    for shard_id in sorted(shard_ids(names)):
+    for shard_id in sorted(shard_ids(names) & set(units)):
         if journal_name(shard_id) in names:
             store.delete(journal_uri(output, shard_id))

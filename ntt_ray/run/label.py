@@ -8,7 +8,7 @@ done, and by the next start.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from ntt_ray import storage
@@ -23,6 +23,7 @@ from ntt_ray.run.job import LabelJob, Pace, UnitDone
 from ntt_ray.run.journal import delete_finished
 from ntt_ray.run.layout import again_uri, shard_uri
 from ntt_ray.run.lock import RunLock
+from ntt_ray.run.part import DriverLock, Part
 from ntt_ray.run.prepare import CheckClasses, Prepared, check_sources, classes_of, prepare_run
 from ntt_ray.run.shard import existing_shards, noted_units
 from ntt_ray.run.stall_watch import StallWatch
@@ -57,15 +58,24 @@ class _Labelled:
             self.unreachable.add(unit.shard_id)
 
 
-def label(config: Config, on_unit: OnUnit, check: CheckClasses | None = None) -> None:
+def label(
+    config: Config,
+    on_unit: OnUnit,
+    check: CheckClasses | None = None,
+    part: Part | None = None,
+) -> list[int]:
     """Label every image of a config that has no row yet, and those that could not be read.
 
     Args:
         config: the run.
         on_unit: called for each finished unit with the images done so far, resumed ones included,
-            and the images in all.
+            and the images in all; of the part, if there is one.
         check: called with the classes before anything is started, and what it gives with the
             names of the images; may refuse them.
+        part: which share of the units to label; other drivers label the others. None: all.
+
+    Returns:
+        The units that this driver was to label, those included that were done before.
 
     Raises:
         RunIncompleteError: a unit was worked on and has no shard.
@@ -73,22 +83,24 @@ def label(config: Config, on_unit: OnUnit, check: CheckClasses | None = None) ->
     sources = check_sources(config, Storage(config.storage_options))
     check_names = None if check is None else check(classes_of(sources))
     store = Storage(config.storage_options, config.job.patience_s)
-    with RunLock(config.output, store) as lock:
+    with DriverLock(config.output, store, part) as driver:
         prepared = prepare_run(config, store, sources, check_names)
         units, done = range(len(prepared.images.sizes)), prepared.images.done
+        lock = driver.at_work()
         noted = noted_units(config.output, store)
         # in an order that means nothing, so that folders do not look like drift
         order = unit_order(units, prepared.identity.manifest)
-        work = {unit: False for unit in order if unit not in done}
-        work |= {unit: True for unit in order if unit in done and unit in noted}
+        own = order if part is None else part.units(order)
+        work = {unit: False for unit in own if unit not in done}
+        work |= {unit: True for unit in own if unit in done and unit in noted}
         found, stops = _Labelled(), config.job.stop_on_drift
         if work:
             job = _job(config, store, lock.token, prepared)
-            found = _label_units(job, prepared, work, lock, on_unit, stop_on_drift=stops)
+            found = _label_units(job, prepared, own, work, lock, on_unit, stop_on_drift=stops)
             if found.unreachable:
                 logger.info("%d units have images to be tried again", len(found.unreachable))
                 second = dict.fromkeys(sorted(found.unreachable), True)
-                again = _label_units(job, prepared, second, lock, on_unit, stop_on_drift=stops)
+                again = _label_units(job, prepared, own, second, lock, on_unit, stop_on_drift=stops)
                 found.unreachable = again.unreachable | set(again.given_back)
                 found.accelerators |= again.accelerators
             if len(found.accelerators) > 1:
@@ -97,25 +109,28 @@ def label(config: Config, on_unit: OnUnit, check: CheckClasses | None = None) ->
                     "labelled by GPUs of several models, whose labels differ: %s", models
                 )
         else:
-            logger.info("all %d units are done already", len(units))
-        for unit in noted_units(config.output, store) - found.unreachable - set(found.given_back):
+            logger.info("all %d units are done already", len(own))
+        noted = noted_units(config.output, store) & set(own)
+        for unit in noted - found.unreachable - set(found.given_back):
             store.delete(again_uri(config.output, unit))
-        delete_finished(config.output, store)
+        delete_finished(config.output, own, store)
         _check_shards(config, store, work, found)
+        return own
 
 
 def _label_units(
     job: LabelJob,
     prepared: Prepared,
+    own: Collection[int],
     units: Mapping[int, bool],
     lock: RunLock,
     on_unit: OnUnit,
     *,
     stop_on_drift: bool,
 ) -> _Labelled:
-    """Send the units through the chain, and tell the lock, the metrics and the caller of each."""
+    """Send units through the chain, and tell the lock, the metrics and the caller of each."""
     sizes = prepared.images.sizes
-    total = sum(sizes)
+    total = sum(sizes[unit] for unit in own)
     done = total - sum(sizes[unit] for unit, again in units.items() if not again)
     pace, metrics = Pace(), DriverMetrics(storage.redact(job.output))
     metrics.progress(done, total)
@@ -140,7 +155,7 @@ def _label_units(
             except RunIncompleteError:
                 chain.close()
                 if early.useless:  # the run was fresh: all shards are of this start
-                    for useless in existing_shards(job.output, job.store):
+                    for useless in existing_shards(job.output, job.store) & set(own):
                         job.store.delete(shard_uri(job.output, useless))
                 raise
             done += 0 if unit.again else unit.images

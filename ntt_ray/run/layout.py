@@ -46,7 +46,7 @@ FILES = (
         f"{LABELS_FOLDER}/shard-*{suffix}"
         for suffix in (SHARD_SUFFIX, JOURNAL_SUFFIX, AGAIN_SUFFIX)
     ),
-    *(LOCK_FILE, MERGE_LOCK_FILE, f"*.lock{CLAIM_SUFFIX}", DRIFT_FILE),
+    *(LOCK_FILE, "driver-*-of-*.lock", MERGE_LOCK_FILE, f"*.lock{CLAIM_SUFFIX}", DRIFT_FILE),
     *(MERGE_FILE, COCO_FILE, "annotations-*-of-*.json", RESULTS_FILE),
     *(POLYGON_FILE, "polygons-*-of-*.json"),
     *(TASKS_FILE, "labelstudio-*-of-*.json", INTERFACE_FILE),
@@ -58,6 +58,7 @@ FILES = (
     *(DRAW_FILE, REVIEW_PAGE, REVIEW_COCO, REVIEW_TASKS, REVIEW_INTERFACE),
     *(f"{REVIEW_FOLDER}/{VERDICTS_PREFIX}*.json", ESTIMATE_FILE, PROMISE_FILE),
 )  # as patterns of a shell; below PLAN_FOLDER/*/ the sample is an output of its own
+_PART_LOCK = re.compile(r"driver-(\d{4})-of-(\d{4})\.lock")
 _UNIT = re.compile(r"shard-(\d{6,})(\..+)")
 PART = re.compile(r"part-\d{5,}-of-\d{5,}\.parquet")
 
@@ -79,6 +80,17 @@ MERGED_FILE = re.compile(
         ]
     )
 )
+
+
+def part_lock(number: int, count: int) -> str:
+    """File name of the lock of a part of a run, e.g. ``driver-0002-of-0004.lock``."""
+    return f"driver-{number:04d}-of-{count:04d}.lock"
+
+
+def part_of_lock(name: str) -> tuple[int, int] | None:
+    """Number and count of the part whose lock has this name; None of other files."""
+    match = _PART_LOCK.fullmatch(name)
+    return None if match is None else (int(match[1]), int(match[2]))
 
 
 def shard_name(shard_id: int) -> str:

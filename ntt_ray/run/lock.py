@@ -42,6 +42,7 @@ class Holder:
         pid: the process id of the driver; None where the lock does not say.
         heard_s: seconds since the driver's last heartbeat.
         alive: whether another driver would be refused.
+        part: which part of the run is prepared, as in ``2/4``; None for all of it.
         progress: what the driver last said of its work, see `RunLock.progress`.
     """
 
@@ -50,6 +51,7 @@ class Holder:
     heard_s: float
     alive: bool
     progress: Mapping[str, float]
+    part: str | None = None
 
 
 def read_holder(output: str, store: Storage, file: str = LOCK_FILE) -> Holder | None:
@@ -60,12 +62,14 @@ def read_holder(output: str, store: Storage, file: str = LOCK_FILE) -> Holder | 
     beat, pid, progress = found.get("heartbeat"), found.get("pid"), found.get("progress")
     heard_s = max(0.0, time.time() - beat) if isinstance(beat, int | float) else float("inf")
     told = progress.items() if isinstance(progress, dict) else ()
+    part = found.get("part")
     return Holder(
         host=str(found.get("host", "an unknown machine")),
         pid=pid if isinstance(pid, int) else None,
         heard_s=heard_s,
         alive=not _is_stale(found),
         progress={str(key): value for key, value in told if isinstance(value, int | float)},
+        part=part if isinstance(part, str) else None,
     )
 
 
@@ -89,13 +93,15 @@ class RunLock:
         progress: goes into the lock with every heartbeat, for whoever asks how the run is.
     """
 
-    def __init__(self, output: str, store: Storage, file: str = LOCK_FILE) -> None:
+    def __init__(
+        self, output: str, store: Storage, file: str = LOCK_FILE, part: str | None = None
+    ) -> None:
         self.token = uuid.uuid4().hex
         self.lost = threading.Event()
         self.progress: Mapping[str, float] = {}
         self._uri = storage.join(output, file)
         self._claim_uri = storage.join(output, file + CLAIM_SUFFIX)
-        self._store = store
+        self._store, self._part = store, part
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="run-lock", daemon=True)
 
@@ -193,6 +199,8 @@ class RunLock:
             "heartbeat": time.time(),
             "progress": dict(self.progress),
         }
+        if self._part is not None:
+            record["part"] = self._part
         return json.dumps(record).encode()
 
 

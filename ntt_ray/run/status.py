@@ -6,9 +6,9 @@ needs neither the config, nor Ray, nor the models.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -19,6 +19,7 @@ from ntt_ray.run.drift_watch import read_alarms
 from ntt_ray.run.failures import Allowed
 from ntt_ray.run.layout import RECORD_FILE, shard_name
 from ntt_ray.run.lock import Holder, read_holder
+from ntt_ray.run.part import parts_at_work
 from ntt_ray.run.shard import existing_shards, iter_batches, open_shard
 from ntt_ray.storage import Storage
 
@@ -54,6 +55,7 @@ class Status:
         failures: failed images by reason, the most frequent first; None where nobody looked.
         allowed: how many of the images may fail before the run counts as failed.
         driver: who works on the run, or died over it.
+        parts: the same of each part, as in ``2/4``, where the run is divided among drivers.
         drift: alarms in words: units that found something else than all before.
     """
 
@@ -66,6 +68,7 @@ class Status:
     allowed: Allowed
     driver: Holder | None
     drift: tuple[str, ...] = ()
+    parts: Mapping[str, Holder] = field(default_factory=dict)
 
     @property
     def failed(self) -> int:
@@ -74,10 +77,10 @@ class Status:
 
     @property
     def images_per_s(self) -> float | None:
-        """As the living driver says, since it began to label."""
-        if self.driver is None or not self.driver.alive:
-            return None
-        return self.driver.progress.get("images_per_s")
+        """As the living drivers say, since they began to label."""
+        drivers = [self.driver, *self.parts.values()]
+        told = [d.progress.get("images_per_s") for d in drivers if d is not None and d.alive]
+        return sum(pace for pace in told if pace is not None) if any(told) else None
 
     @property
     def left_s(self) -> float | None:
@@ -105,13 +108,20 @@ class Status:
         Images that could not be read are tried again at the end, so while a driver is at work only
         those count that failed for good.
         """
-        if self.driver is None or not self.driver.alive:
+        drivers = [self.driver, *self.parts.values()]
+        if not any(driver is not None and driver.alive for driver in drivers):
             return self.problem
+        if dead := [part for part, driver in self.parts.items() if not driver.alive]:
+            return f"the driver of part {', '.join(dead)} died; start it again"
         final = {key: count for key, count in self._reasons().items() if key[0] == "content"}
         return self.allowed.problem(self.images, final)
 
     def _reasons(self) -> dict[tuple[str, str], int]:
-        return {(found.kind, why): found.images for why, found in (self.failures or {}).items()}
+        return _reasons(self.failures or {})
+
+
+def _reasons(failures: Mapping[str, Failures]) -> dict[tuple[str, str], int]:
+    return {(found.kind, why): found.images for why, found in failures.items()}
 
 
 def preparing_driver(output: str, store: Storage) -> Holder | None:
@@ -153,18 +163,22 @@ def read_status(output: str, store: Storage, *, footers: bool = True) -> Status:
             float(job.get("max_unreachable_fraction", 0)),
         ),
         driver=driver,
+        parts={str(part): holder for part, holder in parts_at_work(output, store).items()},
         drift=tuple(alarm["text"] for alarm in read_alarms(output, store)),
     )
 
 
-def check_labelled(output: str, allowed: Allowed, store: Storage) -> None:
-    """Whether labelling may end with exit status 0.
+def check_labelled(output: str, units: Collection[int], allowed: Allowed, store: Storage) -> None:
+    """Whether labelling some units may end with exit status 0.
 
     Raises:
         RunIncompleteError: units are missing, or too many images failed.
     """
-    found = read_status(output, store)
-    problem = replace(found, allowed=allowed).problem
+    shards = sorted(existing_shards(output, store) & set(units))
+    if missing := len(units) - len(shards):
+        raise RunIncompleteError(f"{missing} of {len(units)} units are not done")
+    rows, failures = _look_into(output, shards, store)
+    problem = allowed.problem(rows, _reasons(failures))
     if problem is not None:
         raise RunIncompleteError(problem)
 

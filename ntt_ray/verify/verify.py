@@ -33,6 +33,7 @@ from ntt_ray.run.layout import (
     MANIFEST_FILE,
     MERGE_LOCK_FILE,
     RECORD_FILE,
+    part_of_lock,
     shard_name,
 )
 from ntt_ray.run.record import RunRecord, read_record
@@ -221,7 +222,7 @@ def _check_names(names: Sequence[str], units: int, out: Findings) -> list[int]:
         out.problem("shard missing", shard_name(unit), "not labelled yet, or deleted")
     for name in names:
         below = name.startswith(f"{LABELS_FOLDER}/")
-        if name in (LOCK_FILE, MERGE_LOCK_FILE):
+        if name in (LOCK_FILE, MERGE_LOCK_FILE) or part_of_lock(name):
             out.notes.append(f"{name}: a driver is at work here, or ended without a word")
         elif is_left(name):
             out.notes.append(f"{name}: left by a write that did not end; may be deleted")

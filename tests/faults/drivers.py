@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import yaml
@@ -29,9 +29,18 @@ FILES = ("annotations.json", "results.json", "bank.safetensors", "manifest.parqu
 
 
 class Driver:
-    """A driver in a process of its own; what it says is kept in `notes`, or beside its output."""
+    """A driver in a process of its own; what it says is kept in `notes`, or beside its output.
 
-    def __init__(self, data: dict, notes: Path | None = None, **environment: str) -> None:
+    It runs everything, or the command of `words`.
+    """
+
+    def __init__(
+        self,
+        data: dict,
+        notes: Path | None = None,
+        words: Sequence[str] = ("run",),
+        **environment: str,
+    ) -> None:
         self.output = Path(data["output"])
         self.mark = uuid.uuid4().hex
         said_in = Path(notes or self.output.parent)
@@ -48,8 +57,9 @@ class Driver:
                     "-m",
                     "tests.support.fake_models",
                     str(IMAGE_S),
-                    "run",
+                    words[0],
                     str(config),
+                    *words[1:],
                 ],
                 cwd=ROOT,
                 env={**os.environ, "RAY_ADDRESS": "", MARK: self.mark, **environment},

@@ -131,11 +131,11 @@ def test_a_damaged_note_says_nothing(tmp_path, note):
 
 
 def test_notes_beside_a_shard_are_deleted(tmp_path):
-    delete_finished(str(tmp_path), Storage())  # nothing there yet
+    delete_finished(str(tmp_path), range(9), Storage())  # nothing there yet
     for unit in (1, 2):
         Storage().publish_bytes(journal_uri(str(tmp_path), unit), b"{}")
     Storage().publish_bytes(shard_uri(str(tmp_path), 1), b"its process ended here")
-    delete_finished(str(tmp_path), Storage())
+    delete_finished(str(tmp_path), range(9), Storage())
     assert not Storage().exists(journal_uri(str(tmp_path), 1))
     assert Storage().exists(journal_uri(str(tmp_path), 2))
     assert Storage().exists(shard_uri(str(tmp_path), 1))

@@ -128,7 +128,7 @@ def test_status_and_log_say_the_same(
             assert reporter.images_per_s == lock.progress["images_per_s"]
 
         work = dict.fromkeys(range(len(units)), False)
-        label._label_units(job, prepared, work, lock, on_unit, stop_on_drift=False)
+        label._label_units(job, prepared, list(work), work, lock, on_unit, stop_on_drift=False)
     expected = actors * IMAGES / 4.0
     assert heard == pytest.approx([expected] * len(units), rel=0.15)
     assert f"{IMAGES} of {len(units) * IMAGES} images, {expected:.2f} images/s" in caplog.text

@@ -133,9 +133,9 @@ def test_failures_by_reason(output):
         "shard-000001.parquet: 4.jpg",
     ]
     assert found.problem.startswith("3 of 10 images failed, more than job.max_failed_fraction 0.01")
-    check_labelled(output, Allowed(failed=0.3), STORE)
+    check_labelled(output, range(3), Allowed(failed=0.3), STORE)
     with pytest.raises(RunIncompleteError, match="3 of 10 images failed"):
-        check_labelled(output, Allowed(failed=0.2), STORE)
+        check_labelled(output, range(3), Allowed(failed=0.2), STORE)
 
 
 def test_images_to_be_tried_again_count_on_their_own(output):
@@ -147,7 +147,7 @@ def test_images_to_be_tried_again_count_on_their_own(output):
     assert found.problem.startswith("3 of 10 images are to be tried again, more than job.max_unr")
     assert f"2 could not be read, 2 of them: {MISSING} (mend the access" in found.problem
     assert "1 ended their workers, 1 of them: ended its worker (the same command" in found.problem
-    check_labelled(output, Allowed(unreachable=0.3), STORE)
+    check_labelled(output, range(3), Allowed(unreachable=0.3), STORE)
 
 
 def test_rows_that_are_missing(output):
