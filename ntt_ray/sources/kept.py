@@ -11,6 +11,7 @@ from itertools import islice
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ntt_ray.errors import InputError
 from ntt_ray.settings import TableColumns
@@ -114,7 +115,7 @@ def key_values(
                 f"columns.key: {columns.key!r} of row {number} of {where} holds a {kind}; keys are "
                 "texts"
             )
-        keys.append(str(value) if is_key and value != "" else None)
+        keys.append(str(value) if is_key else None)
     return pa.array(keys, PACKED[0].type)
 
 
@@ -146,8 +147,9 @@ def with_carried(
 
 
 def keys_of(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Keys as texts."""
-    return column.cast(PACKED[0].type)
+    """Keys as texts; empty ones are none."""
+    texts = column.cast(PACKED[0].type)
+    return pc.if_else(pc.equal(texts, ""), pa.scalar(None, texts.type), texts)
 
 
 def concatenated(parts: Iterable[pa.Table], where: str) -> pa.Table:

@@ -138,7 +138,8 @@ def _values(stream: IO[bytes], cells: Sequence[Cell]) -> list[CellValue]:
         chosen = {"row_groups": [first.group], "columns": [first.column], "use_threads": False}
         for batch in file.iter_batches(_STEP_ROWS, **chosen):
             rows = [row for row in wanted if start <= row < start + len(batch)]
-            part = batch.column(first.column).take(pa.array([row - start for row in rows]))
+            places = pa.array([row - start for row in rows], pa.int64())
+            part = batch.column(first.column).take(places)
             found |= zip(rows, _unpacked(part), strict=True)
             start += len(batch)
             if start > wanted[-1]:
