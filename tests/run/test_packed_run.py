@@ -68,7 +68,7 @@ def test_images_in_parquet_give_the_labels_of_loose_ones_and_carry_their_columns
     first = sorted((output / "labels").glob("*.parquet"))[0]
     before = first.read_bytes()
     first.unlink()
-    with pytest.raises(OutputMismatchError, match="columns: .*caption"):
+    with pytest.raises(OutputMismatchError, match=r"columns: .*caption"):
         _run(golden_config, *there[:2])
     (tmp_path / "zz.png").write_bytes(pictures[0].read_bytes())
     assert _run(golden_config, *there) == 2
