@@ -134,7 +134,7 @@ def test_a_row_group_comes_by_few_requests(s3):
         assert [read(address) for address in addresses] == data[5:]
         # each group: how long the file is, its chunk, and whether it is still the same; once the
         # footer
-        assert proxy.happened()["requests"] <= 8
+        assert proxy.happened()["requests"] <= 6
 
 
 @pytest.mark.parametrize("large", [False, True])
