@@ -43,20 +43,35 @@ class ImageEntry:
         image_id: COCO image id, at least 1.
         file_name: relative name, which goes into COCO.
         uri: path or URI of the image file.
+        key: of a packed image the WebDataset key, which is its path in the archive up to the first
+            dot of the last part; else what the table's column of keys says; None where there is
+            none.
+        source: the packed file that holds the image, as a name relative to `images`; None for a
+            loose file.
     """
 
     image_id: int
     file_name: str
     uri: str
+    key: str | None = None
+    source: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class FetchedImage:
-    """An image on its way to the labeller: either its encoded bytes or the reason why not."""
+    """An image on its way to the labeller: either its encoded bytes or the reason why not.
+
+    Attributes:
+        entry: the image.
+        data: its encoded bytes.
+        error: why there are none.
+        final: whether that is a matter of the content, which no second attempt changes.
+    """
 
     entry: ImageEntry
     data: bytes | None
     error: str | None
+    final: bool = False
 
     def __post_init__(self) -> None:
         if (self.data is None) == (self.error is None):

@@ -23,6 +23,7 @@ _IMAGE = pa.struct(
         ("uri", pa.string()),
         ("data", pa.large_binary()),
         ("error", pa.string()),
+        ("final", pa.bool_()),
     ]
 )
 _ROWS = pa.large_list(pa.struct(ROW_FIELDS))
@@ -160,6 +161,7 @@ class LabelJob:
         decoders: how many processes each actor decodes images with.
         run_token: the token of this driver; notes of other drivers count for nothing.
         provenance: what the metadata of every shard says.
+        carries: whether the manifest has columns that go into the shards too.
     """
 
     output: str
@@ -174,3 +176,4 @@ class LabelJob:
     decoders: int
     run_token: str
     provenance: Mapping[str, str]
+    carries: bool = False

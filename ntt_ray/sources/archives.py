@@ -9,16 +9,23 @@ from __future__ import annotations
 
 import gzip
 import logging
+import re
 import tarfile
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
-from typing import IO
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import IO, NamedTuple
+
+import pyarrow as pa
 
 from ntt_ray import storage
 from ntt_ray.errors import InputError
 from ntt_ray.images import image_suffixes
+from ntt_ray.sources import schema
+from ntt_ray.sources.ahead import in_order
+from ntt_ray.sources.schema import PackedFile, numbered, packed_schema
 from ntt_ray.storage import Storage
 from ntt_ray.storage.parts import Part
 
@@ -27,6 +34,8 @@ logger = logging.getLogger(__name__)
 ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip")
 STEP_BYTES = 32 << 20
 _BLOCK = 512  # bytes of a tar's header
+_KEY = re.compile(r"((?:.*/|)[^.]+)[.][^/]*", re.DOTALL)  # of webdataset's `base_plus_ext`
+_LISTED = pa.schema(list(packed_schema())[1:])
 Member = tuple[str, Part]  # its path in the archive, and where its bytes are
 
 
@@ -35,8 +44,64 @@ def is_archive(images: str) -> bool:
     return images.lower().endswith(ARCHIVE_SUFFIXES)
 
 
-def archive_images(uri: str, store: Storage) -> Iterator[tuple[str, str]]:
-    """Path and address of each image of an archive, in the archive's order.
+class Packed(NamedTuple):
+    """An image in an archive.
+
+    Attributes:
+        name: its path in the archive.
+        address: where its bytes are, see `storage.parts`.
+        key: its WebDataset key; None where it has none.
+    """
+
+    name: str
+    address: str
+    key: str | None
+
+
+def webdataset_key(path: str) -> str | None:
+    """What `webdataset` groups members by: the path up to the first dot of its last part.
+
+    >>> webdataset_key("a.b/0001.left.jpg"), webdataset_key(".hidden.jpg")
+    ('a.b/0001', None)
+    """
+    found = _KEY.match(path)
+    return found[1] if found else None
+
+
+def archive_images(files: Sequence[PackedFile], store: Storage, *, alone: bool) -> pa.Table:
+    """The images of archives, one archive after the other, numbered from 1.
+
+    Several archives are gone through at once, see `ahead`.
+
+    Args:
+        files: the archives.
+        store: access to files.
+        alone: whether the names of images are the paths of members; else the archive's name stands
+            before them.
+
+    Raises:
+        InputError: as for `members`.
+    """
+    listed = in_order(lambda file: _listed(file, store, "" if alone else f"{file.name}/"), files)
+    return numbered(pa.concat_tables(listed))
+
+
+def _listed(file: PackedFile, store: Storage, before: str) -> pa.Table:
+    found, batches = members(storage.local_uri(storage.absolute(file.uri)), store), []
+    before, source = storage.printable(before), storage.printable(file.name)
+    while some := list(islice(found, schema.BATCH)):
+        columns = [
+            [before + image.name for image in some],
+            [image.address for image in some],
+            [image.key for image in some],
+            [source] * len(some),
+        ]
+        batches.append(pa.record_batch([pa.array(c, pa.string()) for c in columns], schema=_LISTED))
+    return pa.Table.from_batches(batches, schema=_LISTED)
+
+
+def members(uri: str, store: Storage) -> Iterator[Packed]:
+    """Each image of an archive, in the archive's order.
 
     Members with other endings are counted in the log. Where a tar is cut or damaged, the rest of it
     is one entry, which becomes a failed row.
@@ -53,7 +118,8 @@ def archive_images(uri: str, store: Storage) -> Iterator[tuple[str, str]]:
                 continue
             name = storage.printable(path).removeprefix("./")
             storage.join(shown, name)  # refuses names that lead out
-            yield name, part.address()
+            key = None if path.endswith(_REST) else webdataset_key(storage.printable(path))
+            yield Packed(name, part.address(), key)
     except FileNotFoundError:
         raise InputError(f"images: {shown}: no such file") from None
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, gzip.BadGzipFile) as error:
