@@ -21,6 +21,7 @@ from ntt_ray.json_input import read_json
 from ntt_ray.masks import Rle, mask_ious, rle_area, rle_bbox_xywh, segmentation_to_rle
 from ntt_ray.references.importers.label_studio import results_of, shapes_of
 from ntt_ray.review.job import Review, open_review
+from ntt_ray.review.problems import check_verdicts
 from ntt_ray.review.records import (
     GOOD_MASK_IOU,
     Correction,
@@ -73,6 +74,7 @@ def import_run(config: Config, path: str, reviewer: str | None) -> tuple[str, Ve
                 f"{storage.redact(uri)}: speaks of another draw (other labels, settings of merge "
                 "or seed)"
             )
+        check_verdicts(verdicts, review.draw, uri)
         verdicts = (
             verdicts if reviewer is None else verdicts.model_copy(update={"reviewer": reviewer})
         )

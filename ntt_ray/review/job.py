@@ -20,6 +20,7 @@ from ntt_ray.merge.job import class_choice, merge_thresholds, units_text
 from ntt_ray.merge.thresholds import Thresholds
 from ntt_ray.records import ImageEntry
 from ntt_ray.review.draw import draw, read_population
+from ntt_ray.review.problems import check_verdicts
 from ntt_ray.review.records import Draw, Verdicts, parse_verdicts, read_draw
 from ntt_ray.review.summary import summarise
 from ntt_ray.run import manifest as manifest_file
@@ -103,6 +104,7 @@ def read_verdicts(output: str, store: Storage, drawn: Draw) -> tuple[Verdicts, .
                 f"{storage.redact(uri)}: speaks of another draw (other labels, settings of merge "
                 "or seed); draw as before, or move these verdicts away"
             )
+        check_verdicts(verdicts, drawn, uri)
         found.append(verdicts)
     return tuple(found)
 

@@ -200,10 +200,13 @@ class Mark(_Frozen):
 
 
 class Correction(_Frozen):
-    """What a reviewer made of a label: its class, and its mask at the size of its image."""
+    """What a reviewer made of a label: its class, and its mask at the size of its image.
+
+    `counts` is None where the mask stays as it is: somebody said which class is right.
+    """
 
     category_id: int
-    counts: str
+    counts: str | None = None
 
 
 class ImageVerdict(_Frozen):
@@ -222,7 +225,7 @@ class Verdicts(_Frozen):
         design: of that draw.
         reviewer: who said it.
         labels: verdicts by the id of the label.
-        corrections: by the id of the label, where a tool gave them.
+        corrections: by the id of the label, where a tool gave them, or the right class was named.
         images: verdicts by image id.
     """
 

@@ -213,3 +213,55 @@ def test_the_report_shows_what_was_estimated(config, tmp_path):
     STORE.publish_bytes(uri, json.dumps(content).encode())
     with pytest.raises(InputError, match="not as it was written"):
         report_run(config)
+
+
+def test_the_right_class_makes_a_reference_of_it(config, tmp_path):
+    draw = drawn(config, labels=30, images=0)
+    wrong = draw.labels[0]
+    [right] = {c.id for c in draw.classes} - {wrong.category_id}
+    verdict = {"labels": {str(wrong.id): "class"}}
+    corrected = {str(wrong.id): {"category_id": right}}
+    said(config, tmp_path, draw, "unclear", **verdict, corrections=corrected)
+    references_run(config, str(tmp_path / "refs.json"), shots=5)
+    [reference] = read_json(str(tmp_path / "refs.json"), STORE)["annotations"]
+    [negative] = read_json(str(tmp_path / "refs-negatives.json"), STORE)["annotations"]
+    assert (reference["category_id"], negative["category_id"]) == (right, wrong.category_id)
+    assert reference["segmentation"]["counts"] == wrong.counts == negative["segmentation"]["counts"]
+
+
+def test_marks_without_masks_are_counted_and_shown_the_way_on(config, tmp_path):
+    draw = drawn(config, labels=10, images=8)
+    whole = draw.whole_images[0]
+    picture = draw.by_image[whole.image_id]
+    own = {str(label.id): "right" for label in whole.labels}
+    disc = CLASSES[0].category_id
+    marks = [
+        {"x": 5, "y": 6, "width": 20, "height": 30, "category_id": disc},
+        {"x": 70, "y": 50, "width": 11, "height": 10, "category_id": disc},  # rounded: by 1 pixel
+        {"x": 5, "y": 6, "category_id": disc},
+        {"x": 5, "y": 6, "width": 9, "height": 9},
+    ]
+    images = {str(whole.image_id): {"labels": own, "missed": marks}}
+    said(config, tmp_path, draw, images=images)
+    lines = references_run(config, str(tmp_path / "refs.json"), shots=1)
+    boxes = read_json(str(tmp_path / "refs-boxes.json"), STORE)
+    assert [a["bbox"] for a in boxes["annotations"]] == [[5, 6, 20, 30], [70, 50, 10, 10]]
+    assert [i["file_name"] for i in boxes["images"]] == [picture.file_name]
+    text = "\n".join(lines)
+    assert "a box and no mask, 2 disc" in text
+    assert f"from-boxes CONFIG --annotations {tmp_path}/refs-boxes.json" in text
+    assert "2 missing objects were marked by a click, or without a class" in text
+    right = {str(label.id) for label in draw.labels} | set(own)
+    assert f"more than 1 of a class: {len(right) - 2}; --shots takes more" in text
+
+
+def test_boxes_alone_are_worth_a_file(config, tmp_path):
+    draw = drawn(config, labels=5)
+    whole = draw.whole_images[0]
+    mark = {"x": 5, "y": 6, "width": 20, "height": 30, "category_id": CLASSES[0].category_id}
+    own = {str(label.id): "unclear" for label in whole.labels}
+    images = {str(whole.image_id): {"labels": own, "missed": [mark]}}
+    said(config, tmp_path, draw, "unclear", images=images)
+    lines = references_run(config, str(tmp_path / "refs.json"), shots=5)
+    assert lines[0].startswith(f"wrote {tmp_path}/refs-boxes.json")
+    assert not (tmp_path / "refs.json").exists()
