@@ -6,8 +6,9 @@ It reads the run by its record and writes below ``review/`` of its output; no mo
 from __future__ import annotations
 
 import logging
+import posixpath
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ntt_ray import storage
@@ -19,17 +20,17 @@ from ntt_ray.merge.digests import json_file, sealed
 from ntt_ray.merge.job import class_choice, merge_thresholds, units_text
 from ntt_ray.merge.thresholds import Thresholds
 from ntt_ray.records import ImageEntry
-from ntt_ray.review.draw import draw, read_population
+from ntt_ray.review.draw import Population, draw, read_population
 from ntt_ray.review.problems import check_verdicts
-from ntt_ray.review.records import Draw, Verdicts, parse_verdicts, read_draw
+from ntt_ray.review.records import ORDERS, Draw, Order, Verdicts, parse_verdicts, read_draw
 from ntt_ray.review.summary import summarise
 from ntt_ray.run import manifest as manifest_file
 from ntt_ray.run.layout import (
     DRAW_FILE,
     ESTIMATE_FILE,
     PROMISE_FILE,
-    REVIEW_FOLDER,
     VERDICTS_PREFIX,
+    review_name,
 )
 from ntt_ray.run.record import RunRecord, recorded_run
 from ntt_ray.run.shard import existing_shards
@@ -57,8 +58,8 @@ class Review:
     verdicts: tuple[Verdicts, ...]
 
     def uri(self, name: str) -> str:
-        """Where a file of the output lies."""
-        return storage.join(self.config.output, name)
+        """Where a file of this review lies, by its name in one that was drawn by probability."""
+        return storage.join(self.config.output, review_name(name, self.draw.order))
 
     def entries(self) -> dict[int, ImageEntry]:
         """The images of the draw by id, with their addresses."""
@@ -71,19 +72,46 @@ class Review:
 
 
 def open_review(config: Config) -> Review:
-    """The draw of a run and its verdicts.
+    """What was drawn of a run by probability, and its verdicts.
 
     Raises:
         InputError: nothing was drawn, or of another run.
     """
     store = Storage(config.storage_options)
     record = recorded_run(config.output, store)
-    uri = storage.join(config.output, DRAW_FILE)
-    if not store.exists(uri):
+    found = _opened(config, store, record, None)
+    if found is None:
+        uri = storage.join(config.output, DRAW_FILE)
         raise InputError(f"{storage.redact(uri)}: nothing was drawn yet; ntt-ray review draw")
+    return found
+
+
+def open_reviews(config: Config) -> list[Review]:
+    """All reviews of a run: first what was drawn by probability, then what orders chose.
+
+    Raises:
+        InputError: there is none, or one of another run.
+    """
+    store = Storage(config.storage_options)
+    record = recorded_run(config.output, store)
+    every = (_opened(config, store, record, order) for order in (None, *ORDERS))
+    return [found for found in every if found is not None] or [open_review(config)]
+
+
+def _opened(
+    config: Config, store: Storage, record: RunRecord, order: Order | None
+) -> Review | None:
+    uri = storage.join(config.output, review_name(DRAW_FILE, order))
+    if not store.exists(uri):
+        return None
     drawn = read_draw(uri, store)
     if drawn.labels_hash != record.labels_hash:
         raise InputError(f"{storage.redact(uri)}: was drawn from another run; draw again")
+    if drawn.order != order:
+        raise InputError(
+            f"{storage.redact(uri)}: is of the order {drawn.order or 'random'}, and lies in the "
+            "place of another; draw again"
+        )
     return Review(config, store, record, drawn, read_verdicts(config.output, store, drawn))
 
 
@@ -93,7 +121,7 @@ def read_verdicts(output: str, store: Storage, drawn: Draw) -> tuple[Verdicts, .
     Raises:
         InputError: a file is damaged, or speaks of a draw of another design.
     """
-    folder = storage.join(output, REVIEW_FOLDER)
+    folder = storage.join(output, posixpath.dirname(review_name(DRAW_FILE, drawn.order)))
     names = sorted(n for n in store.list_files(folder, (".json",)) if n.startswith(VERDICTS_PREFIX))
     found = []
     for name in names:
@@ -125,6 +153,33 @@ def draw_run(
         RunIncompleteError: shards are missing.
         InputError: no label is kept, or verdicts of another draw lie in the output.
     """
+    population = population_of(config)
+    store, record = population.store, recorded_run(config.output, population.store)
+    priors = _priors(config, record, population.thresholds, store)
+    drawn = draw(population, labels=labels, images=images, seed=seed, priors=priors)
+    return published(Review(config, store, record, drawn, ()), publish)
+
+
+def published(review: Review, publish: Callable[[Review], None]) -> Review:
+    """Write what was drawn, with the verdicts that are there; ``draw.json`` comes last.
+
+    Raises:
+        InputError: verdicts of another draw lie in the output.
+    """
+    said = read_verdicts(review.config.output, review.store, review.draw)
+    review = replace(review, verdicts=said)
+    publish(review)
+    review.store.publish_bytes(review.uri(DRAW_FILE), review.draw.to_bytes())
+    return review
+
+
+def population_of(config: Config) -> Population:
+    """The labels that the `merge` block keeps of a finished run.
+
+    Raises:
+        RunIncompleteError: shards are missing.
+        InputError: no label is kept.
+    """
     store = Storage(config.storage_options)
     record = recorded_run(config.output, store)
     thresholds = merge_thresholds(config, record, store)
@@ -141,13 +196,7 @@ def draw_run(
             f"no label has a score of {thresholds.min_score:g} or more: there is nothing to "
             "review; lower merge.min_score"
         )
-    priors = _priors(config, record, thresholds, store)
-    drawn = draw(population, labels=labels, images=images, seed=seed, priors=priors)
-    said = read_verdicts(config.output, store, drawn)
-    review = Review(config, store, record, drawn, said)
-    publish(review)
-    store.publish_bytes(review.uri(DRAW_FILE), drawn.to_bytes())
-    return review
+    return population
 
 
 def _all_units(config: Config, record: RunRecord, store: Storage) -> list[int]:
@@ -189,6 +238,13 @@ def estimate_run(config: Config) -> dict[str, Any]:
         InputError: nothing was drawn, or there is no verdict yet.
     """
     review = open_review(config)
+    if lost := undrawn(review):
+        logger.warning(
+            "%d verdicts are on labels or images that %s lacks, and count nowhere: draw as many as "
+            "before with the same seed",
+            lost,
+            DRAW_FILE,
+        )
     found = summarise(review.draw, review.verdicts)
     if not found["judged"] and found["recall"] is None:
         raise InputError(
@@ -216,6 +272,15 @@ def _promised_thresholds(review: Review, score: float | None) -> Calibration | N
     }
     bank, wanted = review.record.identity.bank, 0.95
     return Calibration(bank=bank, wanted_precision=wanted, thresholds=scores)
+
+
+def undrawn(review: Review) -> int:
+    """How many verdicts are on labels and images that the draw lacks: it was larger before."""
+    labels = {str(label.id) for label in review.draw.labels}
+    images = {str(image.image_id) for image in review.draw.whole_images}
+    return sum(
+        len(own.labels.keys() - labels) + len(own.images.keys() - images) for own in review.verdicts
+    )
 
 
 def judged_ids(verdicts: Sequence[Verdicts]) -> set[int]:

@@ -21,6 +21,8 @@ from ntt_ray.merge.digests import SEAL, json_file, sealed
 from ntt_ray.records import ClassLabel
 from ntt_ray.storage import Storage
 
+Order = Literal["outliers", "duplicates", "disagreement"]
+ORDERS: tuple[Order, ...] = get_args(Order)
 Verdict = Literal["right", "class", "mask", "nothing", "unclear"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 # what people read, in the order of the keys 1 to 5
@@ -33,6 +35,7 @@ WORDS = {
 }
 GOOD_MASK_IOU = 0.75  # a mask that overlaps the object less is a bad one
 MAX_TEXT = 200
+TASK_VERSION = "ntt-ray review "  # and 12 digits of the draw's digest, in tasks of Label Studio
 _SHOWN = 5
 
 
@@ -76,15 +79,17 @@ class DrawnLabel(Label):
     """A label of the sample.
 
     Attributes:
-        stratum: position in `Draw.strata`.
-        probability: how likely it was to be drawn.
+        stratum: position in `Draw.strata`; -1 where there are none.
+        probability: how likely it was to be drawn; None where it was chosen and not drawn.
         plain: whether it belongs to the part that is a plain random sample of all labels, in which
             every label is as likely as any other.
+        reason: why it was chosen, where it was not drawn.
     """
 
     stratum: int
-    probability: float
+    probability: float | None
     plain: bool
+    reason: str | None = None
 
 
 class Stratum(_Frozen):
@@ -145,6 +150,8 @@ class Draw(_Frozen):
         pictures: the images of all drawn labels and all whole images.
         labels: the drawn labels in random order, so that the first of them are a sample, too.
         whole_images: images drawn among all, in random order.
+        order: what the labels were chosen by; None where they were drawn by probability. Of a draw
+            with an order no estimate can be made.
         sha256: digest of all other keys.
     """
 
@@ -162,6 +169,7 @@ class Draw(_Frozen):
     pictures: tuple[Picture, ...]
     labels: tuple[DrawnLabel, ...]
     whole_images: tuple[WholeImage, ...]
+    order: Order | None = None
     sha256: str = ""
 
     @property
@@ -181,11 +189,20 @@ class Draw(_Frozen):
 
     def sealed(self) -> Draw:
         """The same with its digest."""
-        return self.model_copy(update={SEAL: sealed(self.model_dump(mode="json"))[SEAL]})
+        return self.model_copy(update={SEAL: sealed(self._content())[SEAL]})
 
     def to_bytes(self) -> bytes:
         """The file; the same draw gives the same bytes."""
-        return json_file(sealed(self.model_dump(mode="json")))
+        return json_file(sealed(self._content()))
+
+    def _content(self) -> dict[str, Any]:
+        """As it is written; what only draws with an order have is not in others."""
+        content = self.model_dump(mode="json")
+        if self.order is None:
+            del content["order"]
+            for label in content["labels"]:
+                del label["reason"]
+        return content
 
 
 class Mark(_Frozen):

@@ -23,7 +23,7 @@ from ntt_ray.records import ImageEntry
 from ntt_ray.references.dataset import MIN_MASK_AREA_PX
 from ntt_ray.references.page import render_file
 from ntt_ray.references.subset import coco_bytes
-from ntt_ray.review.job import Review, open_review
+from ntt_ray.review.job import Review, open_reviews
 from ntt_ray.review.problems import all_labels
 from ntt_ray.review.records import Draw, ImageVerdict, Mark, Picture, Verdict
 from ntt_ray.review.summary import combined, judged_images
@@ -71,21 +71,21 @@ def references_run(config: Config, output: str, shots: int) -> list[str]:
     Raises:
         InputError: nothing that was reviewed is right, or the images have no common root.
     """
-    review = open_review(config)
-    every = list(examples_of(review))
+    reviews = open_reviews(config)
+    review, every = reviews[0], list(examples_of_all(reviews))
     examples = limited(every, shots)
     positive = [e for e in examples if not e.is_negative]
     negative = [e for e in examples if e.is_negative]
-    boxes, points = marks_of(review)
+    boxes, points = marks_of(reviews)
     if not positive and not boxes:
         raise InputError("no label was found to be right yet: there is nothing to make references")
-    entries = review.entries()
+    entries = {key: entry for own in reviews for key, entry in own.entries().items()}
     root, names = image_root(entries), _class_names(review)
     stem = output.removesuffix(".json")
     orientation = review.record.identity.decode.get("orientation", "stored")
     written, way_on = [], []
     if positive:
-        coco = _coco(review, positive, names, "reviewed labels that are right or were corrected")
+        coco = _coco(reviews, positive, names, "reviewed labels that are right or were corrected")
         review.store.publish_bytes(output, coco_bytes(coco))
         page = render_file(coco, root, review.store)
         review.store.publish_bytes(f"{stem}.html", page.encode("utf-8", "replace"))
@@ -98,7 +98,7 @@ def references_run(config: Config, output: str, shots: int) -> list[str]:
         ]
     if negative:
         uri = f"{stem}-negatives.json"
-        rejected = _coco(review, negative, names, "reviewed labels that were rejected")
+        rejected = _coco(reviews, negative, names, "reviewed labels that were rejected")
         review.store.publish_bytes(uri, coco_bytes(rejected))
         written.append(f"wrote {storage.redact(uri)}: {_counted(negative, names)}")
         if positive:
@@ -106,7 +106,7 @@ def references_run(config: Config, output: str, shots: int) -> list[str]:
             way_on += _only_negative(positive, negative, names)
     if boxes:
         uri = f"{stem}-boxes.json"
-        marked = _coco(review, boxes, names, "missing objects that were marked by a box")
+        marked = _coco(reviews, boxes, names, "missing objects that were marked by a box")
         review.store.publish_bytes(uri, coco_bytes(marked))
         written.append(
             f"wrote {storage.redact(uri)}: missing objects with a box and no mask, "
@@ -120,22 +120,27 @@ def references_run(config: Config, output: str, shots: int) -> list[str]:
     return [*written, *_left_out(every, examples, names, shots), *_points(points), *way_on]
 
 
-def marks_of(review: Review) -> tuple[list[Box], int]:
+def marks_of(reviews: Sequence[Review]) -> tuple[list[Box], int]:
     """Missing objects without a mask: those marked by a box, and how many are marked by a click.
 
     Of several reviewers of an image the first counts, as in the estimate. A box that no class was
     said of, or that is thinner than a pixel, says as little as a click.
     """
     boxes, points = [], 0
-    for image, judged in judged_images(review.draw, review.verdicts):
+    seen = {
+        image.image_id: (judged, review.draw.by_image[image.image_id])
+        for review in reversed(reviews)
+        for image, judged in judged_images(review.draw, review.verdicts)
+    }
+    for image_id, (judged, picture) in sorted(seen.items()):
         for mark in judged.missed:
             if mark.counts is not None and mark.category_id is not None:
                 continue
-            box = _clipped(mark, review.draw.by_image[image.image_id])
+            box = _clipped(mark, picture)
             if mark.category_id is None or min(box[2:]) < 1:
                 points += 1
             else:
-                boxes.append(Box(mark.category_id, image.image_id, box))
+                boxes.append(Box(mark.category_id, image_id, box))
     return boxes, points
 
 
@@ -181,6 +186,15 @@ def _left_out(
     if more := len(every) - len(kept) - len(small):
         lines.append(f"left out, more than {shots} of a class: {more}; --shots takes more")
     return lines
+
+
+def examples_of_all(reviews: Sequence[Review]) -> Iterator[Example]:
+    """What was said in all reviews of a run; of an object in several of them the first counts."""
+    seen: set[tuple[int, str]] = set()
+    for review in reviews:
+        own = list(examples_of(review))
+        yield from (e for e in own if (e.image_id, e.rle["counts"]) not in seen)
+        seen |= {(e.image_id, e.rle["counts"]) for e in own}
 
 
 def examples_of(review: Review) -> Iterator[Example]:
@@ -248,19 +262,22 @@ def _class_names(review: Review) -> dict[int, str]:
     """The run's class names by category id of the merged files; the first of several joined."""
     own = {label.category_id: label.name for label in review.record.class_labels}
     categories = class_choice(review.config, review.record).categories
-    if categories is None:
-        return own
-    return {merged: own[key] for key, merged in sorted(categories.items(), reverse=True)}
+    if categories is not None:
+        own = {merged: own[key] for key, merged in sorted(categories.items(), reverse=True)}
+    return review.draw.names | own
 
 
 def _coco(
-    review: Review, examples: Sequence[Example | Box], names: Mapping[int, str], text: str
+    reviews: Sequence[Review],
+    examples: Sequence[Example | Box],
+    names: Mapping[int, str],
+    text: str,
 ) -> dict[str, Any]:
-    pictures = review.draw.by_image
+    pictures = {key: own for review in reviews for key, own in review.draw.by_image.items()}
     images = sorted({example.image_id for example in examples})
     used = sorted({example.category_id for example in examples})
     return {
-        "info": {"description": f"{text}, by ntt-ray review", "draw": review.draw.sha256},
+        "info": {"description": f"{text}, by ntt-ray review", "draw": reviews[0].draw.sha256},
         "licenses": [],
         "images": [
             {

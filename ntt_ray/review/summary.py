@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ntt_ray.errors import InputError
 from ntt_ray.review.estimates import (
     PROMISED,
     agreement,
@@ -68,7 +69,15 @@ def summarise(draw: Draw, files: Sequence[Verdicts]) -> dict[str, Any]:
     Args:
         draw: what was drawn.
         files: the verdicts of each reviewer, on this draw or one of the same design.
+
+    Raises:
+        InputError: the labels were chosen by an order: verdicts on them say nothing of all labels.
     """
+    if draw.order is not None:
+        raise InputError(
+            f"these labels were chosen by {draw.order} and not drawn by probability: no estimate "
+            "can be made of them; ntt-ray review draw without --order"
+        )
     said = combined([file.labels for file in files])
     judged = [(label, said[str(label.id)]) for label in draw.labels if str(label.id) in said]
     counts = Counter(verdict for _, verdict in judged)

@@ -38,7 +38,7 @@ def tasks(config):
 def imported(config, tmp_path, content):
     path = tmp_path / "corrected.json"
     path.write_text(json.dumps(content))
-    return import_run(config, str(path), "anna")[1]
+    return import_run(config, str(path), "anna", replace=True)[1]
 
 
 def test_what_was_left_as_it_was_is_right(config, tmp_path, coco, tasks):

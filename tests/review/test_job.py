@@ -7,7 +7,7 @@ from ntt_ray.json_input import read_json
 from ntt_ray.merge.job import merge_thresholds
 from ntt_ray.report.job import report_run
 from ntt_ray.review.importing import import_run
-from ntt_ray.review.job import draw_run, estimate_run, open_review
+from ntt_ray.review.job import draw_run, estimate_run, open_review, undrawn
 from ntt_ray.review.publish import publish_review
 from ntt_ray.review.records import Draw, Verdicts, read_draw
 from ntt_ray.review.references import references_run
@@ -36,7 +36,7 @@ def said(config, folder, draw, verdict="right", name="anna", **more) -> None:
     verdicts = Verdicts(draw=draw.sha256, design=draw.design, reviewer=name, labels=labels, **more)
     path = folder / "verdicts.json"
     path.write_bytes(verdicts.to_bytes())
-    import_run(config, str(path), None)
+    import_run(config, str(path), None, replace=True)
 
 
 @pytest.fixture
@@ -130,12 +130,61 @@ def test_a_larger_draw_goes_on_where_the_smaller_ended(config, tmp_path):
     said(config, tmp_path, small)
     large = drawn(config, labels=20, images=0)
     coco = read_json(f"{config.output}/{REVIEW_COCO}", STORE)
-    assert len(coco["annotations"]) == 10  # nobody looks at a label twice
+    page = STORE.read_bytes(f"{config.output}/{REVIEW_PAGE}").decode()
+    assert page.count('"kind": "label"') == 10  # nobody looks at a label twice
     assert estimate_run(config)["judged"] == 10
     new = {label.id for label in large.labels} - {label.id for label in small.labels}
-    said(config, tmp_path, large, name="Bert")
-    assert estimate_run(config)["judged"] == 20
     assert len(new) == 10
+    images = {label.image_id for label in large.labels if label.id in new}
+    wanted = {label.id for label in large.labels if label.image_id in images}
+    assert wanted > new  # what a corrected file lacks was removed, so known labels are there
+    assert {annotation["id"] for annotation in coco["annotations"]} == wanted
+    path = tmp_path / "corrected.json"
+    path.write_text(json.dumps(coco))
+    assert set(import_run(config, str(path), "Bert")[1].labels.values()) == {"right"}
+    assert estimate_run(config)["judged"] == 20
+
+
+def test_a_second_file_of_a_reviewer_adds_to_the_first(config, tmp_path):
+    small = drawn(config, labels=10, images=0)
+    said(config, tmp_path, small)
+    large = drawn(config, labels=20, images=0)
+    new = {str(label.id) for label in large.labels} - {str(label.id) for label in small.labels}
+    path = tmp_path / "new.json"
+    file = Verdicts(
+        draw=large.sha256, design=large.design, reviewer="anna", labels=dict.fromkeys(new, "mask")
+    )
+    path.write_bytes(file.to_bytes())
+    import_run(config, str(path), None)
+    assert estimate_run(config)["verdicts"] == {"mask": 10, "right": 10}
+    other = dict.fromkeys([*sorted(new)[:3], str(small.labels[0].id)], "nothing")
+    path.write_bytes(file.model_copy(update={"labels": other}).to_bytes())
+    with pytest.raises(InputError, match="4 verdicts are others than 'anna' gave before: --repl"):
+        import_run(config, str(path), None)
+    assert estimate_run(config)["verdicts"] == {"mask": 10, "right": 10}
+    import_run(config, str(path), "another anna")
+    assert estimate_run(config)["verdicts"] == {"mask": 7, "right": 9, "unclear": 4}
+    path.write_bytes(file.model_copy(update={"labels": other, "draw": "older"}).to_bytes())
+    import_run(config, str(path), None, replace=True)
+    assert estimate_run(config)["verdicts"] == {"mask": 7, "nothing": 4, "right": 9}
+
+
+def test_a_corrected_file_of_a_smaller_draw_is_refused(config, tmp_path):
+    drawn(config, labels=10, images=0)
+    coco = STORE.read_bytes(f"{config.output}/{REVIEW_COCO}")
+    path = tmp_path / "corrected.json"
+    path.write_bytes(coco)
+    drawn(config, labels=30, images=0)
+    with pytest.raises(InputError, match="made of another draw than is there now"):
+        import_run(config, str(path), "anna")
+
+
+def test_verdicts_that_a_smaller_draw_lacks_are_counted(config, tmp_path, caplog):
+    said(config, tmp_path, drawn(config, labels=20, images=0))
+    small = drawn(config, labels=8, images=0)
+    assert undrawn(open_review(config)) == 12
+    assert estimate_run(config)["judged"] == len(small.labels)
+    assert "12 verdicts are on labels or images that review/draw.json lacks" in caplog.text
 
 
 def test_verdicts_of_another_draw_are_in_the_way(config, tmp_path):

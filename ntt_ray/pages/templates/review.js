@@ -136,6 +136,7 @@
     $("asking").hidden = asking === null;
     $("whole").hidden = !it || it.kind !== "image" || asking !== null;
     $("file").textContent = it ? it.file : "";
+    if ($("reason")) $("reason").textContent = it && it.reason || "";
     if (!it) {
       const text = document.createElement("p");
       text.textContent = done === data.items.length ? "All verdicts are given: export them." : "The end; some were passed over.";
