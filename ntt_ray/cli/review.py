@@ -8,7 +8,16 @@ import typer
 from rich.table import Table
 
 from ntt_ray import storage
-from ntt_ray.cli.app import ConfigPath, Overrides, Verbose, app, console, say, start
+from ntt_ray.cli.app import (
+    ConfigPath,
+    Overrides,
+    Verbose,
+    app,
+    console,
+    name_cell,
+    say,
+    start,
+)
 from ntt_ray.errors import InputError
 from ntt_ray.run.layout import ESTIMATE_FILE, PROMISE_FILE, REVIEW_PAGE
 
@@ -72,7 +81,7 @@ def draw(
 
     if order == "random":
         if against is not None:
-            raise InputError("--against goes with --order disagreement")
+            raise InputError("--against: goes with --order disagreement")
         review = draw_run(settings, labels=labels, images=images, seed=seed, publish=publish_review)
         drawn = review.draw
         said = (
@@ -196,8 +205,8 @@ def references(
 
 def _table(found: dict[str, Any]) -> Table:
     table = Table("", "labels", "judged", "precision", "95 %")
-    rows = [("all labels", found["labels"], found["precision"])]
-    rows += [(c["name"], c["labels"], c["precision"]) for c in found["classes"]]
+    rows: list[tuple[Any, Any, Any]] = [("all labels", found["labels"], found["precision"])]
+    rows += [(name_cell(c["name"]), c["labels"], c["precision"]) for c in found["classes"]]
     rows += [
         (f"score {b['from']:.3f} to {b['to']:.3f}", (b["precision"] or {}).get("labels"), own)
         for b in found["scores"]

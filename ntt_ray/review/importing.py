@@ -35,6 +35,7 @@ from ntt_ray.review.records import (
     Picture,
     Verdict,
     Verdicts,
+    name_problem,
     parse_verdicts,
 )
 from ntt_ray.run.layout import verdicts_name
@@ -82,6 +83,8 @@ def import_run(
         InputError, ReviewFileError: it is no file of verdicts, or of another draw, or it differs
             from what the reviewer said before.
     """
+    if reviewer is not None and (problem := name_problem(reviewer)):
+        raise InputError(f"--reviewer: {problem}")
     reviews, uri = open_reviews(config), storage.absolute(path)
     if order is not None:
         reviews = [own for own in reviews if (own.draw.order or "random") == order]
@@ -92,12 +95,11 @@ def import_run(
         verdicts = parse_verdicts(content, uri)
         review = _of_design(reviews, verdicts, uri)
         check_verdicts(verdicts, review.draw, uri)
-        verdicts = (
-            verdicts if reviewer is None else verdicts.model_copy(update={"reviewer": reviewer})
-        )
-        return _take_in(review, verdicts, replace)
+        if reviewer is not None:
+            verdicts = verdicts.model_copy(update={"reviewer": reviewer})
+        return _take_in(review, verdicts, uri, replace)
     review = _of_tool(reviews, drawn_as(content), uri)
-    given = (reviewer or PurePath(path).stem)[:MAX_TEXT]
+    given = reviewer or _name_of(PurePath(path).stem)
     if isinstance(content, dict) and "annotations" in content:
         objects = coco_objects(content, review.draw, uri)
     elif isinstance(content, list):
@@ -107,7 +109,12 @@ def import_run(
             f"{storage.redact(uri)}: neither verdicts of the page, nor COCO, nor a JSON export of "
             "Label Studio"
         )
-    return _take_in(review, compared(review.draw, objects, given), replace)
+    return _take_in(review, compared(review.draw, objects, given), uri, replace)
+
+
+def _name_of(stem: str) -> str:
+    """A reviewer named as a file is, whatever files may be called."""
+    return "".join(c for c in stem if c.isprintable())[:MAX_TEXT].strip() or "reviewer"
 
 
 def _of_design(reviews: Sequence[Review], verdicts: Verdicts, uri: str) -> Review:
@@ -157,12 +164,14 @@ def _of_tool(reviews: Sequence[Review], digest: str | None, uri: str) -> Review:
     return reviews[0]
 
 
-def _take_in(review: Review, verdicts: Verdicts, replace: bool) -> tuple[str, Verdicts, int]:
+def _take_in(
+    review: Review, verdicts: Verdicts, uri: str, replace: bool
+) -> tuple[str, Verdicts, int]:
     known = {str(label.id) for label in review.draw.labels}
     whole = {str(image.image_id) for image in review.draw.whole_images}
     left_out = len(verdicts.labels.keys() - known) + len(verdicts.images.keys() - whole)
     if not (verdicts.labels.keys() & known or verdicts.images.keys() & whole):
-        raise InputError("the file has no verdict on anything that was drawn")
+        raise InputError(f"{storage.redact(uri)}: has no verdict on anything that was drawn")
     name = verdicts_name(verdicts.reviewer)
     before = [own for own in review.verdicts if verdicts_name(own.reviewer) == name]
     if before:
@@ -334,9 +343,10 @@ def label_studio_objects(
         if not isinstance(data, dict):
             problems.append(f"task {number}: has no data; export as JSON, not as JSON-MIN")
             continue
-        picture = find(data.get("file_name"))
-        results = results_of({**task, "predictions": None})
-        if picture is None or not _was_submitted(task):
+        picture, results = find(data.get("file_name")), None
+        with noted(problems, f"task {number}", ValueError):
+            results = results_of({**task, "predictions": None})
+        if results is None or picture is None or not _was_submitted(task):
             continue
         own = found.setdefault(picture.image_id, [])
         for place, result in enumerate(results):

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import logging
 import posixpath
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from ntt_ray import storage
 from ntt_ray.config import Config
@@ -126,15 +129,26 @@ def read_verdicts(output: str, store: Storage, drawn: Draw) -> tuple[Verdicts, .
     found = []
     for name in names:
         uri = storage.join(folder, name)
-        verdicts = parse_verdicts(read_json(uri, store), uri)
+        with _mending():
+            verdicts = parse_verdicts(read_json(uri, store), uri)
         if verdicts.design != drawn.design:
             raise InputError(
                 f"{storage.redact(uri)}: speaks of another draw (other labels, settings of merge "
                 "or seed); draw as before, or move these verdicts away"
             )
-        check_verdicts(verdicts, drawn, uri)
+        with _mending():
+            check_verdicts(verdicts, drawn, uri)
         found.append(verdicts)
     return tuple(found)
+
+
+@contextmanager
+def _mending() -> Iterator[None]:
+    """An error of a file that was fine when it was imported says what to do with it."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{error}; mend this file, or move it away") from None
 
 
 def draw_run(
@@ -183,18 +197,25 @@ def population_of(config: Config) -> Population:
     store = Storage(config.storage_options)
     record = recorded_run(config.output, store)
     thresholds = merge_thresholds(config, record, store)
-    population = read_population(
-        config.output,
-        _all_units(config, record, store),
-        store,
-        labels_hash=record.labels_hash,
-        thresholds=thresholds,
-        classes=class_choice(config, record).labels,
-    )
+    units, classes = _all_units(config, record, store), class_choice(config, record).labels
+
+    def kept(thresholds: Thresholds) -> Population:
+        return read_population(
+            config.output,
+            units,
+            store,
+            labels_hash=record.labels_hash,
+            thresholds=thresholds,
+            classes=classes,
+        )
+
+    population = kept(thresholds)
     if not len(population.scores):
+        found = len(kept(thresholds.any_score()).scores)
+        mend = f"; lower merge.min_score of {thresholds.min_score:g}" if found else ""
         raise InputError(
-            f"no label has a score of {thresholds.min_score:g} or more: there is nothing to "
-            "review; lower merge.min_score"
+            f"there is nothing to review: {population.images} images were labelled, {found} labels "
+            f"found and none of them kept{mend}"
         )
     return population
 
@@ -244,6 +265,14 @@ def estimate_run(config: Config) -> dict[str, Any]:
             "before with the same seed",
             lost,
             DRAW_FILE,
+        )
+    least, now = review.draw.depths[-1].score, review.config.merge.min_score
+    if least < float(np.float32(now)):
+        logger.warning(
+            "the estimate is of the labels that were drawn from, down to a score of %g; "
+            "merge.min_score is %g now: draw again where these are the labels in question",
+            least,
+            now,
         )
     found = summarise(review.draw, review.verdicts)
     if not found["judged"] and found["recall"] is None:

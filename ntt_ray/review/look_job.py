@@ -51,11 +51,10 @@ class Wanted:
         Raises:
             InputError: they do not.
         """
-        if (self.against is None) == (self.order == "disagreement"):
-            raise InputError(
-                "--against OUTPUT, a second run of the same images, goes with --order "
-                f"disagreement, and that needs it; the order is {self.order}"
-            )
+        if self.against is None and self.order == "disagreement":
+            raise InputError("--order disagreement: name a second run with --against OUTPUT")
+        if self.against is not None and self.order != "disagreement":
+            raise InputError(f"--against: goes with --order disagreement, not {self.order}")
         if self.against is not None and self.against.rstrip("/") == output.rstrip("/"):
             raise InputError("--against: is this run; name the output of another run")
         if self.images and self.order != "disagreement":

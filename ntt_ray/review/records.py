@@ -9,9 +9,10 @@ the same seed, of which the larger hold the smaller; verdicts go from one to the
 from __future__ import annotations
 
 import json
+import unicodedata
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from ntt_ray import storage
 from ntt_ray.errors import InputError
@@ -233,6 +234,23 @@ class ImageVerdict(_Frozen):
     missed: tuple[Mark, ...] = ()
 
 
+def name_problem(name: str) -> str | None:
+    """What is wrong with the name of a reviewer, which is shown on terminals; None: nothing."""
+    if not name.strip() or len(name) > MAX_TEXT or any(map(_is_control, name)):
+        return f"a reviewer has a name of 1 to {MAX_TEXT} characters, none a control character"
+    return None
+
+
+def _is_control(character: str) -> bool:
+    return unicodedata.category(character) == "Cc"
+
+
+def _checked_name(name: str) -> str:
+    if problem := name_problem(name):
+        raise ValueError(problem)
+    return name
+
+
 class Verdicts(_Frozen):
     """A file of verdicts, as the page exports it.
 
@@ -249,7 +267,7 @@ class Verdicts(_Frozen):
     format_version: Literal[1] = 1
     draw: str
     design: str
-    reviewer: Annotated[str, Field(min_length=1, max_length=MAX_TEXT)] = "reviewer"
+    reviewer: Annotated[str, AfterValidator(_checked_name)] = "reviewer"
     labels: dict[str, Verdict] = {}
     corrections: dict[str, Correction] = {}
     images: dict[str, ImageVerdict] = {}

@@ -1,10 +1,12 @@
 import json
+from pathlib import Path
 
 import pytest
 
 from ntt_ray.errors import InputError, RunIncompleteError
 from ntt_ray.json_input import read_json
 from ntt_ray.merge.job import merge_thresholds
+from ntt_ray.records import ImageLabels
 from ntt_ray.report.job import report_run
 from ntt_ray.review.importing import import_run
 from ntt_ray.review.job import draw_run, estimate_run, open_review, undrawn
@@ -22,6 +24,7 @@ from ntt_ray.run.layout import (
     shard_uri,
 )
 from ntt_ray.run.record import recorded_run
+from tests.support import review_run as review_run_module
 from tests.support.output_files import unknown_files
 from tests.support.review_run import CLASSES, HOSTILE, STORE, review_run
 
@@ -202,11 +205,40 @@ def test_what_is_missing_is_named(config, tmp_path):
     with pytest.raises(InputError, match="no verdict yet"):
         estimate_run(config)
     high = config.model_copy(update={"merge": config.merge.model_copy(update={"min_score": 0.99})})
-    with pytest.raises(InputError, match=r"lower merge\.min_score"):
+    with pytest.raises(InputError, match=r"48 labels found and none of them kept; lower merge"):
         drawn(high)
     STORE.delete(shard_uri(config.output, 1))
     with pytest.raises(RunIncompleteError, match="1 of 6 shards are missing: 1"):
         drawn(config)
+
+
+def test_a_run_that_found_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(review_run_module, "_labelled", _empty)
+    config = review_run(tmp_path / "empty", images=8)
+    with pytest.raises(InputError, match="8 images were labelled, 0 labels found and none of th"):
+        drawn(config)
+
+
+def _empty(entry, number):
+    review_run_module.paint(Path(entry.uri), number)
+    return ImageLabels.labelled(entry, review_run_module.SIZE_HW, ())
+
+
+def test_a_damaged_file_in_the_output_is_named_with_the_way_on(config, tmp_path):
+    said(config, tmp_path, drawn(config))
+    STORE.publish_bytes(f"{config.output}/review/verdicts-z.json", b'{"draw": 1')
+    for use in (estimate_run, drawn):
+        with pytest.raises(InputError, match=r"verdicts-z\.json: not JSON .* move it away"):
+            use(config)
+
+
+def test_settings_that_keep_fewer_labels_than_were_drawn_from_are_said(config, tmp_path, caplog):
+    said(config, tmp_path, drawn(config))
+    estimate_run(config)
+    assert "draw again" not in caplog.text
+    merge = config.merge.model_copy(update={"min_score": 0.6})
+    estimate_run(config.model_copy(update={"merge": merge}))
+    assert "merge.min_score is 0.6 now: draw again" in caplog.text
 
 
 def test_an_edited_draw_is_refused(config):

@@ -189,8 +189,8 @@ def test_runs_that_agree_have_nothing_to_look_at(config, tmp_path):
 @pytest.mark.parametrize(
     ("wanted", "problem"),
     [
-        ({"order": "disagreement"}, "--against OUTPUT"),
-        ({"order": "outliers", "against": "elsewhere"}, "--against OUTPUT"),
+        ({"order": "disagreement"}, "name a second run with --against"),
+        ({"order": "outliers", "against": "elsewhere"}, "--order disagreement, not outliers"),
         ({"order": "outliers", "images": 3}, "--images: outliers are labels"),
         ({"order": "disagreement", "against": "OWN"}, "--against: is this run"),
         ({"order": "disagreement", "against": "/nowhere"}, "there is no run here"),
