@@ -30,7 +30,7 @@ def review(command, path, *arguments):
 
 
 def test_names_are_neither_markup_nor_orders_to_a_terminal(made, tmp_path):
-    config, path = made
+    path = made[1]
     said = review("draw", path, "--labels", "1000000", "--images", "99999")
     assert "drew 32 of 32 labels" in said.output
     draw = json.loads((tmp_path / "made/run/review/draw.json").read_text())
