@@ -117,6 +117,9 @@ def outlier_factors(looks: list[Look], categories: Ints) -> npt.NDArray[np.float
 def alike_pairs(looks: list[Look], images: Ints) -> list[tuple[int, int, float]]:
     """Pairs of near-duplicates in different images, each label in one pair at most.
 
+    Of each label the `NEIGHBOURS` most alike behind it are looked at, so that thousands of equal
+    labels cost no more than others.
+
     Args:
         looks: n labels.
         images: the image of each, ``(n,)``.
@@ -129,11 +132,14 @@ def alike_pairs(looks: list[Look], images: Ints) -> list[tuple[int, int, float]]
     pictures = np.stack([look.picture for look in looks])
     limit, found = ALIKE * np.sqrt(pictures.shape[1]), []
     for start in range(0, len(pictures), _BLOCK):
-        distance = _distances(pictures[start : start + _BLOCK], pictures)
-        rows, columns = np.nonzero(distance <= limit)
-        for row, column in zip((rows + start).tolist(), columns.tolist(), strict=True):
-            if row < column and images[row] != images[column]:
-                found.append((float(distance[row - start, column] / limit * ALIKE), row, column))
+        rows = np.arange(start, min(start + _BLOCK, len(pictures)))
+        distance = _distances(pictures[rows], pictures)
+        distance[(rows[:, None] >= np.arange(len(pictures))) | _same(images, rows)] = np.inf
+        nearest = np.argsort(distance, axis=1, kind="stable")[:, :NEIGHBOURS]
+        for row, columns in zip(rows.tolist(), nearest.tolist(), strict=True):
+            for column in columns:
+                if (apart := float(distance[row - start, column])) <= limit:
+                    found.append((apart / limit * ALIKE, row, column))
     taken: set[int] = set()
     pairs = []
     for difference, one, other in sorted(found):
@@ -141,6 +147,11 @@ def alike_pairs(looks: list[Look], images: Ints) -> list[tuple[int, int, float]]
             taken |= {one, other}
             pairs.append((one, other, difference))
     return pairs
+
+
+def _same(images: Ints, rows: Ints) -> npt.NDArray[np.bool_]:
+    same: npt.NDArray[np.bool_] = images[rows][:, None] == images
+    return same
 
 
 def _even(numbers: Floats) -> Floats:

@@ -133,8 +133,8 @@ def read_verdicts(output: str, store: Storage, drawn: Draw) -> tuple[Verdicts, .
             verdicts = parse_verdicts(read_json(uri, store), uri)
         if verdicts.design != drawn.design:
             raise InputError(
-                f"{storage.redact(uri)}: speaks of another draw (other labels, settings of merge "
-                "or seed); draw as before, or move these verdicts away"
+                f"{storage.redact(uri)}: speaks of another draw (other labels, settings of merge, "
+                "seed, --pool or --against); draw as before, or move these verdicts away"
             )
         with _mending():
             check_verdicts(verdicts, drawn, uri)

@@ -65,6 +65,13 @@ def test_pairs_are_of_different_images_and_each_label_in_one():
     assert pair[2] < ALIKE / 10
 
 
+def test_many_equal_labels_are_all_in_pairs():
+    looks, images = [label(1)] * 1200, np.arange(1200) // 2
+    pairs = alike_pairs(looks, images)
+    assert len({n for pair in pairs for n in pair[:2]}) == 2 * len(pairs) > 1100
+    assert all(images[one] != images[other] for one, other, _ in pairs)
+
+
 def test_a_box_at_the_border_has_a_pixel():
     mask = np.zeros(SIZE, bool)
     mask[-1, -1] = True
