@@ -12,6 +12,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from shlex import quote
 from typing import Any
 
 from ntt_ray import storage
@@ -113,8 +114,8 @@ def references_run(config: Config, output: str, shots: int) -> list[str]:
             f"{_counted(boxes, names)}"
         )
         way_on.append(
-            f"masks of the boxes: ntt-ray references from-boxes CONFIG --annotations "
-            f"{storage.redact(uri)} --image-root {storage.redact(root)} --set "
+            "masks of the boxes: ntt-ray references from-boxes CONFIG --annotations "
+            f"{quote(storage.redact(uri))} --image-root {quote(storage.redact(root))} --set "
             f"references.orientation={orientation} --output MASKS.json"
         )
     return [*written, *_left_out(every, examples, names, shots), *_points(points), *way_on]
