@@ -9,7 +9,7 @@ bank.
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from shlex import quote
@@ -18,7 +18,7 @@ from typing import Any
 from ntt_ray import storage
 from ntt_ray.config import Config
 from ntt_ray.errors import InputError
-from ntt_ray.masks import Rle, rle_area, rle_bbox_xywh
+from ntt_ray.masks import Rle, overlap_shares, rle_area, rle_bbox_xywh
 from ntt_ray.merge.job import class_choice
 from ntt_ray.records import ImageEntry
 from ntt_ray.references.dataset import MIN_MASK_AREA_PX
@@ -28,6 +28,8 @@ from ntt_ray.review.job import Review, open_reviews
 from ntt_ray.review.problems import all_labels
 from ntt_ray.review.records import Draw, ImageVerdict, Mark, Picture, Verdict
 from ntt_ray.review.summary import combined, judged_images
+
+PART = 0.5  # of a rejected label, on references of its class: it is a piece of them
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ def references_run(config: Config, output: str, shots: int) -> list[str]:
         InputError: nothing that was reviewed is right, or the images have no common root.
     """
     reviews = open_reviews(config)
-    review, every = reviews[0], list(examples_of_all(reviews))
+    review, said = reviews[0], list(examples_of_all(reviews))
+    every = without_parts(said)
     examples = limited(every, shots)
     positive = [e for e in examples if not e.is_negative]
     negative = [e for e in examples if e.is_negative]
@@ -118,7 +121,13 @@ def references_run(config: Config, output: str, shots: int) -> list[str]:
             f"{quote(storage.redact(uri))} --image-root {quote(storage.redact(root))} --set "
             f"references.orientation={orientation} --output MASKS.json"
         )
-    return [*written, *_left_out(every, examples, names, shots), *_points(points), *way_on]
+    left_out = _left_out(every, examples, names, shots)
+    if parts := len(said) - len(every):
+        left_out.append(
+            f"left out, rejected labels that lie on a reference of their own class: {parts}; as "
+            "negatives they would speak against it"
+        )
+    return [*written, *left_out, *_points(points), *way_on]
 
 
 def marks_of(reviews: Sequence[Review]) -> tuple[list[Box], int]:
@@ -228,6 +237,25 @@ def examples_of(review: Review) -> Iterator[Example]:
 def _of_images(draw: Draw, images: Mapping[str, ImageVerdict]) -> dict[str, Verdict]:
     whole = (images.get(str(image.image_id)) for image in draw.whole_images)
     return {key: said for image in whole if image for key, said in image.labels.items()}
+
+
+def without_parts(examples: Sequence[Example]) -> list[Example]:
+    """The examples without negatives that lie for `PART` or more on references of their class.
+
+    A piece of an object, and a second label of it, is rightly rejected; it looks like its class.
+    """
+    own: dict[tuple[int, int], list[Rle]] = defaultdict(list)
+    for example in examples:
+        if not example.is_negative:
+            own[example.category_id, example.image_id].append(example.rle)
+
+    def is_part(example: Example) -> bool:
+        there = own.get((example.category_id, example.image_id))
+        if not example.is_negative or not there or not rle_area(example.rle):
+            return False
+        return float(overlap_shares([example.rle], there).sum()) >= PART
+
+    return [example for example in examples if not is_part(example)]
 
 
 def limited(examples: list[Example], shots: int) -> list[Example]:

@@ -12,7 +12,7 @@ from ntt_ray.review.importing import import_run
 from ntt_ray.review.job import draw_run, estimate_run, open_review, undrawn
 from ntt_ray.review.publish import publish_review
 from ntt_ray.review.records import Draw, Verdicts, read_draw
-from ntt_ray.review.references import references_run
+from ntt_ray.review.references import Example, references_run, without_parts
 from ntt_ray.run.layout import (
     DRAW_FILE,
     ESTIMATE_FILE,
@@ -26,7 +26,7 @@ from ntt_ray.run.layout import (
 from ntt_ray.run.record import recorded_run
 from tests.support import review_run as review_run_module
 from tests.support.output_files import unknown_files
-from tests.support.review_run import CLASSES, HOSTILE, STORE, review_run
+from tests.support.review_run import CLASSES, HOSTILE, STORE, box_rle, review_run
 
 
 def drawn(config, labels=30, images=8, seed=1) -> Draw:
@@ -346,3 +346,17 @@ def test_boxes_alone_are_worth_a_file(config, tmp_path):
     lines = references_run(config, str(tmp_path / "refs.json"), shots=5)
     assert lines[0].startswith(f"wrote {tmp_path}/refs-boxes.json")
     assert not (tmp_path / "refs.json").exists()
+
+
+def test_pieces_of_a_reference_are_no_negatives_of_its_class():
+    def example(category_id, image_id, box, is_negative):
+        return Example(category_id, image_id, box_rle(*box), is_negative)
+
+    reference = example(2, 1, (10, 10, 20, 20), False)
+    piece = example(2, 1, (10, 10, 20, 8), True)
+    mostly_beside = example(2, 1, (21, 10, 20, 20), True)
+    others = [example(5, 1, (10, 10, 20, 8), True), example(2, 3, (10, 10, 20, 8), True)]
+    kept = [reference, mostly_beside, *others]
+    assert without_parts([piece, *kept]) == kept
+    assert without_parts([piece]) == [piece]
+    assert without_parts([]) == []
