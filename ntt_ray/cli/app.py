@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.text import Text
 
 from ntt_ray import __version__
 from ntt_ray.cli.place import settings_of
@@ -56,6 +58,7 @@ DryRun = Annotated[
     bool,
     typer.Option("--dry-run", help="Check everything and print the plan; start and write nothing."),
 ]
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log more of what is going on.")]
 
 
@@ -90,7 +93,17 @@ def _common(
 
 def say(text: str, style: str | None = None) -> None:
     """A line for people, on stderr, never wrapped and never read as markup."""
-    console.print(text, style=style, markup=False, soft_wrap=True)
+    console.print(_visible(text), style=style, markup=False, soft_wrap=True)
+
+
+def name_cell(name: str) -> Text:
+    """A name from data in a table: never read as markup, on one line."""
+    return Text(_visible(name.replace("\n", "\\n")))
+
+
+def _visible(text: str) -> str:
+    """A text without control characters, which a terminal would obey: they are written out."""
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def start(

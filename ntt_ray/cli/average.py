@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from ntt_ray import storage
-from ntt_ray.cli.app import Overrides, app, console, say, start_logging
+from ntt_ray.cli.app import Overrides, app, console, name_cell, say, start_logging
 from ntt_ray.cli.place import access_settings, is_output, output_settings
 from ntt_ray.errors import InputError
 from ntt_ray.run.layout import METRICS_FILE
@@ -95,7 +94,9 @@ def _print_table(summary: Mapping[str, Any], runs: int) -> None:
     names = sorted(summary["per_class"])
     for name in names[:CLASSES_SHOWN]:
         own = summary["per_class"][name]
-        table.add_row(escape(f"AP of {name}"), *(_shown(own.get(k, {}).get("AP")) for k in kinds))
+        table.add_row(
+            name_cell(f"AP of {name}"), *(_shown(own.get(k, {}).get("AP")) for k in kinds)
+        )
     console.print(table)
     if len(names) > CLASSES_SHOWN:
         say(f"and {len(names) - CLASSES_SHOWN} more classes: --json FILE holds them")

@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 
 from ntt_ray import storage
-from ntt_ray.cli.app import config_command, console, say, shown
+from ntt_ray.cli.app import config_command, console, name_cell, say, shown
 from ntt_ray.cli.progress import counter
 from ntt_ray.config import Config
 from ntt_ray.run.layout import CALIBRATION_FILE, CALIBRATION_PAGE
@@ -77,7 +77,7 @@ def _print_table(found: list[ClassCalibration]) -> None:
         evidence = item.evidence
         precision = _with_range(evidence.expected_precision, evidence.precision_range)
         table.add_row(
-            item.label.name,
+            name_cell(item.label.name),
             str(evidence.images),
             str(evidence.objects),
             threshold(item.threshold),

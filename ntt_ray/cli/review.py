@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.table import Table
 
 from ntt_ray import storage
-from ntt_ray.cli.app import ConfigPath, Overrides, Verbose, app, console, say, start
+from ntt_ray.cli.app import (
+    ConfigPath,
+    Overrides,
+    Verbose,
+    app,
+    console,
+    name_cell,
+    say,
+    start,
+)
+from ntt_ray.errors import InputError
 from ntt_ray.run.layout import ESTIMATE_FILE, PROMISE_FILE, REVIEW_PAGE
+
+By = Literal["random", "outliers", "duplicates", "disagreement"]
+
 
 group = typer.Typer(
     name="review",
@@ -32,6 +45,25 @@ def draw(
     seed: Annotated[
         int, typer.Option("--seed", min=0, help="The same seed draws the same, and more of it.")
     ] = 0,
+    order: Annotated[
+        By,
+        typer.Option(
+            "--order",
+            help="random: for an estimate. Or what to look at, of which no estimate can be made: "
+            "outliers look unlike their class; duplicates look alike in different images; "
+            "disagreement: a second run has them otherwise.",
+        ),
+    ] = "random",
+    pool: Annotated[
+        int,
+        typer.Option("--pool", min=1, help="How many labels drawn at random an order is made of."),
+    ] = 2000,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            "--against", metavar="OUTPUT", help="A second run of the images, for disagreement."
+        ),
+    ] = None,
     overrides: Overrides = None,
     verbose: Verbose = False,
 ) -> None:
@@ -43,15 +75,33 @@ def draw(
     Example: ntt-ray review draw birds.yaml --labels 400 --images 100
     """
     settings = start(config, overrides, verbose=verbose)
-    from ntt_ray.review.job import draw_run
+    from ntt_ray.review.job import draw_run, undrawn
+    from ntt_ray.review.look_job import Wanted, look_run
     from ntt_ray.review.publish import publish_review
 
-    review = draw_run(settings, labels=labels, images=images, seed=seed, publish=publish_review)
-    drawn = review.draw
-    say(
-        f"drew {len(drawn.labels)} of {drawn.population} labels in {len(drawn.strata)} strata and "
-        f"{len(drawn.whole_images)} of {drawn.images} images"
-    )
+    if order == "random":
+        if against is not None:
+            raise InputError("--against: goes with --order disagreement")
+        review = draw_run(settings, labels=labels, images=images, seed=seed, publish=publish_review)
+        drawn = review.draw
+        said = (
+            f"drew {len(drawn.labels)} of {drawn.population} labels in {len(drawn.strata)} strata"
+        )
+    else:
+        other = None if against is None else storage.absolute(against)
+        wanted = Wanted(order, labels, images, seed, pool, other)
+        review = look_run(settings, wanted, publish=publish_review)
+        drawn = review.draw
+        said = f"chose {len(drawn.labels)} of {min(pool, drawn.population)} labels by {order}"
+    say(f"{said} and {len(drawn.whole_images)} of {drawn.images} images")
+    if order != "random":
+        say("they were not drawn by probability: no estimate is made of them, references are")
+    if lost := undrawn(review):
+        say(
+            f"{lost} verdicts are on labels or images that this draw lacks, and count nowhere; a "
+            "larger draw holds them again",
+            style="yellow",
+        )
     say(f"review: {storage.redact(review.uri(REVIEW_PAGE))}")
     say("then: ntt-ray review import CONFIG verdicts.json")
 
@@ -71,20 +121,33 @@ def import_(
         str | None,
         typer.Option("--reviewer", help="Who reviewed; a file of the page says so itself."),
     ] = None,
+    order: Annotated[
+        By | None,
+        typer.Option(
+            "--order", help="Which draw a file is of, where it does not say so and several are."
+        ),
+    ] = None,
+    replace: Annotated[
+        bool,
+        typer.Option(
+            "--replace", help="Where a reviewer said something else before, this file counts."
+        ),
+    ] = False,
     overrides: Overrides = None,
     verbose: Verbose = False,
 ) -> None:
-    """Take verdicts in; a file of the same reviewer takes the place of the one before.
+    """Take verdicts in; a second file of a reviewer adds to the first.
 
-    In files of other tools a label is right where a mask of its class overlaps it (IoU 0.75); an
-    image that is not in the file was not reviewed.
+    Where it differs from the first it is refused, unless --replace is given: two people may have
+    the same name. In files of other tools a label is right where a mask of its class overlaps it
+    (IoU 0.75); an image that is not in the file was not reviewed.
 
     Example: ntt-ray review import birds.yaml verdicts.json
     """
     settings = start(config, overrides, verbose=verbose)
     from ntt_ray.review.importing import import_run
 
-    name, verdicts, left_out = import_run(settings, path, reviewer)
+    name, verdicts, left_out = import_run(settings, path, reviewer, order=order, replace=replace)
     say(
         f"{verdicts.reviewer}: {len(verdicts.labels)} labels and {len(verdicts.images)} images "
         f"-> {name}"
@@ -142,8 +205,8 @@ def references(
 
 def _table(found: dict[str, Any]) -> Table:
     table = Table("", "labels", "judged", "precision", "95 %")
-    rows = [("all labels", found["labels"], found["precision"])]
-    rows += [(c["name"], c["labels"], c["precision"]) for c in found["classes"]]
+    rows: list[tuple[Any, Any, Any]] = [("all labels", found["labels"], found["precision"])]
+    rows += [(name_cell(c["name"]), c["labels"], c["precision"]) for c in found["classes"]]
     rows += [
         (f"score {b['from']:.3f} to {b['to']:.3f}", (b["precision"] or {}).get("labels"), own)
         for b in found["scores"]

@@ -14,19 +14,22 @@ from ntt_ray.masks import decode_in_boxes, rle_area
 from ntt_ray.merge.mask_parts import MaskPart
 from ntt_ray.merge.profiles.label_studio import region, task_text
 from ntt_ray.records import ImageEntry
-from ntt_ray.review.records import Draw, Label, Picture
+from ntt_ray.review.records import TASK_VERSION, Draw, Label, Picture
 
 
 def labels_to_review(draw: Draw, known: Collection[int]) -> dict[int, list[Label]]:
     """The labels of each image of the draw, by image id; every whole image is there.
 
+    An image has all its drawn labels or none: a label that a corrected file lacks was removed.
+
     Args:
         draw: what was drawn.
-        known: ids of labels that were judged before and need not be seen again.
+        known: ids of labels that were judged before; images with no other label are left out.
     """
     found: dict[int, list[Label]] = defaultdict(list)
+    wanted = {label.image_id for label in draw.labels if label.id not in known}
     for label in draw.labels:
-        if label.id not in known:
+        if label.image_id in wanted:
             found[label.image_id].append(label)
     whole = {image.image_id: list(image.labels) for image in draw.whole_images}
     return {
@@ -82,7 +85,7 @@ def tasks_of(
     Images are addressed as `merge.image_url` says, see `label_studio.image_address`.
     """
     pictures, names = draw.by_image, draw.names
-    version = f"ntt-ray review {draw.sha256[:12]}"
+    version = f"{TASK_VERSION}{draw.sha256[:12]}"
     tasks = []
     for image_id, own in labels.items():
         picture, entry = pictures[image_id], entries[image_id]

@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
-from typing import Any
+from typing import Any, Literal
 
 from ntt_ray import storage
 from ntt_ray.coco_input import Annotation, Category, CocoFile, Image
@@ -20,17 +20,22 @@ from ntt_ray.errors import InputError, ProblemListError, noted
 from ntt_ray.json_input import read_json
 from ntt_ray.masks import Rle, mask_ious, rle_area, rle_bbox_xywh, segmentation_to_rle
 from ntt_ray.references.importers.label_studio import results_of, shapes_of
-from ntt_ray.review.job import Review, open_review
+from ntt_ray.review.job import Review, open_reviews
+from ntt_ray.review.problems import check_verdicts
 from ntt_ray.review.records import (
     GOOD_MASK_IOU,
+    MAX_TEXT,
+    TASK_VERSION,
     Correction,
     Draw,
     ImageVerdict,
     Label,
     Mark,
+    Order,
     Picture,
     Verdict,
     Verdicts,
+    name_problem,
     parse_verdicts,
 )
 from ntt_ray.run.layout import verdicts_name
@@ -53,50 +58,156 @@ class Corrected:
     name: str = ""
 
 
-def import_run(config: Config, path: str, reviewer: str | None) -> tuple[str, Verdicts, int]:
+def import_run(
+    config: Config,
+    path: str,
+    reviewer: str | None,
+    *,
+    order: Order | Literal["random"] | None = None,
+    replace: bool = False,
+) -> tuple[str, Verdicts, int]:
     """Take a file of verdicts into the output of a run.
 
+    Args:
+        config: the run.
+        path: the file.
+        reviewer: who said it; None where the file says so, or by its name.
+        order: what the labels were chosen by; None where the file says so, or one draw is there.
+        replace: whether this file counts where it differs from what the reviewer said before.
+
     Returns:
-        The name of the file there, the verdicts, and how many of them are on nothing that was
-        drawn.
+        The name of the file there, the verdicts of the reviewer, and how many of those in the file
+        are on nothing that was drawn.
 
     Raises:
-        InputError, ReviewFileError: it is no file of verdicts, or of another draw.
+        InputError, ReviewFileError: it is no file of verdicts, or of another draw, or it differs
+            from what the reviewer said before.
     """
-    review, uri = open_review(config), storage.absolute(path)
-    content = read_json(uri, review.store)
-    given = reviewer or PurePath(path).stem
+    if reviewer is not None and (problem := name_problem(reviewer)):
+        raise InputError(f"--reviewer: {problem}")
+    reviews, uri = open_reviews(config), storage.absolute(path)
+    if order is not None:
+        reviews = [own for own in reviews if (own.draw.order or "random") == order]
+        if not reviews:
+            raise InputError(f"nothing was drawn by the order {order} yet; ntt-ray review draw")
+    content = read_json(uri, reviews[0].store)
     if isinstance(content, dict) and "draw" in content:
         verdicts = parse_verdicts(content, uri)
-        if verdicts.design != review.draw.design:
-            raise InputError(
-                f"{storage.redact(uri)}: speaks of another draw (other labels, settings of merge "
-                "or seed)"
-            )
-        verdicts = (
-            verdicts if reviewer is None else verdicts.model_copy(update={"reviewer": reviewer})
-        )
-    elif isinstance(content, dict) and "annotations" in content:
-        verdicts = compared(review.draw, coco_objects(content, review.draw, uri), given)
+        review = _of_design(reviews, verdicts, uri)
+        check_verdicts(verdicts, review.draw, uri)
+        if reviewer is not None:
+            verdicts = verdicts.model_copy(update={"reviewer": reviewer})
+        return _take_in(review, verdicts, uri, replace)
+    review = _of_tool(reviews, drawn_as(content), uri)
+    given = reviewer or _name_of(PurePath(path).stem)
+    if isinstance(content, dict) and "annotations" in content:
+        objects = coco_objects(content, review.draw, uri)
     elif isinstance(content, list):
-        verdicts = compared(review.draw, label_studio_objects(content, review.draw, uri), given)
+        objects = label_studio_objects(content, review.draw, uri)
     else:
         raise InputError(
             f"{storage.redact(uri)}: neither verdicts of the page, nor COCO, nor a JSON export of "
             "Label Studio"
         )
-    return _take_in(review, verdicts)
+    return _take_in(review, compared(review.draw, objects, given), uri, replace)
 
 
-def _take_in(review: Review, verdicts: Verdicts) -> tuple[str, Verdicts, int]:
+def _name_of(stem: str) -> str:
+    """A reviewer named as a file is, whatever files may be called."""
+    return "".join(c for c in stem if c.isprintable())[:MAX_TEXT].strip() or "reviewer"
+
+
+def _of_design(reviews: Sequence[Review], verdicts: Verdicts, uri: str) -> Review:
+    found = [review for review in reviews if review.draw.design == verdicts.design]
+    if not found:
+        raise InputError(
+            f"{storage.redact(uri)}: speaks of another draw (other labels, settings of merge, seed "
+            "or order)"
+        )
+    return found[0]
+
+
+def drawn_as(content: Any) -> str | None:
+    """The digest of the draw that a file of another tool was made of, or how it begins.
+
+    None where the tool kept none.
+    """
+    if isinstance(content, dict):
+        info = content.get("info")
+        draw = info.get("draw") if isinstance(info, dict) else None
+        return draw if isinstance(draw, str) and draw else None
+    for task in content if isinstance(content, list) else ():
+        made = task.get("predictions") if isinstance(task, dict) else None
+        for prediction in made if isinstance(made, list) else ():
+            version = prediction.get("model_version") if isinstance(prediction, dict) else None
+            if isinstance(version, str) and version.startswith(TASK_VERSION):
+                return version.removeprefix(TASK_VERSION)
+    return None
+
+
+def _of_tool(reviews: Sequence[Review], digest: str | None, uri: str) -> Review:
+    """The review that a corrected file is of: labels that it never had would look removed."""
+    if digest is not None:
+        found = [review for review in reviews if review.draw.sha256.startswith(digest)]
+        if not found:
+            raise InputError(
+                f"{storage.redact(uri)}: was made of another draw than is there now; draw with the "
+                "same --labels, --images, --seed and --order again, then import it"
+            )
+        return found[0]
+    if len(reviews) > 1:
+        orders = ", ".join(review.draw.order or "random" for review in reviews)
+        raise InputError(
+            f"{storage.redact(uri)}: does not say which draw it was made of; say it by --order "
+            f"({orders})"
+        )
+    return reviews[0]
+
+
+def _take_in(
+    review: Review, verdicts: Verdicts, uri: str, replace: bool
+) -> tuple[str, Verdicts, int]:
     known = {str(label.id) for label in review.draw.labels}
     whole = {str(image.image_id) for image in review.draw.whole_images}
     left_out = len(verdicts.labels.keys() - known) + len(verdicts.images.keys() - whole)
     if not (verdicts.labels.keys() & known or verdicts.images.keys() & whole):
-        raise InputError("the file has no verdict on anything that was drawn")
+        raise InputError(f"{storage.redact(uri)}: has no verdict on anything that was drawn")
     name = verdicts_name(verdicts.reviewer)
+    before = [own for own in review.verdicts if verdicts_name(own.reviewer) == name]
+    if before:
+        verdicts = _joined(before[0], verdicts, replace)
     review.store.publish_bytes(review.uri(name), verdicts.to_bytes())
     return name, verdicts, left_out
+
+
+def _joined(before: Verdicts, now: Verdicts, replace: bool) -> Verdicts:
+    """What a reviewer said in two files; a larger draw asks for its new labels only.
+
+    Raises:
+        InputError: they differ where both speak, and `replace` does not say which counts.
+    """
+    if replace and before.draw == now.draw:
+        return now
+    both, images = before.labels.keys() & now.labels, before.images.keys() & now.images
+    changed = sum(_of_label(before, key) != _of_label(now, key) for key in both)
+    changed += sum(before.images[key] != now.images[key] for key in images)
+    if changed and not replace:
+        raise InputError(
+            f"{changed} verdicts are others than {now.reviewer!r} gave before: --replace where the "
+            "same person thought again, --reviewer NAME where it is somebody else"
+        )
+    kept = {key: own for key, own in before.corrections.items() if key not in now.labels}
+    return now.model_copy(
+        update={
+            "labels": {**before.labels, **now.labels},
+            "corrections": {**kept, **now.corrections},
+            "images": {**before.images, **now.images},
+        }
+    )
+
+
+def _of_label(verdicts: Verdicts, key: str) -> tuple[Verdict, Correction | None]:
+    return verdicts.labels[key], verdicts.corrections.get(key)
 
 
 def compared(draw: Draw, objects: Mapping[int, Sequence[Corrected]], reviewer: str) -> Verdicts:
@@ -232,9 +343,10 @@ def label_studio_objects(
         if not isinstance(data, dict):
             problems.append(f"task {number}: has no data; export as JSON, not as JSON-MIN")
             continue
-        picture = find(data.get("file_name"))
-        results = results_of({**task, "predictions": None})
-        if picture is None or not _was_submitted(task):
+        picture, results = find(data.get("file_name")), None
+        with noted(problems, f"task {number}", ValueError):
+            results = results_of({**task, "predictions": None})
+        if results is None or picture is None or not _was_submitted(task):
             continue
         own = found.setdefault(picture.image_id, [])
         for place, result in enumerate(results):

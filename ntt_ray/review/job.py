@@ -6,9 +6,13 @@ It reads the run by its record and writes below ``review/`` of its output; no mo
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import posixpath
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from ntt_ray import storage
 from ntt_ray.config import Config
@@ -19,16 +23,17 @@ from ntt_ray.merge.digests import json_file, sealed
 from ntt_ray.merge.job import class_choice, merge_thresholds, units_text
 from ntt_ray.merge.thresholds import Thresholds
 from ntt_ray.records import ImageEntry
-from ntt_ray.review.draw import draw, read_population
-from ntt_ray.review.records import Draw, Verdicts, parse_verdicts, read_draw
+from ntt_ray.review.draw import Population, draw, read_population
+from ntt_ray.review.problems import check_verdicts
+from ntt_ray.review.records import ORDERS, Draw, Order, Verdicts, parse_verdicts, read_draw
 from ntt_ray.review.summary import summarise
 from ntt_ray.run import manifest as manifest_file
 from ntt_ray.run.layout import (
     DRAW_FILE,
     ESTIMATE_FILE,
     PROMISE_FILE,
-    REVIEW_FOLDER,
     VERDICTS_PREFIX,
+    review_name,
 )
 from ntt_ray.run.record import RunRecord, recorded_run
 from ntt_ray.run.shard import existing_shards
@@ -56,8 +61,8 @@ class Review:
     verdicts: tuple[Verdicts, ...]
 
     def uri(self, name: str) -> str:
-        """Where a file of the output lies."""
-        return storage.join(self.config.output, name)
+        """Where a file of this review lies, by its name in one that was drawn by probability."""
+        return storage.join(self.config.output, review_name(name, self.draw.order))
 
     def entries(self) -> dict[int, ImageEntry]:
         """The images of the draw by id, with their addresses."""
@@ -70,19 +75,46 @@ class Review:
 
 
 def open_review(config: Config) -> Review:
-    """The draw of a run and its verdicts.
+    """What was drawn of a run by probability, and its verdicts.
 
     Raises:
         InputError: nothing was drawn, or of another run.
     """
     store = Storage(config.storage_options)
     record = recorded_run(config.output, store)
-    uri = storage.join(config.output, DRAW_FILE)
-    if not store.exists(uri):
+    found = _opened(config, store, record, None)
+    if found is None:
+        uri = storage.join(config.output, DRAW_FILE)
         raise InputError(f"{storage.redact(uri)}: nothing was drawn yet; ntt-ray review draw")
+    return found
+
+
+def open_reviews(config: Config) -> list[Review]:
+    """All reviews of a run: first what was drawn by probability, then what orders chose.
+
+    Raises:
+        InputError: there is none, or one of another run.
+    """
+    store = Storage(config.storage_options)
+    record = recorded_run(config.output, store)
+    every = (_opened(config, store, record, order) for order in (None, *ORDERS))
+    return [found for found in every if found is not None] or [open_review(config)]
+
+
+def _opened(
+    config: Config, store: Storage, record: RunRecord, order: Order | None
+) -> Review | None:
+    uri = storage.join(config.output, review_name(DRAW_FILE, order))
+    if not store.exists(uri):
+        return None
     drawn = read_draw(uri, store)
     if drawn.labels_hash != record.labels_hash:
         raise InputError(f"{storage.redact(uri)}: was drawn from another run; draw again")
+    if drawn.order != order:
+        raise InputError(
+            f"{storage.redact(uri)}: is of the order {drawn.order or 'random'}, and lies in the "
+            "place of another; draw again"
+        )
     return Review(config, store, record, drawn, read_verdicts(config.output, store, drawn))
 
 
@@ -92,19 +124,31 @@ def read_verdicts(output: str, store: Storage, drawn: Draw) -> tuple[Verdicts, .
     Raises:
         InputError: a file is damaged, or speaks of a draw of another design.
     """
-    folder = storage.join(output, REVIEW_FOLDER)
+    folder = storage.join(output, posixpath.dirname(review_name(DRAW_FILE, drawn.order)))
     names = sorted(n for n in store.list_files(folder, (".json",)) if n.startswith(VERDICTS_PREFIX))
     found = []
     for name in names:
         uri = storage.join(folder, name)
-        verdicts = parse_verdicts(read_json(uri, store), uri)
+        with _mending():
+            verdicts = parse_verdicts(read_json(uri, store), uri)
         if verdicts.design != drawn.design:
             raise InputError(
-                f"{storage.redact(uri)}: speaks of another draw (other labels, settings of merge "
-                "or seed); draw as before, or move these verdicts away"
+                f"{storage.redact(uri)}: speaks of another draw (other labels, settings of merge, "
+                "seed, --pool or --against); draw as before, or move these verdicts away"
             )
+        with _mending():
+            check_verdicts(verdicts, drawn, uri)
         found.append(verdicts)
     return tuple(found)
+
+
+@contextmanager
+def _mending() -> Iterator[None]:
+    """An error of a file that was fine when it was imported says what to do with it."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{error}; mend this file, or move it away") from None
 
 
 def draw_run(
@@ -123,29 +167,57 @@ def draw_run(
         RunIncompleteError: shards are missing.
         InputError: no label is kept, or verdicts of another draw lie in the output.
     """
+    population = population_of(config)
+    store, record = population.store, recorded_run(config.output, population.store)
+    priors = _priors(config, record, population.thresholds, store)
+    drawn = draw(population, labels=labels, images=images, seed=seed, priors=priors)
+    return published(Review(config, store, record, drawn, ()), publish)
+
+
+def published(review: Review, publish: Callable[[Review], None]) -> Review:
+    """Write what was drawn, with the verdicts that are there; ``draw.json`` comes last.
+
+    Raises:
+        InputError: verdicts of another draw lie in the output.
+    """
+    said = read_verdicts(review.config.output, review.store, review.draw)
+    review = replace(review, verdicts=said)
+    publish(review)
+    review.store.publish_bytes(review.uri(DRAW_FILE), review.draw.to_bytes())
+    return review
+
+
+def population_of(config: Config) -> Population:
+    """The labels that the `merge` block keeps of a finished run.
+
+    Raises:
+        RunIncompleteError: shards are missing.
+        InputError: no label is kept.
+    """
     store = Storage(config.storage_options)
     record = recorded_run(config.output, store)
     thresholds = merge_thresholds(config, record, store)
-    population = read_population(
-        config.output,
-        _all_units(config, record, store),
-        store,
-        labels_hash=record.labels_hash,
-        thresholds=thresholds,
-        classes=class_choice(config, record).labels,
-    )
-    if not len(population.scores):
-        raise InputError(
-            f"no label has a score of {thresholds.min_score:g} or more: there is nothing to "
-            "review; lower merge.min_score"
+    units, classes = _all_units(config, record, store), class_choice(config, record).labels
+
+    def kept(thresholds: Thresholds) -> Population:
+        return read_population(
+            config.output,
+            units,
+            store,
+            labels_hash=record.labels_hash,
+            thresholds=thresholds,
+            classes=classes,
         )
-    priors = _priors(config, record, thresholds, store)
-    drawn = draw(population, labels=labels, images=images, seed=seed, priors=priors)
-    said = read_verdicts(config.output, store, drawn)
-    review = Review(config, store, record, drawn, said)
-    publish(review)
-    store.publish_bytes(review.uri(DRAW_FILE), drawn.to_bytes())
-    return review
+
+    population = kept(thresholds)
+    if not len(population.scores):
+        found = len(kept(thresholds.any_score()).scores)
+        mend = f"; lower merge.min_score of {thresholds.min_score:g}" if found else ""
+        raise InputError(
+            f"there is nothing to review: {population.images} images were labelled, {found} labels "
+            f"found and none of them kept{mend}"
+        )
+    return population
 
 
 def _all_units(config: Config, record: RunRecord, store: Storage) -> list[int]:
@@ -187,6 +259,21 @@ def estimate_run(config: Config) -> dict[str, Any]:
         InputError: nothing was drawn, or there is no verdict yet.
     """
     review = open_review(config)
+    if lost := undrawn(review):
+        logger.warning(
+            "%d verdicts are on labels or images that %s lacks, and count nowhere: draw as many as "
+            "before with the same seed",
+            lost,
+            DRAW_FILE,
+        )
+    least, now = review.draw.depths[-1].score, review.config.merge.min_score
+    if least < float(np.float32(now)):
+        logger.warning(
+            "the estimate is of the labels that were drawn from, down to a score of %g; "
+            "merge.min_score is %g now: draw again where these are the labels in question",
+            least,
+            now,
+        )
     found = summarise(review.draw, review.verdicts)
     if not found["judged"] and found["recall"] is None:
         raise InputError(
@@ -214,6 +301,15 @@ def _promised_thresholds(review: Review, score: float | None) -> Calibration | N
     }
     bank, wanted = review.record.identity.bank, 0.95
     return Calibration(bank=bank, wanted_precision=wanted, thresholds=scores)
+
+
+def undrawn(review: Review) -> int:
+    """How many verdicts are on labels and images that the draw lacks: it was larger before."""
+    labels = {str(label.id) for label in review.draw.labels}
+    images = {str(image.image_id) for image in review.draw.whole_images}
+    return sum(
+        len(own.labels.keys() - labels) + len(own.images.keys() - images) for own in review.verdicts
+    )
 
 
 def judged_ids(verdicts: Sequence[Verdicts]) -> set[int]:

@@ -20,7 +20,7 @@ from ntt_ray.pages.pictures import OutlinedPicture, Thumbnail, blank, mask_to_pa
 from ntt_ray.records import ImageEntry, ReferenceSet
 from ntt_ray.references.crop_pictures import crop_picture
 from ntt_ray.references.dataset import read_all
-from ntt_ray.review.records import WORDS, Draw, Label, Picture
+from ntt_ray.review.records import WORDS, Draw, DrawnLabel, Label, Picture
 from ntt_ray.settings import DecodeSettings
 from ntt_ray.storage import Storage
 
@@ -50,9 +50,7 @@ def review_page(
         references: crops of each class by category id.
         store: access to images.
     """
-    # pixels must lie under their masks; the oldest records do not say how, and it was stored then
-    settings = DecodeSettings.model_validate_json(json.dumps({"orientation": "stored", **decode}))
-    made = dict(_items(draw, known, entries, settings, store))
+    made = dict(_items(draw, known, entries, as_labelled(decode), store))
     order = [("label", label.id) for label in draw.labels if label.id not in known]
     order += [("image", image.image_id) for image in draw.whole_images]
     data = {
@@ -65,7 +63,16 @@ def review_page(
         "items": [made[key] for key in order],
     }
     words = list(WORDS.items())
-    return render("review.html.j2", data=data, words=words, labels=len(order), seed=draw.seed)
+    values = {"labels": len(order), "seed": draw.seed, "order": draw.order}
+    return render("review.html.j2", data=data, words=words, **values)
+
+
+def as_labelled(decode: Mapping[str, Any]) -> DecodeSettings:
+    """How image files became pixels in a run: pixels must lie under their masks.
+
+    The oldest records do not say how, and it was stored then.
+    """
+    return DecodeSettings.model_validate_json(json.dumps({"orientation": "stored", **decode}))
 
 
 def reference_crops(
@@ -90,7 +97,7 @@ def _items(
     store: Storage,
 ) -> Iterator[tuple[tuple[str, int], dict[str, Any]]]:
     """The labels and images of the page, each under its kind and id; an image is read once."""
-    labels: dict[int, list[Label]] = {}
+    labels: dict[int, list[DrawnLabel]] = {}
     for label in draw.labels:
         if label.id not in known:
             labels.setdefault(label.image_id, []).append(label)
@@ -98,7 +105,7 @@ def _items(
     wanted = [entries[image_id] for image_id in sorted(labels.keys() | whole.keys())]
     for entry, data, _ in read_all(wanted, store):
         picture = pictures[entry.image_id]
-        image_rgb = _pixels(data, picture, settings)
+        image_rgb = pixels(data, picture, settings)
         for own in labels.get(entry.image_id, ()):
             yield ("label", own.id), _label_item(own, picture, image_rgb)
         if entry.image_id in whole:
@@ -106,7 +113,7 @@ def _items(
             yield ("image", entry.image_id), _image_item(found, picture, image_rgb)
 
 
-def _pixels(data: bytes | None, picture: Picture, settings: DecodeSettings) -> RgbImage | None:
+def pixels(data: bytes | None, picture: Picture, settings: DecodeSettings) -> RgbImage | None:
     """The image as it was labelled; None where it cannot be read any more."""
     try:
         image_rgb = None if data is None else decode_image(data, settings)
@@ -116,7 +123,7 @@ def _pixels(data: bytes | None, picture: Picture, settings: DecodeSettings) -> R
     return image_rgb if same else None
 
 
-def _label_item(label: Label, picture: Picture, image_rgb: RgbImage | None) -> dict[str, Any]:
+def _label_item(label: DrawnLabel, picture: Picture, image_rgb: RgbImage | None) -> dict[str, Any]:
     x, y, width, height = label.bbox
     margin = max(_CONTEXT * max(width, height), (_LEAST_PX - max(width, height)) / 2)
     x0, y0 = max(0, int(x - margin)), max(0, int(y - margin))
@@ -127,6 +134,7 @@ def _label_item(label: Label, picture: Picture, image_rgb: RgbImage | None) -> d
     path = mask_to_path(decode_rle(label.rle(picture))[y0:y1, x0:x1], shown.scale)
     return {
         "kind": "label",
+        **({} if label.reason is None else {"reason": label.reason}),
         "id": label.id,
         "class": label.category_id,
         "score": round(label.score, 4),

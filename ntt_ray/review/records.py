@@ -9,9 +9,10 @@ the same seed, of which the larger hold the smaller; verdicts go from one to the
 from __future__ import annotations
 
 import json
+import unicodedata
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from ntt_ray import storage
 from ntt_ray.errors import InputError
@@ -21,6 +22,8 @@ from ntt_ray.merge.digests import SEAL, json_file, sealed
 from ntt_ray.records import ClassLabel
 from ntt_ray.storage import Storage
 
+Order = Literal["outliers", "duplicates", "disagreement"]
+ORDERS: tuple[Order, ...] = get_args(Order)
 Verdict = Literal["right", "class", "mask", "nothing", "unclear"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 # what people read, in the order of the keys 1 to 5
@@ -33,6 +36,7 @@ WORDS = {
 }
 GOOD_MASK_IOU = 0.75  # a mask that overlaps the object less is a bad one
 MAX_TEXT = 200
+TASK_VERSION = "ntt-ray review "  # and 12 digits of the draw's digest, in tasks of Label Studio
 _SHOWN = 5
 
 
@@ -76,15 +80,17 @@ class DrawnLabel(Label):
     """A label of the sample.
 
     Attributes:
-        stratum: position in `Draw.strata`.
-        probability: how likely it was to be drawn.
+        stratum: position in `Draw.strata`; -1 where there are none.
+        probability: how likely it was to be drawn; None where it was chosen and not drawn.
         plain: whether it belongs to the part that is a plain random sample of all labels, in which
             every label is as likely as any other.
+        reason: why it was chosen, where it was not drawn.
     """
 
     stratum: int
-    probability: float
+    probability: float | None
     plain: bool
+    reason: str | None = None
 
 
 class Stratum(_Frozen):
@@ -145,6 +151,8 @@ class Draw(_Frozen):
         pictures: the images of all drawn labels and all whole images.
         labels: the drawn labels in random order, so that the first of them are a sample, too.
         whole_images: images drawn among all, in random order.
+        order: what the labels were chosen by; None where they were drawn by probability. Of a draw
+            with an order no estimate can be made.
         sha256: digest of all other keys.
     """
 
@@ -162,6 +170,7 @@ class Draw(_Frozen):
     pictures: tuple[Picture, ...]
     labels: tuple[DrawnLabel, ...]
     whole_images: tuple[WholeImage, ...]
+    order: Order | None = None
     sha256: str = ""
 
     @property
@@ -181,11 +190,20 @@ class Draw(_Frozen):
 
     def sealed(self) -> Draw:
         """The same with its digest."""
-        return self.model_copy(update={SEAL: sealed(self.model_dump(mode="json"))[SEAL]})
+        return self.model_copy(update={SEAL: sealed(self._content())[SEAL]})
 
     def to_bytes(self) -> bytes:
         """The file; the same draw gives the same bytes."""
-        return json_file(sealed(self.model_dump(mode="json")))
+        return json_file(sealed(self._content()))
+
+    def _content(self) -> dict[str, Any]:
+        """As it is written; what only draws with an order have is not in others."""
+        content = self.model_dump(mode="json")
+        if self.order is None:
+            del content["order"]
+            for label in content["labels"]:
+                del label["reason"]
+        return content
 
 
 class Mark(_Frozen):
@@ -200,10 +218,13 @@ class Mark(_Frozen):
 
 
 class Correction(_Frozen):
-    """What a reviewer made of a label: its class, and its mask at the size of its image."""
+    """What a reviewer made of a label: its class, and its mask at the size of its image.
+
+    `counts` is None where the mask stays as it is: somebody said which class is right.
+    """
 
     category_id: int
-    counts: str
+    counts: str | None = None
 
 
 class ImageVerdict(_Frozen):
@@ -211,6 +232,23 @@ class ImageVerdict(_Frozen):
 
     labels: dict[str, Verdict]
     missed: tuple[Mark, ...] = ()
+
+
+def name_problem(name: str) -> str | None:
+    """What is wrong with the name of a reviewer, which is shown on terminals; None: nothing."""
+    if not name.strip() or len(name) > MAX_TEXT or any(map(_is_control, name)):
+        return f"a reviewer has a name of 1 to {MAX_TEXT} characters, none a control character"
+    return None
+
+
+def _is_control(character: str) -> bool:
+    return unicodedata.category(character) == "Cc"
+
+
+def _checked_name(name: str) -> str:
+    if problem := name_problem(name):
+        raise ValueError(problem)
+    return name
 
 
 class Verdicts(_Frozen):
@@ -222,14 +260,14 @@ class Verdicts(_Frozen):
         design: of that draw.
         reviewer: who said it.
         labels: verdicts by the id of the label.
-        corrections: by the id of the label, where a tool gave them.
+        corrections: by the id of the label, where a tool gave them, or the right class was named.
         images: verdicts by image id.
     """
 
     format_version: Literal[1] = 1
     draw: str
     design: str
-    reviewer: Annotated[str, Field(min_length=1, max_length=MAX_TEXT)] = "reviewer"
+    reviewer: Annotated[str, AfterValidator(_checked_name)] = "reviewer"
     labels: dict[str, Verdict] = {}
     corrections: dict[str, Correction] = {}
     images: dict[str, ImageVerdict] = {}

@@ -6,13 +6,14 @@ It counts verdicts by stratum, class, score and image; the intervals are those o
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 
+from ntt_ray.errors import InputError
 from ntt_ray.review.estimates import (
     PROMISED,
     agreement,
@@ -21,7 +22,14 @@ from ntt_ray.review.estimates import (
     promised_depth,
     recall_range,
 )
-from ntt_ray.review.records import Draw, DrawnLabel, ImageVerdict, Verdict, Verdicts
+from ntt_ray.review.records import (
+    Draw,
+    DrawnLabel,
+    ImageVerdict,
+    Verdict,
+    Verdicts,
+    WholeImage,
+)
 from ntt_ray.review.strata import bands_of
 
 FORMAT_VERSION = 1
@@ -61,7 +69,15 @@ def summarise(draw: Draw, files: Sequence[Verdicts]) -> dict[str, Any]:
     Args:
         draw: what was drawn.
         files: the verdicts of each reviewer, on this draw or one of the same design.
+
+    Raises:
+        InputError: the labels were chosen by an order: verdicts on them say nothing of all labels.
     """
+    if draw.order is not None:
+        raise InputError(
+            f"these labels were chosen by {draw.order} and not drawn by probability: no estimate "
+            "can be made of them; ntt-ray review draw without --order"
+        )
     said = combined([file.labels for file in files])
     judged = [(label, said[str(label.id)]) for label in draw.labels if str(label.id) in said]
     counts = Counter(verdict for _, verdict in judged)
@@ -98,6 +114,16 @@ def combined(said: Sequence[Mapping[str, Verdict]]) -> dict[str, Verdict]:
         even = len(votes) > 1 and votes[0][1] == votes[1][1]
         found[name] = "unclear" if even else votes[0][0]
     return found
+
+
+def judged_images(
+    draw: Draw, files: Sequence[Verdicts]
+) -> Iterator[tuple[WholeImage, ImageVerdict]]:
+    """The whole images that somebody judged; of several reviewers of an image the first counts."""
+    for image in draw.whole_images:
+        said = [own for file in files if (own := file.images.get(str(image.image_id)))]
+        if said:
+            yield image, said[0]
 
 
 def _count(labels: int, verdicts: Iterable[Verdict]) -> Counts:
@@ -217,11 +243,7 @@ def _recall(draw: Draw, files: Sequence[Verdicts]) -> dict[str, Any] | None:
     Of several reviewers of an image the first counts. An object whose label is of a wrong class or
     has a bad mask is there and not found; what cannot be told is left out.
     """
-    seen: dict[str, ImageVerdict] = {}
-    for file in files:
-        seen = {**file.images, **seen}
-    known = [str(image.image_id) for image in draw.whole_images]
-    verdicts = [seen[name] for name in known if name in seen]
+    verdicts = [verdict for _, verdict in judged_images(draw, files)]
     found, there = [], []
     for verdict in verdicts:
         counts = Counter(verdict.labels.values())

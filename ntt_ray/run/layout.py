@@ -39,6 +39,7 @@ DRAW_FILE, REVIEW_PAGE = "review/draw.json", "review/review.html"
 REVIEW_COCO, REVIEW_TASKS = "review/coco.json", "review/labelstudio.json"
 REVIEW_INTERFACE, VERDICTS_PREFIX = "review/labelstudio.xml", "verdicts-"
 ESTIMATE_FILE, PROMISE_FILE = "review/estimate.json", "review/thresholds.json"
+LOOK_PREFIX = "by-"  # folder of labels that were chosen by an order, and not drawn
 
 FILES = (
     *(RECORD_FILE, MANIFEST_FILE, BANK_FILE, BANK_PAGE, BANK_REPORT),
@@ -57,6 +58,7 @@ FILES = (
     *(f"{PLAN_FOLDER}/*/{name}" for name in (PLAN_FILE, SAMPLE_FILE)),
     *(DRAW_FILE, REVIEW_PAGE, REVIEW_COCO, REVIEW_TASKS, REVIEW_INTERFACE),
     *(f"{REVIEW_FOLDER}/{VERDICTS_PREFIX}*.json", ESTIMATE_FILE, PROMISE_FILE),
+    f"{REVIEW_FOLDER}/{LOOK_PREFIX}*/*",
 )  # as patterns of a shell; below PLAN_FOLDER/*/ the sample is an output of its own
 _PART_LOCK = re.compile(r"driver-(\d{4})-of-(\d{4})\.lock")
 _UNIT = re.compile(r"shard-(\d{6,})(\..+)")
@@ -134,6 +136,16 @@ def split_names(name: str, count: int) -> list[str]:
     """Names of the files that one is split into, e.g. ``annotations-00001-of-00012.json``."""
     stem, suffix = name.rsplit(".", 1)
     return [f"{stem}-{number:05d}-of-{count:05d}.{suffix}" for number in range(1, count + 1)]
+
+
+def review_name(name: str, order: str | None) -> str:
+    """The name of a file of a review, where its labels were chosen by an order, e.g. outliers.
+
+    What was drawn by probability lies in `REVIEW_FOLDER` itself.
+    """
+    if order is None:
+        return name
+    return f"{REVIEW_FOLDER}/{LOOK_PREFIX}{order}/{name.removeprefix(REVIEW_FOLDER + '/')}"
 
 
 def verdicts_name(reviewer: str) -> str:

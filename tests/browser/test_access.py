@@ -14,6 +14,10 @@ import pytest
 
 from ntt_ray.records import ImageEntry, ImageLabels
 from ntt_ray.references.page import render_references
+from ntt_ray.review.job import draw_run
+from ntt_ray.review.look_job import Wanted, look_run
+from ntt_ray.review.publish import publish_review
+from ntt_ray.run.layout import REVIEW_PAGE
 from tests.support import bank_page as bank
 from tests.support import calibration_page as calibration
 from tests.support import reference_page as references
@@ -26,6 +30,7 @@ from tests.support.report_run import (
     truth_of_example,
     write_run,
 )
+from tests.support.review_run import review_run
 
 AXE = ROOT / ".axe" / "axe_playwright_python" / "axe.min.js"
 pytestmark = [
@@ -83,6 +88,30 @@ def _references(folder: Path) -> str:
     return render_references(shown, [(7, "nut"), (9, "bolt")])
 
 
+def _review(folder: Path, labels: int = 4, images: int = 2, keys: str = "") -> str:
+    config = review_run(folder / "reviewed")
+    draw_run(config, labels=labels, images=images, seed=1, publish=publish_review)
+    page = (Path(config.output) / REVIEW_PAGE).read_text(encoding="utf-8")
+    pressed = "".join(
+        f"document.dispatchEvent(new KeyboardEvent('keydown', {{key: '{key}'}}));" for key in keys
+    )
+    return page.replace("</body>", f"<script>localStorage.clear(); {pressed}</script></body>")
+
+
+def _review_asking(folder: Path) -> str:
+    return _review(folder, keys="2")
+
+
+def _review_of_an_image(folder: Path) -> str:
+    return _review(folder, labels=1, images=30, keys="1m")
+
+
+def _look(folder: Path) -> str:
+    config = review_run(folder / "looked")
+    review = look_run(config, Wanted("outliers", 4), publish=publish_review)
+    return Path(review.uri(REVIEW_PAGE)).read_text(encoding="utf-8")
+
+
 PAGES: dict[str, Callable[[Path], str]] = {
     "report": _judged,
     "report without truth": _without_truth,
@@ -90,6 +119,10 @@ PAGES: dict[str, Callable[[Path], str]] = {
     "bank": _bank,
     "calibration": _calibration,
     "references": _references,
+    "review": _review,
+    "review that asks": _review_asking,
+    "review of a whole image": _review_of_an_image,
+    "review by an order": _look,
 }
 
 

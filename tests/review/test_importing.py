@@ -38,7 +38,7 @@ def tasks(config):
 def imported(config, tmp_path, content):
     path = tmp_path / "corrected.json"
     path.write_text(json.dumps(content))
-    return import_run(config, str(path), "anna")[1]
+    return import_run(config, str(path), "anna", replace=True)[1]
 
 
 def test_what_was_left_as_it_was_is_right(config, tmp_path, coco, tasks):
@@ -124,3 +124,7 @@ def test_what_cannot_be_read_is_named(config, tmp_path, coco, tasks):
     tasks[0]["annotations"][0]["result"][0]["value"]["brushlabels"] = ["unknown"]
     with pytest.raises(ReviewFileError, match="'unknown', which was not drawn"):
         imported(config, tmp_path, tasks)
+    for annotations, problem in ((5, "are no list"), ([{"result": 3}], "no list 'result'")):
+        tasks[0]["annotations"] = annotations
+        with pytest.raises(ReviewFileError, match=problem):
+            imported(config, tmp_path, tasks)

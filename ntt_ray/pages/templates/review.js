@@ -9,8 +9,9 @@
   const named = id => data.classes[numbers.get(id)];
   const colour = id => "c" + numbers.get(id) % 12;
   const MOST_UNDO = 2000;
-  let state = {reviewer: "", labels: {}, images: {}, drafts: {}, history: [], at: 0, markClass: null};
-  let chosen = 0, cross = null, hidden = false, pressed = null;
+  let state = {reviewer: "", labels: {}, corrections: {}, images: {}, drafts: {}, history: [], at: 0, markClass: null};
+  const MOST_ANSWERS = 50;
+  let chosen = 0, cross = null, hidden = false, pressed = null, asking = null, answer = 0;
 
   function load() {
     try {
@@ -29,36 +30,62 @@
     return state.drafts[it.id] || state.images[it.id] ||
       {labels: Object.fromEntries(it.labels.map(l => [l.id, "right"])), missed: []};
   }
-  function remember(what, id) {
-    const before = state[what][id];
-    state.history.push({what, id, at: state.at, before: before === undefined ? null : before});
+  function remember(what, id, label = null) {
+    const before = state[what][id], correction = label === null ? undefined : state.corrections[label];
+    state.history.push({what, id, at: state.at, before: before === undefined ? null : before, label, correction: correction === undefined ? null : correction});
     if (state.history.length > MOST_UNDO) state.history.shift();
   }
   function undo() {
     const last = state.history.pop();
     if (!last) return;
-    if (last.before === null) delete state[last.what][last.id]; else state[last.what][last.id] = last.before;
+    restore(state[last.what], last.id, last.before);
+    if (last.label !== null && last.label !== undefined) restore(state.corrections, last.label, last.correction);
     go(last.at);
+  }
+  function restore(values, id, before) {
+    if (before === null) delete values[id]; else values[id] = before;
   }
   function go(to) {
     state.at = Math.max(0, Math.min(to, data.items.length));
-    chosen = 0; cross = null; pressed = null;
+    chosen = 0; cross = null; pressed = null; asking = null;
     save(); show();
   }
   function judge(verdict) {
     const it = item();
     if (!it) return;
+    const label = it.kind === "label" ? it : it.labels[chosen];
+    if (!label) return;
+    const asks = verdict === "class" && data.classes.length > 1;
     if (it.kind === "label") {
-      remember("labels", it.id);
+      remember("labels", it.id, it.id);
       state.labels[it.id] = verdict;
-      return go(state.at + 1);
+      delete state.corrections[it.id];
+      if (!asks) return go(state.at + 1);
+    } else {
+      const now = draft(it);
+      change(it, {...now, labels: {...now.labels, [label.id]: verdict}}, label.id);
     }
-    if (!it.labels.length) return;
-    const now = draft(it);
-    change(it, {...now, labels: {...now.labels, [it.labels[chosen].id]: verdict}});
+    if (asks) ask(label);
   }
-  function change(it, now) {
-    remember("drafts", it.id);
+  function ask(label) {
+    asking = label; answer = 0;
+    $("filter").value = "";
+    save(); show();
+    $("filter").focus();
+  }
+  const answers = () => {
+    const text = $("filter").value.trim().toLowerCase();
+    return data.classes.filter(c => c.id !== asking.class && c.name.toLowerCase().includes(text)).slice(0, MOST_ANSWERS);
+  };
+  function answered(found) {
+    if (found) state.corrections[asking.id] = {category_id: found.id};
+    asking = null;
+    $("filter").blur();
+    if (item().kind === "label") go(state.at + 1); else { save(); show(); }
+  }
+  function change(it, now, label = null) {
+    remember("drafts", it.id, label);
+    if (label !== null) delete state.corrections[label];
     state.drafts[it.id] = now;
     save(); show();
   }
@@ -76,8 +103,10 @@
     go(state.at + 1);
   }
   function exported() {
+    const said = Object.assign({}, ...Object.values(state.images).map(image => image.labels), state.labels);
+    const corrections = Object.fromEntries(Object.entries(state.corrections).filter(([id]) => said[id] === "class"));
     return {format_version: 1, draw: data.draw, design: data.design,
-      reviewer: state.reviewer.trim() || "reviewer", labels: state.labels, images: state.images};
+      reviewer: state.reviewer.trim() || "reviewer", labels: state.labels, corrections, images: state.images};
   }
   function download() {
     const url = URL.createObjectURL(new Blob([JSON.stringify(exported(), null, 1)], {type: "application/json"}));
@@ -103,9 +132,11 @@
     $("bar").value = done;
     $("count").textContent = `${done} of ${data.items.length}`;
     $("undo").disabled = !state.history.length;
-    $("verdicts").hidden = !it;
-    $("whole").hidden = !it || it.kind !== "image";
+    $("verdicts").hidden = !it || asking !== null;
+    $("asking").hidden = asking === null;
+    $("whole").hidden = !it || it.kind !== "image" || asking !== null;
     $("file").textContent = it ? it.file : "";
+    if ($("reason")) $("reason").textContent = it && it.reason || "";
     if (!it) {
       const text = document.createElement("p");
       text.textContent = done === data.items.length ? "All verdicts are given: export them." : "The end; some were passed over.";
@@ -116,6 +147,38 @@
     }
     if (it.kind === "label") showLabel(it); else showImage(it);
     $("stage").firstChild.classList.toggle("hidden", hidden);
+    if (asking !== null) showAnswers();
+  }
+  function showAnswers() {
+    const found = answers(), typed = $("filter").value !== "";
+    answer = Math.max(0, Math.min(answer, found.length - 1));
+    $("answers").replaceChildren(...found.map((c, n) => {
+      const row = document.createElement("li"), dot = document.createElement("i");
+      row.className = "answer"; row.id = "answer-" + n;
+      row.setAttribute("role", "option");
+      row.setAttribute("aria-selected", n === answer);
+      dot.className = colour(c.id);
+      row.append(dot);
+      if (n < 9 && !typed) { const kbd = document.createElement("kbd"); kbd.textContent = n + 1; row.append(kbd, " "); }
+      row.append(c.name);
+      row.addEventListener("click", () => answered(c));
+      return row;
+    }));
+    if (found.length) { $("filter").setAttribute("aria-activedescendant", "answer-" + answer); $("answers").children[answer].scrollIntoView({block: "nearest"}); }
+    else $("filter").removeAttribute("aria-activedescendant");
+    references(found.length ? found[answer].id : null);
+  }
+  function keyOfAnswer(event) {
+    const found = answers(), digit = Number(event.key), typed = $("filter").value !== "";
+    if (event.key === "Escape") answered(null);
+    else if (event.key === "Enter") { if (found.length) answered(found[answer]); }
+    else if (event.key === "ArrowDown" || event.key === "ArrowUp") {
+      answer = (answer + (event.key === "ArrowDown" ? 1 : -1) + found.length) % Math.max(1, found.length);
+      showAnswers();
+    }
+    else if (!typed && digit >= 1 && digit <= Math.min(9, found.length)) answered(found[digit - 1]);
+    else return;
+    event.preventDefault();
   }
   function press(verdict) {
     for (const button of document.querySelectorAll("[data-verdict]")) button.setAttribute("aria-pressed", button.dataset.verdict === verdict);
@@ -124,7 +187,8 @@
     const name = named(it.class).name, shown = picture(it, `${name} in ${it.file}`);
     shown.append(svg("path", {d: it.path, class: colour(it.class)}));
     $("stage").replaceChildren(shown);
-    $("question").textContent = name;
+    const better = state.corrections[it.id];
+    $("question").textContent = better ? `${name}: is ${named(better.category_id).name}` : name;
     press(state.labels[it.id]);
     references(it.class);
   }
@@ -163,7 +227,8 @@
       dot.className = colour(label.class);
       button.type = "button";
       button.setAttribute("aria-current", n === chosen);
-      button.append(dot, `${named(label.class).name}: ${words[now.labels[label.id]]}`);
+      const better = state.corrections[label.id];
+      button.append(dot, `${named(label.class).name}: ${words[now.labels[label.id]]}${better ? `, is ${named(better.category_id).name}` : ""}`);
       button.addEventListener("click", () => { chosen = n; show(); });
       row.append(button);
       return row;
@@ -194,6 +259,11 @@
   }
   document.addEventListener("keydown", event => {
     const from = event.target.tagName;
+    if (asking !== null) {
+      if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
+      if (event.target === $("filter") || (from !== "INPUT" && from !== "BUTTON")) keyOfAnswer(event);
+      return;
+    }
     if (event.ctrlKey || event.metaKey || event.altKey || from === "INPUT" || from === "SELECT") return;
     if (from === "BUTTON" && (event.key === "Enter" || event.key === " ")) return;
     const it = item(), image = it && it.kind === "image", key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
@@ -214,6 +284,8 @@
   for (const button of document.querySelectorAll("[data-verdict]")) {
     button.addEventListener("click", () => { judge(button.dataset.verdict); button.blur(); });
   }
+  $("filter").addEventListener("input", () => { answer = 0; showAnswers(); });
+  $("skip").addEventListener("click", () => answered(null));
   $("undo").addEventListener("click", () => { undo(); $("undo").blur(); });
   $("export").addEventListener("click", download);
   $("done").addEventListener("click", () => { finish(); $("done").blur(); });

@@ -94,12 +94,11 @@ def _tasks(data: bytes) -> list[dict[str, Any]]:
 
 def results_of(task: Mapping[str, Any]) -> list[Any]:
     """The results of a task that count; ValueError where they are no list."""
-    made = [
-        item
-        for item in task.get("annotations") or ()
-        if isinstance(item, dict) and not item.get("was_cancelled")
-    ]
-    chosen = made[-1:] or [p for p in task.get("predictions") or () if isinstance(p, dict)][:1]
+    given, predicted = task.get("annotations") or [], task.get("predictions") or []
+    if not isinstance(given, list) or not isinstance(predicted, list):
+        raise ValueError("its annotations or predictions are no list")
+    made = [item for item in given if isinstance(item, dict) and not item.get("was_cancelled")]
+    chosen = made[-1:] or [item for item in predicted if isinstance(item, dict)][:1]
     results = chosen[0].get("result") if chosen else []
     if not isinstance(results, list):
         raise ValueError("its annotation has no list 'result'")
