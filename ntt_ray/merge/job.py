@@ -93,7 +93,7 @@ def merge(
 
         before = _merge_before(target, store)
         units, missing = _shards(config, recorded, store, partial)
-        mapper = _mapper(recorded.plan.images)
+        mapper = mapper_of(recorded.plan.images)
         uris = functools.partial(_listed, "uri", *manifest)
         ids = functools.partial(_listed, "image_id", *manifest)
         source = Source(
@@ -245,8 +245,8 @@ def merge_info(recorded: RunRecord, missing: int) -> dict[str, Any]:
     }
 
 
-def _mapper(images: int) -> Mapper:
-    """What runs the merge of so many images: this process, or Ray; the bytes are the same."""
+def mapper_of(images: int) -> Mapper:
+    """What works on the shards of so many images, for the same bytes: this process, or Ray."""
     if images <= IMAGES_HERE:
         return map_here
     from ntt_ray.run.cluster.tasks import map_on_ray
