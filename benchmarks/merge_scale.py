@@ -4,8 +4,8 @@
 
 Writes shards of 10 annotations an image (kept in the folder for the next time), merges them on
 this machine's cores, and samples the resident memory of the driver and of
-everything Ray started. Resident counts shared memory in every process that maps it; "own" is what
-only that process has. Bytes of the driver are those that its store writes, and what tasks give back
+everything Ray started. Resident counts shared memory in every process that maps it; "own" does
+not. Bytes of the driver are those that its store writes, and what tasks give back
 to it. `--part-bytes 300000` divides a file into as many parts as a store takes.
 `--check` reads the whole file again: ids, and a hundredth of the images by
 pycocotools against the shards.
@@ -207,10 +207,10 @@ def sampled() -> Iterator[dict[str, dict[str, float]]]:
             for process in [this, *this.children(recursive=True)]:
                 with contextlib.suppress(psutil.Error):
                     used[process.pid] = _cpu_seconds(process)
-                    memory = process.memory_full_info()
+                    memory = process.memory_info()
                     peak = peaks.setdefault(_kind(process, this), {"resident": 0.0, "own": 0.0})
                     peak["resident"] = max(peak["resident"], memory.rss / 1e9)
-                    peak["own"] = max(peak["own"], memory.uss / 1e9)
+                    peak["own"] = max(peak["own"], (memory.rss - memory.shared) / 1e9)
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()

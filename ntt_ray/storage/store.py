@@ -8,7 +8,7 @@ import logging
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -163,6 +163,7 @@ class Storage:
         *,
         hidden: bool = False,
         left_out: LeftOut | None = None,
+        divide_at: Sequence[str] = (),
     ) -> list[str]:
         """Names of all objects below a prefix, relative to it, sorted.
 
@@ -174,13 +175,16 @@ class Storage:
             suffixes: endings of the names to keep, compared in lower case; empty keeps all.
             hidden: whether hidden files and folders are kept too.
             left_out: is told of each file that is not kept, and why.
+            divide_at: sorted names at which a long listing of one folder may be divided.
 
         Returns:
             Relative names with ``/`` between parts. Hidden files and folders are those with a part
             that starts with a dot.
         """
         names: list[str] = []
-        for page in self.list_pages(prefix, suffixes, hidden=hidden, left_out=left_out):
+        for page in self.list_pages(
+            prefix, suffixes, hidden=hidden, left_out=left_out, divide_at=divide_at
+        ):
             names += page
         names.sort()
         return names
@@ -192,6 +196,7 @@ class Storage:
         *,
         hidden: bool = False,
         left_out: LeftOut | None = None,
+        divide_at: Sequence[str] = (),
     ) -> Iterator[list[str]]:
         """As `list_files`, a page of the store's answer at a time, in no order."""
         what = f"listing {redact(prefix)}"
@@ -199,7 +204,8 @@ class Storage:
         left_out = LeftOut() if left_out is None else left_out
         seen, taken, told_at = 0, 0, time.monotonic()
         try:
-            for page in listing.pages(fs, path, lambda action: self._retried(action, what), hidden):
+            retried: Retried = lambda action: self._retried(action, what)  # noqa: E731
+            for page in listing.pages(fs, path, retried, hidden, divide_at):
                 wanted = left_out.without(page, suffixes, hidden, hasattr(fs, "call_s3"))
                 seen, taken = seen + len(page), taken + len(wanted)
                 yield wanted
