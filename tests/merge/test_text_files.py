@@ -139,7 +139,8 @@ def test_a_failure_discards_what_was_stored(run, tmp_path):
     ids, seen = list(write_shards(output, 100, **shape)), set()
 
     def mapper(function, items, *, large=False):
-        for number, result in enumerate(map_here(function, items)):
+        """Reads its items ahead, as Ray's does."""
+        for number, result in enumerate(map_here(function, list(items))):
             seen.update(path.name.split(".")[1] for path in tmp_path.glob(".*.tmp"))
             if number == 5:
                 path = tmp_path / "labels" / "shard-000003.parquet"
@@ -147,9 +148,10 @@ def test_a_failure_discards_what_was_stored(run, tmp_path):
             yield result
 
     with pytest.raises(InputError, match=r"shard-000003\.parquet: damaged shard"):
-        _merged(output, ids, mapper=mapper)
-    assert seen == {"annotations"}
-    assert [path.name for path in tmp_path.iterdir()] == ["labels"]
+        _merged(output, ids, mapper=mapper, images_per_file=50)
+    assert seen == {"annotations-00001-of-00002", "annotations-00002-of-00002"}
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"labels", "annotations-00001-of-00002.json"}  # which was whole before
 
 
 def test_a_shard_that_changed_since_it_was_counted_is_an_error(tmp_path, monkeypatch):

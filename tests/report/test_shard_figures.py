@@ -11,7 +11,7 @@ from ntt_ray.merge.rendering import map_here
 from ntt_ray.merge.thresholds import Thresholds
 from ntt_ray.records import ImageEntry, ImageLabels
 from ntt_ray.report import shard_figures
-from ntt_ray.report.shard_figures import Limits, Shards, figures_of
+from ntt_ray.report.shard_figures import Limits, ShardFigures, Shards, figures_of
 from ntt_ray.report.statistics import MAX_REASONS, RunCounts, counts_to_json
 from ntt_ray.storage import Storage
 from tests.support.report_run import CLASSES as RUN_CLASSES
@@ -44,7 +44,9 @@ def _plain(figures):
 @pytest.mark.parametrize("at_once", [1, 3, 32])
 def test_however_the_shards_are_divided(shards, monkeypatch, at_once):
     run, ids = shards
-    whole = figures_of(run, ids, CLASSES, Thresholds(0.4), LIMITS, map_here)
+    whole = ShardFigures.none(CLASSES, Thresholds(0.4), LIMITS)
+    for candidate in (candidate for unit in ids for candidate in run.images(unit)):
+        whole.add(candidate)
     monkeypatch.setattr(shard_figures, "SHARDS_AT_ONCE", at_once)
     found = figures_of(run, ids, CLASSES, Thresholds(0.4), LIMITS, _sent)
     assert _plain(found) == _plain(whole)
@@ -72,7 +74,8 @@ def test_the_files_of_a_report_are_the_same(tmp_path, monkeypatch, truth):
 
 
 def _failed(number, reason):
-    return ImageLabels.failed(ImageEntry(number, f"{number}.png", ""), reason)
+    labels = ImageLabels.failed(ImageEntry(number, f"{number}.png", ""), reason)
+    return replace(labels, notes=("turned",) * (number % 2))
 
 
 def test_failures_are_added_up_in_order():
