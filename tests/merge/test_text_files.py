@@ -142,16 +142,16 @@ def test_a_failure_discards_what_was_stored(run, tmp_path):
         """Reads its items ahead, as Ray's does."""
         for number, result in enumerate(map_here(function, list(items))):
             seen.update(path.name.split(".")[1] for path in tmp_path.glob(".*.tmp"))
-            if number == 5:
-                path = tmp_path / "labels" / "shard-000003.parquet"
+            if number == 2:
+                path = tmp_path / "labels" / "shard-000001.parquet"
                 path.write_bytes(path.read_bytes()[:-100])
             yield result
 
-    with pytest.raises(InputError, match=r"shard-000003\.parquet: damaged shard"):
-        _merged(output, ids, mapper=mapper, images_per_file=50)
-    assert seen == {"annotations-00001-of-00002", "annotations-00002-of-00002"}
+    with pytest.raises(InputError, match=r"shard-000001\.parquet: damaged shard"):
+        _merged(output, ids, mapper=mapper, images_per_file=25)
+    assert seen == {f"annotations-{n:05d}-of-00004" for n in range(1, 5)}
     left = {path.name for path in tmp_path.iterdir()}
-    assert left == {"labels", "annotations-00001-of-00002.json"}  # which was whole before
+    assert left == {"labels", "annotations-00001-of-00004.json"}  # which was whole before
 
 
 def test_a_shard_that_changed_since_it_was_counted_is_an_error(tmp_path, monkeypatch):
