@@ -18,11 +18,11 @@ import contextlib
 import io
 import json
 import os
-import pickle
 import shutil
 import threading
 import time
 from collections.abc import Iterator
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +105,7 @@ def measured(folder: Path, images: int) -> dict[str, Any]:
 
     def mapper(function: Any, items: Any, *, large: bool = False) -> Any:
         for result in map_on_ray(function, items, large=large):
-            given[0] += len(pickle.dumps(result))
+            given[0] += ForkingPickler.dumps(result).nbytes
             yield result
 
     started = time.perf_counter()

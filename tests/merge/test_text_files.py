@@ -225,6 +225,19 @@ def test_any_file_has_parts_that_a_store_takes(count, size):
     assert sum(part.items for part in parts) == count
 
 
+def test_more_fragments_than_a_store_takes_parts(run, monkeypatch):
+    """As 10,001 where 10,000 are taken: here 10."""
+    monkeypatch.setattr(fragments, "FRAGMENT_BYTES", 3000)
+    monkeypatch.setattr(text_files, "PART_BYTES", 1)
+    monkeypatch.setattr(text_files, "MOST_PARTS", 10)
+    output, ids = run
+    for tasks in (8, 1000):
+        monkeypatch.setattr(text_files, "MOST_TASKS", tasks)
+        digests = _merged(output, ids)
+        assert _contents(output, digests) == plain_coco(output, ids, STORE, **SETTINGS)
+        assert all(2 <= len(digest.parts) <= 10 for digest in digests.values())
+
+
 @pytest.mark.slow
 def test_parts_that_came_out_short_go_to_s3_with_their_neighbours(s3, monkeypatch):
     """As where the masks that are kept are much shorter than the others."""
