@@ -91,7 +91,7 @@ def _config(s3: S3Store, scratch: Path) -> dict[str, Any]:
             "image_timeout_s": 3.0,
             "hang_s": 3.0,
         },
-        "merge": {"min_score": 0.0},
+        "merge": {"min_score": 0.0, "profiles": ["coco", "coco-results"]},
         "storage_options": s3.options(),
     }
 

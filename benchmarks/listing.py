@@ -1,7 +1,9 @@
 """How long the names below a prefix of S3 take: one page after the other, and side by side.
 
     python -m benchmarks.listing --keys 1000000 --folders 365 --page-s 0.1
+    python -m benchmarks.listing --keys 400000 --shards
 
+`--shards`: one flat folder with the shards of a run, divided at names that are known.
 The bucket is a stand-in whose pages take as long as is asked for; requests to it cost nothing else.
 """
 
@@ -15,6 +17,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from unittest.mock import patch
 
+from ntt_ray.run.layout import shard_name
+from ntt_ray.run.shard import NAMES_BETWEEN
 from ntt_ray.storage import s3_listing
 
 
@@ -80,8 +84,13 @@ def timed(bucket: SlowBucket, list_names: Callable[[SlowBucket], int]) -> tuple[
     return time.monotonic() - begun, len(bucket.requests)
 
 
-def _count(bucket: SlowBucket) -> int:
-    return sum(len(page) for page in s3_listing.s3_pages(bucket, "bucket/p", lambda ask: ask()))
+def _count(bucket: SlowBucket, divide_at: Sequence[str] = ()) -> int:
+    pages = s3_listing.s3_pages(bucket, "bucket/p", lambda ask: ask(), divide_at)
+    return sum(len(page) for page in pages)
+
+
+def _count_shards(bucket: SlowBucket) -> int:
+    return _count(bucket, NAMES_BETWEEN)
 
 
 def _count_in_order(bucket: SlowBucket) -> int:
@@ -94,11 +103,15 @@ def main() -> None:
     parser.add_argument("--keys", type=int, default=200_000)
     parser.add_argument("--folders", type=int, default=365)
     parser.add_argument("--page-s", type=float, default=0.1)
+    parser.add_argument("--shards", action="store_true")
     arguments = parser.parse_args()
-    folders = arguments.folders
+    folders = 1 if arguments.shards else arguments.folders
     keys = sorted(f"p/{i % folders:05d}/IMG_{i:09d}.jpg" for i in range(arguments.keys))
+    side_by_side = _count
+    if arguments.shards:
+        keys, side_by_side = [f"p/{shard_name(i)}" for i in range(arguments.keys)], _count_shards
     print(f"{len(keys):,} keys in {folders} folders, {1000 * arguments.page_s:.0f} ms a page")
-    for what, action in (("side by side", _count), ("one by one", _count_in_order)):
+    for what, action in (("side by side", side_by_side), ("one by one", _count_in_order)):
         seconds, requests = timed(SlowBucket(keys, arguments.page_s), action)
         print(f"{what}: {seconds:.1f} s, {requests} requests")
 

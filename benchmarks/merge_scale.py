@@ -4,8 +4,10 @@
 
 Writes shards of 10 annotations an image (kept in the folder for the next time), merges them on
 this machine's cores, and samples the resident memory of the driver and of
-everything Ray started. Resident counts shared memory in every process that maps it; "own" is what
-only that process has. `--check` reads the whole file again: ids, and a hundredth of the images by
+everything Ray started. Resident counts shared memory in every process that maps it; "own" does
+not. Bytes of the driver are those that its store writes, and what tasks give back
+to it. `--part-bytes 300000` divides a file into as many parts as a store takes.
+`--check` reads the whole file again: ids, and a hundredth of the images by
 pycocotools against the shards.
 """
 
@@ -20,6 +22,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +33,15 @@ from pycocotools.coco import COCO
 
 from benchmarks.made_shards import CLASSES, write_shards
 from benchmarks.measure import machine, write_json
-from ntt_ray.merge.fragments import Layout
+from ntt_ray.merge import text_files
+from ntt_ray.merge.fragments import IMAGES, KEPT, Layout
 from ntt_ray.merge.passes import MergeCounts, count_shards, write_profiles
 from ntt_ray.merge.rendering import Merge, Source
 from ntt_ray.merge.thresholds import Thresholds
 from ntt_ray.records import ImageLabels
 from ntt_ray.run.cluster.tasks import map_on_ray
 from ntt_ray.run.shard import existing_shards, iter_labels, read_shard
-from ntt_ray.storage import Storage
+from ntt_ray.storage import Storage, StoredPart, Upload
 
 PER_IMAGE, IMAGES_PER_SHARD = 10, 256
 BYTES_PER_IMAGE = 6000  # shard and COCO file together, about
@@ -52,8 +56,10 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--prepare", action="store_true", help="write the shards and stop")
+    parser.add_argument("--part-bytes", type=int, default=text_files.PART_BYTES)
     parser.add_argument("--json", type=Path, default=None)
     arguments = parser.parse_args()
+    text_files.PART_BYTES = arguments.part_bytes
     for images in arguments.images:
         prepare(arguments.folder, images)
     if arguments.prepare:
@@ -93,19 +99,61 @@ def measured(folder: Path, images: int) -> dict[str, Any]:
     """Merge once, with a Ray of its own."""
     import ray
 
-    output, store = _output(folder, images), Storage()
+    output, store = _output(folder, images), DriversStorage()
     shard_ids = sorted(existing_shards(output, store))
+    given = [0]
+
+    def mapper(function: Any, items: Any, *, large: bool = False) -> Any:
+        for result in map_on_ray(function, items, large=large):
+            given[0] += ForkingPickler.dumps(result).nbytes
+            yield result
+
     started = time.perf_counter()
     with started_ray(), sampled() as peaks:
         begun = time.perf_counter()
         source = Source(output, store, KEEP_ALL)
-        indices = count_shards(source, shard_ids, map_on_ray)
+        indices = count_shards(source, shard_ids, mapper)
+        counted, of_counts = time.perf_counter(), given[0]
         info = {"description": "made up"}
-        merge = Merge(source, Layout(indices), CLASSES, info, mapper=map_on_ray)
-        write_profiles(merge, ("coco",))
+        merge = Merge(source, Layout(indices), CLASSES, info, mapper=mapper)
+        written = write_profiles(merge, ("coco",))
         ended = time.perf_counter()
     assert not ray.is_initialized()
-    return _row(output, MergeCounts.of(indices), begun - started, ended - begun, peaks)
+    row = _row(output, MergeCounts.of(indices), begun - started, ended - begun, peaks)
+    (digest,) = written["coco"].files.values()
+    return row | {
+        "count_s": counted - begun,
+        "bytes_as_estimated": merge.layout.size((IMAGES, KEPT)) / digest.size,
+        "parts": max(1, len(digest.parts)),
+        "driver_bytes": {
+            "counts": of_counts,
+            "results of writing": given[0] - of_counts,
+            "written": DriversStorage.bytes,
+        },
+    }
+
+
+class DriversStorage(Storage):
+    """Counts what this process writes; tasks count in processes of their own."""
+
+    bytes = 0
+
+    def publish_stream(self, uri: str, chunks: Any) -> None:
+        """As `Storage` does."""
+        super().publish_stream(uri, map(_counted, chunks))
+
+    def publish_bytes(self, uri: str, data: bytes) -> None:
+        """As `Storage` does."""
+        super().publish_bytes(uri, _counted(data))
+
+    def store_part(self, upload: Upload, number: int, data: bytes | bytearray) -> StoredPart:
+        """As `Storage` does."""
+        return super().store_part(upload, number, _counted(data))
+
+
+def _counted(data: Any) -> Any:
+    DriversStorage.bytes += len(data)
+    return data
 
 
 def _row(
@@ -159,10 +207,10 @@ def sampled() -> Iterator[dict[str, dict[str, float]]]:
             for process in [this, *this.children(recursive=True)]:
                 with contextlib.suppress(psutil.Error):
                     used[process.pid] = _cpu_seconds(process)
-                    memory = process.memory_full_info()
+                    memory = process.memory_info()
                     peak = peaks.setdefault(_kind(process, this), {"resident": 0.0, "own": 0.0})
                     peak["resident"] = max(peak["resident"], memory.rss / 1e9)
-                    peak["own"] = max(peak["own"], memory.uss / 1e9)
+                    peak["own"] = max(peak["own"], (memory.rss - memory.shared) / 1e9)
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()

@@ -28,7 +28,6 @@ from ntt_ray.yaml_input import MAX_BYTES, MAX_DEPTH, parse_yaml, plain_problems
 Profile = Literal[
     "coco", "coco-results", "coco-polygon", "yolo-seg", "labelstudio", "parquet", "semantic-png"
 ]
-PROFILES: tuple[Profile, ...] = ("coco", "coco-results")  # unless others are asked for
 ENCODER_NAMES = (
     *(f"dinov2_vit{size}14{registers}" for size in "sblg" for registers in ("", "_reg")),
     "dinov2_demo",
@@ -208,6 +207,9 @@ class JobConfig(Settings):
 class MergeConfig(Settings):
     """What the merged files hold.
 
+    `profiles` are the formats; None: ``coco``, and with a `ground_truth` also ``coco-results``,
+    which it is compared with (`Config.profiles`). `images_per_file` is how many images a file holds
+    at most, where it holds many; None: all.
     `image_url` is the address of an image in Label Studio's tasks, a text with ``{file_name}``,
     escaped as in a URL, or ``{uri}``. `val_share` is the share of the images in the list
     that YOLO validates on, drawn with `split_seed`; 0 validates on those it trains on.
@@ -215,7 +217,7 @@ class MergeConfig(Settings):
 
     min_score: Share = 0.4
     calibration: Location | None = None
-    profiles: tuple[Profile, ...] = PROFILES
+    profiles: tuple[Profile, ...] | None = None
     classes: tuple[str, ...] | None = None
     rename: dict[str, str] = Field(default_factory=dict)
     images_per_file: Annotated[int, Field(ge=1)] | None = None
@@ -232,9 +234,9 @@ class MergeConfig(Settings):
 
     @field_validator("profiles")
     @classmethod
-    def _check(cls, profiles: tuple[str, ...]) -> tuple[str, ...]:
-        if not profiles or len(set(profiles)) < len(profiles):
-            raise ValueError(f"name one or more of {', '.join(PROFILES)}, each once")
+    def _check(cls, profiles: tuple[Profile, ...] | None) -> tuple[Profile, ...] | None:
+        if profiles is not None and len(set(profiles)) < max(1, len(profiles)):
+            raise ValueError(f"name one or more of {', '.join(get_args(Profile))}, each once")
         return profiles
 
 
@@ -256,6 +258,14 @@ class Config(Settings):
     merge: MergeConfig = Field(default_factory=MergeConfig)
     ground_truth: Location | None = None
     evaluator: Literal["pycocotools", "faster-coco-eval"] = "pycocotools"
+
+    @property
+    def profiles(self) -> tuple[Profile, ...]:
+        """The formats that a merge writes: `merge.profiles`, or those that are needed."""
+        needed: tuple[Profile, ...] = ("coco",)
+        if self.ground_truth is not None:
+            needed = ("coco", "coco-results")
+        return needed if self.merge.profiles is None else self.merge.profiles
 
     @model_validator(mode="after")
     def _check(self) -> Config:

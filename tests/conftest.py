@@ -91,7 +91,7 @@ def golden_config(golden_references: Path, tmp_path: Path) -> dict[str, Any]:
         "method": {"points_per_side": 16},
         # each actor imports torch and timm anew; what cannot be read soon is not there in tests
         "job": {"images_per_unit": 2, "actors": 1, "patience_s": 20.0},
-        "merge": {"min_score": 0.0},
+        "merge": {"min_score": 0.0, "profiles": ["coco", "coco-results"]},
     }
 
 

@@ -26,13 +26,18 @@ Output = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Quick = Annotated[
-    bool, typer.Option("--quick", help="Count shards only; do not look into them for failures.")
+    bool | None,
+    typer.Option(
+        "--quick/--full",
+        help="Count shards only, or look into all of them for failures. Unless told, it looks into "
+        "20,000 at most.",
+    ),
 ]
 
 
 @app.command()
 def status(
-    output: Output, overrides: Overrides = None, as_json: AsJson = False, quick: Quick = False
+    output: Output, overrides: Overrides = None, as_json: AsJson = False, quick: Quick = None
 ) -> None:
     """Say how a run is: done, to do, pace, failures.
 
@@ -52,7 +57,8 @@ def status(
         _say_preparing(settings.output, preparing, as_json)
         return
     with Stage("looking into the shards", at_once=False):
-        found = read_status(settings.output, store, footers=not quick)
+        footers = None if quick is None else not quick
+        found = read_status(settings.output, store, footers=footers)
     if as_json:
         typer.echo(json.dumps(_plain(found)))
     else:
@@ -95,6 +101,8 @@ def _print(found: Status) -> None:
         f"{found.output}: {found.units_done} of {found.units} units done, "
         f"{images} of {found.images} images{failed}"
     )
+    if found.failures is None:
+        say("the shards were not looked into; --full counts their images and names failures")
     if found.driver is not None or not found.parts:
         say(_at_work(found.driver))
     for part, holder in found.parts.items():

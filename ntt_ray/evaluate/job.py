@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 from ntt_ray import storage
@@ -12,7 +13,7 @@ from ntt_ray.evaluate.evaluation import evaluate, evaluate_classes
 from ntt_ray.json_input import read_json
 from ntt_ray.merge.digests import digest_of_file, json_file, sealed
 from ntt_ray.merge.job import class_choice, merge_thresholds, units_text
-from ntt_ray.merge.record import read_merge_record
+from ntt_ray.merge.record import MergeRecord, read_merge_record, results_digest
 from ntt_ray.records import ClassLabel
 from ntt_ray.run import manifest as manifest_file
 from ntt_ray.run.layout import METRICS_FILE, RESULTS_FILE
@@ -31,8 +32,7 @@ def evaluate_run(config: Config) -> dict[str, Any]:
     """
     store = Storage(config.storage_options)
     found = evaluate(*_judged(config), evaluator=config.evaluator)
-    results = digest_of_file(storage.join(config.output, RESULTS_FILE), store).sha256
-    metrics = sealed({**found, "results_sha256": results})
+    metrics = sealed({**found, "results_sha256": _digest_of_results(config.output, store)})
     store.publish_bytes(storage.join(config.output, METRICS_FILE), json_file(metrics))
     return metrics
 
@@ -54,22 +54,42 @@ def _judged(config: Config) -> tuple[Any, Any, dict[int, str], tuple[ClassLabel,
         raise InputError("ground_truth: is needed to evaluate")
     store = Storage(config.storage_options)
     recorded = recorded_run(config.output, store)
-    _check_results(config, recorded, store)
+    merge = _merge_with_results(config, recorded, store)
     return (
         read_coco(config.ground_truth, store),
-        read_json(storage.join(config.output, RESULTS_FILE), store),
+        _results(config.output, merge, store),
         manifest_file.file_names(manifest_file.read_manifest(config.output, store)),
         class_choice(config, recorded).labels,
     )
 
 
-def _check_results(config: Config, recorded: RunRecord, store: Storage) -> None:
+def _results(output: str, merge: MergeRecord, store: Storage) -> Any:
+    """All detections, also where they are in several files."""
+    found = [read_json(storage.join(output, name), store) for name in merge.results()]
+    if len(found) == 1:
+        return found[0]
+    for name, part in zip(merge.results(), found, strict=True):
+        if not isinstance(part, list):
+            where = storage.redact(storage.join(output, name))
+            raise InputError(f"{where}: is no list of results; merge again")
+    return list(chain.from_iterable(found))
+
+
+def _digest_of_results(output: str, store: Storage) -> str:
+    """What `results_digest` gives for the files that lie there."""
+    merge = read_merge_record(output, store)
+    files = merge.results() if merge is not None else {}
+    return results_digest(
+        {
+            name: digest_of_file(storage.join(output, name), store, file.parts if file else ())
+            for name, file in files.items()
+        }
+    )
+
+
+def _merge_with_results(config: Config, recorded: RunRecord, store: Storage) -> MergeRecord:
     merge = read_merge_record(config.output, store)
-    if (
-        merge is None
-        or merge.labels_hash != recorded.labels_hash
-        or RESULTS_FILE not in merge.files
-    ):
+    if merge is None or merge.labels_hash != recorded.labels_hash or not merge.results():
         where = storage.redact(storage.join(config.output, RESULTS_FILE))
         raise InputError(
             f"{where}: is not of the last merge of this run; merge with the profile coco-results"
@@ -79,3 +99,4 @@ def _check_results(config: Config, recorded: RunRecord, store: Storage) -> None:
             f"{RESULTS_FILE} was merged without {len(missing)} shards: {units_text(missing)}. "
             "Label what is missing, then merge again"
         )
+    return merge

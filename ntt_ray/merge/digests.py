@@ -5,6 +5,9 @@ prints it: ``<SHA-256>  <name>``. A sum needs no order and no list of names, so 
 up what they wrote, and millions of files are checked in little memory. It finds damage; whoever
 wants to forge can.
 
+The digest of a file that several processes wrote in parts is the SHA-256 of the parts' own, put one
+after another in binary: no process has all of its bytes.
+
 ``metrics.json`` and ``report.json`` are *sealed*: their key ``sha256`` is the digest of all their
 other keys. File and digest are one object, so that they are published in one step; a record beside
 them would be another file, and a process that ended between both would leave a contradiction.
@@ -14,9 +17,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from ntt_ray.storage import Storage
 
@@ -32,11 +35,27 @@ class FileDigest:
 
     Attributes:
         size: length in bytes.
-        sha256: SHA-256 in hex.
+        sha256: SHA-256 in hex; where there are parts, that of their SHA-256, see the module.
+        parts: length in bytes of each part of a file that was written in several.
     """
 
     size: int
     sha256: str
+    parts: tuple[int, ...] = ()
+
+    @classmethod
+    def of_parts(cls, parts: Sequence[FileDigest]) -> FileDigest:
+        """The file that is made of parts; one part alone is the file."""
+        if len(parts) == 1:
+            return parts[0]
+        sizes = tuple(part.size for part in parts)
+        inner = b"".join(bytes.fromhex(part.sha256) for part in parts)
+        return cls(sum(sizes), hashlib.sha256(inner).hexdigest(), sizes)
+
+    def plain(self) -> dict[str, Any]:
+        """As it stands in a record."""
+        parts = {"parts": list(self.parts)} if self.parts else {}
+        return {"size": self.size, "sha256": self.sha256, **parts}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +101,7 @@ class DigestingStream:
         return FileDigest(self._size, self._sha256.hexdigest())
 
 
-def digest_of_bytes(data: bytes) -> FileDigest:
+def digest_of_bytes(data: bytes | bytearray) -> FileDigest:
     """The digest of a file with this content."""
     return FileDigest(len(data), hashlib.sha256(data).hexdigest())
 
@@ -115,14 +134,37 @@ def seal_problem(text: bytes, data: Any) -> str | None:
     return None
 
 
-def digest_of_file(uri: str, store: Storage) -> FileDigest:
+def digest_of_file(uri: str, store: Storage, parts: Sequence[int] = ()) -> FileDigest:
     """Read a file of any size in little memory.
+
+    Args:
+        uri: the file.
+        store: access to files.
+        parts: the length of each part, where it was written in several. What comes after all of
+            them is one part more.
 
     Raises:
         FileNotFoundError: there is none.
     """
-    found = DigestingStream()
     with store.open_read(uri) as stream:
-        for _ in found.through(iter(lambda: stream.read(READ_BYTES), b"")):
-            pass
+        if not parts:
+            return _digest_of_rest(stream)
+        found = [_digest_of_rest(stream, size) for size in parts]
+        rest = _digest_of_rest(stream)
+        return FileDigest.of_parts([*found, rest] if rest.size else found)
+
+
+def _digest_of_rest(stream: IO[bytes], left: int | None = None) -> FileDigest:
+    """Read so many bytes of a stream, or all that are left."""
+    found = DigestingStream()
+    for _ in found.through(_read(stream, left)):
+        pass
     return found.digest()
+
+
+def _read(stream: IO[bytes], left: int | None) -> Iterator[bytes]:
+    while left is None or left > 0:
+        if not (chunk := stream.read(READ_BYTES if left is None else min(READ_BYTES, left))):
+            return
+        left = None if left is None else left - len(chunk)
+        yield chunk

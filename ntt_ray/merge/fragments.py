@@ -7,8 +7,8 @@ renders one needs little memory; each knows its first annotation id. It does not
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -20,6 +20,7 @@ from ntt_ray.merge.thresholds import IntArray
 
 FRAGMENT_BYTES = 8 << 20
 ROW_BYTES, INSTANCE_BYTES = 60, 190  # of JSON around a file name, around the counts of a mask
+OUTLINE_TIMES = 18  # so much longer than the counts of a mask are its polygons, about
 IMAGES_AT_ONCE = 256  # in a fragment, where each has a file of its own
 
 
@@ -40,11 +41,13 @@ class Fragment:
         slices: rows of shards, in order.
         first_id: id of the first item; ids count the items of a file from 1.
         items: how many items the slices have.
+        size: about how many bytes of text they become.
     """
 
     slices: tuple[Slice, ...]
     first_id: int
     items: int
+    size: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -64,14 +67,19 @@ def _image_bytes(shard: ShardIndex) -> npt.NDArray[np.floating[Any]]:
     return np.full(shard.rows, ROW_BYTES + shard.names_bytes / max(1, shard.rows))
 
 
-def _instance_bytes(shard: ShardIndex, items: IntArray) -> npt.NDArray[np.floating[Any]]:
+def _instance_bytes(
+    shard: ShardIndex, items: IntArray, times: int = 1
+) -> npt.NDArray[np.floating[Any]]:
     mean = shard.counts_bytes / max(1, int(shard.found.sum()))
-    return np.asarray(items * (INSTANCE_BYTES + mean))
+    return np.asarray(items * (INSTANCE_BYTES + times * mean))
 
 
-IMAGES = Measure(lambda shard: np.ones_like(shard.found), _image_bytes)
+IMAGES = Measure(lambda shard: shard.readable, _image_bytes)
 KEPT = Measure(lambda shard: shard.kept, lambda shard: _instance_bytes(shard, shard.kept))
 FOUND = Measure(lambda shard: shard.found, lambda shard: _instance_bytes(shard, shard.found))
+OUTLINES = Measure(
+    lambda shard: shard.kept, lambda shard: _instance_bytes(shard, shard.kept, OUTLINE_TIMES)
+)
 BY_IMAGE = Measure(
     lambda shard: np.ones_like(shard.found),
     lambda shard: np.full(shard.rows, FRAGMENT_BYTES / IMAGES_AT_ONCE),
@@ -90,6 +98,10 @@ class Layout:
         """Images of all shards."""
         return int(self._starts[-1])
 
+    def size(self, measures: Iterable[Measure]) -> float:
+        """About how many bytes of text all rows become."""
+        return float(sum(one.bytes(shard).sum() for one in measures for shard in self._shards))
+
     def fragments(self, measure: Measure, start: int, stop: int, first_id: int) -> list[Fragment]:
         """Cut rows ``start`` to ``stop`` (exclusive) into pieces of about `FRAGMENT_BYTES`."""
         done: list[Fragment] = []
@@ -97,11 +109,11 @@ class Layout:
         size, next_id = 0.0, first_id
         for piece, weight, items in self._pieces(measure, start, stop):
             if slices and size + weight > FRAGMENT_BYTES:
-                done.append(Fragment(tuple(slices), first_id, next_id - first_id))
+                done.append(Fragment(tuple(slices), first_id, next_id - first_id, round(size)))
                 slices, size, first_id = [], 0.0, next_id
             slices.append(piece)
             size, next_id = size + weight, next_id + items
-        last = Fragment(tuple(slices), first_id, next_id - first_id)
+        last = Fragment(tuple(slices), first_id, next_id - first_id, round(size))
         return [*done, last] if slices else done
 
     def _pieces(

@@ -71,7 +71,7 @@ def write_image_files(merge: Merge, render: Render, name_of: NameOf, what: str) 
     fragments = merge.layout.fragments(BY_IMAGE, 0, merge.layout.rows, 1)
     _check_distinct(merge, fragments, name_of, what)
     work = partial(publish_fragment, source=merge.source, render=render, name_of=name_of)
-    published = list(merge.mapped(work, fragments, fragments))
+    published = list(merge.mapped(work, fragments, [f.items for f in fragments]))
     files = sum((folder for folder, _ in published), FolderDigest())
     return files, Loss.total(loss for _, loss in published)
 

@@ -7,7 +7,7 @@ does not know any output format.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,7 +33,7 @@ def annotation_columns(*names: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """What pass one knows of a shard; 8 bytes an image.
+    """What pass one knows of a shard; about 8 bytes an image.
 
     Attributes:
         shard_id: the unit.
@@ -58,11 +58,19 @@ class ShardIndex:
     names_bytes: int
     reasons: Reasons = field(default_factory=dict)
     notes: Mapping[str, int] = field(default_factory=dict)
+    readable_bits: npt.NDArray[np.uint8] | None = None
 
     @property
     def rows(self) -> int:
         """Number of images."""
         return len(self.found)
+
+    @property
+    def readable(self) -> IntArray:
+        """1 for each row with a size and 0 for others, ``(rows,)``."""
+        if self.readable_bits is None:
+            return np.ones(self.rows, np.int32)
+        return np.unpackbits(self.readable_bits, count=self.rows)
 
 
 def index_shard(
@@ -80,12 +88,13 @@ def index_shard(
     Raises:
         InputError: the shard is missing, damaged or edited, or not that of its unit.
     """
-    found, kept, statuses = [], [], {"ok": 0, "empty": 0, "failed": 0}
+    found, kept, readable, statuses = [], [], [], {"ok": 0, "empty": 0, "failed": 0}
     reasons: Counter[tuple[str, str]] = Counter()
     notes: Counter[str] = Counter()
     anything = thresholds.any_score()
     data = read_shard_bytes(output, shard_id, store)
-    columns = ("status", "error", "failure", "notes", *annotation_columns("category_id", "score"))
+    of_images = ("height", "status", "error", "failure", "notes")
+    columns = (*of_images, *annotation_columns("category_id", "score"))
     with open_shard(output, shard_id, store, data) as file:
         if (problem := misfit(file, shard_id)) is not None:
             raise InputError(
@@ -98,6 +107,7 @@ def index_shard(
                 raise ValueError("a score is not a finite number")
             found.append(_of_each_row(_reached(instances, anything), lengths))
             kept.append(_of_each_row(_reached(instances, thresholds), lengths))
+            readable.append(pc.is_valid(batch.column("height")).to_numpy(zero_copy_only=False))
             for item in pc.value_counts(batch.column("status")).to_pylist():
                 if item["values"] not in statuses:  # open_shard names the shard
                     raise ValueError(f"{item['values']!r} is no status")
@@ -118,7 +128,13 @@ def index_shard(
         names_bytes=sizes["file_name"],
         reasons=reasons,
         notes=notes,
+        readable_bits=_bits(readable),
     )
+
+
+def _bits(readable: Sequence[npt.NDArray[np.bool_]]) -> npt.NDArray[np.uint8] | None:
+    rows = np.concatenate(readable) if readable else np.zeros(0, np.bool_)
+    return None if rows.all() else np.packbits(rows)
 
 
 def flat_instances(rows: pa.RecordBatch, thresholds: Thresholds | None = None) -> pa.Table:

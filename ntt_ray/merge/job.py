@@ -21,8 +21,20 @@ from ntt_ray.merge.digests import digest_of_file
 from ntt_ray.merge.fragments import Layout
 from ntt_ray.merge.instances import ShardIndex
 from ntt_ray.merge.leftovers import remove_files, remove_image_files
-from ntt_ray.merge.passes import MergeCounts, OnProgress, count_shards, write_profiles
-from ntt_ray.merge.record import MergeRecord, read_merge_record, stretches, write_merge_record
+from ntt_ray.merge.passes import (
+    MergeCounts,
+    OnProgress,
+    check_sizes,
+    count_shards,
+    write_profiles,
+)
+from ntt_ray.merge.record import (
+    MergeRecord,
+    read_merge_record,
+    stretches,
+    version_of,
+    write_merge_record,
+)
 from ntt_ray.merge.rendering import Mapper, Merge, Source, Written, map_here
 from ntt_ray.merge.target import check_target, target_of
 from ntt_ray.merge.thresholds import Thresholds
@@ -66,7 +78,7 @@ def merge(
     target = target_of(config.output, to)
     store = Storage(config.storage_options)
     recorded = recorded_run(config.output, store)
-    choice, profiles = class_choice(config, recorded), config.merge.profiles
+    choice, profiles = class_choice(config, recorded), config.profiles
     thresholds = merge_thresholds(config, recorded, store)
     manifest = (config.output, recorded.identity.manifest, store)
     before = _merge_before(target, store)
@@ -81,7 +93,7 @@ def merge(
 
         before = _merge_before(target, store)
         units, missing = _shards(config, recorded, store, partial)
-        mapper = _mapper(recorded.plan.images)
+        mapper = mapper_of(recorded.plan.images)
         uris = functools.partial(_listed, "uri", *manifest)
         ids = functools.partial(_listed, "image_id", *manifest)
         source = Source(
@@ -95,6 +107,7 @@ def merge(
             val_share=config.merge.val_share,
             split_seed=config.merge.split_seed,
         )
+        check_sizes(plan, profiles)
         if before is not None and before.labels_hash == recorded.labels_hash:
             names_of = functools.partial(_listed, "file_name", *manifest)
             remove_image_files(before, plan, shards, profiles, names_of)
@@ -151,7 +164,9 @@ def _record(
 ) -> MergeRecord:
     source, thresholds, profiles = plan.source, plan.source.thresholds, written.values()
     run_uri = storage.join(source.output, RECORD_FILE)
+    files = {name: digest for one in profiles for name, digest in one.files.items()}
     return MergeRecord(
+        format_version=version_of(files.values()),
         labels_hash=recorded.labels_hash,
         run_sha256=digest_of_file(run_uri, source.store).sha256,
         min_score=thresholds.min_score,
@@ -161,7 +176,7 @@ def _record(
         images_per_file=plan.images_per_file,
         units=stretches(shard.shard_id for shard in shards),
         shards=tuple(shard.sha256 for shard in shards),
-        files={name: digest for one in profiles for name, digest in one.files.items()},
+        files=dict(files),
         folders={name: digest for one in profiles for name, digest in one.folders.items()},
         losses={name: one.loss for name, one in written.items() if one.loss is not None},
     )
@@ -230,8 +245,8 @@ def merge_info(recorded: RunRecord, missing: int) -> dict[str, Any]:
     }
 
 
-def _mapper(images: int) -> Mapper:
-    """What runs the merge of so many images: this process, or Ray; the bytes are the same."""
+def mapper_of(images: int) -> Mapper:
+    """What works on the shards of so many images, for the same bytes: this process, or Ray."""
     if images <= IMAGES_HERE:
         return map_here
     from ntt_ray.run.cluster.tasks import map_on_ray

@@ -77,25 +77,30 @@ def float_texts(values: npt.NDArray[np.float64]) -> pa.StringArray:
     Raises:
         InputError: one is not finite, which JSON does not know.
     """
+    digits, ending = _digits(values)
+    return pc.binary_join_element_wise(digits, ending, "") if ending else digits
+
+
+def _digits(values: npt.NDArray[np.float64]) -> tuple[pa.StringArray, str]:
+    """As `float_texts`; what all of them end in may be left out, and stands beside them."""
     if not np.isfinite(values).all():
         raise InputError("a score or a box is not a finite number; the shard is damaged")
     whole = values == np.rint(values)
     if whole.all() and not np.signbit(values).any() and (values < _EXACT).all():
-        digits = pc.cast(pa.array(values.astype(np.int64)), pa.string())
-        return pc.binary_join_element_wise(digits, ".0", "")
+        return pc.cast(pa.array(values.astype(np.int64)), pa.string()), ".0"
     texts = pc.cast(pa.array(values), pa.string())
     special = whole | (np.abs(values) < _SMALL) | (np.abs(values) >= _EXACT)
     if not special.any():
-        return texts
+        return texts, ""
     replaced = pa.array([repr(value) for value in values[special].tolist()], pa.string())
-    return pc.replace_with_mask(texts, pa.array(special), replaced)
+    return pc.replace_with_mask(texts, pa.array(special), replaced), ""
 
 
 def _box_and_class(instances: pa.Table) -> list[Any]:
     boxes = instances.column("bbox").combine_chunks().flatten().to_numpy().astype(np.float64)
-    x, y, width, height = (float_texts(side) for side in boxes.reshape(-1, 4).T)
-    category = _text(instances, "category_id")
-    return [',"bbox":[', x, ",", y, ",", width, ",", height, '],"category_id":', category]
+    x, y, width, height = (_digits(side) for side in boxes.reshape(-1, 4).T)
+    sides = [x[0], f"{x[1]},", y[0], f"{y[1]},", width[0], f"{width[1]},", height[0]]
+    return [',"bbox":[', *sides, f'{height[1]}],"category_id":', _text(instances, "category_id")]
 
 
 def score_texts(instances: pa.Table) -> pa.StringArray:

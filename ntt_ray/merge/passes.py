@@ -6,16 +6,20 @@ It does not know Ray; what runs the functions is handed in.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+from ntt_ray import storage
+from ntt_ray.errors import InputError
+from ntt_ray.merge.fragments import FOUND, IMAGES, KEPT, OUTLINES, Measure
 from ntt_ray.merge.instances import ShardIndex, index_shard
 from ntt_ray.merge.profiles.class_maps import write_class_maps
 from ntt_ray.merge.profiles.coco import write_coco, write_results
 from ntt_ray.merge.profiles.instance_table import write_table
-from ntt_ray.merge.profiles.label_studio import write_label_studio
+from ntt_ray.merge.profiles.label_studio import TASKS, write_label_studio
 from ntt_ray.merge.profiles.polygons import write_polygons
 from ntt_ray.merge.profiles.yolo import write_yolo
 from ntt_ray.merge.rendering import Mapper, Merge, Source, Written
@@ -31,6 +35,13 @@ WRITERS: dict[str, Callable[[Merge], Written]] = {
     "labelstudio": write_label_studio,
     "parquet": write_table,
     "semantic-png": write_class_maps,
+}
+# of the profiles with one file for all images: what makes up its bytes
+MEASURES: dict[str, tuple[Measure, ...]] = {
+    "coco": (IMAGES, KEPT),
+    "coco-results": (FOUND,),
+    "coco-polygon": (IMAGES, OUTLINES),
+    "labelstudio": (TASKS,),
 }
 OnProgress = Callable[[str, int, int], None]  # profile, its items written so far, and in all
 
@@ -97,6 +108,27 @@ def index_shards(shard_ids: Sequence[int], source: Source) -> list[ShardIndex]:
         index_shard(source.output, shard_id, source.store, source.thresholds, source.misfit)
         for shard_id in shard_ids
     ]
+
+
+def check_sizes(merge: Merge, profiles: Sequence[str]) -> None:
+    """Whether every file fits into the store, by what the shards say, before any is written.
+
+    Raises:
+        InputError: one is too large; the message has the setting that helps.
+    """
+    limit, rows = merge.source.store.largest_file(merge.source.target), merge.layout.rows
+    if limit is None or not rows:
+        return
+    for profile in profiles:
+        image_bytes = merge.layout.size(MEASURES.get(profile, ())) / rows
+        if image_bytes * min(rows, merge.images_per_file or rows) > limit:
+            fitting = 10 ** int(math.log10(max(1.0, limit / 2 / image_bytes)))
+            raise InputError(
+                f"merge.images_per_file: a file of the profile {profile} would have about "
+                f"{image_bytes * min(rows, merge.images_per_file or rows) / 1e12:.1f} TB, and one "
+                f"in {storage.redact(merge.source.target)} may have {limit / 1e12:.1f} TB; set "
+                f"merge.images_per_file to {fitting} or less"
+            )
 
 
 def write_profiles(

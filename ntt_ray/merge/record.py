@@ -5,27 +5,37 @@ file for every image (`digests`), and the SHA-256 of every shard that was merged
 record, so that files that are damaged or no longer of the shards are found. At 10 million images
 it has some megabytes: 70 bytes a shard, 170 a file. No clocks in it.
 
-Version 1 had no digests; it is read, and `verify` asks for another merge.
+Version 1 had no digests; it is read, and `verify` asks for another merge. A record has version 3
+only where a file was written in parts, whose digest the versions before would not understand.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from itertools import chain
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_serializer,
+    model_validator,
+)
 
 from ntt_ray import storage
 from ntt_ray.errors import InputError
 from ntt_ray.merge.digests import FileDigest, FolderDigest, digest_of_json, json_file
 from ntt_ray.merge.rendering import Loss
 from ntt_ray.merge.thresholds import Thresholds
-from ntt_ray.run.layout import MERGE_FILE
+from ntt_ray.run.layout import MERGE_FILE, RESULTS_FILE, split_pattern
 from ntt_ray.storage import Storage
 
 FORMAT_VERSION: Literal[2] = 2
+WITH_PARTS: Literal[3] = 3
 SHOWN = 20  # problems of a damaged record
 
 
@@ -33,7 +43,7 @@ class MergeRecord(BaseModel):
     """How the merged files were made, and what they must be.
 
     Attributes:
-        format_version: 1 for a record without digests.
+        format_version: 1 for a record without digests, 3 where a file was written in parts.
         labels_hash: the labels hash of the run.
         run_sha256: SHA-256 of ``run.json`` when the files were made.
         min_score: ``annotations.json`` has detections of at least this score, where a
@@ -55,7 +65,7 @@ class MergeRecord(BaseModel):
     # fields that a later version adds stay, and so does the digest over all of them
     model_config = ConfigDict(frozen=True, extra="allow")
 
-    format_version: Literal[1, 2] = FORMAT_VERSION
+    format_version: Literal[1, 2, 3] = FORMAT_VERSION
     labels_hash: str
     run_sha256: str = ""
     min_score: float
@@ -77,6 +87,10 @@ class MergeRecord(BaseModel):
         if not isinstance(data, dict) or data.get("format_version") != 1:
             return data
         return {**data, "files": dict.fromkeys(data["files"]), "folders": {}}
+
+    @field_serializer("files")
+    def _plain_files(self, files: dict[str, FileDigest | None]) -> dict[str, Any]:
+        return {name: None if file is None else file.plain() for name, file in files.items()}
 
     @property
     def has_digests(self) -> bool:
@@ -100,9 +114,29 @@ class MergeRecord(BaseModel):
         units = chain.from_iterable(range(first, last + 1) for first, last in self.units)
         return dict(zip(units, self.shards, strict=False))
 
+    def results(self) -> dict[str, FileDigest | None]:
+        """The files that ``results.json`` may be split into, in order; none without the profile."""
+        named = re.compile(split_pattern(RESULTS_FILE))
+        return {name: self.files[name] for name in sorted(self.files) if named.fullmatch(name)}
+
     def digest(self) -> str:
         """What `record_sha256` must be."""
         return digest_of_json(self.model_dump(mode="json", exclude={"record_sha256"}))
+
+
+def version_of(files: Iterable[FileDigest]) -> Literal[2, 3]:
+    """The format that a record of such files needs."""
+    return WITH_PARTS if any(file.parts for file in files) else FORMAT_VERSION
+
+
+def results_digest(files: Mapping[str, FileDigest]) -> str:
+    """SHA-256 of ``results.json``; where it is split, that of a JSON object of those of its files.
+
+    `files` are the digests of its files by name.
+    """
+    if len(files) == 1:
+        return next(iter(files.values())).sha256
+    return digest_of_json({name: file.sha256 for name, file in files.items()})
 
 
 def stretches(units: Iterable[int]) -> tuple[tuple[int, int], ...]:

@@ -1,8 +1,6 @@
-"""From fragments to published files, whatever the format of the text.
+"""What every profile of a merge works with: the shards, what runs functions over items, the rows.
 
-A profile says which files it has, which sections each file has and how rows become texts; here
-fragments are rendered, by whatever runs functions over items, and put one after another into the
-store. No process ever holds more than a few fragments. It does not know Ray or any format.
+It does not know Ray or any format.
 """
 
 from __future__ import annotations
@@ -11,8 +9,6 @@ import re
 from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
-from itertools import chain
 from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
@@ -20,8 +16,8 @@ import pyarrow.parquet as pq
 
 from ntt_ray import storage
 from ntt_ray.errors import InputError
-from ntt_ray.merge.digests import DigestingStream, FileDigest, FolderDigest, digest_of_bytes
-from ntt_ray.merge.fragments import Fragment, Layout, Slice
+from ntt_ray.merge.digests import FileDigest, FolderDigest, digest_of_bytes
+from ntt_ray.merge.fragments import Layout, Slice
 from ntt_ray.merge.thresholds import Thresholds
 from ntt_ray.records import ClassLabel
 from ntt_ray.run.layout import shard_name
@@ -95,13 +91,20 @@ Render = Callable[[pa.RecordBatch, Thresholds, int], Texts]
 class Mapper(Protocol):
     """Runs a function over items and gives the results in their order, like `map`."""
 
-    def __call__(self, function: Callable[[T], R], items: Iterable[T]) -> Generator[R]:
-        """Both are picklable; few results may wait for the reader at any time."""
+    def __call__(
+        self, function: Callable[[T], R], items: Iterable[T], *, large: bool = False
+    ) -> Generator[R]:
+        """Both are picklable. Where results are `large`, some megabytes each, few of them wait."""
         ...
 
 
-def map_here(function: Callable[[T], R], items: Iterable[T]) -> Generator[R]:
-    """The `Mapper` that works in this process."""
+def map_here(
+    function: Callable[[T], R],
+    items: Iterable[T],
+    *,
+    large: bool = False,  # noqa: ARG001  # one result at a time is in memory
+) -> Generator[R]:
+    """The `Mapper` that works in this process, where no result waits."""
     yield from map(function, items)
 
 
@@ -164,39 +167,6 @@ class Source:
                 self.delete(name)
 
 
-Piece = tuple[Fragment, tuple[str, ...], Render]  # a fragment, its columns, what to make of them
-Rendered = tuple[list[pa.Buffer], Loss | None]  # of a piece
-
-
-@dataclass(frozen=True)
-class Section:
-    """A list in a file.
-
-    Attributes:
-        opening: text before the first item.
-        skip: how many characters of the first item are left out (a separator in front of it).
-        closing: text after the last item.
-        fragments: the rows that the items are made of.
-        columns: the columns of these rows that are needed.
-        render: makes the items.
-    """
-
-    opening: str
-    skip: int
-    closing: str
-    fragments: Sequence[Fragment]
-    columns: tuple[str, ...]
-    render: Render
-
-
-@dataclass(frozen=True)
-class TextFile:
-    """A file to be written: its name, relative to the output, and its sections."""
-
-    name: str
-    sections: tuple[Section, ...]
-
-
 @dataclass(frozen=True)
 class Merge:
     """What every profile gets.
@@ -227,59 +197,20 @@ class Merge:
     split_seed: int = 0
 
     def mapped(
-        self, function: Callable[[T], R], work: Sequence[T], fragments: Sequence[Fragment]
+        self,
+        function: Callable[[T], R],
+        work: Iterable[T],
+        items: Sequence[int],
+        *,
+        large: bool = False,
     ) -> Generator[R]:
-        """Results in order, and the progress: each piece of work is done for one fragment."""
-        done, total = 0, sum(fragment.items for fragment in fragments)
-        with closing(self.mapper(function, work)) as results:
-            for fragment, result in zip(fragments, results, strict=True):
-                done += fragment.items
+        """Results in order, and the progress: how many items each piece of work has."""
+        done, total = 0, sum(items)
+        with closing(self.mapper(function, work, large=large)) as results:
+            for own, result in zip(items, results, strict=True):
+                done += own
                 self.progress(done, total)
                 yield result
-
-
-def publish_files(merge: Merge, files: Sequence[TextFile]) -> Written:
-    """Render and publish files, one after the other."""
-    pieces: list[Piece] = [
-        (fragment, section.columns, section.render)
-        for section in chain.from_iterable(file.sections for file in files)
-        for fragment in section.fragments
-    ]
-    losses: list[Loss | None] = []
-
-    def in_order(rendered: Iterator[Rendered]) -> Iterator[list[memoryview]]:
-        for buffers, loss in rendered:
-            losses.append(loss)
-            yield [memoryview(buffer) for buffer in buffers]
-
-    source, digests = merge.source, {}
-    work, fragments = partial(render_piece, source=source), [piece[0] for piece in pieces]
-    with closing(merge.mapped(work, pieces, fragments)) as rendered:
-        texts = in_order(rendered)
-        for file in files:
-            stream = DigestingStream()
-            uri = storage.join(source.target, file.name)
-            source.store.publish_stream(uri, stream.through(_chunks(file, texts)))
-            digests[file.name] = stream.digest()
-    return Written(digests, loss=Loss.total(losses))
-
-
-def render_piece(piece: Piece, source: Source) -> Rendered:
-    """The texts of a fragment, as they lie in memory, and their loss.
-
-    Raises:
-        InputError: a shard is missing or damaged; it is named.
-    """
-    fragment, columns, render = piece
-    buffers, losses, next_id = [], [], fragment.first_id
-    for part in fragment.slices:
-        with naming_shard(part.shard_id):
-            for rows in iter_rows(part, columns, source):
-                texts, loss = render(rows, source.thresholds, next_id)
-                next_id += len(texts)
-                buffers.append(_bytes_of(texts))
-                losses.append(loss)
-    return buffers, Loss.total(losses)
 
 
 def iter_rows(part: Slice, columns: Sequence[str], source: Source) -> Iterator[pa.RecordBatch]:
@@ -318,26 +249,3 @@ def _addresses(uris: Sequence[str] | None, rows: pa.RecordBatch) -> pa.StringArr
     if len(uris) != len(rows):
         raise InputError("the manifest has fewer images than the shard")
     return pa.array([storage.redact(uri) for uri in uris], pa.string())
-
-
-def _bytes_of(texts: pa.StringArray) -> pa.Buffer:
-    """The characters of all texts, which lie one after the other; not copied."""
-    _, offsets, data = texts.buffers()
-    if not len(texts):
-        return pa.py_buffer(b"")
-    ends = memoryview(offsets).cast("i")
-    first, last = ends[texts.offset], ends[texts.offset + len(texts)]
-    return data.slice(first, last - first)
-
-
-def _chunks(file: TextFile, texts: Iterator[list[memoryview]]) -> Iterator[bytes | memoryview]:
-    """The content of a file; takes from `texts` what belongs to it."""
-    for section in file.sections:
-        yield section.opening.encode("ascii")
-        skip = section.skip
-        for _ in section.fragments:
-            for text in next(texts):
-                if len(text):
-                    yield text[skip:]
-                    skip = 0
-        yield section.closing.encode("ascii")

@@ -1,12 +1,14 @@
 """Which images a report ranks and shows: best, worst, borderline, and some with nothing found.
 
-Keeps a bounded number of candidates while the shards stream by. Ties go to the smaller image id, so
+Keeps a bounded number of places while the shards stream by: where the images stand, and not what
+was found in them, so that processes can send what they kept. Ties go to the smaller image id, so
 the same run shows the same images.
 """
 
 from __future__ import annotations
 
 import heapq
+import math
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -65,6 +67,30 @@ class Candidate:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an image stands that may be shown.
+
+    Attributes:
+        shard_id: the unit that the image belongs to.
+        image_id: the id of the image.
+        predicted: the classes that are predicted in it, where somebody asks for them.
+        category_ids: the only classes that are shown of the image; empty for all.
+    """
+
+    shard_id: int
+    image_id: int
+    predicted: frozenset[int] = frozenset()
+    category_ids: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, candidate: Candidate, threshold: float = math.inf) -> Place:
+        """The place of an image, with the classes of the detections from a threshold up."""
+        found = candidate.labels.detections
+        predicted = frozenset(d.category_id for d in found if d.score >= threshold)
+        return cls(candidate.shard_id, candidate.image_id, predicted)
+
+
 class GalleryPicker:
     """Ranks images as they come.
 
@@ -91,13 +117,19 @@ class GalleryPicker:
             "borderline": rank_borderline(candidate, self.threshold),
             "empty": rank_empty(candidate),
         }
+        place = Place.of(candidate, self.threshold)
         for group, rank in ranks.items():
             if rank is not None:
-                self._lists[group].add(rank, candidate)
+                self._lists[group].add(rank, place)
 
-    def chosen(self) -> dict[str, list[Candidate]]:
+    def take(self, other: GalleryPicker) -> None:
+        """Consider the images that another has considered, too."""
+        for group, own in self._lists.items():
+            own.take(other._lists[group])
+
+    def chosen(self) -> dict[str, list[Place]]:
         """The images to show by group, none of them twice."""
-        chosen: dict[str, list[Candidate]] = {group: [] for group in GROUPS}
+        chosen: dict[str, list[Place]] = {group: [] for group in GROUPS}
         chosen["empty"] = list(self._lists["empty"])[: max(0, self.max_images)]
         left = self.max_images - len(chosen["empty"])
         seen: set[int] = set()
@@ -119,16 +151,13 @@ class GalleryPicker:
                     left -= 1
         return chosen
 
-    def _varied(self, ranked: Iterable[Candidate]) -> list[Candidate]:
+    @staticmethod
+    def _varied(ranked: Iterable[Place]) -> list[Place]:
         """Reorder so that every class comes up early: first images with a class not seen yet."""
-        waiting, seen, ordered = list(ranked), set[int](), list[Candidate]()
+        waiting, seen, ordered = list(ranked), set[int](), list[Place]()
         while waiting:
-            classes = [
-                {d.category_id for d in c.labels.detections if d.score >= self.threshold}
-                for c in waiting
-            ]
-            number = next((i for i, ids in enumerate(classes) if ids - seen), 0)
-            seen |= classes[number]
+            number = next((i for i, place in enumerate(waiting) if place.predicted - seen), 0)
+            seen |= waiting[number].predicted
             ordered.append(waiting.pop(number))
         return ordered
 
@@ -183,21 +212,28 @@ def count_matches(matches: Matches, kept: int) -> tuple[int, int, int]:
 
 
 class Ranked:
-    """The candidates with the highest ranks; iterates from the highest."""
+    """The places with the highest ranks; iterates from the highest."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._heap: list[tuple[float, int, Candidate]] = []
+        self._heap: list[tuple[float, int, Place]] = []
 
-    def add(self, rank: float, candidate: Candidate) -> None:
-        """Consider a candidate; of equal ranks the smaller image id comes first."""
-        item = (rank, -candidate.image_id, candidate)
+    def add(self, rank: float, place: Place) -> None:
+        """Consider an image; of equal ranks the smaller image id comes first."""
+        self._add((rank, -place.image_id, place))
+
+    def take(self, other: Ranked) -> None:
+        """Consider what another has kept; with the same limit nothing is lost."""
+        for item in other._heap:
+            self._add(item)
+
+    def _add(self, item: tuple[float, int, Place]) -> None:
         if len(self._heap) < self._limit:
             heapq.heappush(self._heap, item)
         elif self._heap and item[:2] > self._heap[0][:2]:
             heapq.heapreplace(self._heap, item)
 
-    def __iter__(self) -> Iterator[Candidate]:
+    def __iter__(self) -> Iterator[Place]:
         return iter([item[2] for item in sorted(self._heap, key=lambda i: i[:2], reverse=True)])
 
 

@@ -11,8 +11,9 @@ from ntt_ray.config import Config
 from ntt_ray.errors import InputError
 from ntt_ray.json_input import read_json
 from ntt_ray.merge.digests import SEAL, sealed
-from ntt_ray.merge.job import merge_thresholds
+from ntt_ray.merge.job import mapper_of, merge_thresholds
 from ntt_ray.merge.record import read_merge_record
+from ntt_ray.merge.rendering import map_here
 from ntt_ray.references.dataset import chosen_references
 from ntt_ray.report.report import write_report
 from ntt_ray.run import manifest as manifest_file
@@ -64,6 +65,8 @@ def report_run(
         plan=plan,
         review=_review_of(config.output, recorded.labels_hash, store),
         drift=[alarm["text"] for alarm in read_alarms(config.output, store)],
+        # the truth is only here
+        mapper=mapper_of(recorded.plan.images) if truth is None else map_here,
         losses=merged.losses if merged and merged.labels_hash == recorded.labels_hash else None,
     )
 

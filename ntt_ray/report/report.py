@@ -1,8 +1,8 @@
 """The report of a run: ``report.html``, one file that needs no network, and ``report.json``.
 
-Reads the shards once, in constant memory, and a few images; the numbers of both files are
-the same, and ``report.json`` has the digest of the page. No clock is in them: the same run gives
-the same bytes.
+Figures and places of pictures come of all shards (`shard_figures`), in this process or in many;
+then the few images that are shown are read. The numbers of both files are the same, and
+``report.json`` has the digest of the page. No clock is in them: the same run gives the same bytes.
 """
 
 from __future__ import annotations
@@ -16,20 +16,19 @@ from ntt_ray.errors import ImageError, NttRayError
 from ntt_ray.evaluate.matching import GroundTruth
 from ntt_ray.images import decode_image
 from ntt_ray.merge.digests import digest_of_bytes, json_file, sealed
-from ntt_ray.merge.rendering import Loss
+from ntt_ray.merge.rendering import Loss, Mapper, map_here
 from ntt_ray.merge.thresholds import Thresholds
 from ntt_ray.pages.pictures import blank, thumbnail
 from ntt_ray.records import ImageEntry, ReferenceSet
 from ntt_ray.references.crop_pictures import crop_picture
-from ntt_ray.report.gallery import Candidate, GalleryPicker, count_matches
+from ntt_ray.report.gallery import Candidate, Place, count_matches
 from ntt_ray.report.originals import link_to, sharp_part
 from ntt_ray.report.overlays import Shot, ShotSize
 from ntt_ray.report.page import ClassReferences, render_page
-from ntt_ray.report.samples import ClassImages, RandomDraw
-from ntt_ray.report.statistics import RunCounts, counts_to_json
+from ntt_ray.report.shard_figures import Limits, ShardFigures, Shards, figures_of
+from ntt_ray.report.statistics import counts_to_json
 from ntt_ray.run.layout import REPORT_FILE, REPORT_PAGE
 from ntt_ray.run.record import RunRecord
-from ntt_ray.run.shard import iter_labels, read_shard
 from ntt_ray.settings import DecodeSettings
 from ntt_ray.storage import Storage
 
@@ -62,6 +61,7 @@ def write_report(
     max_images: int = 24,
     random_images: int = 24,
     max_classes: int = 100,
+    mapper: Mapper = map_here,
 ) -> dict[str, Any]:
     """Write ``report.html`` and ``report.json`` of a run.
 
@@ -87,6 +87,7 @@ def write_report(
         random_images: images that are drawn at random; about 30 kB each where they are not among
             the ones before.
         max_classes: classes whose image with the highest score is shown; about 15 kB each.
+        mapper: runs what looks into the shards; with a ground truth it must be this process.
 
     Returns:
         The content of ``report.json``.
@@ -98,20 +99,14 @@ def write_report(
     best_f1 = ((metrics or {}).get("false_alarms") or {}).get("score")
     threshold = thresholds.min_score if best_f1 is None else float(best_f1)
     truth = None if ground_truth is None else GroundTruth(ground_truth, classes)
-    counts = RunCounts.of_classes(classes, thresholds)
-    picker = GalleryPicker(threshold, max_images)
-    draw, by_class = RandomDraw(random_images), ClassImages(max_classes)
-    for shard_id in shard_ids:
-        for labels in iter_labels(read_shard(output, shard_id, store)):
-            matches = None if truth is None else truth.match(labels)
-            counts.add(labels, matches)
-            candidate = Candidate(shard_id, labels, matches)
-            for keeper in (picker, draw, by_class):
-                keeper.add(candidate)
-    chosen, samples = _chosen(picker, draw, by_class)
+    shards = Shards(output, store, truth)
+    limits = Limits(threshold, max_images, random_images, max_classes)
+    figures = figures_of(shards, shard_ids, classes, thresholds, limits, mapper)
+    places, samples = _chosen(figures)
+    chosen = shards.candidates(places)
     report = {
         "format_version": FORMAT_VERSION,
-        **counts_to_json(counts, classes, references),
+        **counts_to_json(figures.counts, classes, references),
         "threshold": threshold,
         "shards": {"planned": record.plan.units, "read": len(shard_ids)},
         "metrics": None if metrics is None else dict(metrics),
@@ -140,20 +135,19 @@ def write_report(
     return report
 
 
-def _chosen(
-    picker: GalleryPicker, draw: RandomDraw, by_class: ClassImages
-) -> tuple[dict[str, list[Candidate]], dict[str, Any]]:
+def _chosen(figures: ShardFigures) -> tuple[dict[str, list[Place]], dict[str, Any]]:
     """The images to show by group, none of them twice, and how the samples were chosen.
 
     The draw is one from all images: what it has in common with the groups before stays drawn, and
     is not shown again. The groups of samples are there where there is something to say of them.
     """
-    groups = {group: found for group, found in picker.chosen().items() if found}
+    draw, by_class = figures.draw, figures.by_class
+    groups = {group: found for group, found in figures.picker.chosen().items() if found}
     drawn = draw.drawn()
-    shown = [candidate for found in groups.values() for candidate in found]
+    shown = [place for found in groups.values() for place in found]
     if drawn:
-        seen = {candidate.image_id for candidate in shown}
-        groups["random"] = [candidate for candidate in drawn if candidate.image_id not in seen]
+        seen = {place.image_id for place in shown}
+        groups["random"] = [place for place in drawn if place.image_id not in seen]
         shown += groups["random"]
     own, known = by_class.chosen(shown)
     if own or known:
@@ -161,7 +155,7 @@ def _chosen(
     classes = len(by_class.found)
     left_out = max(0, classes - by_class.max_classes)
     return groups, {
-        "random": {"seed": draw.seed, "image_ids": [candidate.image_id for candidate in drawn]},
+        "random": {"seed": draw.seed, "image_ids": [place.image_id for place in drawn]},
         "class_images": {"classes": classes, "shown_before": known, "left_out": left_out},
     }
 

@@ -1,7 +1,7 @@
 """The numbers of a run, counted in one pass over its shards in constant memory.
 
-Counts, score histograms and failures by reason; the content of ``report.json`` is made of them. It
-knows neither pictures nor pages.
+Counts, score histograms and failures by reason; the content of ``report.json`` is made of them.
+Counts of some shards are added to those of the shards before. It knows neither pictures nor pages.
 """
 
 from __future__ import annotations
@@ -34,6 +34,13 @@ class ClassCounts:
     kept: int = 0
     histogram: list[int] = field(default_factory=lambda: [0] * CLASS_BINS)
 
+    def take(self, other: ClassCounts) -> None:
+        """Add what was found elsewhere."""
+        self.images += other.images
+        self.detections += other.detections
+        self.kept += other.kept
+        self.histogram = _sums(self.histogram, other.histogram)
+
 
 @dataclass
 class Failure:
@@ -54,7 +61,11 @@ class Failure:
 
 @dataclass
 class RunCounts:
-    """Counts of a run; `right` and `wrong` only count images with ground truth."""
+    """Counts of a run; `right` and `wrong` only count images with ground truth.
+
+    Reasons of failures above `max_reasons` are one; counts of a part of a run need more of them,
+    because they may be among the first ones of the run.
+    """
 
     classes: dict[int, ClassCounts]
     thresholds: Thresholds
@@ -68,11 +79,15 @@ class RunCounts:
     wrong: list[int] = field(default_factory=lambda: [0] * SCORE_BINS)
     failures: dict[str, Failure] = field(default_factory=dict)
     notes: Counter[str] = field(default_factory=Counter)
+    max_reasons: int = MAX_REASONS
 
     @classmethod
-    def of_classes(cls, classes: Sequence[ClassLabel], thresholds: Thresholds) -> RunCounts:
+    def of_classes(
+        cls, classes: Sequence[ClassLabel], thresholds: Thresholds, max_reasons: int = MAX_REASONS
+    ) -> RunCounts:
         """No image counted yet; detections of other classes would be an error."""
-        return cls({label.category_id: ClassCounts() for label in classes}, thresholds)
+        counts = {label.category_id: ClassCounts() for label in classes}
+        return cls(counts, thresholds, max_reasons=max_reasons)
 
     def add(self, labels: ImageLabels, matches: Matches | None) -> None:
         """Count one image."""
@@ -90,6 +105,23 @@ class RunCounts:
         for position, detection in enumerate(labels.detections):
             self._add_detection(detection, None if matches is None else matches.right[position])
 
+    def take(self, other: RunCounts) -> None:
+        """Add the counts of images that come after those that were counted here."""
+        for key, count in other.images.items():
+            self.images[key] += count
+        self.detections += other.detections
+        self.kept += other.kept
+        self.histogram = _sums(self.histogram, other.histogram)
+        self.right = _sums(self.right, other.right)
+        self.wrong = _sums(self.wrong, other.wrong)
+        self.notes += other.notes
+        for category_id, found in other.classes.items():
+            self.classes[category_id].take(found)
+        for reason, failure in other.failures.items():
+            own = self._failure(reason, failure.kind, failure.error)
+            own.images += failure.images
+            own.examples = (own.examples + failure.examples)[:EXAMPLES_PER_REASON]
+
     def _add_detection(self, detection: Detection, right: bool | None) -> None:
         kept = detection.score >= self.thresholds.of_class(detection.category_id)
         found = self.classes[detection.category_id]
@@ -103,13 +135,20 @@ class RunCounts:
             (self.right if right else self.wrong)[bin_of(detection.score, SCORE_BINS)] += 1
 
     def _add_failure(self, file_name: str, error: str, kind: str) -> None:
-        reason = reason_of(error)
-        if reason not in self.failures and len(self.failures) >= MAX_REASONS:
-            reason = _OTHER
-        failure = self.failures.setdefault(reason, Failure(kind, error=error[:_TEXT_LIMIT]))
+        failure = self._failure(reason_of(error), kind, error)
         failure.images += 1
         if len(failure.examples) < EXAMPLES_PER_REASON:
             failure.examples.append(file_name)
+
+    def _failure(self, reason: str, kind: str, error: str) -> Failure:
+        """What is known of a reason; of too many reasons the later ones are one."""
+        if reason not in self.failures and len(self.failures) >= self.max_reasons:
+            reason = _OTHER
+        return self.failures.setdefault(reason, Failure(kind, error=error[:_TEXT_LIMIT]))
+
+
+def _sums(own: Sequence[int], other: Sequence[int]) -> list[int]:
+    return [a + b for a, b in zip(own, other, strict=True)]
 
 
 def bin_of(score: float, bins: int) -> int:

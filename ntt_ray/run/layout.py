@@ -48,7 +48,8 @@ FILES = (
         for suffix in (SHARD_SUFFIX, JOURNAL_SUFFIX, AGAIN_SUFFIX)
     ),
     *(LOCK_FILE, "driver-*-of-*.lock", MERGE_LOCK_FILE, f"*.lock{CLAIM_SUFFIX}", DRIFT_FILE),
-    *(MERGE_FILE, COCO_FILE, "annotations-*-of-*.json", RESULTS_FILE),
+    *(MERGE_FILE, COCO_FILE, "annotations-*-of-*.json"),
+    *(RESULTS_FILE, "results-*-of-*.json"),
     *(POLYGON_FILE, "polygons-*-of-*.json"),
     *(TASKS_FILE, "labelstudio-*-of-*.json", INTERFACE_FILE),
     *(f"{YOLO_LABELS}*.txt", YOLO_FILE, YOLO_TRAIN, YOLO_VAL),
@@ -75,8 +76,8 @@ def split_pattern(name: str) -> str:
 MERGED_FILE = re.compile(
     "|".join(
         [
-            *(split_pattern(name) for name in (COCO_FILE, POLYGON_FILE, TASKS_FILE)),
-            *map(re.escape, (RESULTS_FILE, INTERFACE_FILE, YOLO_FILE, YOLO_TRAIN, YOLO_VAL)),
+            *(split_pattern(name) for name in (COCO_FILE, RESULTS_FILE, POLYGON_FILE, TASKS_FILE)),
+            *map(re.escape, (INTERFACE_FILE, YOLO_FILE, YOLO_TRAIN, YOLO_VAL)),
             re.escape(CLASS_MAPS_FILE),
             f"{INSTANCES_FOLDER}/{PART.pattern}",
         ]

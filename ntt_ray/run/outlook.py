@@ -80,7 +80,7 @@ def check_outlook(config: Config, store: Storage) -> list[Weights]:
 
 def describe(config: Config, weights: Sequence[Weights]) -> list[str]:
     """Lines for people: weights, as `check_outlook` gives them, device, Ray, and the files."""
-    output, profiles = storage.redact(config.output), ", ".join(config.merge.profiles)
+    output, profiles = storage.redact(config.output), ", ".join(config.profiles)
     return [
         *(f"weights: {found.name}, {found.where}" for found in weights),
         f"device: {_device(config)}",

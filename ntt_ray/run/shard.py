@@ -25,13 +25,22 @@ from ntt_ray import storage
 from ntt_ray.errors import InputError
 from ntt_ray.masks import Rle
 from ntt_ray.records import Detection, ImageEntry, ImageLabels
-from ntt_ray.run.layout import AGAIN_SUFFIX, LABELS_FOLDER, SHARD_SUFFIX, shard_ids, shard_uri
+from ntt_ray.run.layout import (
+    AGAIN_SUFFIX,
+    LABELS_FOLDER,
+    SHARD_SUFFIX,
+    shard_ids,
+    shard_name,
+    shard_uri,
+)
 from ntt_ray.sources.schema import PACKED, carried
 
 FORMAT_VERSION = "1"
 ACCELERATORS_KEY = "accelerators"  # of the metadata: models of GPUs; shards of CPUs lack it
 KEPT_KEY = "kept"  # of the metadata: a JSON list of the kept columns; missing where there are none
 BODY_KEY = "body_sha256"  # of the metadata; shards written before it lack it
+# where a long listing of shards may be divided, whatever units there are
+NAMES_BETWEEN = tuple(shard_name(unit) for unit in range(0, 1_000_000, 4000))
 BATCH_ROWS = 512  # a column of 100 large masks in each is some tens of megabytes
 
 ANNOTATION = pa.struct(
@@ -63,12 +72,14 @@ ADDED = frozenset({"failure", "notes"})  # nullable columns that shards written 
 
 def existing_shards(output: str, store: storage.Storage) -> set[int]:
     """Ids of the shards that a run has so far."""
-    return shard_ids(store.list_files(storage.join(output, LABELS_FOLDER), (SHARD_SUFFIX,)))
+    folder = storage.join(output, LABELS_FOLDER)
+    return shard_ids(store.list_files(folder, (SHARD_SUFFIX,), divide_at=NAMES_BETWEEN))
 
 
 def noted_units(output: str, store: storage.Storage) -> set[int]:
     """Ids of the units some of whose images are to be tried again."""
-    names = store.list_files(storage.join(output, LABELS_FOLDER), (AGAIN_SUFFIX,))
+    folder = storage.join(output, LABELS_FOLDER)
+    names = store.list_files(folder, (AGAIN_SUFFIX,), divide_at=NAMES_BETWEEN)
     return shard_ids(names, AGAIN_SUFFIX)
 
 

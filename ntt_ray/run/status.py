@@ -1,7 +1,7 @@
 """How a run is, from what lies in its output: done, to do, pace, failures, is a driver alive.
 
-Reads the run record, the names of the shards, their footers, and the lock; it changes nothing, and
-needs neither the config, nor Ray, nor the models.
+Reads the run record, the names of the shards, the footers of not too many, and the lock; it changes
+nothing, and needs neither the config, nor Ray, nor the models.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from ntt_ray.run.shard import existing_shards, iter_batches, open_shard
 from ntt_ray.storage import Storage
 
 READERS = 32  # footers read at once; two small requests each
+FEW = 20_000  # shards that are looked into unasked: some minutes at the worst
 EXAMPLES = 3  # images named for each reason
 
 
@@ -131,13 +132,14 @@ def preparing_driver(output: str, store: Storage) -> Holder | None:
     return driver if driver is not None and driver.alive and not begun else None
 
 
-def read_status(output: str, store: Storage, *, footers: bool = True) -> Status:
+def read_status(output: str, store: Storage, *, footers: bool | None = None) -> Status:
     """Look at a run, finished or not.
 
     Args:
         output: the prefix of the run.
         store: access to files.
-        footers: whether to look into the shards too, for failures and the exact number of images.
+        footers: whether to look into the shards too, for failures and the exact number of images;
+            None: where they are not more than `FEW`.
 
     Raises:
         InputError: there is no run, or a shard is damaged.
@@ -150,7 +152,8 @@ def read_status(output: str, store: Storage, *, footers: bool = True) -> Status:
         raise InputError(f"{storage.redact(output)}: there is no run here yet; {what}")
     plan, job = recorded.plan, recorded.config.get("job", {})
     shards = sorted(existing_shards(output, store) & set(range(plan.units)))
-    rows, failures = _look_into(output, shards, store) if footers else (None, None)
+    looked = len(shards) <= FEW if footers is None else footers
+    rows, failures = _look_into(output, shards, store) if looked else (None, None)
     return Status(
         output=storage.redact(output),
         images=plan.images,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import posixpath
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -69,7 +69,13 @@ def _why_not(name: str, suffixes: tuple[str, ...], hidden: bool, is_s3: bool) ->
     return None
 
 
-def pages(fs: Any, path: str, retried: Retried[Any], hidden: bool = False) -> Iterator[list[str]]:
+def pages(
+    fs: Any,
+    path: str,
+    retried: Retried[Any],
+    hidden: bool = False,
+    divide_at: Sequence[str] = (),
+) -> Iterator[list[str]]:
     """Names relative to a folder or key prefix, in no order.
 
     Args:
@@ -78,6 +84,7 @@ def pages(fs: Any, path: str, retried: Retried[Any], hidden: bool = False) -> It
         retried: runs one request, again where that may help.
         hidden: whether hidden folders are looked into; else those of a local disk stand for their
             files, with a slash at the end.
+        divide_at: sorted names at which a long listing of one folder may be divided.
 
     Raises:
         FileNotFoundError: there is no such folder or bucket.
@@ -85,7 +92,7 @@ def pages(fs: Any, path: str, retried: Retried[Any], hidden: bool = False) -> It
     if isinstance(fs, LocalFileSystem):
         return _local_folders(path, hidden)
     if hasattr(fs, "call_s3"):
-        return s3_pages(fs, path, retried)
+        return s3_pages(fs, path, retried, divide_at)
     return _at_once(fs, path, retried)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -13,7 +14,8 @@ from typing import Any
 from ntt_ray.storage.retries import statuses
 
 COPY_BYTES = 8 << 20
-PART_BYTES = 64 << 20  # S3 takes 10,000 parts
+PART_BYTES = 64 << 20
+PARTS_OF_A_SIZE = 1000  # then they double: S3 takes 10,000 parts, whose sum nobody may know
 _TEMPORARY = re.compile(r"^\.(.+)\.[0-9a-f]{12}\.tmp$")  # see `_beside`
 Retried = Callable[[Callable[[], Any]], Any]
 
@@ -80,42 +82,18 @@ def put_new(fs: Any, path: str, data: bytes) -> None:
 
 
 def parts(chunks: Iterable[bytes | memoryview]) -> Iterator[bytes]:
-    """Pieces of any size as parts of about `PART_BYTES`; at least one, which may be empty."""
-    part = bytearray()
+    """Pieces of any size as parts of about `PART_BYTES`; at least one, which may be empty.
+
+    After every `PARTS_OF_A_SIZE` of them parts are twice as large, so that 10,000 are enough.
+    """
+    part, count = bytearray(), 0
     for chunk in chunks:
         part += chunk
-        if len(part) >= PART_BYTES:
+        if len(part) >= PART_BYTES << count // PARTS_OF_A_SIZE:
             yield bytes(part)
             part.clear()
+            count += 1
     yield bytes(part)
-
-
-def upload_s3(fs: Any, path: str, pieces: Iterable[bytes], retried: Retried) -> None:
-    """Upload an object in parts; each is tried again alone, and nothing appears before the end."""
-    bucket, key, _ = fs.split_path(path)
-    where = {"Bucket": bucket, "Key": key}
-    where["UploadId"] = retried(lambda: fs.call_s3("create_multipart_upload", **where))["UploadId"]
-    done: list[dict[str, Any]] = []
-    size = 0
-    try:
-        for piece in pieces:
-            number = {"PartNumber": len(done) + 1}
-            answer = retried(lambda: fs.call_s3("upload_part", Body=piece, **number, **where))  # noqa: B023
-            done.append({**number, "ETag": answer["ETag"]})
-            size += len(piece)
-    except BaseException:
-        with contextlib.suppress(Exception):
-            fs.call_s3("abort_multipart_upload", **where)
-        raise
-
-    def complete() -> None:
-        try:
-            fs.call_s3("complete_multipart_upload", MultipartUpload={"Parts": done}, **where)
-        except FileNotFoundError:  # an attempt whose answer was lost has completed it
-            if fs.info(path)["size"] != size:
-                raise
-
-    retried(complete)
 
 
 def upload_stream(fs: Any, path: str, pieces: Iterable[bytes]) -> None:
@@ -135,7 +113,10 @@ def discard_temporaries(folder: Path, names: re.Pattern[str]) -> None:
     """Remove what killed writers of those names left in a local folder."""
     for left in folder.glob(".*.tmp"):
         if (match := _TEMPORARY.match(left.name)) and names.fullmatch(match[1]):
-            left.unlink(missing_ok=True)
+            if left.is_dir():  # parts, see `uploads`
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
 
 
 def abort_uploads(fs: Any, path: str, names: re.Pattern[str]) -> None:

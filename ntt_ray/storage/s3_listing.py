@@ -2,13 +2,13 @@
 
 S3 gives 1000 keys a page, each page after the one before: that is minutes for a million keys, and
 hours for a hundred million. A listing that turns out to be long is divided at the folders in it,
-and the parts are listed side by side. One flat folder cannot be divided.
+and the parts are listed side by side. One flat folder can only be divided at names that are known.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -42,13 +42,16 @@ class _Part:
         return self.end is not None and self.end < key
 
 
-def s3_pages(fs: Any, path: str, retried: Retried) -> Iterator[list[str]]:
+def s3_pages(
+    fs: Any, path: str, retried: Retried, divide_at: Sequence[str] = ()
+) -> Iterator[list[str]]:
     """Pages of names below ``bucket/prefix``, relative to it; many threads call `retried`.
 
-    A key with a slash at its end stands for a folder, and is left out.
+    A key with a slash at its end stands for a folder, and is left out. `divide_at` are sorted names
+    at which a long listing is divided; without them it is divided at its folders.
     """
     ask, prefix = _asking(fs, path, retried)
-    for keys in _keys(ask, prefix):
+    for keys in _keys(ask, prefix, [prefix + name for name in divide_at]):
         yield [key.removeprefix(prefix) for key in keys if not key.endswith("/")]
 
 
@@ -76,7 +79,7 @@ def _asking(fs: Any, path: str, retried: Retried) -> tuple[Ask, str]:
     return ask, prefix
 
 
-def _keys(ask: Ask, prefix: str) -> Iterator[list[str]]:
+def _keys(ask: Ask, prefix: str, known: Sequence[str] = ()) -> Iterator[list[str]]:
     left = _Part()
     last, in_order = "", True
     for _ in range(LONG):
@@ -89,7 +92,9 @@ def _keys(ask: Ask, prefix: str) -> Iterator[list[str]]:
         last = keys[-1] if keys else last
     pool = ThreadPoolExecutor(AT_ONCE)
     try:
-        bounds = _folders(ask, prefix, last, pool) if in_order else []
+        bounds = [name for name in known if name > last]
+        if not in_order or not known:
+            bounds = _folders(ask, prefix, last, pool) if in_order else []
         waiting = {pool.submit(_page, ask, part) for part in _divided(left, bounds)}
         while waiting:
             done, waiting = wait(waiting, return_when=FIRST_COMPLETED)

@@ -33,11 +33,24 @@ from ntt_ray.storage.publishing import (
     parts,
     put_new,
     replacing,
-    upload_s3,
     upload_stream,
 )
 from ntt_ray.storage.ranges import BUFFER_BYTES, RangeReader, checked
 from ntt_ray.storage.retries import Retries
+from ntt_ray.storage.uploads import (
+    LARGEST,
+    LEAST_BYTES,
+    StoredPart,
+    Upload,
+    begin_local,
+    begin_s3,
+    complete_local,
+    complete_s3,
+    discard_local,
+    discard_s3,
+    store_local,
+    store_s3,
+)
 from ntt_ray.storage.uris import is_uri, redact, unescaped
 
 logger = logging.getLogger(__name__)
@@ -168,6 +181,7 @@ class Storage:
         *,
         hidden: bool = False,
         left_out: LeftOut | None = None,
+        divide_at: Sequence[str] = (),
     ) -> list[str]:
         """Names of all objects below a prefix, relative to it, sorted.
 
@@ -179,13 +193,16 @@ class Storage:
             suffixes: endings of the names to keep, compared in lower case; empty keeps all.
             hidden: whether hidden files and folders are kept too.
             left_out: is told of each file that is not kept, and why.
+            divide_at: sorted names at which a long listing of one folder may be divided.
 
         Returns:
             Relative names with ``/`` between parts. Hidden files and folders are those with a part
             that starts with a dot.
         """
         names: list[str] = []
-        for page in self.list_pages(prefix, suffixes, hidden=hidden, left_out=left_out):
+        for page in self.list_pages(
+            prefix, suffixes, hidden=hidden, left_out=left_out, divide_at=divide_at
+        ):
             names += page
         names.sort()
         return names
@@ -197,6 +214,7 @@ class Storage:
         *,
         hidden: bool = False,
         left_out: LeftOut | None = None,
+        divide_at: Sequence[str] = (),
     ) -> Iterator[list[str]]:
         """As `list_files`, a page of the store's answer at a time, in no order."""
         what = f"listing {redact(prefix)}"
@@ -204,7 +222,8 @@ class Storage:
         left_out = LeftOut() if left_out is None else left_out
         seen, taken, told_at = 0, 0, time.monotonic()
         try:
-            for page in listing.pages(fs, path, lambda action: self._retried(action, what), hidden):
+            retried: Retried = lambda action: self._retried(action, what)  # noqa: E731
+            for page in listing.pages(fs, path, retried, hidden, divide_at):
                 wanted = left_out.without(page, suffixes, hidden, hasattr(fs, "call_s3"))
                 seen, taken = seen + len(page), taken + len(wanted)
                 yield wanted
@@ -281,13 +300,83 @@ class Storage:
         if len(first) < PART_BYTES:
             self.publish_bytes(uri, first)
         elif hasattr(fs, "call_s3"):
-            retried: Retried = lambda action: self._writing(action, uri)  # noqa: E731
-            upload_s3(fs, path, chain([first], pieces), retried)
+            upload = self.begin_upload(uri)
+            assert upload is not None
+            data = enumerate(chain([first], pieces), 1)
+            self.publish_parts(upload, (self.store_part(upload, n, part) for n, part in data))
         else:
             try:
                 upload_stream(fs, path, chain([first], pieces))
             except OSError as error:
                 raise StorageError(f"writing {redact(uri)}: {redact(str(error))}") from error
+
+    def begin_upload(self, uri: str) -> Upload | None:
+        """Begin to write an object in parts, from many processes; see `uploads`.
+
+        Returns:
+            What each of them needs, picklable. None where the store has nothing of the kind:
+            `publish_stream` then.
+        """
+
+        def begin() -> Upload | None:
+            fs, path = self._open_fs(uri)
+            if isinstance(fs, LocalFileSystem):
+                return Upload(uri, begin_local(Path(path)))
+            return Upload(uri, begin_s3(fs, path)) if hasattr(fs, "call_s3") else None
+
+        return self._writing(begin, uri)
+
+    def store_part(self, upload: Upload, number: int, data: bytes | bytearray) -> StoredPart:
+        """Store a part of an object; the same number again takes the place of the one before.
+
+        Raises:
+            StorageError: the upload was discarded, or the store failed after all retries.
+        """
+
+        def store() -> StoredPart:
+            fs, path = self._open_fs(upload.uri)
+            if isinstance(fs, LocalFileSystem):
+                return store_local(upload.token, number, data)
+            return store_s3(fs, path, upload.token, number, data)
+
+        return self._writing(store, upload.uri)
+
+    def publish_parts(self, upload: Upload, parts: Iterable[StoredPart]) -> None:
+        """Make an object of stored parts, given by rising number; it appears whole or not at all.
+
+        Where anything fails, also the iterable, what was stored is discarded.
+        """
+        fs, path = self._open_fs(upload.uri)
+        if isinstance(fs, LocalFileSystem):
+            try:
+                complete_local(Path(path), upload.token, parts)
+            except OSError as error:
+                raise StorageError(f"writing {redact(upload.uri)}: {error}") from error
+            return
+        retried: Retried = lambda action: self._writing(action, upload.uri)  # noqa: E731
+        complete_s3(fs, path, upload.token, parts, retried)
+
+    def discard_upload(self, upload: Upload) -> None:
+        """Discard what was stored of an object; one that is complete stays."""
+        fs, path = self._open_fs(upload.uri)
+        if isinstance(fs, LocalFileSystem):
+            discard_local(upload.token)
+        else:
+            discard_s3(fs, path, upload.token)
+
+    def stores_parts(self, prefix: str) -> bool:
+        """Whether files below a prefix can be written in parts, see `begin_upload`."""
+        fs, _ = self._open_fs(prefix)
+        return isinstance(fs, LocalFileSystem) or hasattr(fs, "call_s3")
+
+    def least_part(self, uri: str) -> int:
+        """How many bytes a stored part must have there, unless it is the last of its object."""
+        fs, _ = self._open_fs(uri)
+        return LEAST_BYTES if hasattr(fs, "call_s3") else 0
+
+    def largest_file(self, uri: str) -> int | None:
+        """How many bytes an object may have there; None where no limit is known."""
+        return LARGEST.get(uri.split("://", 1)[0]) if is_uri(uri) else None
 
     def publish_file(self, uri: str, local: Path) -> None:
         """Copy a local file to `uri`; it appears whole or not at all."""

@@ -64,8 +64,14 @@ def find_merge(
     for folder in (YOLO_LABELS, CLASS_MAPS) if merge.has_digests else ():
         if folder not in merge.folders and any(name.startswith(folder) for name in names):
             out.problem("stray file", folder, "is not of the last merge; delete it")
-    for key in ("min_score", "profiles", "images_per_file"):
-        then, now = getattr(merge, key), getattr(config.merge, key)
+    block = config.merge
+    now_of = {
+        "min_score": block.min_score,
+        "profiles": config.profiles,
+        "images_per_file": block.images_per_file,
+    }
+    for key, now in now_of.items():
+        then = getattr(merge, key)
         if then != now:
             out.notes.append(f"merged with {key} {_shown(then)}, the config now says {_shown(now)}")
     units = recorded.plan.units
@@ -114,7 +120,7 @@ def check_files(
             out.problem("merged file missing", name, "merge again")
     known = [(name, wanted) for name, wanted in merge.files.items() if name in there and wanted]
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="verify") as pool:
-        found = pool.map(lambda item: digest_of_file(storage.join(output, item[0]), store), known)
+        found = pool.map(lambda item: _digest_as(item, output, store), known)
         for (name, wanted), digest in zip(known, found, strict=True):
             _compare(name, digest, wanted, out)
     for folder, wanted_folder in merge.folders.items():
@@ -122,6 +128,12 @@ def check_files(
             inside = (name for name in names if name.startswith(folder) and not is_left(name))
             images = (name for name in inside if name not in merge.files)
             _compare_folder(folder, _folder_digest(output, store, images), wanted_folder, out)
+
+
+def _digest_as(known: tuple[str, FileDigest], output: str, store: Storage) -> FileDigest:
+    """The digest of a file, by its name, taken by the parts that it was written in."""
+    name, wanted = known
+    return digest_of_file(storage.join(output, name), store, wanted.parts)
 
 
 def _compare(name: str, found: FileDigest, wanted: FileDigest, out: Findings) -> None:
@@ -160,9 +172,8 @@ def _folder_digest(output: str, store: Storage, names: Iterator[str]) -> FolderD
 
 
 def is_left(name: str) -> bool:
-    """Whether a file was left by a write that did not end."""
-    base = name.rsplit("/", 1)[-1]
-    return base.startswith(".") and base.endswith(".tmp")
+    """Whether a file was left by a write that did not end, or lies in a folder that was."""
+    return any(part.startswith(".") and part.endswith(".tmp") for part in name.split("/"))
 
 
 def _shown(value: Any) -> str:

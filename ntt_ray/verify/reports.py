@@ -11,7 +11,7 @@ from typing import Any
 
 from ntt_ray import storage
 from ntt_ray.merge.digests import SEAL, digest_of_file, seal_problem
-from ntt_ray.merge.record import MergeRecord
+from ntt_ray.merge.record import MergeRecord, results_digest
 from ntt_ray.run.layout import METRICS_FILE, REPORT_FILE, REPORT_PAGE, RESULTS_FILE
 from ntt_ray.run.record import RunRecord
 from ntt_ray.storage import Storage
@@ -34,9 +34,10 @@ def check_reports(
     there = set(names)
     if METRICS_FILE in there:
         metrics = _sealed_file(output, store, METRICS_FILE, "evaluate", out)
-        results = merge.files.get(RESULTS_FILE) if merge is not None else None
+        known = merge.results().items() if merge is not None else ()
+        results = {name: file for name, file in known if file is not None}
         said = metrics.get("results_sha256")
-        if results is not None and said is not None and said != results.sha256:
+        if results and said is not None and said != results_digest(results):
             text = f"was made of another {RESULTS_FILE} than the one of the last merge"
             out.problem("metrics older than merge", METRICS_FILE, f"{text}; evaluate again")
     if REPORT_FILE in there:

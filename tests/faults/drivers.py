@@ -164,7 +164,7 @@ class Undisturbed:
             },
             "models": GOLDEN_MODELS,
             "job": {"images_per_unit": 1, "actors": 1},
-            "merge": {"min_score": 0.0},
+            "merge": {"min_score": 0.0, "profiles": ["coco", "coco-results"]},
             **changes,
         }
 

@@ -23,13 +23,14 @@ from tests.support.verify_run import identity
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(400)]
 IMAGES, IMAGES_PER_SHARD = 2500, 50
 KILLS = 4
-# merges through Ray however few the images are, in many small fragments
+MERGE = {"images_per_file": 900, "profiles": ["coco", "coco-results"]}
+# merges through Ray however few the images are, in many small fragments and parts
 DRIVER = """
 import sys
 from ntt_ray.config import load_config
-from ntt_ray.merge import fragments
+from ntt_ray.merge import fragments, text_files
 from ntt_ray.merge import job as merge_job
-fragments.FRAGMENT_BYTES, merge_job.IMAGES_HERE = 30_000, 0
+fragments.FRAGMENT_BYTES, text_files.PART_BYTES, merge_job.IMAGES_HERE = 30_000, 60_000, 0
 merge_job.merge(load_config(sys.argv[1]), on_progress=lambda *told: print(*told, flush=True))
 """
 
@@ -52,7 +53,7 @@ def _run(folder: Path) -> Path:
     )
     record.write_record(str(output), recorded, Storage())
     path = folder / "config.yaml"
-    data = {"images": "x", "output": str(output), "bank": "x", "merge": {"images_per_file": 900}}
+    data = {"images": "x", "output": str(output), "bank": "x", "merge": MERGE}
     path.write_text(yaml.safe_dump(data))
     return path
 
@@ -78,7 +79,8 @@ def test_a_merge_killed_again_and_again(tmp_path):
     said, errors = undisturbed.communicate(timeout=200)
     assert undisturbed.returncode == 0, errors
     expected, lines = _files(config), said.splitlines()
-    assert {"annotations-00001-of-00003.json", "results.json", "run.json"} <= set(expected)
+    names = ("annotations-00001-of-00003.json", "results-00003-of-00003.json", "run.json")
+    assert set(names) <= set(expected)
     assert not any(name.endswith((".tmp", ".lock")) for name in expected)
     for name in expected:
         if name not in ("run.json", MANIFEST_FILE):
@@ -95,3 +97,4 @@ def test_a_merge_killed_again_and_again(tmp_path):
     _, errors = last.communicate(timeout=200)
     assert last.returncode == 0, errors
     assert _files(config) == expected
+    assert [p.name for p in (tmp_path / "run").iterdir() if p.is_dir()] == ["labels"]

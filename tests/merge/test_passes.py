@@ -8,7 +8,7 @@ import pytest
 from benchmarks import merge_scale
 from benchmarks.made_shards import CLASSES, write_shards
 from ntt_ray.errors import InputError
-from ntt_ray.merge import fragments
+from ntt_ray.merge import fragments, text_files
 from ntt_ray.merge.instances import flat_instances, index_shard
 from ntt_ray.merge.thresholds import Thresholds
 from ntt_ray.run import shard as shards
@@ -134,6 +134,7 @@ def test_ray_tasks_give_the_same_bytes_and_errors(run, monkeypatch):
     output, ids = run
     before = _contents(output, _merged(output, ids)[0])
     monkeypatch.setattr(fragments, "FRAGMENT_BYTES", 5000)
+    monkeypatch.setattr(text_files, "PART_BYTES", 20_000)
     names, counts = _merged(output, ids, mapper=map_on_ray)
     assert _contents(output, names) == before
     assert counts == _merged(output, ids)[1]
@@ -166,6 +167,7 @@ def test_a_choice_of_classes(run):
     assert _contents(output, names) == plain_coco(
         output, ids, STORE, images_per_file=150, **settings
     )
-    results = json.loads(STORE.read_bytes(f"{output}/results.json"))
+    parts = [json.loads(STORE.read_bytes(f"{output}/{n}")) for n in names if "results" in n]
+    results = [result for part in parts for result in part]
     assert {result["category_id"] for result in results} == {3, 80}
     assert 0 < counts.annotations < counts.detections == len(results)

@@ -70,7 +70,7 @@ def test_the_version_before_is_read(tmp_path):
 
 DAMAGES = {
     "a list": ([], "not a merge record"),
-    "another version": ({**VERSION_1, "format_version": 3}, "format_version: "),
+    "another version": ({**VERSION_1, "format_version": 4}, "format_version: "),
     "no version": ({"files": []}, "labels_hash: Field required"),
     "a part of a file": ({**VERSION_1, "images_per_file": 0}, "images_per_file: "),
     "a fraction of an image": ({**VERSION_1, "images_per_file": 2.5}, "images_per_file: "),

@@ -40,7 +40,7 @@ class TestGallery:
         picker = GalleryPicker(0.5, 6)
         for number in range(1, 9):
             picker.add(candidate(number, detection(3, 0.45 + number / 20, BOX)))
-        shown = [c.labels.entry.image_id for group in picker.chosen().values() for c in group]
+        shown = [c.image_id for group in picker.chosen().values() for c in group]
         assert len(shown) == len(set(shown)) == 6
 
     def test_order_of_arrival_does_not_matter(self) -> None:
@@ -59,4 +59,4 @@ class TestGallery:
             picker.add(candidate(number, detection(3, 0.95, BOX), detection(3, 0.95, OTHER)))
         picker.add(candidate(8, detection(3, 0.6, BOX)))
         picker.add(candidate(9, detection(7, 0.7, BOX)))
-        assert 9 in [c.labels.entry.image_id for c in picker.chosen()["best"][:2]]
+        assert 9 in [c.image_id for c in picker.chosen()["best"][:2]]

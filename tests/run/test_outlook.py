@@ -177,5 +177,5 @@ def test_the_lines_of_a_dry_run():
         "weights: sam2_demo, which come with this package",
         "device: cpu, as models.device says",
         "Ray: is started on this machine, and ends with the command",
-        "output: /out/labels/, merged files (coco, coco-results) and report.html in /out",
+        "output: /out/labels/, merged files (coco) and report.html in /out",
     ]

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from ntt_ray.cli import app
 from ntt_ray.errors import ConfigError, InputError, RunIncompleteError
 from ntt_ray.records import ClassLabel, ImageEntry, ImageLabels
-from ntt_ray.run import record
+from ntt_ray.run import record, status
 from ntt_ray.run.failures import Allowed
 from ntt_ray.run.layout import LOCK_FILE, shard_uri
 from ntt_ray.run.lock import RunLock
@@ -102,6 +102,21 @@ def test_a_run_at_work(output):
     quick = read_status(output, STORE, footers=False)
     assert (quick.images_done, quick.failures) == (None, None)
     assert quick.left_s == pytest.approx(10 / 3 / 2.0)
+
+
+def test_many_shards_are_listed_and_not_looked_into_unless_asked(output, monkeypatch):
+    for unit in range(3):
+        _shard(output, unit)
+    monkeypatch.setattr(status, "FEW", 2)
+    found = read_status(output, STORE)
+    assert (found.units_done, found.images_done, found.failures) == (3, None, None)
+    assert read_status(output, STORE, footers=True).images_done == 10
+    assert "--full counts their images" in _said(output).stderr
+    assert "10 of 10 images" in _said(output, "--full").stderr
+    check_labelled(output, Allowed(), STORE)  # the exit status of labelling never guesses
+    _shard(output, 2, {9: MISSING, 10: MISSING})
+    with pytest.raises(RunIncompleteError):
+        check_labelled(output, Allowed(), STORE)
 
 
 DEAD = {

@@ -98,3 +98,15 @@ def test_a_part_that_cannot_be_listed_ends_the_listing():
     with pytest.raises(StorageError, match="503"):
         list(s3_listing.s3_pages(bucket, "bucket/photos", retried))
     assert asked <= 10 + 2 * s3_listing.AT_ONCE
+
+
+@pytest.mark.parametrize("count", [0, 900, 2500])
+def test_one_flat_folder_is_divided_at_known_names(count):
+    """Also at names that are not there, or lie before or after all keys."""
+    keys = [f"{PREFIX}{i:06d}" for i in range(count)]
+    bucket = SlowBucket(keys, page_keys=100)
+    known = [*(f"{i:06d}" for i in range(0, 4000, 250)), "9"]
+    pages = s3_listing.s3_pages(bucket, "bucket/photos", lambda ask: ask(), known)
+    assert sorted(n for page in pages for n in page) == [key.removeprefix(PREFIX) for key in keys]
+    starts = {request["StartAfter"] for request in bucket.requests if "StartAfter" in request}
+    assert len(starts) == (len(known) - 1 if count else 0)

@@ -12,7 +12,7 @@ from ntt_ray.run.shard import iter_labels, read_shard
 def plain_coco(
     output, shard_ids, store, *, classes, info, thresholds, images_per_file=None
 ) -> dict[str, bytes]:
-    """Content of ``annotations.json``, or its parts, and ``results.json`` by name."""
+    """Content of ``annotations.json``, and ``results.json`` by name, or of their parts."""
     rows = [row for shard in shard_ids for row in iter_labels(read_shard(output, shard, store))]
     step = images_per_file or max(1, len(rows))
     parts = [rows[start : start + step] for start in range(0, max(1, len(rows)), step)]
@@ -32,8 +32,10 @@ def plain_coco(
         text += f',\n"images": [{_listed(images)}],\n"annotations": [{_listed(annotations)}]}}\n'
         files[name] = text.encode("ascii")
     every = thresholds.any_score()
-    results = [_dumps(_result(row, d)) for row in rows for d in kept_detections(row, every)]
-    files["results.json"] = ("[" + ",\n".join(results) + "]\n").encode("ascii")
+    for name, part in zip(names, parts, strict=True):
+        results = [_dumps(_result(row, d)) for row in part for d in kept_detections(row, every)]
+        text = "[" + ",\n".join(results) + "]\n"
+        files[name.replace("annotations", "results")] = text.encode("ascii")
     return files
 
 

@@ -67,7 +67,8 @@ class Run:
 
     def configured(self, **merge_settings: Any) -> Config:
         data = {"images": "/data", "output": str(self.output), "bank": "/data/bank"}
-        return build_config({**data, "merge": {"min_score": 0.4, **merge_settings}})
+        usual = {"min_score": 0.4, "profiles": ["coco", "coco-results"]}
+        return build_config({**data, "merge": {**usual, **merge_settings}})
 
     def copied(self, folder: Path) -> Run:
         """The same run with files of its own, below another folder."""

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from ntt_ray.evaluate.job import evaluate_run
+from ntt_ray.merge import fragments, text_files
 from ntt_ray.merge.job import merge
 from ntt_ray.report.job import report_run
 from tests.support.verify_run import Run
@@ -46,6 +47,35 @@ def test_metrics_of_the_merge_before(run):
     merge(only)
     assert _found(run) == [("metrics older than merge", "metrics.json")]
     evaluate_run(only.model_copy(update={"ground_truth": run.config.ground_truth}))
+    assert _found(run) == []
+
+
+@pytest.mark.parametrize("division", ["files", "parts"])
+def test_metrics_of_results_in_several_pieces(run, monkeypatch, division):
+    """Split by images, or one file that tasks wrote in parts: the same metrics, a digest of all."""
+    before = json.loads((run.output / "metrics.json").read_text())
+    split = {"images_per_file": 3} if division == "files" else {}
+    if division == "parts":
+        monkeypatch.setattr(fragments, "FRAGMENT_BYTES", 1)
+        monkeypatch.setattr(text_files, "PART_BYTES", 300)
+    config = run.configured(**split).model_copy(update={"ground_truth": run.config.ground_truth})
+    run.config = config
+    record = json.loads((_finished(run).output / "merge.json").read_text())
+    names = sorted(name for name in record["files"] if name.startswith("results"))
+    assert len(names) == (3 if division == "files" else 1)
+    assert record["format_version"] == (2 if division == "files" else 3)
+    found = json.loads((run.output / "metrics.json").read_text())
+    assert found["results_sha256"] != before["results_sha256"]
+    for metrics in (before, found):
+        del metrics["results_sha256"], metrics["sha256"]
+    assert found == before
+    data = (run.output / names[0]).read_bytes()
+    run.publish(names[0], data.replace(b'"image_id":1,', b'"image_id":2,', 1))
+    assert _found(run) == [("merged file edited", names[0])]
+    run.publish(names[0], data[:-1])
+    assert _found(run) == [("merged file edited", names[0])]
+    run.publish(names[0], data)
+    run.merge()
     assert _found(run) == []
 
 

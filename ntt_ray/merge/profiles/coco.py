@@ -14,10 +14,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from ntt_ray.merge.fragments import FOUND, IMAGES, KEPT
+from ntt_ray.merge.fragments import FOUND, IMAGES, KEPT, Measure
 from ntt_ray.merge.instances import annotation_columns, flat_instances
 from ntt_ray.merge.json_text import BETWEEN, annotation_texts, image_texts, result_texts
-from ntt_ray.merge.rendering import Merge, Render, Section, TextFile, Texts, Written, publish_files
+from ntt_ray.merge.rendering import Merge, Render, Texts, Written
+from ntt_ray.merge.text_files import Section, TextFile, publish_files
 from ntt_ray.merge.thresholds import Thresholds
 from ntt_ray.records import ClassLabel
 from ntt_ray.run.layout import COCO_FILE, RESULTS_FILE, split_names, split_pattern
@@ -33,10 +34,10 @@ def write_coco(merge: Merge) -> Written:
     Each file is whole in itself; annotation ids go on from file to file. Of an earlier merge that
     was split in another way nothing stays.
     """
-    return publish_parts(merge, coco_files(merge, COCO_FILE, _annotations), COCO_FILE)
+    return publish_split(merge, coco_files(merge, COCO_FILE, _annotations), COCO_FILE)
 
 
-def publish_parts(merge: Merge, files: Sequence[TextFile], name: str) -> Written:
+def publish_split(merge: Merge, files: Sequence[TextFile], name: str) -> Written:
     """Publish the files that `name` is split into; of an earlier split nothing stays."""
     source, ours = merge.source, re.compile(split_pattern(name))
     source.store.discard_unfinished(source.target, ours)
@@ -46,11 +47,16 @@ def publish_parts(merge: Merge, files: Sequence[TextFile], name: str) -> Written
 
 
 def write_results(merge: Merge) -> Written:
-    """Write ``results.json``: every detection of the chosen classes, whatever its score."""
-    merge.source.store.discard_unfinished(merge.source.target, re.compile(re.escape(RESULTS_FILE)))
-    fragments = merge.layout.fragments(FOUND, 0, merge.layout.rows, 1)
-    section = Section("[", len(BETWEEN), "]\n", fragments, INSTANCE, _results)
-    return publish_files(merge, [TextFile(RESULTS_FILE, (section,))])
+    """Write ``results.json``: every detection of the chosen classes, whatever its score.
+
+    It is split as ``annotations.json`` is.
+    """
+    files = []
+    for name, start, stop in split(merge, RESULTS_FILE):
+        fragments = merge.layout.fragments(FOUND, start, stop, 1)
+        section = Section("[", len(BETWEEN), "]\n", fragments, INSTANCE, _results)
+        files.append(TextFile(name, (section,)))
+    return publish_split(merge, files, RESULTS_FILE)
 
 
 def split(merge: Merge, name: str) -> list[tuple[str, int, int]]:
@@ -62,16 +68,22 @@ def split(merge: Merge, name: str) -> list[tuple[str, int, int]]:
     return [(part, n * per_file, (n + 1) * per_file) for n, part in enumerate(names)]
 
 
-def coco_files(merge: Merge, name: str, annotations: Render) -> list[TextFile]:
+def coco_files(
+    merge: Merge, name: str, annotations: Render, measure: Measure = KEPT
+) -> list[TextFile]:
     """The COCO file of a merge, or what it is split into.
 
-    The annotations are rendered of rows with the columns that `INSTANCE` names.
+    Args:
+        merge: the merge.
+        name: name of the file.
+        annotations: renders them of rows with the columns that `INSTANCE` names.
+        measure: counts them, and knows how long they are.
     """
     opening = f'{_head(merge.classes, merge.info)},\n"images": ['
     files, next_id = [], 1
     for part, start, stop in split(merge, name):
         images = merge.layout.fragments(IMAGES, start, stop, 1)
-        kept = merge.layout.fragments(KEPT, start, stop, next_id)
+        kept = merge.layout.fragments(measure, start, stop, next_id)
         sections = (
             Section(opening, 1, "]", images, _IMAGE, _images),
             Section(',\n"annotations": [', 1, "]}\n", kept, INSTANCE, annotations),

@@ -1,8 +1,9 @@
 """The profile ``parquet``: a flat table of instances, one row each, for DuckDB, Spark and others.
 
 ``instances/part-00001-of-00012.parquet`` and so on, in the order of ``annotations.json`` and with
-its ids. The masks are the compressed RLEs of the shards. Of packed images there are ``key`` and
-``source`` too, and the columns that were kept of a table, as in the shards.
+its ids; a part holds instances of at most `images_per_file` images. The masks are the compressed
+RLEs of the shards. Of packed images there are ``key`` and ``source`` too, and the columns that were
+kept of a table, as in the shards.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from ntt_ray import storage
 from ntt_ray.merge.digests import FileDigest
 from ntt_ray.merge.fragments import KEPT, Fragment
 from ntt_ray.merge.instances import annotation_columns, flat_instances
+from ntt_ray.merge.profiles.coco import split
 from ntt_ray.merge.rendering import Merge, Source, Written, iter_rows
 from ntt_ray.records import ClassLabel
-from ntt_ray.run.layout import INSTANCES_FOLDER, PART, part_name
+from ntt_ray.run.layout import COCO_FILE, INSTANCES_FOLDER, PART, part_name
 
 _ANNOTATION = ("category_id", "score", "predicted_iou", "bbox.list.element", "area", "counts")
 _IMAGE = ("image_id", "file_name", "uri", "height", "width")
@@ -46,7 +48,7 @@ SCHEMA = pa.schema(
 
 def write_table(merge: Merge) -> Written:
     """Write the parts; of an earlier merge with other parts nothing stays."""
-    fragments = merge.layout.fragments(KEPT, 0, merge.layout.rows, 1) or [Fragment((), 1, 0)]
+    fragments = _fragments(merge) or [Fragment((), 1, 0)]
     names = [part_name(number, len(fragments)) for number in range(1, len(fragments) + 1)]
     parts = list(zip(names, fragments, strict=True))
     source = merge.source
@@ -54,9 +56,18 @@ def write_table(merge: Merge) -> Written:
     some = fragments[0].slices
     carried = tuple(source.carried(some[0].shard_id)) if some else ()
     work = partial(publish_part, source=source, classes=merge.classes, carried=carried)
-    files = dict(zip(names, merge.mapped(work, parts, fragments), strict=True))
+    items = [fragment.items for fragment in fragments]
+    files = dict(zip(names, merge.mapped(work, parts, items), strict=True))
     source.delete_others(PART, files, INSTANCES_FOLDER)
     return Written(files)
+
+
+def _fragments(merge: Merge) -> list[Fragment]:
+    found: list[Fragment] = []
+    for _, start, stop in split(merge, COCO_FILE):
+        next_id = found[-1].first_id + found[-1].items if found else 1
+        found += merge.layout.fragments(KEPT, start, stop, next_id)
+    return found
 
 
 def publish_part(

@@ -16,7 +16,6 @@ from typing import Any
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
-import numpy as np
 import pyarrow as pa
 
 from ntt_ray.merge import mask_parts
@@ -25,14 +24,15 @@ from ntt_ray.merge.instances import ShardIndex, flat_instances
 from ntt_ray.merge.json_text import BETWEEN, SCORE_STEP
 from ntt_ray.merge.mask_parts import MaskPart, iter_parts
 from ntt_ray.merge.profiles.brush import brush_rle
-from ntt_ray.merge.profiles.coco import publish_parts, split
-from ntt_ray.merge.rendering import Merge, Section, TextFile, Texts, Written
+from ntt_ray.merge.profiles.coco import publish_split, split
+from ntt_ray.merge.rendering import Merge, Texts, Written
+from ntt_ray.merge.text_files import Section, TextFile
 from ntt_ray.merge.thresholds import Thresholds
 from ntt_ray.records import ClassLabel
 from ntt_ray.run.layout import INTERFACE_FILE, TASKS_FILE
 
 _COLUMNS = ("file_name", "uri", *mask_parts.COLUMNS)
-_LONGER = 8  # a brush mask than our RLE, about
+_LONGER = 10  # a brush mask than our RLE, about
 
 
 def _weights(shard: ShardIndex) -> Any:
@@ -40,7 +40,7 @@ def _weights(shard: ShardIndex) -> Any:
     return (1 + shard.kept) * float(INSTANCE_BYTES + _LONGER * mean)
 
 
-_TASKS = Measure(lambda shard: np.ones_like(shard.found), _weights)
+TASKS = Measure(lambda shard: shard.readable, _weights)
 
 
 def write_label_studio(merge: Merge) -> Written:
@@ -50,10 +50,10 @@ def write_label_studio(merge: Merge) -> Written:
     render = partial(_tasks, names=names, version=version, image_url=url)
     files = []
     for name, start, stop in split(merge, TASKS_FILE):
-        fragments = merge.layout.fragments(_TASKS, start, stop, 1)
+        fragments = merge.layout.fragments(TASKS, start, stop, 1)
         section = Section("[", len(BETWEEN), "]\n", fragments, _COLUMNS, render)
         files.append(TextFile(name, (section,)))
-    written = publish_parts(merge, files, TASKS_FILE)
+    written = publish_split(merge, files, TASKS_FILE)
     interface_file = merge.source.publish(INTERFACE_FILE, interface(merge.classes).encode())
     return Written({**written.files, INTERFACE_FILE: interface_file})
 

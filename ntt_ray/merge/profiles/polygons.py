@@ -13,11 +13,12 @@ import numpy as np
 import pyarrow as pa
 
 from ntt_ray.masks import mask_iou, rasterise
+from ntt_ray.merge.fragments import OUTLINES
 from ntt_ray.merge.instances import flat_instances
 from ntt_ray.merge.json_text import annotation_texts
 from ntt_ray.merge.mask_parts import MaskPart, iter_parts
 from ntt_ray.merge.outlines import NUDGE_PX, mask_polygons
-from ntt_ray.merge.profiles.coco import coco_files, publish_parts
+from ntt_ray.merge.profiles.coco import coco_files, publish_split
 from ntt_ray.merge.rendering import Loss, Merge, Texts, Written
 from ntt_ray.merge.thresholds import Thresholds
 from ntt_ray.run.layout import POLYGON_FILE
@@ -27,7 +28,8 @@ _DIGITS = 2  # behind the point; `INSET_PX` and `NUDGE_PX` of `outlines` are not
 
 def write_polygons(merge: Merge) -> Written:
     """Write ``polygons.json``, or the files that it is split into, as ``annotations.json`` is."""
-    return publish_parts(merge, coco_files(merge, POLYGON_FILE, _annotations), POLYGON_FILE)
+    files = coco_files(merge, POLYGON_FILE, _annotations, OUTLINES)
+    return publish_split(merge, files, POLYGON_FILE)
 
 
 def coco_polygons(part: MaskPart) -> list[list[float]]:

@@ -9,24 +9,30 @@ from __future__ import annotations
 
 import hashlib
 import posixpath
-from collections.abc import Iterator
+import re
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from ntt_ray import storage
 from ntt_ray.errors import InputError
-from ntt_ray.merge.digests import DigestingStream, FileDigest
-from ntt_ray.merge.fragments import BY_IMAGE, Fragment
+from ntt_ray.merge.digests import FileDigest
+from ntt_ray.merge.fragments import BY_IMAGE, IMAGES, Fragment
 from ntt_ray.merge.image_files import readable_names
-from ntt_ray.merge.rendering import Merge, Source
+from ntt_ray.merge.rendering import Merge, Source, Texts
+from ntt_ray.merge.text_files import Section, TextFile, publish_files
+from ntt_ray.merge.thresholds import Thresholds
 from ntt_ray.run.layout import YOLO_TRAIN, YOLO_VAL
 
-_LINES = 4096  # in a chunk
+_NAMES = [re.escape(posixpath.basename(name)) for name in (YOLO_TRAIN, YOLO_VAL)]
 
 
-def write_lists(merge: Merge) -> dict[str, FileDigest]:
+def write_lists(merge: Merge) -> Mapping[str, FileDigest]:
     """Publish the lists; without `val_share`, or of one image, there is none for validation.
 
     Raises:
@@ -37,14 +43,14 @@ def write_lists(merge: Merge) -> dict[str, FileDigest]:
     hashes = np.concatenate([np.zeros(0, np.uint64), *merge.mapper(places, fragments)])
     first_train = first_place(hashes, merge.val_share)
     lists = {YOLO_TRAIN: False, **({YOLO_VAL: True} if first_train else {})}
-    digests = {}
+    source, images = merge.source, merge.layout.fragments(IMAGES, 0, merge.layout.rows, 1)
+    files = []
     for name, is_val in lists.items():
-        stream = DigestingStream()
-        chunks = _chunks(merge, fragments, first_train, is_val)
-        uri = storage.join(merge.source.target, name)
-        merge.source.store.publish_stream(uri, stream.through(chunks))
-        digests[name] = stream.digest()
-    return digests
+        lines = partial(_lines, seed=merge.split_seed, first_train=first_train, is_val=is_val)
+        files.append(TextFile(name, (Section("", 0, "", images, ("file_name", "height"), lines),)))
+    folder, ours = storage.join(source.target, posixpath.dirname(YOLO_TRAIN)), "|".join(_NAMES)
+    source.store.discard_unfinished(folder, re.compile(ours))
+    return publish_files(replace(merge, progress=lambda _done, _total: None), files).files
 
 
 def first_place(places: npt.NDArray[np.uint64], val_share: float) -> int:
@@ -68,17 +74,18 @@ def places_of(fragment: Fragment, source: Source, seed: int) -> npt.NDArray[np.u
     return np.array([place_of(name, seed) for name in names], dtype=np.uint64)
 
 
-def _chunks(
-    merge: Merge, fragments: list[Fragment], first_train: int, is_val: bool
-) -> Iterator[bytes]:
-    lines: list[str] = []
-    for name in readable_names(fragments, merge.source):
-        if (place_of(name, merge.split_seed) < first_train) == is_val:
-            lines.append(list_line(name))
-        if len(lines) == _LINES:
-            yield "".join(lines).encode()
-            lines = []
-    yield "".join(lines).encode()
+def _lines(
+    rows: pa.RecordBatch,
+    _thresholds: Thresholds,
+    _first_id: int,
+    *,
+    seed: int,
+    first_train: int,
+    is_val: bool,
+) -> Texts:
+    names = rows.filter(pc.is_valid(rows.column("height"))).column("file_name").to_pylist()
+    chosen = [name for name in names if (place_of(name, seed) < first_train) == is_val]
+    return pa.array([list_line(name) for name in chosen], pa.string()), None
 
 
 def list_line(file_name: str) -> str:

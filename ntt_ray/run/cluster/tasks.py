@@ -19,7 +19,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 STORE_BYTES = 512 << 20  # of shared memory, where Ray is started for the merge
-MAX_IN_FLIGHT = 32  # fragments of some megabytes each
+MAX_IN_FLIGHT, MAX_LARGE = 4096, 32  # tasks; those that give some megabytes each
 
 
 def run_task(
@@ -52,18 +52,20 @@ def run_tasks(
         yield _result(done[0])
 
 
-def map_on_ray(function: Callable[[T], R], items: Iterable[T]) -> Generator[R]:
+def map_on_ray(
+    function: Callable[[T], R], items: Iterable[T], *, large: bool = False
+) -> Generator[R]:
     """Run a function over items in Ray tasks of one CPU each; results come in order.
 
     A `Mapper` of `merge.rendering`. Joins or starts Ray; items are read as results are taken, at
-    most two for each CPU ahead.
+    most two for each CPU ahead, and fewer where the results are `large`: they lie in shared memory.
 
     Raises:
         NttRayError: what the function raised.
     """
     connect(object_store_bytes=STORE_BYTES)
     total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    ahead = min(MAX_IN_FLIGHT, 2 * max(1, int(total.get("CPU", 1.0))))
+    ahead = min(MAX_LARGE if large else MAX_IN_FLIGHT, 2 * max(1, int(total.get("CPU", 1.0))))
     shared = ray.put(function)
     task = ray.remote(_call).options(num_cpus=1, max_retries=3)
     waiting: deque[Any] = deque()
