@@ -43,11 +43,18 @@ class ImageEntry:
         image_id: COCO image id, at least 1.
         file_name: relative name, which goes into COCO.
         uri: path or URI of the image file.
+        key: of a packed image the WebDataset key, which is its path in the archive up to the first
+            dot of the last part; else what the table's column of keys says; None where there is
+            none.
+        source: the packed file that holds the image, as a name relative to `images`; None for a
+            loose file.
     """
 
     image_id: int
     file_name: str
     uri: str
+    key: str | None = None
+    source: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from ntt_ray.merge.fragments import Fragment, Layout, Slice
 from ntt_ray.merge.thresholds import Thresholds
 from ntt_ray.records import ClassLabel
 from ntt_ray.run.layout import shard_name
-from ntt_ray.run.shard import iter_batches, misfit, open_shard
+from ntt_ray.run.shard import carried_columns, iter_batches, misfit, open_shard
 from ntt_ray.storage import Storage
 
 T = TypeVar("T")
@@ -141,6 +141,12 @@ class Source:
         if self.image_ids is not None and b"images" not in file.schema_arrow.metadata:
             ids = self.image_ids(shard_id)
         return misfit(file, shard_id, self.labels_hash, ids)
+
+    def carried(self, shard_id: int) -> list[pa.Field]:
+        """The columns that a shard carries of the manifest: of packed images and of tables."""
+        with open_shard(self.output, shard_id, self.store) as file:
+            schema = file.schema_arrow
+            return [schema.field(name) for name in carried_columns(schema)]
 
     def publish(self, name: str, data: bytes) -> FileDigest:
         """Publish a small file of the output; gives its digest."""

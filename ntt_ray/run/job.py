@@ -160,6 +160,7 @@ class LabelJob:
         decoders: how many processes each actor decodes images with.
         run_token: the token of this driver; notes of other drivers count for nothing.
         provenance: what the metadata of every shard says.
+        carries: whether the manifest has columns that go into the shards too.
     """
 
     output: str
@@ -174,3 +175,4 @@ class LabelJob:
     decoders: int
     run_token: str
     provenance: Mapping[str, str]
+    carries: bool = False

@@ -24,9 +24,11 @@ from ntt_ray.run.job import LabelJob, Pace, UnitDone
 from ntt_ray.run.journal import delete_finished
 from ntt_ray.run.layout import again_uri, shard_uri
 from ntt_ray.run.lock import RunLock
+from ntt_ray.run.manifest import manifest_schema
 from ntt_ray.run.prepare import Prepared, check_sources, classes_of, prepare_run
 from ntt_ray.run.shard import existing_shards, noted_units
 from ntt_ray.run.stall_watch import StallWatch
+from ntt_ray.sources.schema import carried
 from ntt_ray.stages import Stage
 from ntt_ray.storage import Storage
 
@@ -169,6 +171,7 @@ def _job(config: Config, store: Storage, token: str, prepared: Prepared) -> Labe
         decoders=max(1, round(models.resources.cpus_per_actor)),
         run_token=token,
         provenance=prepared.identity.provenance(),
+        carries=bool(carried(manifest_schema(prepared.images.manifest))),
     )
 
 

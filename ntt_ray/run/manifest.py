@@ -1,10 +1,12 @@
 """The manifest: every image of a run, listed once. Defines ``manifest.parquet``.
 
-Columns ``image_id`` int64, ``file_name`` string, ``uri`` string; sorted by image id, unique. A unit
-is the next ``images_per_unit`` rows, as the file's metadata says; a row group holds some whole
-units, so that a unit is read with few other rows, and the footer, which every worker reads, stays
-small: 0.5 MB for 10 million images, where row groups of 256 would take 17 MB. Files without that
-metadata have a row group for each unit.
+Columns ``image_id`` int64, ``file_name`` string, ``uri`` string; sorted by image id, unique. Packed
+images, and tables with keys, have also ``key`` and ``source``, strings that may be null, and the
+columns of the table that are kept (`sources.schema`). A unit is the next ``images_per_unit`` rows,
+as the file's metadata says; a row group holds some whole units, so that a unit is read with few
+other rows, and the footer, which every worker reads, stays small: 0.5 MB for 10 million images,
+where row groups of 256 would take 17 MB. Files without that metadata have a row group for each
+unit.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from ntt_ray import storage
 from ntt_ray.errors import InputError
 from ntt_ray.records import ImageEntry
 from ntt_ray.run.layout import MANIFEST_FILE
-from ntt_ray.sources.schema import SCHEMA, entries_of
+from ntt_ray.sources.schema import SCHEMA, entries_of, schema_of
 from ntt_ray.storage import Storage
 
 UNIT_KEY = b"images_per_unit"
@@ -48,11 +50,11 @@ def unit_images(images: int, wanted: int | Literal["auto"]) -> int:
 
 
 def manifest_bytes(images: pa.Table, images_per_unit: int) -> bytes:
-    """The manifest file of a table of `SCHEMA`, in its order; the same images give the same bytes.
+    """The manifest file of a list of images, in its order; the same images give the same bytes.
 
     The last unit may have fewer images.
     """
-    schema = SCHEMA.with_metadata({UNIT_KEY: str(images_per_unit)})
+    schema = schema_of(images.schema).with_metadata({UNIT_KEY: str(images_per_unit)})
     per_group = max(1, ROWS_PER_GROUP // images_per_unit) * images_per_unit
     sink = io.BytesIO()
     with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
@@ -99,8 +101,8 @@ class Units:
         full, rest = divmod(self.footer.num_rows, self.per_unit)
         return [self.per_unit] * full + ([rest] if rest else [])
 
-    def read(self, file: pq.ParquetFile, unit: int) -> list[ImageEntry]:
-        """The images of a unit.
+    def read(self, file: pq.ParquetFile, unit: int) -> pa.Table:
+        """The images of a unit, with all columns.
 
         Raises:
             ValueError, OSError, pa.ArrowException: its part of the file is damaged.
@@ -108,9 +110,10 @@ class Units:
         group, start = unit, 0
         if self.per_unit is not None:
             group, start = divmod(unit * self.per_unit, self._rows_per_group())
-        table = file.read_row_group(group).slice(start, self.per_unit).cast(SCHEMA)
+        table = file.read_row_group(group).slice(start, self.per_unit)
+        table = table.cast(schema_of(table.schema))
         table.validate(full=True)
-        return entries_of(table)
+        return table
 
     def _rows_per_group(self) -> int:
         only = self.footer.num_row_groups == 1
@@ -204,7 +207,8 @@ def entries_at(data: bytes, rows: Sequence[int]) -> list[ImageEntry]:
             count = file.metadata.row_group(group).num_rows
             own = sorted({row - start for row in rows if start <= row < start + count})
             if own:
-                found += entries_of(file.read_row_group(group).take(own).cast(SCHEMA))
+                part = file.read_row_group(group).take(own)
+                found += entries_of(part.cast(schema_of(part.schema)))
             start += count
     return found
 
@@ -232,12 +236,27 @@ def read_manifest(output: str, store: Storage) -> bytes:
         raise InputError(f"{storage.redact(uri)}: the manifest is missing from the run") from None
 
 
+def manifest_schema(data: bytes) -> pa.Schema:
+    """The columns of a manifest file.
+
+    Raises:
+        InputError: the manifest is damaged.
+    """
+    with _reading():
+        return schema_of(pq.read_schema(pa.BufferReader(data)))
+
+
 def read_unit(output: str, shard_id: int, digest: str, store: Storage) -> list[ImageEntry]:
     """The images of one unit; reads little else.
 
     Raises:
         InputError: the manifest is damaged.
     """
+    return entries_of(read_unit_table(output, shard_id, digest, store))
+
+
+def read_unit_table(output: str, shard_id: int, digest: str, store: Storage) -> pa.Table:
+    """As `read_unit`, with all columns of the manifest."""
     uri = storage.join(output, MANIFEST_FILE)
     with store.open_read(uri) as stream, _reading():
         units = _cached_units(uri, digest, store)

@@ -3,6 +3,8 @@
 One row per image of the unit, in manifest order, always. A shard exists or it does not: its
 presence means that the unit is done. Columns that this version does not know are passed over if
 they are nullable, in the structs too; so a nullable column may be added without a new version.
+After the columns of `SCHEMA` stand those of the manifest that only packed images and tables with
+keys have: `PACKED`, and those that are kept of a table, which `kept_columns` names.
 It does not know how labels are made.
 """
 
@@ -10,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -23,9 +26,11 @@ from ntt_ray.errors import InputError
 from ntt_ray.masks import Rle
 from ntt_ray.records import Detection, ImageEntry, ImageLabels
 from ntt_ray.run.layout import AGAIN_SUFFIX, LABELS_FOLDER, SHARD_SUFFIX, shard_ids, shard_uri
+from ntt_ray.sources.schema import PACKED, carried
 
 FORMAT_VERSION = "1"
 ACCELERATORS_KEY = "accelerators"  # of the metadata: models of GPUs; shards of CPUs lack it
+KEPT_KEY = "kept"  # of the metadata: a JSON list of the kept columns; missing where there are none
 BODY_KEY = "body_sha256"  # of the metadata; shards written before it lack it
 BATCH_ROWS = 512  # a column of 100 large masks in each is some tens of megabytes
 
@@ -96,7 +101,7 @@ def row_to_labels(row: Mapping[str, Any]) -> ImageLabels:
     """The inverse of `labels_to_row`; the image's URI is not in a shard and comes back empty."""
     size = [row["height"], row["width"]]
     return ImageLabels(
-        entry=ImageEntry(row["image_id"], row["file_name"], ""),
+        entry=ImageEntry(row["image_id"], row["file_name"], "", row.get("key"), row.get("source")),
         status=row["status"],
         height=row["height"],
         width=row["width"],
@@ -118,8 +123,50 @@ def row_to_labels(row: Mapping[str, Any]) -> ImageLabels:
 
 
 def labels_to_table(labels: Sequence[ImageLabels]) -> pa.Table:
-    """Labels of a unit as a table of `SCHEMA`."""
-    return pa.Table.from_pylist([labels_to_row(item) for item in labels], schema=SCHEMA)
+    """Labels of a unit as a table of `SCHEMA`, with `PACKED` where an image has a key or source."""
+    table = pa.Table.from_pylist([labels_to_row(item) for item in labels], schema=SCHEMA)
+    entries = [item.entry for item in labels]
+    if all(entry.key is None and entry.source is None for entry in entries):
+        return table
+    for field in PACKED:
+        column = pa.array([getattr(entry, field.name) for entry in entries], field.type)
+        table = table.append_column(field, column)
+    return table
+
+
+def with_carried(table: pa.Table, images: pa.Table) -> pa.Table:
+    """The rows of a unit with the columns of the manifest that shards get too.
+
+    Args:
+        table: of `SCHEMA`.
+        images: the unit's rows of the manifest; a list of loose files adds nothing.
+
+    Raises:
+        InputError: they are not the same images.
+    """
+    if not (names := carried(images.schema)):
+        return table
+    if table["image_id"].to_pylist() != images["image_id"].to_pylist():
+        raise InputError("the manifest has other images than the shard")
+    for name in names:
+        table = table.append_column(images.schema.field(name), images[name])
+    return table
+
+
+def kept_columns(schema: pa.Schema) -> list[str]:
+    """The columns of a shard that were kept of the table of images, in their order.
+
+    Raises:
+        ValueError: the metadata of the shard are damaged.
+    """
+    said = json.loads((schema.metadata or {}).get(KEPT_KEY.encode(), b"[]"))
+    return [name for name in said if name in schema.names]
+
+
+def carried_columns(schema: pa.Schema) -> list[str]:
+    """Those of `PACKED` that a shard has, and its kept columns; errors as for `kept_columns`."""
+    packed = [field.name for field in PACKED if field.name in schema.names]
+    return [*packed, *kept_columns(schema)]
 
 
 def table_to_bytes(table: pa.Table, provenance: Mapping[str, str]) -> bytes:
@@ -141,8 +188,14 @@ def _parquet(table: pa.Table, metadata: Mapping[str, str]) -> bytes:
 
 
 def unit_metadata(shard_id: int, table: pa.Table) -> dict[str, str]:
-    """What the metadata of a shard say of its unit: its number, and a digest of its image ids."""
-    return {"unit": str(shard_id), "images": _ids_digest(table["image_id"])}
+    """What the metadata of a shard say of its unit: its number, and a digest of its image ids.
+
+    Of columns that were kept of a table, their names.
+    """
+    own = {*SCHEMA.names, *(field.name for field in PACKED)}
+    kept = [name for name in table.column_names if name not in own]
+    said = {KEPT_KEY: json.dumps(kept)} if kept else {}
+    return {"unit": str(shard_id), "images": _ids_digest(table["image_id"]), **said}
 
 
 def accelerators_of(schema: pa.Schema) -> set[str]:
@@ -203,14 +256,18 @@ def _body_digest(data: bytes) -> str:
 def read_shard(
     output: str, shard_id: int, store: storage.Storage, data: bytes | None = None
 ) -> pa.Table:
-    """Read a shard and check its format; arguments and errors as for `open_shard`."""
+    """Read a shard, with what it carries of the manifest, and check its format.
+
+    Arguments and errors as for `open_shard`.
+    """
     with open_shard(output, shard_id, store, data) as file:
-        table = file.read([field.name for field in SCHEMA])
+        names = [*SCHEMA.names, *carried_columns(file.schema_arrow)]
+        table = file.read(names)
         table.validate(full=True)
     for name in ADDED.difference(table.column_names):
         field = SCHEMA.field(name)
         table = table.append_column(field, pa.nulls(len(table), field.type))
-    return table.select(SCHEMA.names)
+    return table.select(names)
 
 
 def read_shard_bytes(output: str, shard_id: int, store: storage.Storage) -> bytes:
@@ -290,7 +347,7 @@ def _check_format(schema: pa.Schema, uri: str) -> None:
         raise InputError(
             f"{storage.redact(uri)}: shard format {version or 'unknown'!r}, not {FORMAT_VERSION!r}"
         )
-    if problems := _misfits(schema, SCHEMA):
+    if problems := _misfits(schema, [*SCHEMA, *PACKED]):
         raise InputError(f"{storage.redact(uri)}: wrong shard format: {'; '.join(problems)}")
 
 
@@ -307,7 +364,8 @@ def _misfits(found: Iterable[pa.Field], known: Iterable[pa.Field], within: str =
             problems += _misfits(_inner(field.type), _inner(own.type), f"{name}.")
         elif own.type != field.type:
             problems.append(f"{name} is {field.type}, not {own.type}")
-    return [*problems, *(f"{within}{name} is missing" for name in wanted if name not in ADDED)]
+    may = ADDED.union(field.name for field in PACKED)
+    return [*problems, *(f"{within}{name} is missing" for name in wanted if name not in may)]
 
 
 def _inner(kind: pa.ListType) -> Iterable[pa.Field]:

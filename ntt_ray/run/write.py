@@ -13,6 +13,7 @@ from ntt_ray.errors import InputError, StorageError, reason_of
 from ntt_ray.run.cluster.interrupts import release_logging
 from ntt_ray.run.job import WRITTEN, LabelJob
 from ntt_ray.run.layout import again_uri, journal_uri, shard_uri
+from ntt_ray.run.manifest import read_unit_table
 from ntt_ray.run.shard import (
     ACCELERATORS_KEY,
     PENDING,
@@ -21,6 +22,7 @@ from ntt_ray.run.shard import (
     read_shard,
     table_to_bytes,
     unit_metadata,
+    with_carried,
 )
 
 
@@ -53,7 +55,10 @@ def _publish(
     if again:
         old = read_shard(job.output, shard_id, job.store)
         accelerators |= accelerators_of(old.schema)
-        table = _replaced(old, table)
+        table = _replaced(old.select(SCHEMA.names), table)
+    if job.carries:
+        images = read_unit_table(job.output, shard_id, job.manifest_digest, job.store)
+        table = with_carried(table, images)
     if pending := _counts(table)["unreachable"]:
         note = json.dumps({"images": pending}).encode()
         job.store.publish_bytes(again_uri(job.output, shard_id), note)

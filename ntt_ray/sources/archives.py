@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import gzip
 import logging
+import re
 import tarfile
 import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import IO
+from typing import IO, NamedTuple
 
 from ntt_ray import storage
 from ntt_ray.errors import InputError
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip")
 STEP_BYTES = 32 << 20
 _BLOCK = 512  # bytes of a tar's header
+_KEY = re.compile(r"((?:.*/|)[^.]+)[.][^/]*", re.DOTALL)  # of webdataset's `base_plus_ext`
 Member = tuple[str, Part]  # its path in the archive, and where its bytes are
 
 
@@ -35,8 +37,32 @@ def is_archive(images: str) -> bool:
     return images.lower().endswith(ARCHIVE_SUFFIXES)
 
 
-def archive_images(uri: str, store: Storage) -> Iterator[tuple[str, str]]:
-    """Path and address of each image of an archive, in the archive's order.
+class Packed(NamedTuple):
+    """An image in an archive.
+
+    Attributes:
+        name: its path in the archive.
+        address: where its bytes are, see `storage.parts`.
+        key: its WebDataset key; None where it has none.
+    """
+
+    name: str
+    address: str
+    key: str | None
+
+
+def webdataset_key(path: str) -> str | None:
+    """What `webdataset` groups members by: the path up to the first dot of its last part.
+
+    >>> webdataset_key("a.b/0001.left.jpg"), webdataset_key(".hidden.jpg")
+    ('a.b/0001', None)
+    """
+    found = _KEY.match(path)
+    return found[1] if found else None
+
+
+def archive_images(uri: str, store: Storage) -> Iterator[Packed]:
+    """Each image of an archive, in the archive's order.
 
     Members with other endings are counted in the log. Where a tar is cut or damaged, the rest of it
     is one entry, which becomes a failed row.
@@ -53,7 +79,8 @@ def archive_images(uri: str, store: Storage) -> Iterator[tuple[str, str]]:
                 continue
             name = storage.printable(path).removeprefix("./")
             storage.join(shown, name)  # refuses names that lead out
-            yield name, part.address()
+            key = None if path.endswith(_REST) else webdataset_key(storage.printable(path))
+            yield Packed(name, part.address(), key)
     except FileNotFoundError:
         raise InputError(f"images: {shown}: no such file") from None
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, gzip.BadGzipFile) as error:

@@ -10,10 +10,10 @@ import csv
 import io
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -24,7 +24,7 @@ from ntt_ray.coco_input import CocoFile, ListedImage, Problem, read_coco, shown
 from ntt_ray.errors import InputError
 from ntt_ray.images import IMAGE_SUFFIXES, image_suffixes
 from ntt_ray.sources.archives import ARCHIVE_SUFFIXES, archive_images, is_archive
-from ntt_ray.sources.schema import SCHEMA
+from ntt_ray.sources.schema import SCHEMA, packed_schema
 from ntt_ray.storage import LeftOut, Storage
 from ntt_ray.storage.parts import part_of
 
@@ -34,6 +34,7 @@ BATCH = 65_536
 _TABLE_SUFFIXES = (".parquet", ".csv", ".jsonl")
 _SHOWN = 5
 Row = tuple[int, str, str]  # image id, file name, uri
+PackedRow = tuple[int, str, str, str | None, str | None]  # and key, source
 
 
 def list_images(
@@ -71,7 +72,8 @@ def list_images(
         rows = _from_table(images, image_root or _folder(images), store, allow_local)
         table = _collected(rows, images)
     elif is_archive(images) and not _is_folder(images):
-        table = _collected(_from_archives({"": images}, store), images)
+        name = images.rsplit("/", 1)[-1]
+        table = _packed([_Archive("", name, images)], store, images)
     else:
         left_out = LeftOut()
         table = _listed(store.list_files(images, image_suffixes(), left_out=left_out), images)
@@ -79,8 +81,9 @@ def list_images(
             example = storage.printable(left_out.examples[reason])
             logger.info("images: left out %d files, as %r: %s", count, example, reason)
         if not len(table) and (packed := store.list_files(images, ARCHIVE_SUFFIXES)):
-            archives = {f"{name}/": f"{images.rstrip('/')}/{name}" for name in packed}
-            table = _collected(_from_archives(archives, store), images)
+            root = images.rstrip("/")
+            archives = [_Archive(f"{name}/", name, f"{root}/{name}") for name in packed]
+            table = _packed(archives, store, images)
     if not len(table):
         kinds = ", ".join(image_suffixes())
         missing = storage.missing_folder(f"{images.rstrip('/')}/any").strip(" ()")
@@ -151,31 +154,45 @@ def _listed(names: list[str], prefix: str) -> pa.Table:
     return pa.Table.from_batches(batches, schema=SCHEMA)
 
 
-def _from_archives(archives: Mapping[str, str], store: Storage) -> Iterator[Row]:
-    """The images of archives, each with what stands before its members' paths, one by one."""
-    found = (
-        (before + path, address)
-        for before, uri in archives.items()
-        for path, address in archive_images(storage.absolute(uri), store)
-    )
-    for number, (name, address) in enumerate(found, start=1):
-        yield number, name, address
+class _Archive(NamedTuple):
+    """An archive: what stands before its members' paths, its name below `images`, its address."""
+
+    before: str
+    name: str
+    uri: str
 
 
-def _collected(rows: Iterator[Row], images: str) -> pa.Table:
+def _packed(archives: Sequence[_Archive], store: Storage, images: str) -> pa.Table:
+    return _collected(_from_archives(archives, store), images, packed_schema())
+
+
+def _from_archives(archives: Sequence[_Archive], store: Storage) -> Iterator[PackedRow]:
+    """The images of archives, one archive after the other."""
+    number = 0
+    for archive in archives:
+        source = storage.printable(storage.redact(archive.name))
+        for name, address, key in archive_images(storage.absolute(archive.uri), store):
+            number += 1
+            yield number, archive.before + name, address, key, source
+
+
+def _collected(
+    rows: Iterator[Row] | Iterator[PackedRow], images: str, schema: pa.Schema = SCHEMA
+) -> pa.Table:
     """Rows as a table; `InputError` for a name that is not valid Unicode."""
     batches = []
     while part := list(islice(rows, BATCH)):
         try:
-            columns = [pa.array(column) for column in zip(*part, strict=True)]
+            found = zip(zip(*part, strict=True), schema.types, strict=True)
+            columns = [pa.array(column, kind) for column, kind in found]
         except UnicodeEncodeError:
-            texts = (text for _, *names in part for text in names)
+            texts = (text for row in part for text in row if isinstance(text, str))
             odd = next(text for text in texts if storage.printable(text) != text)
             raise InputError(
                 f"images: {storage.redact(images)}: the name {odd!r} is not valid Unicode"
             ) from None
-        batches.append(pa.record_batch(columns, schema=SCHEMA))
-    return pa.Table.from_batches(batches, schema=SCHEMA)
+        batches.append(pa.record_batch(columns, schema=schema))
+    return pa.Table.from_batches(batches, schema=schema)
 
 
 def _from_coco(coco: CocoFile, image_root: str) -> Iterator[Row]:

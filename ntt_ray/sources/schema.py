@@ -1,4 +1,8 @@
-"""The columns of every list of images, and their rows as records; it knows no place of images."""
+"""The columns of every list of images, and their rows as records; it knows no place of images.
+
+Lists of loose files have the columns of `SCHEMA`. Where images are packed, or a table has keys,
+there are `PACKED` too, and after them the columns of a table that were asked for (`columns.keep`).
+"""
 
 from __future__ import annotations
 
@@ -13,8 +17,37 @@ SCHEMA = pa.schema(
         pa.field("uri", pa.string(), nullable=False),
     ]
 )
+PACKED = (pa.field("key", pa.string()), pa.field("source", pa.string()))
+_NAMES = frozenset((*SCHEMA.names, *(field.name for field in PACKED)))
+
+
+def packed_schema(kept: tuple[pa.Field, ...] = ()) -> pa.Schema:
+    """The columns of a list of packed images, with those that are kept of a table."""
+    return pa.schema([*SCHEMA, *PACKED, *kept])
+
+
+def schema_of(found: pa.Schema) -> pa.Schema:
+    """What a list with these columns must look like.
+
+    Raises:
+        ValueError: a column that is not of `SCHEMA` may not be null, or only one of `PACKED` is
+            there.
+    """
+    others = [field for field in found if field.name not in SCHEMA.names]
+    if not others:
+        return SCHEMA
+    kept = tuple(field for field in others if field.name not in _NAMES)
+    if len(others) != len(PACKED) + len(kept) or not all(field.nullable for field in kept):
+        raise ValueError("it has other columns than a list of images")
+    return packed_schema(kept)
+
+
+def carried(found: pa.Schema) -> list[str]:
+    """The columns of a list that shards get too: those of `PACKED`, and those that are kept."""
+    return [name for name in found.names if name not in SCHEMA.names]
 
 
 def entries_of(images: pa.Table) -> list[ImageEntry]:
-    """The rows of a table with the columns of `SCHEMA`."""
-    return [ImageEntry(**row) for row in images.to_pylist()]
+    """The rows of a table with the columns of `SCHEMA`, and perhaps others."""
+    known = [name for name in images.column_names if name in _NAMES]
+    return [ImageEntry(**row) for row in images.select(known).to_pylist()]

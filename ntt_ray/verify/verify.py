@@ -37,7 +37,7 @@ from ntt_ray.run.layout import (
 )
 from ntt_ray.run.record import RunRecord, read_record
 from ntt_ray.run.shard import check_body, read_shard, read_shard_bytes
-from ntt_ray.sources.schema import SCHEMA
+from ntt_ray.sources.schema import entries_of, schema_of
 from ntt_ray.storage import Storage
 from ntt_ray.verify.merged_files import check_files, find_merge, is_left
 from ntt_ray.verify.problems import Findings
@@ -145,7 +145,8 @@ class _Manifest:
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._file = pq.ParquetFile(stream)
-        if not self._file.schema_arrow.equals(SCHEMA):
+        schema = self._file.schema_arrow
+        if not schema.equals(schema_of(schema)):
             raise ValueError("it has other columns than a manifest")
         self._units = manifest_file.Units.of(self._file.metadata)
         self.sizes = self._units.sizes()
@@ -158,7 +159,7 @@ class _Manifest:
             InputError: its part of the file is damaged.
         """
         try:
-            return self._units.read(self._file, unit)
+            return entries_of(self._units.read(self._file, unit))
         except (ValueError, OSError, pa.ArrowException) as error:
             raise InputError(f"the images of unit {unit} cannot be read ({error})") from None
 

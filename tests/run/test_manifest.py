@@ -1,5 +1,7 @@
 import io
+from dataclasses import asdict, replace
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -7,7 +9,7 @@ from ntt_ray.errors import InputError
 from ntt_ray.records import ImageEntry
 from ntt_ray.run import manifest
 from ntt_ray.run.layout import MANIFEST_FILE
-from ntt_ray.sources.schema import SCHEMA
+from ntt_ray.sources.schema import SCHEMA, carried, packed_schema
 from ntt_ray.storage import Storage
 from tests.support.run_files import manifest_table
 
@@ -70,6 +72,25 @@ def test_older_files_have_a_row_group_for_each_unit(tmp_path):
     data = sink.getvalue()
     assert manifest.unit_sizes(data) == [3, 3, 1]
     assert _units(tmp_path, data) == [ENTRIES[:3], ENTRIES[3:6], ENTRIES[6:]]
+
+
+def test_packed_images_have_more_columns(tmp_path):
+    kept = pa.field("caption", pa.string())
+    entries = [replace(entry, key=f"k{entry.image_id}", source="a.tar") for entry in ENTRIES]
+    rows = [{**asdict(entry), "caption": None} for entry in entries]
+    data = manifest.manifest_bytes(pa.Table.from_pylist(rows, schema=packed_schema((kept,))), 3)
+    assert [entry for unit in _units(tmp_path, data) for entry in unit] == entries
+    assert manifest.entries_at(data, [1]) == entries[1:2]
+    assert manifest.file_names(data)[7] == "7.jpg"
+    assert carried(manifest.manifest_schema(data)) == ["key", "source", "caption"]
+    assert not carried(manifest.manifest_schema(manifest.manifest_bytes(manifest_table([]), 3)))
+
+
+def test_other_columns_are_damage(tmp_path):
+    rows = [{**asdict(entry), "key": None} for entry in ENTRIES]
+    table = pa.Table.from_pylist(rows).drop_columns(["source"])
+    with pytest.raises(ValueError, match="other columns than a list of images"):
+        manifest.manifest_bytes(table, 3)
 
 
 @pytest.mark.parametrize("said", ["0", "-3", "x", "2"])

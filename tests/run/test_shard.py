@@ -8,8 +8,9 @@ from ntt_ray.errors import InputError
 from ntt_ray.records import ImageEntry, ImageLabels
 from ntt_ray.run import shard as shards
 from ntt_ray.run.layout import shard_uri
+from ntt_ray.sources.schema import packed_schema
 from ntt_ray.storage import Storage
-from tests.support.run_files import make_labels
+from tests.support.run_files import make_labels, manifest_table
 from tests.support.shard_columns import UNKNOWN, with_column, with_unknown_columns
 
 ROWS = {
@@ -17,6 +18,7 @@ ROWS = {
     "empty": make_labels(2, scores=()),
     "with notes": replace(make_labels(4), notes=("transparent", "turned")),
     "failed": ImageLabels.failed(ImageEntry(3, "ünï \n.jpg", ""), "not an image"),
+    "packed": replace(make_labels(5), entry=ImageEntry(5, "a/b.c.jpg", "", "a/b", "x.tar")),
 }
 
 
@@ -87,7 +89,7 @@ def test_unknown_nullable_columns_are_passed_over(tmp_path):
     rows = list(ROWS.values())
     output = _publish(tmp_path, with_unknown_columns(shards.labels_to_table(rows)))
     read = shards.read_shard(output, 0, Storage())
-    assert read.column_names == shards.SCHEMA.names
+    assert read.column_names == [*shards.SCHEMA.names, "key", "source"]
     assert list(shards.iter_labels(read)) == rows
 
 
@@ -99,6 +101,38 @@ def test_a_column_that_was_added_may_be_missing(tmp_path, monkeypatch):
         shards.read_shard(output, 0, Storage())
     monkeypatch.setattr(shards, "ADDED", {"sharpness"})
     assert list(shards.iter_labels(shards.read_shard(output, 0, Storage()))) == rows
+
+
+def test_a_shard_carries_what_the_manifest_has_of_its_images(tmp_path):
+    table = shards.labels_to_table([make_labels(1), make_labels(2)])
+    kept = (pa.field("caption", pa.string()), pa.field("year", pa.int16()))
+    images = pa.Table.from_pylist(
+        [
+            {"image_id": n, "file_name": f"img/{n}.jpg", "uri": "/x", "key": f"{n}", "source": None}
+            | {"caption": f"of {n}", "year": None}
+            for n in (1, 2)
+        ],
+        schema=packed_schema(kept),
+    )
+    whole = shards.with_carried(table, images)
+    data = shards.table_to_bytes(whole, shards.unit_metadata(0, whole))
+    Storage().publish_bytes(shard_uri(str(tmp_path), 0), data)
+    read = shards.read_shard(str(tmp_path), 0, Storage())
+    assert read.select(["key", "source", "caption", "year"]).to_pylist() == [
+        {"key": "1", "source": None, "caption": "of 1", "year": None},
+        {"key": "2", "source": None, "caption": "of 2", "year": None},
+    ]
+    assert shards.kept_columns(read.schema) == ["caption", "year"]
+    assert [labels.entry.key for labels in shards.iter_labels(read)] == ["1", "2"]
+    with pytest.raises(InputError, match="other images than the shard"):
+        shards.with_carried(table, images.slice(1))
+
+
+def test_loose_files_add_nothing_to_a_shard():
+    table = shards.labels_to_table([make_labels(1)])
+    assert shards.with_carried(table, manifest_table([make_labels(1).entry])) is table
+    assert table.column_names == shards.SCHEMA.names
+    assert set(shards.unit_metadata(0, table)) == {"unit", "images"}
 
 
 MISFITS = {

@@ -10,7 +10,7 @@ import pytest
 from ntt_ray.errors import InputError
 from ntt_ray.run.fetch import fetch_images
 from ntt_ray.sources.image_list import list_images
-from ntt_ray.sources.schema import entries_of
+from ntt_ray.sources.schema import SCHEMA, entries_of
 from ntt_ray.sources.stretches import Stretches
 from ntt_ray.storage import Storage
 from tests.support.hostile_proxy import Hostility, hostile_proxy
@@ -75,10 +75,25 @@ def test_a_folder_of_archives_names_each(tmp_path, caplog):
     assert "'json'" in caplog.text
 
 
+def test_members_have_the_key_of_webdataset_and_the_name_of_their_archive(tmp_path):
+    names = {"./a.b/0001.left.jpg": b"1", "./a.b/0001.right.jpg": b"2", ".hidden.jpg": b"3"}
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "s-0.tar").write_bytes(_tar(names=names))
+    entries = entries_of(list_images(str(tmp_path), None, Storage()))
+    keys = ["./a.b/0001", "./a.b/0001", None]
+    assert [(e.key, e.source) for e in entries] == [(key, "deep/s-0.tar") for key in keys]
+    entries = entries_of(list_images(str(tmp_path / "deep" / "s-0.tar"), None, Storage()))
+    assert {entry.source for entry in entries} == {"s-0.tar"}
+    (tmp_path / "deep" / "s-0.tar").write_bytes(_tar()[: 3 * 2560 + 200])
+    *_, rest = entries_of(list_images(str(tmp_path), None, Storage()))
+    assert (rest.key, rest.source) == (None, "deep/s-0.tar")
+
+
 def test_a_folder_of_images_keeps_to_them(tmp_path):
     (tmp_path / "s-0.tar").write_bytes(_tar())
     (tmp_path / "one.jpg").write_bytes(b"one")
     assert _read(str(tmp_path)) == {"one.jpg": b"one"}
+    assert list_images(str(tmp_path), None, Storage()).schema.equals(SCHEMA)
 
 
 @pytest.mark.parametrize(

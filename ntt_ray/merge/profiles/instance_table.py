@@ -1,7 +1,8 @@
 """The profile ``parquet``: a flat table of instances, one row each, for DuckDB, Spark and others.
 
 ``instances/part-00001-of-00012.parquet`` and so on, in the order of ``annotations.json`` and with
-its ids. The masks are the compressed RLEs of the shards.
+its ids. The masks are the compressed RLEs of the shards. Of packed images there are ``key`` and
+``source`` too, and the columns that were kept of a table, as in the shards.
 """
 
 from __future__ import annotations
@@ -50,28 +51,38 @@ def write_table(merge: Merge) -> Written:
     parts = list(zip(names, fragments, strict=True))
     source = merge.source
     source.store.discard_unfinished(storage.join(source.target, INSTANCES_FOLDER), PART)
-    work = partial(publish_part, source=source, classes=merge.classes)
+    some = fragments[0].slices
+    carried = tuple(source.carried(some[0].shard_id)) if some else ()
+    work = partial(publish_part, source=source, classes=merge.classes, carried=carried)
     files = dict(zip(names, merge.mapped(work, parts, fragments), strict=True))
     source.delete_others(PART, files, INSTANCES_FOLDER)
     return Written(files)
 
 
 def publish_part(
-    part: tuple[str, Fragment], source: Source, classes: Sequence[ClassLabel]
+    part: tuple[str, Fragment],
+    source: Source,
+    classes: Sequence[ClassLabel],
+    carried: Sequence[pa.Field] = (),
 ) -> FileDigest:
-    """Publish a part, by its name and its rows; gives its digest."""
+    """Publish a part, by its name and its rows, with columns that are carried; gives its digest."""
     name, fragment = part
-    tables, next_id = [SCHEMA.empty_table()], fragment.first_id
+    schema = pa.schema([*SCHEMA, *carried])
+    columns = (*_COLUMNS, *(field.name for field in carried))
+    tables, next_id = [schema.empty_table()], fragment.first_id
     for piece in fragment.slices:
-        for rows in iter_rows(piece, _COLUMNS, source):
-            tables.append(_table(flat_instances(rows, source.thresholds), next_id, classes))
+        for rows in iter_rows(piece, columns, source):
+            instances = flat_instances(rows, source.thresholds)
+            tables.append(_table(instances, next_id, classes, schema))
             next_id += len(tables[-1])
     sink = io.BytesIO()
     pq.write_table(pa.concat_tables(tables), sink, compression="zstd")
     return source.publish(name, sink.getvalue())
 
 
-def _table(instances: pa.Table, first_id: int, classes: Sequence[ClassLabel]) -> pa.Table:
+def _table(
+    instances: pa.Table, first_id: int, classes: Sequence[ClassLabel], schema: pa.Schema
+) -> pa.Table:
     names = {label.category_id: label.name for label in classes}
     boxes = instances.column("bbox").combine_chunks().flatten().to_numpy().reshape(-1, 4)
     added = {
@@ -83,6 +94,6 @@ def _table(instances: pa.Table, first_id: int, classes: Sequence[ClassLabel]) ->
         pa.array(added[field.name], field.type)
         if field.name in added
         else instances.column(field.name).cast(field.type)
-        for field in SCHEMA
+        for field in schema
     ]
-    return pa.table(columns, schema=SCHEMA)
+    return pa.table(columns, schema=schema)

@@ -1,14 +1,19 @@
 """The profile parquet: a row for every annotation of annotations.json."""
 
 import json
+from dataclasses import replace
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from ntt_ray.merge import fragments
 from ntt_ray.merge.profiles.instance_table import SCHEMA
+from ntt_ray.run.layout import shard_uri
+from ntt_ray.run.shard import labels_to_table, table_to_bytes, unit_metadata
+from ntt_ray.storage import Storage
 from tests.support.odd_masks import MASKS
-from tests.support.profile_run import CLASSES, merged, uris, write_run
+from tests.support.profile_run import CLASSES, labelled_images, merged, uris, write_run
 
 
 @pytest.fixture
@@ -64,6 +69,27 @@ def test_without_a_manifest_addresses_are_names(output):
     (name,) = merged(output, "parquet", uris=None)["parquet"].files
     table = pq.read_table(output / name)
     assert table["uri"].equals(table["file_name"])
+
+
+def test_columns_of_packed_images_stand_after_the_others(output):
+    images = labelled_images()
+    for shard_id, rows in enumerate((images[:3], images[3:])):
+        table = labels_to_table(
+            [
+                replace(i, entry=replace(i.entry, key=i.entry.file_name, source="a.tar"))
+                for i in rows
+            ]
+        )
+        years = pa.array(range(len(rows)), pa.int16())
+        table = table.append_column(pa.field("area of town", pa.int16()), years)
+        data = table_to_bytes(table, unit_metadata(shard_id, table))
+        Storage().publish_bytes(shard_uri(str(output), shard_id), data)
+    (name,) = merged(output, "parquet")["parquet"].files
+    table = pq.read_table(output / name)
+    assert table.column_names == [*SCHEMA.names, "key", "source", "area of town"]
+    assert table["key"].equals(table["file_name"])
+    assert set(table["source"].to_pylist()) == {"a.tar"}
+    assert table["area of town"].to_pylist() == [(i - 1) % 3 for i in table["image_id"].to_pylist()]
 
 
 def test_credentials_stay_out(output):
