@@ -25,8 +25,9 @@ from ntt_ray.settings import (
 from ntt_ray.yaml_input import MAX_BYTES, MAX_DEPTH, parse_yaml, plain_problems
 
 Profile = Literal[
-    "coco", "coco-results", "coco-polygon", "yolo-seg", "labelstudio", "parquet", "semantic-png"
-]
+    "coco", "coco-results", "coco-polygon", "yolo-seg", "labelstudio", "parquet", "semantic-png",
+    "webdataset", "hf",
+]  # fmt: skip
 PROFILES: tuple[Profile, ...] = ("coco", "coco-results")  # unless others are asked for
 ENCODER_NAMES = (
     *(f"dinov2_vit{size}14{registers}" for size in "sblg" for registers in ("", "_reg")),
