@@ -81,13 +81,18 @@ def _jobs(merge: Merge) -> list[Job]:
     stretches: dict[str | None, list[Stretch]] = {}
     for found in merge.mapper(partial(find_sources, source=merge.source), fragments):
         for name, rows in found:
-            stretches.setdefault(name, []).append((rows, 1 + merge.layout.kept_before(rows)))
+            own = stretches.setdefault(name, [])
+            last = own[-1][0] if own else None
+            if last is not None and (last.shard_id, last.stop) == (rows.shard_id, rows.start):
+                own[-1] = (Slice(rows.shard_id, last.start, rows.stop), own[-1][1])
+            else:
+                own.append((rows, 1 + merge.layout.kept_before(rows)))
     jobs: dict[str, Job] = {}
-    for packed, own in stretches.items():
+    for packed, all_rows in stretches.items():
         name = tar_name(packed)
         if name in jobs:
             raise InputError(f"{name}: would hold the labels of two packed files; rename one")
-        jobs[name] = (name, tuple(own))
+        jobs[name] = (name, tuple(all_rows))
     return list(jobs.values())
 
 

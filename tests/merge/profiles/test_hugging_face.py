@@ -71,8 +71,10 @@ def test_packed_images_have_key_and_source(tmp_path):
 def test_parts_follow_one_another_and_old_ones_go(output, monkeypatch):
     (name,) = merged(output, "hf")["hf"].files
     whole = pq.read_table(output / name)
-    monkeypatch.setattr(fragments, "FRAGMENT_BYTES", 1)
     monkeypatch.setattr("ntt_ray.run.shard.BATCH_ROWS", 1)
+    merged(output, "hf")
+    assert pq.read_table(output / name).equals(whole)
+    monkeypatch.setattr(fragments, "FRAGMENT_BYTES", 1)
     names = merged(output, "hf")["hf"].files
     assert len(names) > 2
     assert {f"hf/data/{path.name}" for path in (output / "hf" / "data").iterdir()} == set(names)
