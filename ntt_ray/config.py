@@ -21,6 +21,7 @@ from ntt_ray.settings import (
     MethodSettings,
     Settings,
     Share,
+    TableColumns,
 )
 from ntt_ray.yaml_input import MAX_BYTES, MAX_DEPTH, parse_yaml, plain_problems
 
@@ -244,6 +245,7 @@ class Config(Settings):
     images: Place
     image_root: Location | None = None
     images_allow_local: bool = False
+    columns: TableColumns = Field(default_factory=TableColumns)
     output: Place
     storage_options: dict[str, dict[str, Any]] = Field(default_factory=dict)
     references: ReferencesConfig | None = None

@@ -59,11 +59,19 @@ class ImageEntry:
 
 @dataclass(frozen=True, slots=True)
 class FetchedImage:
-    """An image on its way to the labeller: either its encoded bytes or the reason why not."""
+    """An image on its way to the labeller: either its encoded bytes or the reason why not.
+
+    Attributes:
+        entry: the image.
+        data: its encoded bytes.
+        error: why there are none.
+        final: whether that is a matter of the content, which no second attempt changes.
+    """
 
     entry: ImageEntry
     data: bytes | None
     error: str | None
+    final: bool = False
 
     def __post_init__(self) -> None:
         if (self.data is None) == (self.error is None):

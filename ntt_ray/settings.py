@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 _DECODER_BYTES = 2**28  # address space of a decoder: twice what it has before its first image
 _BYTES_PER_PIXEL = 32  # of an image being decoded: JPEG 2000 with alpha needs 25, JPEG 5 to 14
@@ -24,6 +24,45 @@ class Settings(BaseModel):
     """A frozen block of settings: unknown keys, other types, NaN and infinity are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+# names that a kept column of a table may not have: shards and the profile parquet have such columns
+TAKEN_COLUMNS = frozenset(
+    {
+        *("image_id", "file_name", "uri", "key", "source", "height", "width", "status", "error"),
+        *("failure", "notes", "annotations", "category_id", "score", "predicted_iou", "bbox"),
+        *("area", "counts", "instance_id", "category"),
+        *("bbox_x", "bbox_y", "bbox_width", "bbox_height"),
+    }
+)
+
+
+class TableColumns(Settings):
+    """Which columns of the table of images mean what, beside `uri` and `file_name`.
+
+    Attributes:
+        image: the column of a Parquet file that holds the bytes of images; None: the only one that
+            does, or that with the name ``image``. A table with `uri` is read by that unless the
+            column is named here.
+        key: the column of keys, which go into manifest and shards; None: ``key``, if there is one.
+        keep: columns that go into manifest, shards and the profile `parquet` as they are.
+    """
+
+    image: str | None = None
+    key: str | None = None
+    keep: tuple[str, ...] = ()
+
+    @field_validator("keep")
+    @classmethod
+    def _check(cls, keep: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(keep)) < len(keep) or "" in keep:
+            raise ValueError("name each column once")
+        if taken := sorted(TAKEN_COLUMNS.intersection(keep)):
+            raise ValueError(
+                f"{', '.join(taken)}: shards and the instance table have columns of that name; "
+                "rename it in the table"
+            )
+        return keep
 
 
 class DecodeSettings(Settings):

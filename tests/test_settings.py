@@ -8,7 +8,17 @@ import pytest
 from pydantic import ValidationError
 
 from ntt_ray.config import build_config
-from ntt_ray.settings import DecodeSettings, MethodSettings, TileSettings
+from ntt_ray.errors import ConfigError
+from ntt_ray.merge.profiles import instance_table
+from ntt_ray.run import shard
+from ntt_ray.settings import (
+    TAKEN_COLUMNS,
+    DecodeSettings,
+    MethodSettings,
+    TableColumns,
+    TileSettings,
+)
+from ntt_ray.sources.schema import packed_schema
 
 
 def test_a_config_hands_them_on_as_they_are():
@@ -40,3 +50,23 @@ def test_they_load_little():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_kept_columns_have_names_of_their_own():
+    """No column of a shard or of the instance table may come from somewhere else."""
+    columns = {*shard.SCHEMA.names, *packed_schema().names, *instance_table.SCHEMA.names}
+    columns |= {field.name for field in shard.ANNOTATION}
+    assert columns == TAKEN_COLUMNS
+    for keep, message in ((("a", "bbox"), "bbox: shards"), (("a", "a"), "once"), (("",), "once")):
+        with pytest.raises(ConfigError, match=message):
+            build_config(
+                {"images": "/i", "output": "/o", "bank": "/b", "columns": {"keep": list(keep)}}
+            )
+
+
+def test_columns_can_be_set_on_the_command_line():
+    given = {"images": "/i", "output": "/o", "bank": "/b"}
+    sets = ["images=s3://b/x.parquet", "columns.keep=[a, b]", "columns.key=id"]
+    config = build_config(given, sets)
+    assert config.columns == TableColumns(key="id", keep=("a", "b"))
+    assert config.images == "s3://b/x.parquet"

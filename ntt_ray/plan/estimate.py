@@ -31,6 +31,7 @@ from ntt_ray.run.layout import PLAN_FILE, PLAN_FOLDER, SAMPLE_FILE, shard_uri
 from ntt_ray.run.manifest import MOST, unit_images
 from ntt_ray.run.prepare import check_sources
 from ntt_ray.run.shard import existing_shards
+from ntt_ray.settings import TableColumns
 from ntt_ray.sources.image_list import list_images
 from ntt_ray.sources.schema import entries_of
 from ntt_ray.storage import Storage
@@ -122,6 +123,7 @@ def estimate_run(
         config.image_root,
         store,
         allow_local=config.images_allow_local,
+        columns=config.columns,
     )
     chosen = sorted(random.Random(seed).sample(range(len(table)), min(images, len(table))))
     own = entries_of(table.take(chosen))
@@ -153,6 +155,7 @@ def _sample_config(config: Config, entries: Sequence[ImageEntry], made_of: Seque
         update={
             "images": storage.join(output, SAMPLE_FILE),
             "image_root": None,
+            "columns": TableColumns(),
             "output": output,
             "job": config.job.model_copy(update={"images_per_unit": size}),
         }

@@ -20,7 +20,14 @@ from typing import Any
 import pyarrow as pa
 
 from ntt_ray import storage
-from ntt_ray.errors import InputError, MissingPackageError, NttRayError, StorageError, reason_of
+from ntt_ray.errors import (
+    ImageError,
+    InputError,
+    MissingPackageError,
+    NttRayError,
+    StorageError,
+    reason_of,
+)
 from ntt_ray.images import looks_cut
 from ntt_ray.records import FetchedImage, ImageEntry
 from ntt_ray.run.cluster.interrupts import release_logging
@@ -28,6 +35,7 @@ from ntt_ray.run.job import FETCHED, LabelJob
 from ntt_ray.run.manifest import read_unit
 from ntt_ray.run.shard import pending_ids
 from ntt_ray.sources.stretches import Stretches
+from ntt_ray.storage.cells import cell_of
 from ntt_ray.storage.retries import LONGEST_DELAY_S
 
 logger = logging.getLogger(__name__)
@@ -53,8 +61,9 @@ def _fetched_unit(shard_id: int, again: bool, job: LabelJob) -> dict[str, Any]:
             entries = [entry for entry in entries if entry.image_id in pending]
         else:
             again = False
-        alone = replace(job.store, patience_s=0.0).read_bytes
-        read = Stretches([entry.uri for entry in entries], alone)
+        alone = replace(job.store, patience_s=0.0)
+        uris = [entry.uri for entry in entries]
+        read = Stretches(uris, alone.read_bytes, alone.read_cells)
         images = fetch_images(entries, read, job.image_timeout_s, job.patience_s)
         given_back = weather(images)
     except StorageError as error:
@@ -65,7 +74,12 @@ def _fetched_unit(shard_id: int, again: bool, job: LabelJob) -> dict[str, Any]:
         "given_back": given_back,
         "fetch_s": time.perf_counter() - started,
         "images": [
-            {**asdict(image.entry), "data": image.data, "error": image.error}
+            {
+                **asdict(image.entry),
+                "data": image.data,
+                "error": image.error,
+                "final": image.final,
+            }
             for image in ([] if given_back else images)
         ],
     }
@@ -82,7 +96,9 @@ def _pending(shard_id: int, job: LabelJob) -> set[int] | None:
 
 def weather(images: Sequence[FetchedImage]) -> str | None:
     """The commonest reason where most images of a unit could not be read; None where few."""
-    reasons = Counter(reason_of(image.error) for image in images if image.error is not None)
+    reasons = Counter(
+        reason_of(image.error) for image in images if image.error is not None and not image.final
+    )
     failed = reasons.total()
     if failed < MOST or failed <= len(images) / 2:
         return None
@@ -104,7 +120,11 @@ def fetch_images(
     found = _read_all(dict(enumerate(entries)), read, timeout_s, passing)
     deadline, wait_s, most = time.monotonic() + patience_s, _FIRST_WAIT_S, False
     while True:
-        failed = [position for position, image in found.items() if image.error is not None]
+        failed = [
+            position
+            for position, image in found.items()
+            if image.error is not None and not image.final
+        ]
         most = most or weather(list(found.values())) is not None
         waited_for = failed if most else [position for position in failed if position in passing]
         left_s = deadline - time.monotonic()
@@ -148,7 +168,7 @@ def _read_all(
 def _whole(read: Callable[[str], bytes], uri: str) -> bytes:
     """A file; one that seems cut short is read twice: not every store says how long it is."""
     data = read(uri)
-    if not looks_cut(data):
+    if not looks_cut(data) or cell_of(uri) is not None:
         return data
     return max(data, read(uri), key=len)
 
@@ -177,6 +197,8 @@ def _fetched(
         return FetchedImage(entry, future.result(), None), False
     except FileNotFoundError:
         return FetchedImage(entry, None, "there is no such file"), False
+    except ImageError as error:
+        return FetchedImage(entry, None, storage.printable(str(error)), final=True), False
     except MissingPackageError:
         raise  # no fault of the image: all of them would end as failed rows
     except NttRayError as error:
@@ -187,4 +209,4 @@ def _fetched(
 def fetched_image(row: Mapping[str, Any]) -> FetchedImage:
     """An image out of a row of `FETCHED`."""
     entry = ImageEntry(row["image_id"], row["file_name"], row["uri"])
-    return FetchedImage(entry, row["data"], row["error"])
+    return FetchedImage(entry, row["data"], row["error"], bool(row["final"]))

@@ -22,8 +22,8 @@ def look(entries: Sequence[ImageEntry], store: Storage, timeout_s: float) -> lis
     Raises:
         RunIncompleteError: none of them could be read; every reason is named.
     """
-    alone = replace(store, patience_s=0.0).read_bytes
-    read = Stretches([entry.uri for entry in entries], alone)
+    alone = replace(store, patience_s=0.0)
+    read = Stretches([entry.uri for entry in entries], alone.read_bytes, alone.read_cells)
     images = fetch_images(entries, read, timeout_s, store.patience_s)
     lines = [f"{image.entry.file_name}: {_found(image)}" for image in images]
     if images and all(image.error is not None for image in images):

@@ -23,6 +23,7 @@ _IMAGE = pa.struct(
         ("uri", pa.string()),
         ("data", pa.large_binary()),
         ("error", pa.string()),
+        ("final", pa.bool_()),
     ]
 )
 _ROWS = pa.large_list(pa.struct(ROW_FIELDS))

@@ -48,6 +48,7 @@ from ntt_ray.run.resume import check_listing, check_versions, list_digest
 from ntt_ray.run.shard import existing_shards
 from ntt_ray.sources.archives import check_packed_tars
 from ntt_ray.sources.image_list import list_images
+from ntt_ray.sources.schema import SCHEMA
 from ntt_ray.stages import Stage
 from ntt_ray.storage import Storage
 
@@ -194,7 +195,7 @@ def prepare_run(config: Config, store: Storage, sources: BankInputs | BankFile) 
         classes=bank.classes,
         units=len(images.sizes),
         images=sum(images.sizes),
-        images_sha256=list_digest(config.images, store),
+        images_sha256=list_digest(config.images, store, config.columns),
     )
     write_record(config.output, record, store)
     return Prepared(images, models, bank.data, identity)
@@ -289,12 +290,16 @@ def look_at_images(config: Config, store: Storage, images: Images) -> None:
         logger.info("looked at %s", line)
 
 
-def _new_manifest(config: Config, store: Storage, recorded: RunRecord | None = None) -> bytes:
+def _new_manifest(
+    config: Config, store: Storage, recorded: RunRecord | None = None, *, loose: bool = False
+) -> bytes:
+    """The manifest of the images that there are now; `loose`: with the columns of loose files."""
     images = list_images(
         config.images,
         config.image_root,
         store,
         allow_local=config.images_allow_local,
+        columns=config.columns,
     )
     wanted = config.job.images_per_unit
     if wanted == "auto" and recorded is not None:  # the rule may have been another one then
@@ -302,6 +307,8 @@ def _new_manifest(config: Config, store: Storage, recorded: RunRecord | None = N
     per_unit = manifest_file.unit_images(len(images), wanted)
     if recorded is None:
         check_packed_tars(images, per_unit, store)
+    if loose:
+        images = images.select(SCHEMA.names)
     return manifest_file.manifest_bytes(images, per_unit)
 
 
@@ -317,10 +324,11 @@ def _recorded_manifest(config: Config, recorded: RunRecord, store: Storage) -> t
         manifest = store.read_bytes(uri)
         if manifest_file.manifest_digest(manifest) == wanted:
             return manifest, False
-    with contextlib.suppress(NttRayError):
-        manifest = _new_manifest(config, store, recorded)
-        if manifest_file.manifest_digest(manifest) == wanted:
-            return manifest, True
+    for loose in (False, True):  # runs of older versions have no keys
+        with contextlib.suppress(NttRayError):
+            manifest = _new_manifest(config, store, recorded, loose=loose)
+            if manifest_file.manifest_digest(manifest) == wanted:
+                return manifest, True
     raise InputError(
         f"{storage.redact(uri)}: is missing, or not the manifest that {RECORD_FILE} speaks of, and "
         "what `images` lists now does not give it either. Restore it, or choose another output"

@@ -23,8 +23,11 @@ from ntt_ray.images import image_suffixes
 from ntt_ray.run.layout import BANK_FILE, RECORD_FILE
 from ntt_ray.run.manifest import name_batches
 from ntt_ray.run.record import RunRecord, installed_versions
-from ntt_ray.sources.archives import ARCHIVE_SUFFIXES, is_archive
-from ntt_ray.sources.image_list import BATCH, is_list, list_images
+from ntt_ray.settings import TableColumns
+from ntt_ray.sources.archives import is_archive
+from ntt_ray.sources.image_list import PACKED_SUFFIXES, is_list, list_images
+from ntt_ray.sources.parquet_images import holds_images
+from ntt_ray.sources.schema import BATCH
 from ntt_ray.storage import Storage
 
 logger = logging.getLogger(__name__)
@@ -86,7 +89,7 @@ def check_listing(config: Config, recorded: RunRecord, manifest: bytes, store: S
     where = storage.redact(config.images)
     try:
         then = recorded.images_sha256
-        if then is not None and list_digest(config.images, store) == then:
+        if then is not None and list_digest(config.images, store, config.columns) == then:
             logger.info("images: %s is as it was when the run began", where)
             return
         # an output below the images has images of its own by now
@@ -98,9 +101,12 @@ def check_listing(config: Config, recorded: RunRecord, manifest: bytes, store: S
     _say(changes, where, storage.redact(config.output))
 
 
-def list_digest(images: str, store: Storage) -> str | None:
-    """SHA-256 of the table or COCO file that lists the images, in hex; None for a prefix."""
-    if not is_list(images):
+def list_digest(images: str, store: Storage, columns: TableColumns) -> str | None:
+    """SHA-256 of the table or COCO file that lists the images, in hex.
+
+    None for a prefix, and for what holds the images themselves.
+    """
+    if not is_list(images) or holds_images(images, columns, store):
         return None
     with store.open_read(images) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
@@ -162,13 +168,14 @@ def _listed(config: Config, store: Storage) -> Iterator[list[str]]:
         for page in store.list_pages(config.images, image_suffixes()):
             found = found or bool(page)
             yield [storage.printable(name) for name in page]
-        if found or not store.list_files(config.images, ARCHIVE_SUFFIXES):
+        if found or not store.list_files(config.images, PACKED_SUFFIXES):
             return
     table = list_images(
         config.images,
         config.image_root,
         store,
         allow_local=config.images_allow_local,
+        columns=config.columns,
     )
     for batch in table.to_batches(BATCH):
         yield batch["file_name"].to_pylist()

@@ -13,7 +13,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 import torch
 
-from ntt_ray.errors import AccessError, GivenBackError, LabelError, SickDeviceError
+from ntt_ray.errors import (
+    AccessError,
+    GivenBackError,
+    ImageError,
+    LabelError,
+    SickDeviceError,
+)
 from ntt_ray.method.labeler import Labeler
 from ntt_ray.method.tiling import TiledLabeler
 from ntt_ray.records import FetchedImage, ImageLabels
@@ -174,7 +180,8 @@ class UnitLabeler:
         if image.data is not None:
             return self._decoders.submit(image.data)
         missing: Future[Decoded] = Future()
-        missing.set_exception(AccessError(image.error or "not fetched"))
+        kind = ImageError if image.final else AccessError
+        missing.set_exception(kind(image.error or "not fetched"))
         return missing
 
 

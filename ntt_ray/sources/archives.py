@@ -15,7 +15,8 @@ import tarfile
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import IO, NamedTuple
 
 import numpy as np
@@ -25,6 +26,9 @@ import pyarrow.compute as pc
 from ntt_ray import storage
 from ntt_ray.errors import InputError
 from ntt_ray.images import image_suffixes
+from ntt_ray.sources import schema
+from ntt_ray.sources.ahead import in_order
+from ntt_ray.sources.schema import PackedFile, numbered, packed_schema
 from ntt_ray.storage import Storage
 from ntt_ray.storage.parts import Part, part_of
 
@@ -36,6 +40,7 @@ MOST_READS = 8  # of a large .tar.gz: a run reads no more than so many times wha
 SMALL_BYTES = 64 << 20
 _BLOCK = 512  # bytes of a tar's header
 _KEY = re.compile(r"((?:.*/|)[^.]+)[.][^/]*", re.DOTALL)  # of webdataset's `base_plus_ext`
+_LISTED = pa.schema(list(packed_schema())[1:])
 Member = tuple[str, Part]  # its path in the archive, and where its bytes are
 
 
@@ -68,7 +73,39 @@ def webdataset_key(path: str) -> str | None:
     return found[1] if found else None
 
 
-def archive_images(uri: str, store: Storage) -> Iterator[Packed]:
+def archive_images(files: Sequence[PackedFile], store: Storage, *, alone: bool) -> pa.Table:
+    """The images of archives, one archive after the other, numbered from 1.
+
+    Several archives are gone through at once, see `ahead`.
+
+    Args:
+        files: the archives.
+        store: access to files.
+        alone: whether the names of images are the paths of members; else the archive's name stands
+            before them.
+
+    Raises:
+        InputError: as for `members`.
+    """
+    listed = in_order(lambda file: _listed(file, store, "" if alone else f"{file.name}/"), files)
+    return numbered(pa.concat_tables(listed))
+
+
+def _listed(file: PackedFile, store: Storage, before: str) -> pa.Table:
+    found, batches = members(storage.local_uri(storage.absolute(file.uri)), store), []
+    before, source = storage.printable(before), storage.printable(file.name)
+    while some := list(islice(found, schema.BATCH)):
+        columns = [
+            [before + image.name for image in some],
+            [image.address for image in some],
+            [image.key for image in some],
+            [source] * len(some),
+        ]
+        batches.append(pa.record_batch([pa.array(c, pa.string()) for c in columns], schema=_LISTED))
+    return pa.Table.from_batches(batches, schema=_LISTED)
+
+
+def members(uri: str, store: Storage) -> Iterator[Packed]:
     """Each image of an archive, in the archive's order.
 
     Members with other endings are counted in the log. Where a tar is cut or damaged, the rest of it

@@ -6,56 +6,59 @@ at a time.
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import logging
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from ntt_ray import storage
 from ntt_ray.coco_input import CocoFile, ListedImage, Problem, read_coco, shown
 from ntt_ray.errors import InputError
 from ntt_ray.images import IMAGE_SUFFIXES, image_suffixes
+from ntt_ray.settings import TableColumns
+from ntt_ray.sources import schema
 from ntt_ray.sources.archives import ARCHIVE_SUFFIXES, archive_images, is_archive
-from ntt_ray.sources.schema import SCHEMA, packed_schema
+from ntt_ray.sources.kept import NO_COLUMNS, refuse_columns
+from ntt_ray.sources.metadata import METADATA, with_metadata
+from ntt_ray.sources.parquet_images import PARQUET, holds_images, parquet_images
+from ntt_ray.sources.schema import SCHEMA, PackedFile, Row, collected
+from ntt_ray.sources.tables import TABLE_SUFFIXES, table_images
 from ntt_ray.storage import LeftOut, Storage
-from ntt_ray.storage.parts import part_of
 
 logger = logging.getLogger(__name__)
 
-BATCH = 65_536
-_TABLE_SUFFIXES = (".parquet", ".csv", ".jsonl")
+PACKED_SUFFIXES = (*ARCHIVE_SUFFIXES, PARQUET)
 _SHOWN = 5
-Row = tuple[int, str, str]  # image id, file name, uri
-PackedRow = tuple[int, str, str, str | None, str | None]  # and key, source
 
 
 def list_images(
-    images: str, image_root: str | None, store: Storage, *, allow_local: bool = False
+    images: str,
+    image_root: str | None,
+    store: Storage,
+    *,
+    allow_local: bool = False,
+    columns: TableColumns = NO_COLUMNS,
 ) -> pa.Table:
-    """List the images of a run: a table of `SCHEMA`, sorted by image id.
+    """List the images of a run: a table as in `schema`, sorted by image id.
 
     What a prefix holds and is no image of the run is counted in the log, with the reason.
 
     Args:
-        images: a prefix (recursive) of images or else of archives, an archive (``.tar``,
-            ``.tar.gz``, ``.zip``), a table (``.parquet``, ``.csv``, ``.jsonl`` with a column
-            ``uri``, optionally ``file_name``), or a COCO ``.json``.
+        images: a prefix (recursive) of images, or else of archives, or else of Parquet files with
+            the bytes of images; an archive (``.tar``, ``.tar.gz``, ``.zip``), such a Parquet file,
+            a table (``.parquet``, ``.csv``, ``.jsonl`` with a column ``uri``, optionally
+            ``file_name``), or a COCO ``.json``.
         image_root: where relative names of a table or COCO file live; default: its folder.
         store: access to files.
         allow_local: whether a table in a store may name files of this machine anywhere; else only
             below `image_root`. A table on a disk of this machine always may.
+        columns: which columns of a table mean what, and which travel with the images.
 
     Raises:
-        InputError: nothing there, malformed, repeated, a name that leads out of its root, or a row
-            of a table that cannot or may not be read.
+        InputError: nothing there, malformed, repeated, a name that leads out of its root, a row
+            of a table that cannot or may not be read, or a column that is missing or cannot travel.
     """
     lower = images.lower()
     if _is_in_archive(images):
@@ -64,26 +67,23 @@ def list_images(
         )
     if is_list(images) and _is_folder(images):
         raise InputError(f"images: {images} is a folder; name one table, with the rows of all")
+    name = images.rsplit("/", 1)[-1]
     if lower.endswith(".json"):
+        refuse_columns(columns, "a COCO file has no columns")
         rows = _from_coco(read_coco(images, store), image_root or _folder(images))
-        table = _collected(rows, images).sort_by("image_id")
-    elif lower.endswith(_TABLE_SUFFIXES):
+        table = collected(rows, images).sort_by("image_id")
+    elif lower.endswith(TABLE_SUFFIXES) and holds_images(images, columns, store):
+        table = parquet_images([PackedFile(name, images)], columns, store)
+    elif lower.endswith(TABLE_SUFFIXES):
+        refuse_columns(TableColumns(image=columns.image), "only Parquet files hold images")
         allow_local = allow_local or not storage.is_uri(storage.absolute(images))
-        rows = _from_table(images, image_root or _folder(images), store, allow_local)
-        table = _collected(rows, images)
+        root = image_root or _folder(images)
+        table = table_images(images, root, store, allow_local=allow_local, columns=columns)
     elif is_archive(images) and not _is_folder(images):
-        name = images.rsplit("/", 1)[-1]
-        table = _packed([_Archive("", name, images)], store, images)
+        refuse_columns(columns, "an archive has no columns")
+        table = archive_images([PackedFile(name, images)], store, alone=True)
     else:
-        left_out = LeftOut()
-        table = _listed(store.list_files(images, image_suffixes(), left_out=left_out), images)
-        for reason, count in left_out.counts.most_common():
-            example = storage.printable(left_out.examples[reason])
-            logger.info("images: left out %d files, as %r: %s", count, example, reason)
-        if not len(table) and (packed := store.list_files(images, ARCHIVE_SUFFIXES)):
-            root = images.rstrip("/")
-            archives = [_Archive(f"{name}/", name, f"{root}/{name}") for name in packed]
-            table = _packed(archives, store, images)
+        table = _below(images, columns, store)
     if not len(table):
         kinds = ", ".join(image_suffixes())
         missing = storage.missing_folder(f"{images.rstrip('/')}/any").strip(" ()")
@@ -91,6 +91,28 @@ def list_images(
         raise InputError(f"images: there is no image in {storage.redact(images)} ({hint})")
     _check_unique(table, images)
     return table
+
+
+def _below(prefix: str, columns: TableColumns, store: Storage) -> pa.Table:
+    """The images of a folder or prefix: loose ones, or else those in archives or Parquet files."""
+    left_out, suffixes = LeftOut(), image_suffixes()
+    asked = columns != NO_COLUMNS
+    names = store.list_files(prefix, suffixes + METADATA * asked, left_out=left_out)
+    described = [name for name in names if not name.lower().endswith(suffixes)] if asked else []
+    loose = [name for name in names if name.lower().endswith(suffixes)] if asked else names
+    table = _listed(loose, prefix)
+    for reason, count in left_out.counts.most_common():
+        example = storage.printable(left_out.examples[reason])
+        logger.info("images: left out %d files, as %r: %s", count, example, reason)
+    if len(table):
+        return with_metadata(table, prefix, described, columns, store) if asked else table
+    packed = store.list_files(prefix, PACKED_SUFFIXES)
+    root = prefix.rstrip("/")
+    files = [PackedFile(name, f"{root}/{name}") for name in packed]
+    if archives := [file for file in files if is_archive(file.name)]:
+        refuse_columns(columns, "archives have no columns")
+        return archive_images(archives, store, alone=False)
+    return parquet_images(files, columns, store) if files else table
 
 
 _ARCHIVES = ("zip", "tar", "libarchive")  # protocols of fsspec
@@ -101,7 +123,8 @@ _OTHERS: dict[tuple[str, ...], str] = {
         "it is an archive of another kind; write a .tar, .tar.gz or .zip, or unpack it"
     ),
     (".csv.gz", ".csv.zst", ".json.gz", ".jsonl.gz", ".parquet.gz"): "it is compressed; unpack it",
-    (".tsv", ".txt", ".ndjson", ".xls", ".xlsx", ".arrow", ".feather"): (
+    (".arrow",): "Arrow files of save_to_disk are not read; write them with ds.to_parquet(...)",
+    (".tsv", ".txt", ".ndjson", ".xls", ".xlsx", ".feather"): (
         "it is a list of another format; write it as .csv, .jsonl or .parquet with a column uri"
     ),
     (*IMAGE_SUFFIXES, ".heic", ".heif"): "it is one image; name its folder, or a table",
@@ -125,7 +148,7 @@ def _is_folder(images: str) -> bool:
 
 def is_list(images: str) -> bool:
     """Whether `images` names a table or a COCO file, and not a prefix."""
-    return images.lower().endswith((".json", *_TABLE_SUFFIXES))
+    return images.lower().endswith((".json", *TABLE_SUFFIXES))
 
 
 def _folder(uri: str) -> str:
@@ -140,8 +163,8 @@ def _listed(names: list[str], prefix: str) -> pa.Table:
     root, batches, count = f"{prefix.rstrip('/')}/", [], 0
     names.reverse()  # a list gives memory back at its end
     while names:
-        part = names[: -BATCH - 1 : -1]
-        del names[-BATCH:]
+        part = names[: -schema.BATCH - 1 : -1]
+        del names[-schema.BATCH :]
         try:
             shown = pa.array(part, pa.string())
             uris = pc.binary_join_element_wise(root, shown, "")
@@ -152,47 +175,6 @@ def _listed(names: list[str], prefix: str) -> pa.Table:
         batches.append(pa.record_batch([ids, shown, uris], schema=SCHEMA))
         count += len(part)
     return pa.Table.from_batches(batches, schema=SCHEMA)
-
-
-class _Archive(NamedTuple):
-    """An archive: what stands before its members' paths, its name below `images`, its address."""
-
-    before: str
-    name: str
-    uri: str
-
-
-def _packed(archives: Sequence[_Archive], store: Storage, images: str) -> pa.Table:
-    return _collected(_from_archives(archives, store), images, packed_schema())
-
-
-def _from_archives(archives: Sequence[_Archive], store: Storage) -> Iterator[PackedRow]:
-    """The images of archives, one archive after the other."""
-    number = 0
-    for archive in archives:
-        source = storage.printable(storage.redact(archive.name))
-        for name, address, key in archive_images(storage.absolute(archive.uri), store):
-            number += 1
-            yield number, archive.before + name, address, key, source
-
-
-def _collected(
-    rows: Iterator[Row] | Iterator[PackedRow], images: str, schema: pa.Schema = SCHEMA
-) -> pa.Table:
-    """Rows as a table; `InputError` for a name that is not valid Unicode."""
-    batches = []
-    while part := list(islice(rows, BATCH)):
-        try:
-            found = zip(zip(*part, strict=True), schema.types, strict=True)
-            columns = [pa.array(column, kind) for column, kind in found]
-        except UnicodeEncodeError:
-            texts = (text for row in part for text in row if isinstance(text, str))
-            odd = next(text for text in texts if storage.printable(text) != text)
-            raise InputError(
-                f"images: {storage.redact(images)}: the name {odd!r} is not valid Unicode"
-            ) from None
-        batches.append(pa.record_batch(columns, schema=schema))
-    return pa.Table.from_batches(batches, schema=schema)
 
 
 def _from_coco(coco: CocoFile, image_root: str) -> Iterator[Row]:
@@ -211,108 +193,6 @@ def _coco_problem(position: int, problems: Sequence[Problem]) -> str:
     if odd := [p.text for p in problems if p.text.endswith("Unicode")]:
         return f"{name}: {odd[0]}"
     return f"{name} needs a file_name and a whole-number id from 0 to 2^53"
-
-
-def _from_table(table: str, image_root: str, store: Storage, allow_local: bool) -> Iterator[Row]:
-    shown_root = storage.redact(image_root).rstrip("/") + "/"
-    check = _RowCheck(image_root, allow_local)
-    for number, (uri, name) in enumerate(_table_rows(table, store), start=1):
-        if not isinstance(uri, str) or not uri:
-            raise InputError(f"images: row {number} of {storage.redact(table)} has no uri")
-        if storage.is_uri(uri) or uri.startswith("/"):
-            full = storage.local_uri(storage.absolute(uri))
-            # the file name goes into COCO files: a signed URL's signature must not
-            shown = storage.redact(full)
-            relative = shown.removeprefix(shown_root)
-            default = relative if relative != shown else shown.split("://", 1)[-1].lstrip("/")
-        else:
-            full, default = storage.join(image_root, uri), uri
-        try:
-            check(uri, full)
-        except InputError as error:
-            where = f"images: row {number} of {storage.redact(table)}, {storage.redact(full)}"
-            raise type(error)(f"{where}: {error}") from None
-        file_name = name if isinstance(name, str) and name else default
-        storage.join(image_root, file_name)  # refuses names that lead out
-        yield number, file_name, full
-
-
-class _RowCheck:
-    """Whether the rows of a table may be read, and can be: it asks no store.
-
-    A table may come from anybody, and workers read what it names with their own rights.
-    """
-
-    def __init__(self, image_root: str, allow_local: bool) -> None:
-        self._root = storage.absolute(image_root).rstrip("/") + "/"
-        self._allow_local = allow_local
-        self._sound = set[tuple[bool, str]]()
-
-    def __call__(self, uri: str, full: str) -> None:
-        """Check a row by what stands in it, and by where that lies.
-
-        Raises:
-            InputError: the row's own protocol is not allowed, its package is missing, or it names
-                a file that it may not name.
-        """
-        if (part := part_of(full)) is not None:
-            uri = full = part.uri
-        protocol = full.split("://", 1)[0] if storage.is_uri(full) else "file"
-        named = storage.is_uri(uri)  # else the protocol is that of image_root, which is trusted
-        if (named, protocol) not in self._sound:
-            (storage.check_protocol if named else storage.check_package)(protocol)
-            self._sound.add((named, protocol))
-        if protocol != "file" or self._allow_local:
-            return
-        if not storage.absolute(full).startswith(self._root):
-            raise InputError(
-                "a table in a store may name files of this machine below image_root only; set "
-                "images_allow_local: true if it may name any"
-            )
-
-
-def _table_rows(table: str, store: Storage) -> Iterator[tuple[Any, Any]]:
-    try:
-        data = store.read_bytes(table)
-        reader = _parquet_rows if table.lower().endswith(".parquet") else _text_rows
-        yield from reader(table, data)
-    except FileNotFoundError:
-        where = storage.missing_folder(table)
-        raise InputError(f"images: {storage.redact(table)}: no such file{where}") from None
-    except (pa.ArrowException, OSError, ValueError, csv.Error, RecursionError) as error:
-        raise InputError(f"images: {storage.redact(table)}: cannot be read ({error})") from None
-
-
-def _parquet_rows(_: str, data: bytes) -> Iterator[tuple[Any, Any]]:
-    columns = pq.read_table(pa.BufferReader(data))
-    if "uri" not in columns.column_names:
-        raise ValueError(_no_uri(columns.column_names))
-    named = "file_name" in columns.column_names
-    for batch in columns.to_batches(BATCH):
-        names = batch["file_name"].to_pylist() if named else [None] * len(batch)
-        yield from zip(batch["uri"].to_pylist(), names, strict=True)
-
-
-def _text_rows(table: str, data: bytes) -> Iterator[tuple[Any, Any]]:
-    text = data.decode("utf-8-sig")
-    if table.lower().endswith(".csv"):
-        rows: Iterator[Any] = csv.DictReader(io.StringIO(text))
-    else:
-        rows = (json.loads(line) for line in text.split("\n") if line.strip())
-    for row in rows:
-        if not isinstance(row, dict) or "uri" not in row:
-            raise ValueError(_no_uri(row if isinstance(row, dict) else ()))
-        yield row["uri"], row.get("file_name")
-
-
-def _no_uri(columns: Iterable[Any]) -> str:
-    there = [str(name)[:50] for name in islice(columns, _SHOWN)]
-    if len(there) == 1 and ";" in there[0]:
-        return "there is no column 'uri'; its columns are divided by ; and should be by a comma"
-    if not there:
-        return "there is no column 'uri'"
-    names = ", ".join(map(repr, there))
-    return f"there is no column 'uri'; it has {names}: name the one with the addresses uri"
 
 
 def _check_unique(table: pa.Table, images: str) -> None:

@@ -6,9 +6,26 @@ there are `PACKED` too, and after them the columns of a table that were asked fo
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
 import pyarrow as pa
 
+from ntt_ray import storage
+from ntt_ray.errors import InputError
 from ntt_ray.records import ImageEntry
+
+Row = tuple[int, str, str]  # image id, file name, uri
+
+
+class PackedFile(NamedTuple):
+    """A file with images in it: its name below `images`, and its address."""
+
+    name: str
+    uri: str
+
 
 SCHEMA = pa.schema(
     [
@@ -17,6 +34,7 @@ SCHEMA = pa.schema(
         pa.field("uri", pa.string(), nullable=False),
     ]
 )
+BATCH = 65_536  # rows that are gone through at once
 PACKED = (pa.field("key", pa.string()), pa.field("source", pa.string()))
 _NAMES = frozenset((*SCHEMA.names, *(field.name for field in PACKED)))
 
@@ -40,6 +58,35 @@ def schema_of(found: pa.Schema) -> pa.Schema:
     if len(others) != len(PACKED) + len(kept) or not all(field.nullable for field in kept):
         raise ValueError("it has other columns than a list of images")
     return packed_schema(kept)
+
+
+def collected(rows: Iterator[Row], images: str) -> pa.Table:
+    """Rows as a table of `SCHEMA`.
+
+    Raises:
+        InputError: a name is not valid Unicode; `images` says where.
+    """
+    batches = []
+    while part := list(islice(rows, BATCH)):
+        try:
+            columns = [pa.array(column) for column in zip(*part, strict=True)]
+        except UnicodeEncodeError:
+            raise _no_text(images, (text for _, *names in part for text in names)) from None
+        batches.append(pa.record_batch(columns, schema=SCHEMA))
+    return pa.Table.from_batches(batches, schema=SCHEMA)
+
+
+def _no_text(images: str, texts: Iterator[str]) -> InputError:
+    odd = next(text for text in texts if storage.printable(text) != text)
+    return InputError(f"images: {storage.redact(images)}: the name {odd!r} is not valid Unicode")
+
+
+def numbered(packed: pa.Table) -> pa.Table:
+    """A list of packed images without ids as one with ids, which are numbers from 1."""
+    ids = pa.array(np.arange(1, len(packed) + 1))
+    known = len(packed_schema()) - 1
+    kept = tuple(pa.field(field.name, field.type) for field in list(packed.schema)[known:])
+    return pa.table([ids, *packed.columns], schema=packed_schema(kept))
 
 
 def carried(found: pa.Schema) -> list[str]:

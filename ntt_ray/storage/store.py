@@ -8,7 +8,7 @@ import logging
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -19,6 +19,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from ntt_ray.errors import InputError, MissingPackageError, StorageError
 from ntt_ray.storage import listing, web
+from ntt_ray.storage.cells import Cell, CellValue, cell_bytes, cell_of, read_values, value_bytes
 from ntt_ray.storage.deadlines import LONGEST_S, METADATA_S, range_s, within
 from ntt_ray.storage.listing import LeftOut
 from ntt_ray.storage.parts import part_of, read_part
@@ -70,12 +71,15 @@ class Storage:
         Retries.from_options(self.options.get("retries", {}))
 
     def read_bytes(self, uri: str) -> bytes:
-        """Read a whole object, or the part of one that the address names (`storage.parts`).
+        """Read a whole object, or what of one the address names (`storage.parts`, `cells`).
 
         Raises:
             FileNotFoundError: there is no such object.
+            ImageError: the address names a cell of a Parquet file, and that has no bytes.
             StorageError: the store failed after all retries, or refused.
         """
+        if (cell := cell_of(uri)) is not None:
+            return value_bytes(self.read_cells([cell])[0], cell, self.read_bytes)
         if (part := part_of(uri)) is not None:
             return read_part(part, self._read_range, self.read_bytes)
 
@@ -85,6 +89,17 @@ class Storage:
 
         return self._retried(read, f"reading {redact(uri)}")
 
+    def read_cells(self, cells: Sequence[Cell]) -> list[CellValue]:
+        """What cells of one row group and column of a Parquet file hold, in their order.
+
+        Raises:
+            FileNotFoundError: there is no such object.
+            ImageError: the row group is damaged, or has no such rows.
+            StorageError: the store failed after all retries, or refused.
+        """
+        with self.open_read(cells[0].uri, buffer_bytes=1) as stream:  # Arrow knows what it needs
+            return read_values(stream, cells)
+
     def exists(self, uri: str) -> bool:
         """Whether an object is there."""
         try:
@@ -93,13 +108,16 @@ class Storage:
             return False
 
     def size(self, uri: str) -> int:
-        """Size of an object in bytes.
+        """Size of an object in bytes; of a cell of a Parquet file the mean of its row group.
 
         Raises:
             FileNotFoundError: there is no such object.
         """
         if (part := part_of(uri)) is not None:
             return part.end - part.start
+        if (cell := cell_of(uri)) is not None:
+            with self.open_read(cell.uri) as stream:
+                return cell_bytes(stream, cell)
         return int(self._info(uri)["size"])
 
     def _info(self, uri: str) -> dict[str, Any]:

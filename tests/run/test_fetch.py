@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import pytest
 
-from ntt_ray.errors import StorageError
+from ntt_ray.errors import ImageError, StorageError
 from ntt_ray.images import looks_cut
 from ntt_ray.records import FetchedImage, ImageEntry
 from ntt_ray.run import fetch
-from ntt_ray.run.fetch import MOST, fetch_images, weather
+from ntt_ray.run.fetch import MOST, fetch_images, fetched_image, weather
 from tests.support.golden import GOLDEN
 
 DENIED = StorageError("reading s3://bucket/7.png: PermissionError: Access Denied")
@@ -135,3 +137,14 @@ FILES = {
 @pytest.mark.parametrize(("data", "cut"), FILES.values(), ids=FILES.keys())
 def test_what_looks_cut(data, cut):
     assert looks_cut(data) == cut
+
+
+def test_what_has_no_bytes_is_final_and_no_weather(waits):
+    """As a null in a column of images: a second attempt changes nothing."""
+    names = {f"/{i}.png" for i in range(1, 25)}
+    store = _Store(ImageError("column image is null here"), names, times=1000)
+    images = fetch_images(_entries(24), store.read, 60, patience_s=600)
+    assert {(image.error, image.final) for image in images} == {("column image is null here", True)}
+    assert (waits, store.reads, weather(images)) == ([], 24, None)
+    row = {**asdict(images[0].entry), "data": None, "error": images[0].error, "final": True}
+    assert fetched_image(row) == images[0]

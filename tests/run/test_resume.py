@@ -60,7 +60,7 @@ def _begun(images, output):
         classes=(),
         units=(len(listed) + 1) // 2,
         images=len(listed),
-        images_sha256=resume.list_digest(config.images, STORE),
+        images_sha256=resume.list_digest(config.images, STORE, config.columns),
     )
     write_record(config.output, record, STORE)
     return config

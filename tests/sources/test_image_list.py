@@ -12,7 +12,7 @@ from fsspec.implementations.memory import MemoryFile
 from ntt_ray.errors import InputError
 from ntt_ray.run import manifest
 from ntt_ray.run.layout import MANIFEST_FILE
-from ntt_ray.sources import image_list
+from ntt_ray.sources import image_list, schema
 from ntt_ray.sources.schema import entries_of
 from ntt_ray.storage import Storage
 
@@ -174,7 +174,7 @@ def test_long_lists_are_gone_through_in_batches(tmp_path, monkeypatch):
     pq.write_table(pa.Table.from_pylist(uris), tmp_path / "x.parquet")
     places = [str(tmp_path), str(tmp_path / "x.jsonl"), str(tmp_path / "x.parquet")]
     whole = [_listed(place, None, Storage()) for place in places]
-    monkeypatch.setattr(image_list, "BATCH", 7)
+    monkeypatch.setattr(schema, "BATCH", 7)
     assert [_listed(place, None, Storage()) for place in places] == whole
     assert [entry.image_id for entry in whole[0]] == list(range(1, 22))
     bytes_of = {

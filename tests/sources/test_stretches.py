@@ -8,6 +8,7 @@ from ntt_ray.errors import StorageError
 from ntt_ray.sources import stretches
 from ntt_ray.sources.stretches import Stretches
 from ntt_ray.storage import Storage
+from ntt_ray.storage.cells import Cell, CellValue
 from ntt_ray.storage.parts import Part
 
 FILE = "memory://stretches/a.bin"
@@ -69,3 +70,29 @@ def test_a_file_of_its_own_and_a_second_look_are_read_alone():
     assert get(FILE) == DATA
     assert (get(uris[0]), get(uris[0])) == (DATA[:10], DATA[:10])
     assert read.asked == [FILE, *_addresses((0, 20), (0, 10))]
+
+
+CELLS = [Cell(n // 3, n % 3, "image", FILE) for n in range(6)]
+
+
+def test_cells_of_a_row_group_are_read_at_once():
+    asked, read = list[list[Cell]](), _Counted()
+
+    def read_cells(cells):
+        asked.append(list(cells))
+        if len(asked) == 1:
+            raise StorageError("bad weather")
+        beside = CellValue(None, "a.bin")
+        return [beside if cell.row else CellValue(bytes([cell.group]), None) for cell in cells]
+
+    uris = [cell.address() for cell in CELLS]
+    get = Stretches(uris, read, read_cells)
+    with pytest.raises(StorageError):
+        get(uris[0])
+    with ThreadPoolExecutor(16) as pool:
+        assert list(pool.map(get, uris)) == [b"\0", DATA, DATA, b"\1", DATA, DATA]
+    assert sorted(cells[0].group for cells in asked) == [0, 0, 1]
+    assert all(len(cells) == 3 for cells in asked)
+    assert read.asked == [FILE] * 4
+    with pytest.raises(FileNotFoundError):  # once taken, a cell is read alone, as a part is
+        Stretches([], read, read_cells)(CELLS[0].address().replace("a.bin", "gone"))
