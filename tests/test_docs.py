@@ -1,15 +1,22 @@
 """The documents stay true: the tree names every file, its commands exist, nothing private leaks."""
 
+import json
 import re
+import shlex
 import subprocess
 import sys
+import tarfile
+from itertools import pairwise
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
 from ntt_ray.config import build_config
 from tests.support import layout_page
+from tests.support.golden import GOLDEN
 from tests.support.paths import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -77,7 +84,7 @@ def test_the_example_config_shows_every_key():
 
     for key, field in Config.model_fields.items():
         assert key in shown, key
-        if key in ("decode", "method", "job", "merge"):
+        if key in ("columns", "decode", "method", "job", "merge"):
             default = field.default_factory()
             assert set(shown[key]) == set(type(default).model_fields), key
             assert shown[key] == default.model_dump(mode="json"), f"{key} shows other defaults"
@@ -114,3 +121,31 @@ def test_the_commands_of_the_page_of_inputs_exist():
         assert done.returncode == 0, command
         for option in (word for word in words if word.startswith("--")):
             assert option in done.stdout, command
+
+
+def test_the_forms_of_packed_images_on_the_page_of_inputs_are_read(
+    golden_config, tmp_path, monkeypatch
+):
+    """A dry run of each command, in a folder with such files."""
+    from ntt_ray.run.prepare import make_plan
+
+    data = (GOLDEN / "targets" / "targets_00.png").read_bytes()
+    for folder in ("shards", "data", "folder"):
+        (tmp_path / folder).mkdir()
+    with tarfile.open(tmp_path / "shards" / "shard-000.tar", "w") as tar:
+        tar.add(GOLDEN / "targets" / "targets_00.png", "0001.png")
+    table = pa.table({"image": [{"bytes": data, "path": "a.png"}], "jpg": [data]})
+    pq.write_table(table, tmp_path / "data" / "train-00000-of-00001.parquet")
+    (tmp_path / "folder" / "a.png").write_bytes(data)
+    row = {"file_name": "a.png", "caption": "a"}
+    (tmp_path / "folder" / "metadata.jsonl").write_text(json.dumps(row))
+    (tmp_path / "list.csv").write_text("uri,caption,licence\nfolder/a.png,a,CC0\n")
+    monkeypatch.chdir(tmp_path)
+    commands = re.findall(r"`ntt-ray (run my.yaml[^`]+)`", INPUTS)
+    assert len(commands) >= 7
+    for command in commands:
+        words = shlex.split(command)
+        given = [value for word, value in pairwise(words) if word == "--set"]
+        there = ["image_root=null", f"output={tmp_path}/out"]
+        config = build_config(golden_config, [*given, *there])
+        assert make_plan(config).images == 1, command

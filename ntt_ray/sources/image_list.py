@@ -112,9 +112,12 @@ def _below(prefix: str, columns: TableColumns, store: Storage) -> pa.Table:
     if archives := [file for file in files if is_archive(file.name)]:
         refuse_columns(columns, "archives have no columns")
         return archive_images(archives, store, alone=False)
+    if not files and store.list_files(prefix, (".arrow",)):
+        raise InputError(f"images: {storage.redact(prefix)}: {_ARROW}")
     return parquet_images(files, columns, store) if files else table
 
 
+_ARROW = "Arrow files, as of save_to_disk, are not read; write them by ds.to_parquet(...)"
 _ARCHIVES = ("zip", "tar", "libarchive")  # protocols of fsspec
 # what is named instead of a folder or a list, by its ending, and what to do
 _OTHERS: dict[tuple[str, ...], str] = {
@@ -123,7 +126,7 @@ _OTHERS: dict[tuple[str, ...], str] = {
         "it is an archive of another kind; write a .tar, .tar.gz or .zip, or unpack it"
     ),
     (".csv.gz", ".csv.zst", ".json.gz", ".jsonl.gz", ".parquet.gz"): "it is compressed; unpack it",
-    (".arrow",): "Arrow files of save_to_disk are not read; write them with ds.to_parquet(...)",
+    (".arrow",): _ARROW,
     (".tsv", ".txt", ".ndjson", ".xls", ".xlsx", ".feather"): (
         "it is a list of another format; write it as .csv, .jsonl or .parquet with a column uri"
     ),

@@ -27,6 +27,9 @@ DATA = {
 REFUSED = {
     "images": ("/other", "images"),
     "image_root": ("/other", "image_root"),
+    "columns.image": ("jpg", "columns"),
+    "columns.key": ("id", "columns"),
+    "columns.keep": (["caption"], "columns"),
     "models.encoder.name": ("dino_pico", "models.encoder.name"),
     "models.encoder.image_size": (126, "models.encoder.image_size"),
     "models.encoder.architecture.num_heads": (2, "models.encoder.architecture.num_heads"),

@@ -6,6 +6,8 @@ import os
 import tarfile
 import tracemalloc
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from ntt_ray import storage
@@ -18,6 +20,7 @@ from ntt_ray.run.layout import MANIFEST_FILE
 from ntt_ray.run.prepare import check_images
 from ntt_ray.run.record import Identity, make_record, write_record
 from ntt_ray.sources.image_list import list_images
+from ntt_ray.sources.schema import SCHEMA
 from ntt_ray.storage import Storage
 from tests.support.run_files import manifest_table
 
@@ -88,6 +91,38 @@ def test_members_of_archives_that_came_or_went_are_named(tmp_path, caplog, image
     _tar(archive, [*NAMES[1:], "new.png"])
     check_images(config, STORE)
     assert [text[:9] for text in _warnings(caplog)] == ["images: 1", "images: 1"]
+
+
+def _parquet(path, names=NAMES):
+    rows = [{"bytes": b"x", "path": name} for name in names]
+    pq.write_table(pa.table({"image": rows}), path)
+
+
+@pytest.mark.parametrize("images", ["a.parquet", "."], ids=["a file", "a folder"])
+def test_images_of_parquet_files_that_came_or_went_are_named(tmp_path, caplog, images):
+    where, file = tmp_path / "in" / images, tmp_path / "in" / "a.parquet"
+    file.parent.mkdir()
+    _parquet(file)
+    config = _begun(where, tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["images_sha256"] is None
+    assert check_images(config, STORE).sizes == (2, 2)
+    assert _warnings(caplog) == []
+    _parquet(file, [*NAMES[1:], "new.png"])
+    check_images(config, STORE)
+    assert [text[:9] for text in _warnings(caplog)] == ["images: 1", "images: 1"]
+
+
+def test_a_lost_manifest_of_a_run_that_knew_no_keys_is_found_again(tmp_path, monkeypatch):
+    _tar(tmp_path / "a.tar")
+    manifest_bytes = manifest_file.manifest_bytes
+    with monkeypatch.context() as older:
+        without = lambda images, size: manifest_bytes(images.select(SCHEMA.names), size)  # noqa: E731
+        older.setattr(manifest_file, "manifest_bytes", without)
+        config = _begun(tmp_path / "a.tar", tmp_path / "run")
+    before = (tmp_path / "run" / MANIFEST_FILE).read_bytes()
+    (tmp_path / "run" / MANIFEST_FILE).unlink()
+    found = check_images(config, STORE)
+    assert (found.manifest, found.lost) == (before, True)
 
 
 def test_nothing_is_said_where_nothing_changed(tmp_path, caplog):

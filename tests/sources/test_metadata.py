@@ -67,3 +67,11 @@ def test_what_is_wrong_is_named(folder):
         (folder / name).unlink()
     with pytest.raises(InputError, match=r"columns\.keep: .*without any of metadata\.parquet, "):
         _listed(folder, keep=("caption",))
+
+
+@pytest.mark.parametrize("name", ["", "data-00000-of-00001.arrow"])
+def test_what_save_to_disk_wrote_is_refused_with_the_way(tmp_path, name):
+    (tmp_path / "data-00000-of-00001.arrow").write_bytes(b"x")
+    (tmp_path / "state.json").write_text("{}")
+    with pytest.raises(InputError, match=r"Arrow files, .* write them by ds\.to_parquet"):
+        _listed(tmp_path / name)

@@ -124,3 +124,13 @@ def test_a_row_may_name_a_cell_only_of_what_it_may_read(tmp_path):
     store.publish_bytes("memory://lists/t.csv", b"uri\nparquet://0-0-image//etc/passwd\n")
     with pytest.raises(InputError, match="below image_root only"):
         list_images("memory://lists/t.csv", str(tmp_path), store)
+
+
+def test_a_table_may_name_cells_that_were_listed_before(tmp_path):
+    """As the sample of a plan does."""
+    pq.write_table(pa.table({"image": [b"0", b"1"]}), tmp_path / "a.parquet")
+    rows = list_images(str(tmp_path / "a.parquet"), None, Storage()).to_pylist()
+    named = [{"uri": row["uri"], "file_name": row["file_name"]} for row in rows]
+    table = _listed(_write(tmp_path / "sample.jsonl", named))
+    assert [Storage().read_bytes(uri) for uri in table["uri"].to_pylist()] == [b"0", b"1"]
+    assert table["file_name"].to_pylist() == ["a.parquet/000000", "a.parquet/000001"]
