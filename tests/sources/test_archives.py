@@ -5,6 +5,8 @@ import logging
 import tarfile
 import zipfile
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from ntt_ray.errors import InputError
@@ -203,3 +205,15 @@ def test_small_files_and_plain_tars_are_read_as_often_as_need_be(tmp_path, monke
     monkeypatch.setattr(archives, "SMALL_BYTES", 0)
     archives.check_packed_tars(images.slice(6), 1, Storage())
     archives.check_packed_tars(images.select(SCHEMA.names), 1, Storage())
+
+
+def test_shards_as_of_img2dataset(tmp_path):
+    """Beside each tar it writes a Parquet of metadata and a JSON of statistics."""
+    for shard in ("00000", "00001"):
+        (tmp_path / f"{shard}.tar").write_bytes(_tar())
+        columns = {"url": ["http://x/1"], "key": ["0000"], "status": ["success"]}
+        pq.write_table(pa.table(columns), tmp_path / f"{shard}.parquet")
+        (tmp_path / f"{shard}_stats.json").write_text("{}")
+    entries = entries_of(list_images(str(tmp_path), None, Storage()))
+    assert len(entries) == 2 * len(IMAGES)
+    assert (entries[-1].source, entries[-1].key) == ("00001.tar", "0005")
