@@ -13,7 +13,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -24,6 +24,9 @@ from ntt_ray.cli.place import settings_of
 from ntt_ray.config import Config
 from ntt_ray.errors import NttRayError
 from ntt_ray.records import ClassLabel
+
+if TYPE_CHECKING:
+    from ntt_ray.run.prepare import CheckNames
 
 logger = logging.getLogger("ntt_ray")
 INTERRUPTED = 128 + signal.SIGINT
@@ -144,21 +147,20 @@ def start_logging(verbose: bool) -> None:
     logger.setLevel(logging.DEBUG if verbose else logging.INFO)
 
 
-def check_later_steps(settings: Config, classes: Sequence[ClassLabel]) -> None:
+def check_later_steps(settings: Config, classes: Sequence[ClassLabel]) -> CheckNames:
     """Refuse what merging and evaluating would refuse, as far as it is known by now."""
     from ntt_ray.evaluate.ahead import check_ahead
     from ntt_ray.storage import Storage
 
-    check_ahead(settings, classes, Storage(settings.storage_options))
+    return check_ahead(settings, classes, Storage(settings.storage_options))
 
 
 def _print_plan(settings: Config, *, all_steps: bool) -> None:
     from ntt_ray.run.outlook import describe
     from ntt_ray.run.prepare import make_plan
 
-    plan = make_plan(settings)
-    if all_steps:
-        check_later_steps(settings, plan.classes)
+    check = functools.partial(check_later_steps, settings) if all_steps else None
+    plan = make_plan(settings, check)
     for line in describe(settings, plan.weights):
         say(line)
     say(

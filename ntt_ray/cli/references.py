@@ -207,7 +207,8 @@ def convert(
         coco = shapes_to_coco(readers[found](folder, store), found)
     _write(output, coco, store)
     _write_page(output, coco, folder, store)
-    say(f"references.image_root of the config: {storage.redact(folder)}")
+    root = storage.redact(folder)
+    say(f"in the config: references: {{annotations: {storage.redact(output)}, image_root: {root}}}")
     if boxes := sum("segmentation" not in a for a in coco["annotations"]):
         say(f"{boxes} of them are boxes without a mask: ntt-ray references from-boxes makes masks")
 

@@ -27,7 +27,7 @@ from ntt_ray.stages import Stage
 
 if TYPE_CHECKING:
     from ntt_ray.merge.passes import MergeCounts
-    from ntt_ray.run.label import CheckClasses
+    from ntt_ray.run.prepare import CheckClasses
 
     # what was merged, its metrics if there is ground truth, images per second if any were labelled
     Steps = tuple[MergeCounts, dict[str, Any] | None, float | None]

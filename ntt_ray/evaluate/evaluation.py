@@ -13,6 +13,7 @@ from typing import Any
 
 from ntt_ray.coco_input import Truth, check_results, checked_truth
 from ntt_ray.errors import InputError
+from ntt_ray.evaluate.ahead import no_common_image
 from ntt_ray.evaluate.average_precision import Evaluator, Items, Kind, Selection, matched, tables
 from ntt_ray.evaluate.confusion import confusion, most_frequent
 from ntt_ray.evaluate.false_alarms import class_false_alarms, false_alarms
@@ -125,11 +126,8 @@ def _matched_images(truth: Truth, file_names: Mapping[int, str]) -> dict[int, in
     by_name = {image.file_name: image.id for _, image in truth.images.sound()}
     matched = {i: by_name[name] for i, name in file_names.items() if name in by_name}
     if not matched:
-        shown = next(iter(file_names.values()), "none"), next(iter(by_name), "none")
-        raise InputError(
-            "ground_truth: none of the run's images is in it; file names must be equal "
-            f"(the run has {shown[0]!r}, the ground truth {shown[1]!r})"
-        )
+        of_run = next(iter(file_names.values()), "none")
+        raise no_common_image(of_run, next(iter(by_name), "none"))
     return matched
 
 

@@ -17,7 +17,7 @@ from ntt_ray import storage
 from ntt_ray.bank.file import bank_digest
 from ntt_ray.bank.inputs import BankInputs
 from ntt_ray.config import Config
-from ntt_ray.errors import InputError
+from ntt_ray.errors import ImageError, InputError
 from ntt_ray.evaluate.job import evaluate_run
 from ntt_ray.merge.job import merge
 from ntt_ray.plan.predictions import predicted_gpu_hours
@@ -221,7 +221,7 @@ def settled(done: Sequence[UnitDone], actors: int) -> Sequence[UnitDone]:
 def _size(uri: str, store: Storage) -> int | None:
     try:
         return store.size(uri)
-    except FileNotFoundError:
+    except (FileNotFoundError, ImageError):
         return None
 
 

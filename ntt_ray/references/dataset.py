@@ -135,9 +135,10 @@ def check_images(references: ReferenceSet, store: Storage, context_ratio: float)
 
     Raises:
         ReferencesError: with every image that is missing, damaged or of another size, and every
-            mask without a pixel in its box.
+            mask without a pixel in its box; where no image can be read, with the first of them.
     """
     problems: list[str] = []
+    unread = 0
     digest = hashlib.sha256()
     by_image: dict[ImageEntry, list[Reference]] = {}
     for reference in references.references:
@@ -152,9 +153,13 @@ def check_images(references: ReferenceSet, store: Storage, context_ratio: float)
         else:
             ids = ", ".join(str(r.annotation_id) for r in own)
             problems.append(f"image {entry.file_name} (of annotations {ids}): {error}")
+            unread += 1
         for r in own:
             text = json.dumps([r.annotation_id, r.category_id, r.size_hw, r.bbox_xywh, r.rle])
             digest.update(text.encode())
+    if 1 < unread == len(by_image):
+        asked = "Is image_root the folder of these images, and may this machine read there?"
+        problems = [f"none of the {unread} images can be read. {asked} The first: {problems[0]}"]
     if problems:
         raise ReferencesError(TITLE, problems)
     digest.update(repr(context_ratio).encode())

@@ -8,13 +8,12 @@ done, and by the next start.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from ntt_ray import storage
 from ntt_ray.config import Config
 from ntt_ray.errors import RunIncompleteError
-from ntt_ray.records import ClassLabel
 from ntt_ray.run.chain import label_units
 from ntt_ray.run.cluster.metrics import DriverMetrics
 from ntt_ray.run.drift import unit_order
@@ -25,7 +24,7 @@ from ntt_ray.run.journal import delete_finished
 from ntt_ray.run.layout import again_uri, shard_uri
 from ntt_ray.run.lock import RunLock
 from ntt_ray.run.manifest import manifest_schema
-from ntt_ray.run.prepare import Prepared, check_sources, classes_of, prepare_run
+from ntt_ray.run.prepare import CheckClasses, Prepared, check_sources, classes_of, prepare_run
 from ntt_ray.run.shard import existing_shards, noted_units
 from ntt_ray.run.stall_watch import StallWatch
 from ntt_ray.sources.schema import carried
@@ -34,7 +33,6 @@ from ntt_ray.storage import Storage
 
 logger = logging.getLogger(__name__)
 OnUnit = Callable[[UnitDone, int, int], None]
-CheckClasses = Callable[[Sequence[ClassLabel]], None]
 UNITS_NAMED = 5
 
 
@@ -68,17 +66,17 @@ def label(config: Config, on_unit: OnUnit, check: CheckClasses | None = None) ->
         config: the run.
         on_unit: called for each finished unit with the images done so far, resumed ones included,
             and the images in all.
-        check: called with the classes before anything is started; may refuse them.
+        check: called with the classes before anything is started, and what it gives with the
+            names of the images; may refuse them.
 
     Raises:
         RunIncompleteError: a unit was worked on and has no shard.
     """
     sources = check_sources(config, Storage(config.storage_options))
-    if check is not None:
-        check(classes_of(sources))
+    check_names = None if check is None else check(classes_of(sources))
     store = Storage(config.storage_options, config.job.patience_s)
     with RunLock(config.output, store) as lock:
-        prepared = prepare_run(config, store, sources)
+        prepared = prepare_run(config, store, sources, check_names)
         units, done = range(len(prepared.images.sizes)), prepared.images.done
         noted = noted_units(config.output, store)
         # in an order that means nothing, so that folders do not look like drift

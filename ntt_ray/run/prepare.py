@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,10 @@ from ntt_ray.stages import Stage
 from ntt_ray.storage import Storage
 
 logger = logging.getLogger(__name__)
+
+# what comes after labelling may refuse the classes, and then the images' names, a batch at a time
+CheckNames = Callable[[Iterator[list[str]]], None]
+CheckClasses = Callable[[Sequence[ClassLabel]], CheckNames]
 
 
 @dataclass(frozen=True)
@@ -113,13 +117,16 @@ class Prepared:
     identity: Identity
 
 
-def make_plan(config: Config) -> Plan:
+def make_plan(config: Config, check: CheckClasses | None = None) -> Plan:
     """Check everything that can be checked without starting anything, and say what is to do."""
     store = Storage(config.storage_options)
     sources = check_sources(config, store)
+    check_names = None if check is None else check(classes_of(sources))
     with Stage("looking at the images and at what is done", at_once=False):
         images = check_images(config, store)
         look_at_images(config, store, images)
+    if check_names is not None:
+        check_names(manifest_file.name_batches(images.manifest))
     check_settings(config, images, sources)
     check_bank(config, store, sources, images.recorded)
     weights = check_outlook(config, store)
@@ -165,7 +172,12 @@ def prepare_references(config: Config, store: Storage) -> ReferenceRun:
     return ReferenceRun(inputs, bank.data, models.spec, models.resources)
 
 
-def prepare_run(config: Config, store: Storage, sources: BankInputs | BankFile) -> Prepared:
+def prepare_run(
+    config: Config,
+    store: Storage,
+    sources: BankInputs | BankFile,
+    check_names: CheckNames | None = None,
+) -> Prepared:
     """Everything before the first unit; the caller holds the lock of the output.
 
     Raises:
@@ -176,6 +188,8 @@ def prepare_run(config: Config, store: Storage, sources: BankInputs | BankFile) 
     with Stage("looking at the images and at what is done", at_once=False):
         images = check_images(config, store)
         look_at_images(config, store, images)
+    if check_names is not None:
+        check_names(manifest_file.name_batches(images.manifest))
     check_settings(config, images, sources)
     check_bank(config, store, sources, images.recorded)
     models = start_models(config, store)

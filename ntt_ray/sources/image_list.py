@@ -23,7 +23,7 @@ from ntt_ray.sources.archives import ARCHIVE_SUFFIXES, archive_images, is_archiv
 from ntt_ray.sources.kept import NO_COLUMNS, refuse_columns
 from ntt_ray.sources.metadata import METADATA, with_metadata
 from ntt_ray.sources.parquet_images import PARQUET, holds_images, parquet_images
-from ntt_ray.sources.schema import SCHEMA, PackedFile, Row, collected
+from ntt_ray.sources.schema import SCHEMA, PackedFile, Row, all_differ, collected
 from ntt_ray.sources.tables import TABLE_SUFFIXES, table_images
 from ntt_ray.storage import LeftOut, Storage
 
@@ -201,11 +201,7 @@ def _coco_problem(position: int, problems: Sequence[Problem]) -> str:
 def _check_unique(table: pa.Table, images: str) -> None:
     for what in ("image_id", "file_name"):
         column = table[what]
-        if _rises(column):
-            continue
-        if pa.types.is_string(column.type):
-            column = column.cast(pa.large_string())  # more than 2 GB of names may be told apart
-        if pc.count_distinct(column).as_py() == len(column):
+        if all_differ(column):
             continue
         counts = column.value_counts()
         repeated = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
@@ -214,14 +210,3 @@ def _check_unique(table: pa.Table, images: str) -> None:
             f"images: {len(repeated)} {what} values are used more than once in "
             f"{storage.redact(images)}: {shown}{', ...' if len(repeated) > _SHOWN else ''}"
         )
-
-
-def _rises(column: pa.ChunkedArray) -> bool:
-    """Whether each value is above the one before, as in a listing; needs no memory."""
-    last = None
-    for chunk in column.chunks:
-        below = pa.concat_arrays([pa.array([last], chunk.type), chunk.slice(0, len(chunk) - 1)])
-        if not pc.all(pc.less(below, chunk)).as_py():  # the first is below nothing: null, skipped
-            return False
-        last = chunk[len(chunk) - 1].as_py()
-    return True

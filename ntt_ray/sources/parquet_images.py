@@ -23,7 +23,7 @@ from ntt_ray.images import image_suffixes
 from ntt_ray.settings import TableColumns
 from ntt_ray.sources import kept
 from ntt_ray.sources.ahead import in_order
-from ntt_ray.sources.schema import PackedFile, numbered
+from ntt_ray.sources.schema import PackedFile, all_differ, numbered
 from ntt_ray.sources.tables import carried_fields, no_column
 from ntt_ray.storage import Storage
 from ntt_ray.storage.cells import MOST_AT_ONCE, chunk_bytes
@@ -69,7 +69,9 @@ def parquet_images(files: Sequence[PackedFile], columns: TableColumns, store: St
             "from their start; write them with row_group_size=100",
             *(large, MOST_AT_ONCE >> 20),
         )
-    names = _names(whole["path"], whole["place"])
+    names = whole["path"]
+    if not _are_names(names):
+        names = pa.chunked_array([_places(table) for table in tables], pa.string())
     carried = ("key", "source", *columns.keep)
     own = {"file_name": names, "uri": whole["address"], **{name: whole[name] for name in carried}}
     return numbered(pa.table(own))
@@ -88,7 +90,10 @@ def _reading(uri: str) -> Iterator[None]:
 
 
 def _listed(file: PackedFile, columns: TableColumns, store: Storage) -> pa.Table:
-    """Path, place, address, key, source and kept columns of the rows of a file."""
+    """Path, address, key, source and kept columns of the rows of a file.
+
+    The metadata say which column holds the images, and how many row groups are large.
+    """
     shown = storage.redact(file.uri)
     with _reading(file.uri), store.open_read(file.uri) as stream:
         opened = pq.ParquetFile(stream, pre_buffer=True)
@@ -109,13 +114,12 @@ def _listed(file: PackedFile, columns: TableColumns, store: Storage) -> pa.Table
     return pa.table(
         {
             "path": path,
-            "place": _places(source, path, column),
             "address": _addresses(sizes, column, storage.local_uri(storage.absolute(file.uri))),
             "key": kept.keys_of(rows[key]) if key in rows else pa.nulls(len(path), pa.string()),
             "source": pa.array([source] * len(path), pa.string()),
             **{name: rows[name] for name in columns.keep},
         }
-    ).replace_schema_metadata({"large": str(_large(groups, column))})
+    ).replace_schema_metadata({"column": column, "large": str(_large(groups, column))})
 
 
 def _image_column(found: pa.Schema, columns: TableColumns, shown: str) -> str:
@@ -188,29 +192,33 @@ def _addresses(sizes: Sequence[int], column: str, uri: str) -> pa.Array:
     return pc.binary_join_element_wise("parquet://", groups, "-", rows.cast(pa.string()), end, "")
 
 
-def _places(source: str, path: Any, column: str) -> pa.Array:
+def _are_names(paths: pa.ChunkedArray) -> bool:
+    """Whether the paths of all rows can be their names; says why not where some are there."""
+    missing = pc.sum(pc.fill_null(pc.equal(paths, ""), True)).as_py() or 0
+    if missing == len(paths):
+        return not missing
+    outside = pc.sum(pc.match_substring_regex(paths, _LEADS_OUT)).as_py() or 0
+    if not missing and not outside and all_differ(paths):
+        return True
+    logger.info(
+        "images: named by file and row: of %d paths in the Parquet files %d are missing, %d lead "
+        "out of a folder, or some are there twice",
+        *(len(paths), missing, outside),
+    )
+    return False
+
+
+def _places(rows: pa.Table) -> pa.Array:
     """The name of the file, the row from 0, and the ending of the row's path, or of the column."""
     suffixes = pa.array(image_suffixes())
-    ending = pc.utf8_lower(pc.struct_field(pc.extract_regex(path, r"(?P<end>\.[^./\\]+)$"), "end"))
-    own = f".{column.lower()}" if f".{column.lower()}" in image_suffixes() else ""
+    found = pc.struct_field(pc.extract_regex(rows["path"], r"(?P<end>\.[^./\\]+)$"), "end")
+    ending = pc.utf8_lower(found)
+    of_column = f".{rows.schema.metadata[b'column'].decode().lower()}"
+    own = of_column if of_column in image_suffixes() else ""
     ending = pc.if_else(pc.fill_null(pc.is_in(ending, suffixes), False), ending, own)
-    rows = pa.array(np.arange(len(path))).cast(pa.string())
-    return pc.binary_join_element_wise(f"{source}/", pc.utf8_lpad(rows, 6, "0"), ending, "")
-
-
-def _names(paths: pa.ChunkedArray, places: pa.ChunkedArray) -> pa.ChunkedArray:
-    missing = pc.sum(pc.fill_null(pc.equal(paths, ""), True)).as_py() or 0
-    outside = pc.sum(pc.match_substring_regex(paths, _LEADS_OUT)).as_py() or 0
-    if missing < len(paths):
-        repeated = len(paths) - missing - pc.count_distinct(paths.cast(pa.large_string())).as_py()
-        if not missing and not outside and not repeated:
-            return paths
-        logger.info(
-            "images: named by file and row: of %d paths in the Parquet files %d are missing, %d "
-            "lead out of a folder, and %d are there twice",
-            *(len(paths), missing, outside, max(0, repeated)),
-        )
-    return places
+    number = pc.utf8_lpad(pa.array(np.arange(len(rows))).cast(pa.string()), 6, "0")
+    names = pc.binary_join_element_wise(rows["source"], "/", number, ending, "")
+    return names.combine_chunks()
 
 
 def _large(groups: Sequence[Any], column: str) -> int:

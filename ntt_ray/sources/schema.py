@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ntt_ray import storage
 from ntt_ray.errors import InputError
@@ -98,3 +99,23 @@ def entries_of(images: pa.Table) -> list[ImageEntry]:
     """The rows of a table with the columns of `SCHEMA`, and perhaps others."""
     known = [name for name in images.column_names if name in _NAMES]
     return [ImageEntry(**row) for row in images.select(known).to_pylist()]
+
+
+def all_differ(column: pa.ChunkedArray) -> bool:
+    """Whether no value of a column, which has no nulls, is there twice."""
+    if _rises(column):
+        return True
+    if pa.types.is_string(column.type):
+        column = column.cast(pa.large_string())  # more than 2 GB of names may be told apart
+    return bool(pc.count_distinct(column).as_py() == len(column))
+
+
+def _rises(column: pa.ChunkedArray) -> bool:
+    """Whether each value is above the one before, as in a listing; needs no memory."""
+    last = None
+    for chunk in column.chunks:
+        below = pa.concat_arrays([pa.array([last], chunk.type), chunk.slice(0, len(chunk) - 1)])
+        if not pc.all(pc.less(below, chunk)).as_py():  # the first is below nothing: null, skipped
+            return False
+        last = chunk[len(chunk) - 1].as_py()
+    return True

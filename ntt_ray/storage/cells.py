@@ -9,7 +9,8 @@ table. A row group is the least that Parquet can be read by.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import IO, Any, NamedTuple
 from urllib.parse import quote, unquote
 
@@ -71,15 +72,8 @@ def read_values(stream: IO[bytes], cells: Sequence[Cell]) -> list[CellValue]:
     Raises:
         ImageError: the row group is damaged, or has no such rows.
     """
-    import pyarrow as pa
-
-    try:
+    with _reading(cells[0]):
         return _values(stream, cells)
-    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-        if isinstance(error, ConnectionError | TimeoutError | FileNotFoundError):
-            raise  # that is the store's
-        where = f"row group {cells[0].group} of {redact(cells[0].uri)}"
-        raise ImageError(f"{where} cannot be read ({error})") from None
 
 
 def value_bytes(value: CellValue, cell: Cell, read: Callable[[str], bytes]) -> bytes:
@@ -107,9 +101,14 @@ def value_bytes(value: CellValue, cell: Cell, read: Callable[[str], bytes]) -> b
 
 
 def cell_bytes(stream: IO[bytes], cell: Cell) -> int:
-    """About how many bytes of the file a cell takes: the mean of its row group."""
-    group = _footer(stream, cell.uri).row_group(cell.group)
-    return int(chunk_bytes(group, cell.column) // max(1, group.num_rows))
+    """About how many bytes of the file a cell takes: the mean of its row group.
+
+    Raises:
+        ImageError: the file is damaged, or has no such row group.
+    """
+    with _reading(cell):
+        group = _footer(stream, cell.uri).row_group(cell.group)
+        return int(chunk_bytes(group, cell.column) // max(1, group.num_rows))
 
 
 def chunk_bytes(group: Any, column: str) -> int:
@@ -120,6 +119,20 @@ def chunk_bytes(group: Any, column: str) -> int:
         for chunk in chunks
         if chunk.path_in_schema == column or chunk.path_in_schema.startswith(f"{column}.")
     )
+
+
+@contextmanager
+def _reading(cell: Cell) -> Iterator[None]:
+    """Damage met while reading a row group becomes an error that names it."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, OSError, ValueError, LookupError) as error:
+        if isinstance(error, ConnectionError | TimeoutError | FileNotFoundError):
+            raise  # that is the store's
+        where = f"row group {cell.group} of {redact(cell.uri)}"
+        raise ImageError(f"{where} cannot be read ({error})") from None
 
 
 def _values(stream: IO[bytes], cells: Sequence[Cell]) -> list[CellValue]:

@@ -138,6 +138,17 @@ def _published(place: Place) -> None:
     place.monkeypatch.setenv("NTT_RAY_CACHE", str(place.folder / "cache"))
 
 
+def _other_truth(place: Place) -> None:
+    def rename(found: dict[str, Any]) -> None:
+        for image in found["images"]:
+            image["file_name"] = f"train/{image['file_name']}"
+
+    references = dict(place.config["references"])
+    place.references(rename)
+    place.set("ground_truth", place.config["references"]["annotations"])
+    place.config["references"] = references
+
+
 def _occupied(place: Place) -> None:
     Path(place.config["output"]).write_text("a file")
 
@@ -190,6 +201,7 @@ MISTAKES: dict[str, Callable[[Place], None]] = {
     "a misspelt class to merge": lambda p: p.set("merge.classes", ["plat"]),
     "a calibration that is not there": lambda p: p.set("merge.calibration", "/calibration.json"),
     "a ground truth that is not there": lambda p: p.set("ground_truth", "/truth.json"),
+    "a ground truth of other images": _other_truth,
     "merging before labelling": lambda p: setattr(p, "words", ("merge",)),
     "references of a tool that is not known": _convert,
 }

@@ -16,7 +16,7 @@ CLASSES = (ClassLabel(1, "nut"), ClassLabel(2, "bolt"))
 
 def _check(**settings):
     base = {"images": "/photos", "output": "/out", "bank": "/bank"}
-    check_ahead(build_config({**base, **settings}), CLASSES, Storage())
+    return check_ahead(build_config({**base, **settings}), CLASSES, Storage())
 
 
 def _file(path, content) -> str:
@@ -73,3 +73,25 @@ def test_a_ground_truth_that_does_not_fit(tmp_path, content, said):
 def test_a_large_ground_truth_is_only_looked_for(tmp_path, monkeypatch):
     monkeypatch.setattr(ahead, "READ_BYTES", 0)
     _check(ground_truth=_file(tmp_path / "t.json", "{"))
+
+
+def test_a_ground_truth_of_other_images(tmp_path):
+    """One image in common is enough; the names come in batches."""
+    truth = {
+        "images": [{"id": 1, "file_name": "train/a.jpg", "width": 4, "height": 3}],
+        "annotations": [],
+        "categories": [{"id": 5, "name": "nut"}],
+    }
+    check_names = _check(ground_truth=_file(tmp_path / "t.json", truth))
+    check_names(iter([["a.jpg"], ["b.jpg", "train/a.jpg"]]))
+    said = "none of the run's images is in it.*the run has 'a.jpg'.*ground truth 'train/a.jpg'"
+    with pytest.raises(InputError, match=said):
+        check_names(iter([["a.jpg", "b.jpg"]]))
+
+
+def test_names_are_not_asked_for_without_a_ground_truth():
+    def names():
+        raise AssertionError
+        yield []
+
+    _check()(names())

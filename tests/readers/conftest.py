@@ -23,6 +23,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         "FIFTYONE_DISABLE_SERVICES": "1",
         "FIFTYONE_DO_NOT_TRACK": "1",
         "FIFTYONE_DATABASE_DIR": str(folder / "fiftyone"),
+        "LIGHTLY_STUDIO_ANALYTICS_ENABLED": "false",
+        "LIGHTLY_STUDIO_DATABASE_URL": f"duckdb:///{folder}/lightly_studio.db",
         "HF_HOME": str(folder / "hugging-face"),
         "HF_HUB_OFFLINE": "1",
         "YOLO_CONFIG_DIR": str(folder / "ultralytics-settings"),

@@ -79,7 +79,7 @@ CASES = (
     Case("datumaro", "coco-polygon", _POLYGONS, coco_readers.datumaro_coco),
     Case(
         "labelformat", "coco-polygon", _POLYGONS, coco_readers.labelformat_coco,
-        scores=False, remarks="reads for LightlyStudio; takes RLE for crowds only",
+        scores=False, remarks="takes RLE for crowds only",
     ),
     Case("supervision", "coco", _COCO, coco_readers.supervision_coco, scores=False),
     Case(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import ntt_ray
@@ -52,7 +53,15 @@ def test_fiftyone(names, counts):
 
 @_for("LightlyStudio")
 def test_lightly_studio(names, counts):
-    assert {name: len(objects) for name, objects in names["polygons"].items()} == counts
+    """Its masks are runs of the whole image, row by row, the first of them background."""
+    found = {sample.file_name: sample for sample in names["dataset"]}
+    assert {name: len(sample.annotations) for name, sample in found.items()} == counts
+    for name, row in names["labels"].items():
+        for one, other in zip(row.detections, found[name].annotations, strict=True):
+            runs = other.segmentation_mask
+            mask = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(row.size_hw)
+            assert (mask == one.mask()).all()
+            assert (other.class_name, other.confidence) == (one.name, pytest.approx(one.score))
 
 
 @_for("CVAT")

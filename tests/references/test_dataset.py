@@ -191,6 +191,16 @@ def test_images_are_checked_together(image_root):
     assert said in text
 
 
+def test_images_that_are_all_elsewhere_are_one_problem(tmp_path):
+    """The folder is wrong then, and not forty images."""
+    references = parse_references(COCO, image_root=str(tmp_path / "elsewhere"))
+    with pytest.raises(ReferencesError) as caught:
+        check_images(references, Storage(), 0.2)
+    (problem,) = caught.value.problems
+    assert problem.startswith("none of the 2 images can be read. Is image_root the folder")
+    assert "The first: image a.png (of annotations 7): there is no file" in problem
+
+
 def test_a_text_file_as_reference_image(image_root):
     references = parse_references(COCO, image_root=str(image_root))
     (image_root / "a.png").write_text("hello")

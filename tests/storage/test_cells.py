@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ntt_ray.errors import ImageError
+from ntt_ray.errors import ImageError, StorageError
 from ntt_ray.storage import Storage, cells
 from ntt_ray.storage.cells import Cell, cell_of
 from ntt_ray.storage.parts import part_of
@@ -134,4 +134,24 @@ def test_a_row_group_comes_by_few_requests(s3):
         assert [read(address) for address in addresses] == data[5:]
         # each group: how long the file is, its chunk, and whether it is still the same; once the
         # footer
-        assert proxy.happened()["requests"] <= 8
+        assert proxy.happened()["requests"] <= 6
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_bad_weather_is_no_damage(monkeypatch, large):
+    """A store that fails is asked again; an image is not blamed for it."""
+    monkeypatch.setattr(cells, "MOST_AT_ONCE", 0 if large else 1 << 20)
+    where, whole = "memory://cells/weather.parquet", Storage._read_range
+    Storage().publish_bytes(where, _file(COLUMNS["a struct"]))
+    some = [Cell(1, 1, "image", where)]
+    Storage().read_cells(some)  # the footer is known by now
+    for error in (StorageError("busy"), ConnectionError("gone"), FileNotFoundError(where)):
+
+        def failing(*_, error=error):
+            raise error
+
+        monkeypatch.setattr(Storage, "_read_range", failing)
+        with pytest.raises(type(error), match=str(error)):
+            Storage().read_cells(some)
+    monkeypatch.setattr(Storage, "_read_range", whole)
+    assert Storage().read_cells(some)[0].data == ROWS[5]["bytes"]
