@@ -1,6 +1,6 @@
 """What packed images ask of a store: requests to index them and to read a unit, and seconds.
 
-    python -m benchmarks.packed --images 1024 --units 8 --members 100000 --label
+    python -m benchmarks.packed --images 1024 --units 8 --members 100000 --label 64
 
 The store is the tests' S3 server on this machine; requests to it are counted where s3fs makes them.
 Seconds are ratios to loose files in the same run: the server is slow, and as slow for all.
@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import resource
 import tarfile
 import tempfile
 import time
@@ -128,10 +127,15 @@ def index_memory(members: int) -> tuple[float, float]:
 
 
 def _indexed(path: str, members: int) -> tuple[float, float]:
-    before, begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    before, begun = _peak_mb(), time.monotonic()
     assert len(list_images(path, None, Storage())) == members
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return time.monotonic() - begun, (after - before) / 1024
+    return time.monotonic() - begun, _peak_mb() - before
+
+
+def _peak_mb() -> float:
+    """Most memory that this process had; ``ru_maxrss`` would count the one that started it."""
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) / 1024 for line in status.splitlines() if "VmHWM" in line)
 
 
 def table(found: dict[str, Asked]) -> str:
@@ -149,8 +153,12 @@ def table(found: dict[str, Asked]) -> str:
     return "\n".join(lines)
 
 
-def same_detections() -> dict[str, int]:
-    """The demo's images in every form, labelled with its models: detections, the same in all."""
+def same_detections(images: int) -> dict[str, int]:
+    """So many of the demo's scenes in every form, labelled with its models: detections in each.
+
+    Raises:
+        AssertionError: they are not those of loose files.
+    """
     from ntt_ray.config import load_config
     from ntt_ray.demo.example import render_example
     from ntt_ray.merge import job as merge_job
@@ -159,14 +167,14 @@ def same_detections() -> dict[str, int]:
     results, counts = {}, {}
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        path, overrides = render_example(root / "demo")
+        path, overrides = render_example(root / "demo", images=images)
         pictures = root / "demo" / "scenes" / "targets" / "images"
-        images = {p.name: p.read_bytes() for p in sorted(pictures.iterdir())}
+        scenes = {p.name: p.read_bytes() for p in sorted(pictures.iterdir())}
         for form, write in FORMS.items():
-            where = write(images, root / form)
+            where = write(scenes, root / form)
             own = [f"images={json.dumps(where)}", f"output={json.dumps(str(root / form / 'run'))}"]
             config = load_config(str(path), [*overrides, "image_root=null", *own])
-            label(config)
+            label(config, lambda _unit, _done, _total: None)
             merge_job.merge(config)
             results[form] = json.loads((root / form / "run" / "results.json").read_text())
             counts[form] = len(results[form])
@@ -180,7 +188,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=100_000, help="bytes of an image")
     parser.add_argument("--units", type=int, default=8)
     parser.add_argument("--members", type=int, default=100_000, help="of the tar that is indexed")
-    parser.add_argument("--label", action="store_true", help="label the demo in every form")
+    parser.add_argument("--label", type=int, default=0, help="label so many demo scenes, too")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     found = measured(made_images(arguments.images, arguments.size), arguments.units)
@@ -194,7 +202,7 @@ def main() -> None:
         "index_mb": megabytes,
     }
     if arguments.label:
-        result["detections"] = same_detections()
+        result["detections"] = same_detections(arguments.label)
         print("detections, equal in every form:", result["detections"])
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=1))

@@ -18,4 +18,4 @@ def test_requests_of_every_form():
 
 def test_an_index_takes_little_memory():
     _, megabytes = index_memory(2_000)
-    assert 0 <= megabytes < 300
+    assert 0 < megabytes < 300
