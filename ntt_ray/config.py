@@ -26,8 +26,9 @@ from ntt_ray.settings import (
 from ntt_ray.yaml_input import MAX_BYTES, MAX_DEPTH, parse_yaml, plain_problems
 
 Profile = Literal[
-    "coco", "coco-results", "coco-polygon", "yolo-seg", "labelstudio", "parquet", "semantic-png"
-]
+    "coco", "coco-results", "coco-polygon", "yolo-seg", "labelstudio", "parquet", "semantic-png",
+    "webdataset", "hf",
+]  # fmt: skip
 ENCODER_NAMES = (
     *(f"dinov2_vit{size}14{registers}" for size in "sblg" for registers in ("", "_reg")),
     "dinov2_demo",

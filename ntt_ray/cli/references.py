@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any, Literal, get_args
 
 import typer
@@ -27,8 +28,9 @@ OutputFile = Annotated[
     str, typer.Option("--output", metavar="REFS.json", help="COCO file to write.")
 ]
 PAGE = "a page with a picture of each"
-Format = Literal["folder", "labelme", "cvat", "yolo", "labelstudio", "voc"]
+Format = Literal["folder", "labelme", "cvat", "yolo", "labelstudio", "voc", "supervisely", "darwin"]
 FORMATS: tuple[Format, ...] = get_args(Format)
+Objects = Literal["file", "value"]
 
 
 @group.command()
@@ -150,9 +152,18 @@ def convert(
             "folder: one folder per class, image and mask PNG of the same name; labelme: JSON "
             "files; cvat: an unpacked export 'CVAT for images 1.1'; yolo: data.yaml, images/ and "
             "labels/; labelstudio: a JSON export with its images; voc: JPEGImages with "
-            "SegmentationObject and SegmentationClass.",
+            "SegmentationObject and SegmentationClass; supervisely: img/ and ann/; darwin: V7's "
+            "Darwin JSON 2.0 with its images.",
         ),
     ] = None,
+    objects: Annotated[
+        Objects,
+        typer.Option(
+            "--objects",
+            help="Of --from folder: file: each mask PNG shows one object; value: each value or "
+            "colour of a mask PNG but 0 is an object.",
+        ),
+    ] = "file",
     verbose: Verbose = False,
 ) -> None:
     """Make a COCO file of annotations in other formats; PATH is its image root.
@@ -164,11 +175,13 @@ def convert(
     """
     start_logging(verbose)
     from ntt_ray.references.importers.cvat import read_cvat
+    from ntt_ray.references.importers.darwin import read_darwin
     from ntt_ray.references.importers.folders import read_folders
     from ntt_ray.references.importers.guess import guess_format
     from ntt_ray.references.importers.label_studio import read_label_studio
     from ntt_ray.references.importers.labelme import read_labelme
-    from ntt_ray.references.importers.shapes import shapes_to_coco
+    from ntt_ray.references.importers.shapes import AnnotatedImage, shapes_to_coco
+    from ntt_ray.references.importers.supervisely import read_supervisely
     from ntt_ray.references.importers.voc import read_voc
     from ntt_ray.references.importers.yolo import read_yolo
 
@@ -178,16 +191,20 @@ def convert(
         say(f"read as --from {found}")
     else:
         found = source
-    read = {
-        "folder": read_folders,
+    if objects != "file" and found != "folder":
+        raise InputError(f"--objects {objects}: is of --from folder, not of --from {found}")
+    readers: Mapping[str, Callable[[str, Storage], list[AnnotatedImage]]] = {
+        "folder": partial(read_folders, objects=objects),
         "labelme": read_labelme,
         "cvat": read_cvat,
         "yolo": read_yolo,
         "labelstudio": read_label_studio,
         "voc": read_voc,
-    }[found]
+        "supervisely": read_supervisely,
+        "darwin": read_darwin,
+    }
     with Stage("reading the export", at_once=False):
-        coco = shapes_to_coco(read(folder, store), found)
+        coco = shapes_to_coco(readers[found](folder, store), found)
     _write(output, coco, store)
     _write_page(output, coco, folder, store)
     root = storage.redact(folder)

@@ -80,6 +80,10 @@ FOUND = Measure(lambda shard: shard.found, lambda shard: _instance_bytes(shard, 
 OUTLINES = Measure(
     lambda shard: shard.kept, lambda shard: _instance_bytes(shard, shard.kept, OUTLINE_TIMES)
 )
+LABELLED = Measure(
+    lambda shard: np.ones_like(shard.found),
+    lambda shard: _image_bytes(shard) + _instance_bytes(shard, shard.kept),
+)
 BY_IMAGE = Measure(
     lambda shard: np.ones_like(shard.found),
     lambda shard: np.full(shard.rows, FRAGMENT_BYTES / IMAGES_AT_ONCE),
@@ -92,6 +96,7 @@ class Layout:
     def __init__(self, shards: Sequence[ShardIndex]) -> None:
         self._shards = shards
         self._starts = [0, *np.cumsum([shard.rows for shard in shards]).tolist()]
+        self._kept: dict[int, int] | None = None
 
     @property
     def rows(self) -> int:
@@ -101,6 +106,16 @@ class Layout:
     def size(self, measures: Iterable[Measure]) -> float:
         """About how many bytes of text all rows become."""
         return float(sum(one.bytes(shard).sum() for one in measures for shard in self._shards))
+
+    def kept_before(self, piece: Slice) -> int:
+        """How many instances that are kept lie before the first row of a slice, in all shards."""
+        if self._kept is None:
+            totals = np.cumsum([0, *(int(shard.kept.sum()) for shard in self._shards)]).tolist()
+            ids = [shard.shard_id for shard in self._shards]
+            self._kept = dict(zip(ids, totals, strict=False))
+            self._by_id = {shard.shard_id: shard for shard in self._shards}
+        shard = self._by_id[piece.shard_id]
+        return self._kept[piece.shard_id] + int(shard.kept[: piece.start].sum())
 
     def fragments(self, measure: Measure, start: int, stop: int, first_id: int) -> list[Fragment]:
         """Cut rows ``start`` to ``stop`` (exclusive) into pieces of about `FRAGMENT_BYTES`."""

@@ -18,9 +18,11 @@ from ntt_ray.merge.fragments import FOUND, IMAGES, KEPT, OUTLINES, Measure
 from ntt_ray.merge.instances import ShardIndex, index_shard
 from ntt_ray.merge.profiles.class_maps import write_class_maps
 from ntt_ray.merge.profiles.coco import write_coco, write_results
+from ntt_ray.merge.profiles.hugging_face import write_dataset
 from ntt_ray.merge.profiles.instance_table import write_table
 from ntt_ray.merge.profiles.label_studio import TASKS, write_label_studio
 from ntt_ray.merge.profiles.polygons import write_polygons
+from ntt_ray.merge.profiles.webdataset import write_webdataset
 from ntt_ray.merge.profiles.yolo import write_yolo
 from ntt_ray.merge.rendering import Mapper, Merge, Source, Written
 from ntt_ray.run.failures import Reasons
@@ -35,6 +37,8 @@ WRITERS: dict[str, Callable[[Merge], Written]] = {
     "labelstudio": write_label_studio,
     "parquet": write_table,
     "semantic-png": write_class_maps,
+    "webdataset": write_webdataset,
+    "hf": write_dataset,
 }
 # of the profiles with one file for all images: what makes up its bytes
 MEASURES: dict[str, tuple[Measure, ...]] = {

@@ -22,6 +22,7 @@ from ntt_ray.merge.thresholds import Thresholds
 from ntt_ray.records import ClassLabel
 from ntt_ray.run.layout import shard_name
 from ntt_ray.run.shard import carried_columns, iter_batches, misfit, open_shard
+from ntt_ray.sources.schema import PACKED
 from ntt_ray.storage import Storage
 
 T = TypeVar("T")
@@ -214,12 +215,18 @@ class Merge:
 
 
 def iter_rows(part: Slice, columns: Sequence[str], source: Source) -> Iterator[pa.RecordBatch]:
-    """Rows of a slice with some columns of the shard, and ``uri`` when it is one of them."""
+    """Rows of a slice with some columns of the shard, and ``uri`` when it is one of them.
+
+    Shards of loose images have neither ``key`` nor ``source``: these are null then.
+    """
     position = 0
     uris = source.uris(part.shard_id) if "uri" in columns and source.uris is not None else None
     stored = [name for name in columns if name != "uri"]
     with open_shard(source.output, part.shard_id, source.store) as file:
+        absent = [f for f in PACKED if f.name in columns and f.name not in file.schema_arrow.names]
         for batch in iter_batches(file, stored):
+            for field in absent:
+                batch = batch.append_column(field, pa.nulls(len(batch), field.type))
             start, stop = max(0, part.start - position), min(len(batch), part.stop - position)
             if start < stop:
                 rows = batch.slice(start, stop - start)

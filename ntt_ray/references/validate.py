@@ -76,7 +76,8 @@ def checked_choice(
     annotations = _block(file, "annotations", Annotation, problems)
     if images is None or categories is None or annotations is None or problems:
         raise ReferencesError(TITLE, problems)
-    labels = _selected_classes(categories, classes, problems)
+    parent = _roboflow_parent(categories, annotations)
+    labels = _selected_classes(categories, classes, parent, problems)
     wanted = {label.category_id for label in labels}
     others = categories.positions.keys() - wanted
     sizes = {image.id: (image.height, image.width) for _, image in images.items.sound()}
@@ -161,12 +162,39 @@ def _block(file: CocoFile, key: Key, model: type[T], problems: list[str]) -> _Bl
     return _Block(items, positions)
 
 
+def _roboflow_parent(categories: _Block[Category], annotations: _Block[Annotation]) -> int | None:
+    """The id of the entry that Roboflow puts before the classes, whose supercategory it is.
+
+    None where there is no such entry, or it has an annotation: then it is a class.
+    """
+    raw = {identity: categories.items.raw(n) for identity, n in categories.positions.items()}
+    entry = raw.pop(0, None)
+    if not isinstance(entry, dict) or entry.get("supercategory") != "none" or not raw:
+        return None
+    if any(other.get("supercategory") != entry.get("name") for other in raw.values()):
+        return None
+    if any(_category_of(annotations, n) == 0 for n in annotations.positions.values()):
+        return None
+    logger.info(
+        "references: category 0 %r has no annotation, and all others below it", entry.get("name")
+    )
+    return 0
+
+
+def _category_of(annotations: _Block[Annotation], position: int) -> Any:
+    record = annotations.items.records[position]
+    return record.category_id if record else annotations.items.raw(position).get("category_id")
+
+
 def _selected_classes(
-    categories: _Block[Category], classes: Sequence[str] | None, problems: list[str]
+    categories: _Block[Category],
+    classes: Sequence[str] | None,
+    left_out: int | None,
+    problems: list[str],
 ) -> list[ClassLabel]:
     for identity in sorted(categories.positions):
         problems += [f"category {identity}: {p.text}" for p in categories.problems(identity)]
-    sound = sorted((c for _, c in categories.items.sound()), key=lambda c: c.id)
+    sound = sorted((c for _, c in categories.items.sound() if c.id != left_out), key=lambda c: c.id)
     every = [ClassLabel(c.id, c.name) for c in sound]
     labels = [label for label in every if classes is None or label.name in classes]
     if classes is not None and not classes:

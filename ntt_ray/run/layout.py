@@ -29,6 +29,7 @@ YOLO_LABELS, YOLO_FILE = "yolo/labels/", "yolo/data.yaml"
 YOLO_TRAIN, YOLO_VAL = "yolo/train.txt", "yolo/val.txt"
 CLASS_MAPS, CLASS_MAPS_FILE = "semantic/", "semantic/classes.json"
 INSTANCES_FOLDER = "instances"
+LABEL_TARS, DATASET_FOLDER = "webdataset/", "hf/data"
 
 METRICS_FILE = "metrics.json"
 REPORT_PAGE, REPORT_FILE = "report.html", "report.json"
@@ -55,6 +56,7 @@ FILES = (
     *(f"{YOLO_LABELS}*.txt", YOLO_FILE, YOLO_TRAIN, YOLO_VAL),
     *(f"{CLASS_MAPS}*.png", CLASS_MAPS_FILE),
     f"{INSTANCES_FOLDER}/part-*-of-*.parquet",
+    *(f"{LABEL_TARS}*.tar", f"{DATASET_FOLDER}/train-*-of-*.parquet"),
     *(METRICS_FILE, REPORT_PAGE, REPORT_FILE, CALIBRATION_PAGE, CALIBRATION_FILE),
     *(f"{PLAN_FOLDER}/*/{name}" for name in (PLAN_FILE, SAMPLE_FILE)),
     *(DRAW_FILE, REVIEW_PAGE, REVIEW_COCO, REVIEW_TASKS, REVIEW_INTERFACE),
@@ -80,6 +82,8 @@ MERGED_FILE = re.compile(
             *map(re.escape, (INTERFACE_FILE, YOLO_FILE, YOLO_TRAIN, YOLO_VAL)),
             re.escape(CLASS_MAPS_FILE),
             f"{INSTANCES_FOLDER}/{PART.pattern}",
+            rf"{LABEL_TARS}(?:(?!\.{{1,2}}/)[^/]+/)*[^/]+\.tar",
+            rf"{DATASET_FOLDER}/train-\d{{5,}}-of-\d{{5,}}\.parquet",
         ]
     )
 )
@@ -131,6 +135,11 @@ def again_uri(output: str, shard_id: int) -> str:
 def part_name(number: int, count: int) -> str:
     """File name of a part of the instance table, relative to the output; the first is 1."""
     return f"{INSTANCES_FOLDER}/part-{number:05d}-of-{count:05d}.parquet"
+
+
+def dataset_name(number: int, count: int) -> str:
+    """File name of a part of the Hugging Face data set, relative to the output; the first is 0."""
+    return f"{DATASET_FOLDER}/train-{number:05d}-of-{count:05d}.parquet"
 
 
 def split_names(name: str, count: int) -> list[str]:

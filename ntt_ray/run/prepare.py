@@ -46,6 +46,7 @@ from ntt_ray.run.record import (
 )
 from ntt_ray.run.resume import check_listing, check_versions, list_digest
 from ntt_ray.run.shard import existing_shards
+from ntt_ray.sources.archives import check_packed_tars
 from ntt_ray.sources.image_list import list_images
 from ntt_ray.sources.schema import SCHEMA
 from ntt_ray.stages import Stage
@@ -318,6 +319,8 @@ def _new_manifest(
     if wanted == "auto" and recorded is not None:  # the rule may have been another one then
         wanted = recorded_unit_images(recorded) or wanted
     per_unit = manifest_file.unit_images(len(images), wanted)
+    if recorded is None:
+        check_packed_tars(images, per_unit, store)
     if loose:
         images = images.select(SCHEMA.names)
     return manifest_file.manifest_bytes(images, per_unit)

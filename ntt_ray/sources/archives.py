@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import logging
 import re
+import shlex
 import tarfile
 import zipfile
 import zlib
@@ -18,7 +19,9 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import IO, NamedTuple
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ntt_ray import storage
 from ntt_ray.errors import InputError
@@ -27,12 +30,14 @@ from ntt_ray.sources import schema
 from ntt_ray.sources.ahead import in_order
 from ntt_ray.sources.schema import PackedFile, numbered, packed_schema
 from ntt_ray.storage import Storage
-from ntt_ray.storage.parts import Part
+from ntt_ray.storage.parts import Part, part_of
 
 logger = logging.getLogger(__name__)
 
 ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip")
 STEP_BYTES = 32 << 20
+MOST_READS = 8  # of a large .tar.gz: a run reads no more than so many times what there is
+SMALL_BYTES = 64 << 20
 _BLOCK = 512  # bytes of a tar's header
 _KEY = re.compile(r"((?:.*/|)[^.]+)[.][^/]*", re.DOTALL)  # of webdataset's `base_plus_ext`
 _LISTED = pa.schema(list(packed_schema())[1:])
@@ -126,6 +131,48 @@ def members(uri: str, store: Storage) -> Iterator[Packed]:
         raise InputError(f"images: {shown}: cannot be read as an archive ({error})") from None
     for ending, count in left_out.most_common():
         logger.info("images: left out %d members of %s that end in %r", count, shown, ending)
+
+
+def check_packed_tars(images: pa.Table, images_per_unit: int, store: Storage) -> None:
+    """Whether no ``.tar.gz`` would be read over and over: each unit reads it whole.
+
+    Args:
+        images: the list of images, as `sources.schema` says.
+        images_per_unit: how many images a unit has; the last one may have fewer.
+        store: access to files.
+
+    Raises:
+        InputError: a file of more than `SMALL_BYTES` would be read by more than `MOST_READS` units.
+    """
+    if "source" not in images.column_names:
+        return
+    for source, (first, last) in _packed_rows(images).items():
+        reads = last // images_per_unit - first // images_per_unit + 1
+        part = part_of(images["uri"][first].as_py())
+        if reads <= MOST_READS or part is None or (size := store.size(part.uri)) <= SMALL_BYTES:
+            continue
+        tar = re.sub(r"\.tgz$|\.gz$", "", source.rsplit("/", 1)[-1], flags=re.IGNORECASE)
+        tar = tar if tar.lower().endswith(".tar") else f"{tar}.tar"
+        raise InputError(
+            f"images: {storage.redact(part.uri)} ({size / 1e6:.0f} MB) cannot be read in part, and "
+            f"{reads} units of {images_per_unit} images would each read it whole: write a .tar "
+            f"(gunzip -c {shlex.quote(source.rsplit('/', 1)[-1])} > {shlex.quote(tar)}), or set "
+            f"job.images_per_unit to {-(-(last - first + 1) // max(1, MOST_READS - 1))} or more"
+        )
+
+
+def _packed_rows(images: pa.Table) -> dict[str, tuple[int, int]]:
+    """First and last row of the images of each ``.tar.gz``, by its name."""
+    packed = np.flatnonzero(pc.starts_with(images["uri"], "gunzip://").to_numpy())
+    if not len(packed):
+        return {}
+    names = images["source"].take(pa.array(packed)).combine_chunks().dictionary_encode()
+    codes = names.indices.to_numpy()
+    found, first = np.unique(codes, return_index=True)
+    last = len(codes) - 1 - np.unique(codes[::-1], return_index=True)[1]
+    texts = names.dictionary.take(pa.array(found)).to_pylist()
+    rows = zip(packed[first].tolist(), packed[last].tolist(), strict=True)
+    return dict(zip(texts, rows, strict=True))
 
 
 def _members(uri: str, store: Storage) -> Iterator[Member]:

@@ -329,3 +329,6 @@ def test_what_cannot_be_converted_ends_with_status_2(tmp_path):
         assert done.returncode == 2, source
         assert "Traceback" not in done.stderr
     assert run_command("references", "convert", str(tmp_path), "--from", "voc").returncode == 2
+    values = ("--from", "voc", "--objects", "value", "--output", output)
+    done = run_command("references", "convert", str(tmp_path), *values)
+    assert (done.returncode, "is of --from folder" in done.stderr) == (2, True)

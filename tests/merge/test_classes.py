@@ -1,4 +1,5 @@
 import json
+import tarfile
 from collections import Counter
 
 import numpy as np
@@ -103,6 +104,19 @@ def _classes_in_files(output):
     rows = pq.read_table(output / "instances").to_pylist()
     assert all(names[row["category_id"]] == row["category"] for row in rows)
     found["parquet"] = Counter(row["category"] for row in rows)
+    dataset = pq.read_table(output / "hf" / "data")
+    features = json.loads(dataset.schema.metadata[b"huggingface"])["info"]["features"]
+    hf_names = features["objects"]["category"]["feature"]["names"]
+    found["hf"] = Counter(
+        hf_names[index] for row in dataset["objects"].to_pylist() for index in row["category"]
+    )
+    with tarfile.open(output / "webdataset" / "loose.tar") as tar:
+        members = [json.loads(tar.extractfile(member).read()) for member in tar]
+    for member in members:
+        assert {c["id"]: c["name"] for c in member["categories"]}.items() <= names.items()
+    found["webdataset"] = Counter(
+        names[a["category_id"]] for member in members for a in member["annotations"]
+    )
     table = json.loads((output / "semantic" / "classes.json").read_text())
     map_names = {row["index"]: row["name"] for row in table}
     values = set()

@@ -6,7 +6,10 @@ large part of a mask. The ordinary ones are blobs in 480 x 640, some with a hole
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import io
+import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +22,7 @@ from ntt_ray.merge.passes import WRITERS
 from ntt_ray.records import ImageEntry, ImageLabels
 from ntt_ray.run.layout import shard_uri
 from ntt_ray.run.shard import labels_to_table, table_to_bytes
+from ntt_ray.sources.archives import webdataset_key
 from tests.support.odd_masks import SIZE_HW as ODD_SIZE_HW
 from tests.support.profile_run import CLASSES, SCORES, STORE, detection, labelled_images, merged
 
@@ -56,17 +60,19 @@ class Run:
         images: the pictures, under the names in the files.
         expected: what every reader should find.
         everything: the same with the instances below the threshold.
+        packed: WebDataset tars that hold the pictures, below `images`.
     """
 
     folder: Path
     images: Path
     expected: Found
     everything: Found
+    packed: tuple[str, ...] = ()
 
 
 def write(folder: Path) -> Run:
     """Write the shards, the merged files of every profile, and the pictures."""
-    rows = [*labelled_images(), *ordinary_images()]
+    rows = [_packed(row, number) for number, row in enumerate(_rows())]
     output, images = folder / "run", folder / "run" / "yolo" / "images"
     for shard_id, part in enumerate((rows[:3], rows[3:])):
         data = table_to_bytes(labels_to_table(part), {})
@@ -85,7 +91,38 @@ def write(folder: Path) -> Run:
         name: [instance for instance in found if instance.score >= MIN_SCORE]
         for name, found in everything.items()
     }
-    return Run(output, images, expected, everything)
+    return Run(output, images, expected, everything, _pack(images, rows))
+
+
+PER_TAR = 5
+
+
+def _rows() -> list[ImageLabels]:
+    return [*labelled_images(), *ordinary_images()]
+
+
+def _packed(row: ImageLabels, number: int) -> ImageLabels:
+    """A row as of an image in a tar."""
+    key = webdataset_key(row.entry.file_name)
+    source = f"shards/s-{number // PER_TAR:03d}.tar"
+    return replace(row, entry=replace(row.entry, key=key, source=source))
+
+
+def _pack(images: Path, rows: Sequence[ImageLabels]) -> tuple[str, ...]:
+    """The pictures in tars, as rows say; what failed is a broken file there."""
+    packed: dict[str, list[str]] = {}
+    for row in rows:
+        packed.setdefault(row.entry.source, []).append(row.entry.file_name)
+    for source, names in packed.items():
+        (images / source).parent.mkdir(exist_ok=True)
+        with tarfile.open(images / source, "w") as tar:
+            for name in names:
+                path = images / name
+                data = path.read_bytes() if path.exists() else b"no image"
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    return tuple(packed)
 
 
 def kind_of(mask: Mask) -> str:

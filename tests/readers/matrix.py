@@ -108,6 +108,14 @@ CASES = (
     ),
     Case("duckdb", "parquet", "instances", other_readers.duckdb_table),
     Case("datasets", "parquet", "instances", other_readers.hugging_face_table),
+    Case(
+        "datasets", "hf", "hf", other_readers.hugging_face_dataset,
+        remarks="`load_dataset` of the folder; keys of the images in their tars",
+    ),
+    Case(
+        "webdataset", "webdataset", "webdataset", other_readers.webdataset_beside_images,
+        remarks="beside the images in their tars, key by key",
+    ),
 )  # fmt: skip
 
 

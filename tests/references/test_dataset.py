@@ -338,6 +338,31 @@ def test_category_ids_from_0_are_raised_and_said(caplog):
     assert "each is higher by 1" in caplog.text
 
 
+def _as_roboflow(coco: dict, name: str = "hardware") -> dict:
+    """With the entry that Roboflow puts before the classes, and its classes below it."""
+    changed = copy.deepcopy(coco)
+    for category in changed["categories"]:
+        category["supercategory"] = name
+    parent = {"id": 0, "name": name, "supercategory": "none"}
+    changed["categories"].insert(0, parent)
+    return changed
+
+
+@pytest.mark.parametrize("name", ["hardware", "nut"])
+def test_roboflows_first_category_is_no_class(name):
+    plain, found = (parse_references(c, image_root="/x") for c in (COCO, _as_roboflow(COCO, name)))
+    assert found == plain
+
+
+def test_a_first_category_with_an_annotation_is_a_class():
+    coco = _as_roboflow(COCO)
+    coco["annotations"].append({**coco["annotations"][0], "id": 9, "category_id": 0})
+    assert "hardware" in [c.name for c in parse_references(coco, image_root="/x").classes]
+    del coco["annotations"][2]["bbox"]  # not sound, but an annotation
+    with pytest.raises(ReferencesError, match="bbox"):
+        parse_references(coco, image_root="/x")
+
+
 def test_names_that_look_alike_are_warned_of(caplog):
     names = {"categories": [{"id": 3, "name": "key"}, {"id": 1, "name": "Key "}]}
     parse_references({**COCO, **names}, image_root="/data")

@@ -1,14 +1,20 @@
 """Which settings a resumed run may change: every key of the config is on one side."""
 
+import tarfile
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any, get_args
 
 import pytest
 from pydantic import BaseModel
 
 from ntt_ray.config import Config, build_config
+from ntt_ray.errors import InputError
 from ntt_ray.run.identity import Found, identity_of
+from ntt_ray.run.prepare import check_images
 from ntt_ray.run.record import differences
+from ntt_ray.sources import archives
+from ntt_ray.storage import Storage
 from tests.support.golden import GOLDEN_MODELS
 
 DATA = {
@@ -167,3 +173,15 @@ def test_files_are_compared_by_what_is_in_them(content):
     changed, named = CONTENT[content]
     found = differences(_made(DATA), _made(DATA, **changed))
     assert [line.split(":")[0] for line in found] == named
+
+
+def test_a_packed_tar_that_many_units_would_read_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "SMALL_BYTES", 0)
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as tar:
+        for number in range(archives.MOST_READS + 1):
+            tar.addfile(tarfile.TarInfo(f"{number}.png"))
+    data = DATA | {"images": str(tmp_path / "a.tar.gz"), "output": str(tmp_path / "out")}
+    for per_unit, refused in ((1, True), (2, False)):
+        config = build_config(data | {"job": {"images_per_unit": per_unit}})
+        with pytest.raises(InputError, match="9 units") if refused else nullcontext():
+            assert len(check_images(config, Storage()).sizes) == 5

@@ -5,10 +5,13 @@ import logging
 import tarfile
 import zipfile
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from ntt_ray.errors import InputError
 from ntt_ray.run.fetch import fetch_images
+from ntt_ray.sources import archives
 from ntt_ray.sources.image_list import list_images
 from ntt_ray.sources.schema import SCHEMA, entries_of
 from ntt_ray.sources.stretches import Stretches
@@ -164,3 +167,53 @@ def test_few_requests_list_an_archive_and_one_reads_a_unit(s3, name):
         images = fetch_images(entries, read, timeout_s=20)
         assert proxy.happened()["requests"] == listing + 1
     assert {image.entry.file_name: image.data for image in images} == IMAGES
+
+
+def _listed(tmp_path, monkeypatch, name, small=0):
+    monkeypatch.setattr(archives, "SMALL_BYTES", small)
+    (tmp_path / "shards").mkdir()
+    for shard in ("a.tar.gz", name):
+        (tmp_path / "shards" / shard).write_bytes(_tar("w:gz" if "gz" in shard else "w"))
+    return list_images(str(tmp_path / "shards"), None, Storage())
+
+
+@pytest.mark.parametrize(("per_unit", "most"), [(1, 6), (2, 3), (4, 2), (5, 2)])
+def test_a_packed_tar_is_not_read_over_and_over(tmp_path, monkeypatch, per_unit, most):
+    """Twelve images in two files; the second begins in the middle of a unit of 4, or of 5."""
+    images = _listed(tmp_path, monkeypatch, "b 1.tgz")
+    monkeypatch.setattr(archives, "MOST_READS", most)
+    archives.check_packed_tars(images, per_unit, Storage())
+    monkeypatch.setattr(archives, "MOST_READS", most - 1)
+    with pytest.raises(InputError, match=rf"{most} units of {per_unit} images would each read"):
+        archives.check_packed_tars(images, per_unit, Storage())
+
+
+def test_the_refusal_names_the_ways_out(tmp_path, monkeypatch):
+    images = _listed(tmp_path, monkeypatch, "b 1.tgz")
+    monkeypatch.setattr(archives, "MOST_READS", 3)
+    with pytest.raises(InputError, match=r"gunzip -c a\.tar\.gz > a\.tar\), or set .* to 3 or"):
+        archives.check_packed_tars(images, 1, Storage())
+    archives.check_packed_tars(images, 3, Storage())
+    with pytest.raises(InputError, match=r"gunzip -c 'b 1\.tgz' > 'b 1\.tar'\)"):
+        archives.check_packed_tars(images.slice(6), 1, Storage())
+
+
+def test_small_files_and_plain_tars_are_read_as_often_as_need_be(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "MOST_READS", 1)
+    images = _listed(tmp_path, monkeypatch, "b.tar", small=10_000)
+    archives.check_packed_tars(images, 1, Storage())
+    monkeypatch.setattr(archives, "SMALL_BYTES", 0)
+    archives.check_packed_tars(images.slice(6), 1, Storage())
+    archives.check_packed_tars(images.select(SCHEMA.names), 1, Storage())
+
+
+def test_shards_as_of_img2dataset(tmp_path):
+    """Beside each tar it writes a Parquet of metadata and a JSON of statistics."""
+    for shard in ("00000", "00001"):
+        (tmp_path / f"{shard}.tar").write_bytes(_tar())
+        columns = {"url": ["http://x/1"], "key": ["0000"], "status": ["success"]}
+        pq.write_table(pa.table(columns), tmp_path / f"{shard}.parquet")
+        (tmp_path / f"{shard}_stats.json").write_text("{}")
+    entries = entries_of(list_images(str(tmp_path), None, Storage()))
+    assert len(entries) == 2 * len(IMAGES)
+    assert (entries[-1].source, entries[-1].key) == ("00001.tar", "0005")

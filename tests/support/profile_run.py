@@ -1,5 +1,7 @@
 """A small run for the tests of output profiles: odd masks in two shards, and images without any."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from ntt_ray.masks import encode_mask, rle_area, rle_bbox_xywh
@@ -7,6 +9,7 @@ from ntt_ray.merge.thresholds import Thresholds
 from ntt_ray.records import ClassLabel, Detection, ImageEntry, ImageLabels
 from ntt_ray.run.layout import shard_uri
 from ntt_ray.run.shard import labels_to_table, table_to_bytes
+from ntt_ray.sources.archives import webdataset_key
 from ntt_ray.storage import Storage
 from tests.support.merging import merge_shards
 from tests.support.odd_masks import MASKS, SIZE_HW
@@ -53,6 +56,23 @@ def write_run(output, store=STORE):
     for shard_id, rows in enumerate((images[:3], images[3:])):
         data = table_to_bytes(labels_to_table(rows), {})
         store.publish_bytes(shard_uri(output, shard_id), data)
+
+
+def write_packed(output, place, rows_per_shard=3):
+    """The images of the tests' run, each with the file and the key that `place` gives it."""
+    rows = []
+    for number, image in enumerate(labelled_images()):
+        source, key = place(number, image.entry.file_name)
+        rows.append(replace(image, entry=replace(image.entry, source=source, key=key)))
+    starts = range(0, len(rows), rows_per_shard)
+    for shard_id, start in enumerate(starts):
+        data = table_to_bytes(labels_to_table(rows[start : start + rows_per_shard]), {})
+        STORE.publish_bytes(shard_uri(str(output), shard_id), data)
+    return list(range(len(starts)))
+
+
+def in_tars(number, file_name):
+    return f"deep/s-{number // 4}.tar", webdataset_key(file_name)
 
 
 def merged(

@@ -9,7 +9,8 @@
 
 A mask has one object: its pixels are those of the one value that is not 0, or, in a mask with soft
 edges, those above half of the greatest. Where a PNG has transparent parts, they are outside.
-Several values or colours, each with pixels around which all are the same, are several objects.
+Several values or colours, each with pixels around which all are the same, are several objects:
+with `objects` ``value`` each is one, as in the PNGs of instance ids that many tools write.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import posixpath
 import re
 from collections import defaultdict
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -42,10 +44,18 @@ _EDGE_PX = 3  # what is farther from the rest of the object is not its soft edge
 _FEW_VALUES = 16  # more are a map of probabilities, whose greatest values may lie side by side
 _NEAR = 0.02  # of the greatest value: this near to it, or to 0, even areas say nothing then
 _LARGE = 0.05  # of all even pixels: as many are no accident
+_SHOWN = 4
 
 
-def read_folders(folder: str, store: Storage) -> list[AnnotatedImage]:
+def read_folders(
+    folder: str, store: Storage, objects: Literal["file", "value"] = "file"
+) -> list[AnnotatedImage]:
     """Read all class folders.
+
+    Args:
+        folder: the folder of the class folders.
+        store: access to files.
+        objects: what is an object: what a file shows, or each value or colour of it but 0.
 
     Raises:
         InputError: there are none.
@@ -69,8 +79,8 @@ def read_folders(folder: str, store: Storage) -> list[AnnotatedImage]:
             size_hw = check_size(read_listed(folder, image, store), None)
             for name in own:
                 with noted(problems, name, ImageError, ValueError):
-                    rle = _read_mask(read_listed(folder, name, store), size_hw)
-                    shapes.append(mask(label, None, rle))
+                    rles = _read_masks(read_listed(folder, name, store), size_hw, objects)
+                    shapes += [mask(label, None, rle) for rle in rles]
             images.append(AnnotatedImage(image, size_hw, tuple(shapes)))
     return usable(images, problems, {})
 
@@ -114,17 +124,34 @@ def _stem(name: str) -> str:
     return posixpath.splitext(name)[0]
 
 
-def _read_mask(data: bytes, size_hw: tuple[int, int]) -> Rle:
+def _read_masks(data: bytes, size_hw: tuple[int, int], objects: str) -> list[Rle]:
     values, colours = decode_mask(data)
     if values.shape != size_hw:
         height, width = values.shape
         raise ValueError(f"is {width} x {height} pixels, but its image {size_hw[1]} x {size_hw[0]}")
-    if (objects := _least_objects(values, colours)) > 1:
+    if objects == "value":
+        return _each_value(values, colours)
+    if (least := _least_objects(values, colours)) > 1:
         raise ValueError(
-            f"shows {objects} objects or more, by their values or colours; one file for each "
-            "object is needed"
+            f"shows {least} objects or more, by their values or colours; one file for each object "
+            "is needed, or --objects value where each value is one"
         )
-    return encode_mask(values > values.max() / 2)
+    return [encode_mask(values > values.max() / 2)]
+
+
+def _each_value(values: npt.NDArray[np.int64], colours: npt.NDArray[np.int64]) -> list[Rle]:
+    """A mask for each value or colour inside, by rising value; ValueError for soft edges."""
+    inside = values > 0
+    kinds = np.unique(colours[inside])
+    solid = np.unique(colours[inside & _is_even(colours)])
+    if len(soft := np.setdiff1d(kinds, solid)):
+        shown = ", ".join(str(kind) for kind in soft[:_SHOWN].tolist())
+        raise ValueError(
+            f"{len(soft)} of its {len(kinds)} values have no pixel around which all are the same, "
+            f"so they may be soft edges: {shown}{', ...' if len(soft) > _SHOWN else ''}; save "
+            "the mask without smoothing, and delete what is smaller than 3 x 3 pixels"
+        )
+    return [encode_mask(inside & (colours == kind)) for kind in kinds.tolist()]
 
 
 def _least_objects(values: npt.NDArray[np.int64], colours: npt.NDArray[np.int64]) -> int:

@@ -18,7 +18,7 @@ from ntt_ray.references.importers.voc import is_voc
 from ntt_ray.storage import Storage
 
 LOOKED_INTO = 20  # JSON files; the first that tells is believed
-_WANTED = "name it with --from folder, labelme, cvat, yolo, labelstudio or voc"
+_WANTED = "name it with --from folder, labelme, cvat, yolo, labelstudio, voc, supervisely or darwin"
 
 
 def guess_format(folder: str, store: Storage) -> str:
@@ -74,5 +74,9 @@ def _kind(content: Any) -> str | None:
         return "labelstudio" if tasks else None
     if isinstance(content, dict) and isinstance(content.get("shapes"), list):
         return "labelme"
+    if isinstance(content, dict) and isinstance(content.get("objects"), list):
+        return "supervisely"
+    if isinstance(content, dict) and {"item", "annotations"} <= content.keys():
+        return "darwin"
     coco = isinstance(content, dict) and {"images", "annotations", "categories"} <= content.keys()
     return "coco" if coco else None

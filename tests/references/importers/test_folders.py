@@ -185,3 +185,44 @@ def test_all_problems_at_once(tmp_path):
 def test_nothing_to_read(tmp_path):
     with pytest.raises(InputError, match="no folder of a class"):
         read_folders(str(tmp_path), Storage())
+
+
+IDS = np.zeros((40, 50), np.uint8)
+IDS[5:15, 5:20], IDS[5:15, 20:30], IDS[25:35, 25:45] = 1, 2, 200
+
+
+def each(folder, picture):
+    photo(folder / "nut" / "1.jpg")
+    write(folder / "nut" / "1_mask.png", picture)
+    return read_folders(str(folder), Storage(), "value")
+
+
+def test_each_value_is_an_object(tmp_path):
+    (found,) = each(tmp_path, Image.fromarray(IDS))
+    assert [shape.label for shape in found.shapes] == ["nut"] * 3
+    for value, shape in zip((1, 2, 200), found.shapes, strict=True):
+        assert (decode_rle(shape.rle) == (value == IDS)).all()
+
+
+def test_each_value_of_16_bits_is_an_object(tmp_path):
+    (found,) = each(tmp_path, Image.fromarray(IDS.astype(np.uint16) * 300))
+    assert len(found.shapes) == 3
+
+
+def test_each_colour_is_an_object(tmp_path):
+    red_and_green = np.stack([(IDS == 1) * 255, (IDS == 2) * 255, IDS * 0], -1).astype(np.uint8)
+    (found,) = each(tmp_path, Image.fromarray(red_and_green))
+    assert [shape.bbox_xywh for shape in found.shapes] == [(20, 5, 10, 10), (5, 5, 15, 10)]
+
+
+def test_soft_edges_are_no_objects(tmp_path):
+    soft = Image.fromarray(IDS).filter(ImageFilter.GaussianBlur(1))
+    with pytest.raises(ReferencesError, match="values have no pixel around which all are the same"):
+        each(tmp_path, soft)
+
+
+def test_the_refusal_of_several_objects_names_the_way(tmp_path):
+    photo(tmp_path / "nut" / "1.jpg")
+    write(tmp_path / "nut" / "1_mask.png", Image.fromarray(IDS))
+    with pytest.raises(ReferencesError, match=r"shows 3 objects or more.* --objects value"):
+        read_folders(str(tmp_path), Storage())

@@ -11,12 +11,16 @@ from ntt_ray.storage import Storage
 LABELME = json.dumps({"shapes": [], "imagePath": "a.jpg"})
 TASKS = json.dumps([{"data": {"image": "a.jpg"}}])
 COCO = json.dumps({"images": [], "annotations": [], "categories": []})
+SUPERVISELY = json.dumps({"size": {"height": 1, "width": 1}, "objects": []})
+DARWIN = json.dumps({"version": "2.0", "item": {"name": "a.jpg"}, "annotations": []})
 FOUND = {
     "labelme": {"a.jpg": "", "a.json": LABELME},
     "cvat": {"annotations.xml": "<annotations/>", "images/a.jpg": ""},
     "yolo": {"data.yaml": "names: [a]", "images/a.jpg": "", "labels/a.txt": ""},
     "labelstudio": {"export.json": TASKS, "a.jpg": ""},
     "voc": {"JPEGImages/a.jpg": "", "SegmentationObject/a.png": "", "SegmentationClass/a.png": ""},
+    "supervisely": {"meta.json": "{}", "x/img/a.jpg": "", "x/ann/a.jpg.json": SUPERVISELY},
+    "darwin": {"images/a.jpg": "", "annotations/a.json": DARWIN},
     "folder": {"cat/a.jpg": "", "cat/a.png": "", "notes.json": "{not JSON"},
 }
 REFUSED = {

@@ -48,6 +48,43 @@ def test_a_list_of_labels_comes_first(tmp_path):
     assert [shape.label for shape in found.shapes] == ["c9", "c12"]
 
 
+LABELS = "# label:color_rgb:parts:actions\nbackground:0,0,0::\nbolt:0,32,128::\nnut:9,9,9::\n"
+
+
+def coloured(values, colours):
+    picture = np.zeros((*values.shape, 3), np.uint8)
+    for value, rgb in colours.items():
+        picture[values == value] = rgb
+    return picture
+
+
+def test_coloured_maps_as_of_cvat(tmp_path):
+    """As its "Segmentation mask 1.1": both in RGB, with VOC's colours for objects and borders."""
+    border = {255: (224, 224, 192)}
+    objects = coloured(OBJECTS, {1: (128, 0, 0), 2: (0, 128, 0), **border})
+    classes = coloured(CLASSES, {9: (9, 9, 9), 12: (0, 32, 128), **border})
+    folder = write(tmp_path / "voc", objects, classes, labelmap=LABELS)
+    (found,) = read_voc(folder, Storage())
+    assert {
+        shape.label: (decode_rle(shape.rle) == (n == OBJECTS)).all()
+        for n, shape in zip((2, 1), found.shapes, strict=True)
+    } == {"nut": True, "bolt": True}
+
+
+def test_class_maps_of_one_grey(tmp_path):
+    only = np.where(OBJECTS == 1, OBJECTS, 0)
+    classes = coloured(only, {1: (9, 9, 9)})
+    (found,) = read_voc(write(tmp_path / "voc", only, classes, labelmap=LABELS), Storage())
+    assert [shape.label for shape in found.shapes] == ["nut"]
+
+
+def test_a_colour_that_no_label_has(tmp_path):
+    classes = coloured(CLASSES, {9: (1, 2, 3), 12: (0, 32, 128)})
+    folder = write(tmp_path / "voc", OBJECTS, classes, labelmap=LABELS)
+    with pytest.raises(ReferencesError, match="object 1: has the colour 1,2,3, which labelmap"):
+        read_voc(folder, Storage())
+
+
 WRONG = {
     "another size": ({"objects": OBJECTS[:30]}, "is 50 x 30 pixels, but its image 50 x 40"),
     "a class without a name": ({"labelmap": "background:0,0,0::\nnut:1,1,1::"}, "has the class 9"),
