@@ -115,7 +115,7 @@ def test_equals_a_plain_count(objects, found):
 
     a = painted(sorted(objects, key=lambda o: -rle_area(mask(o[1]))))
     # of equal scores the first is on top
-    b = painted([(c, m) for c, m, _ in reversed(sorted(found, key=lambda d: -d[2]))])
+    b = painted([(c, m) for c, m, _ in sorted(found[::-1], key=lambda d: d[2])])
     for category, name in NAMES.items():
         union = ((a == category) | (b == category)).sum()
         expected = ((a == category) & (b == category)).sum() / union if union else None
