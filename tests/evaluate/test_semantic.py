@@ -115,7 +115,8 @@ def test_equals_a_plain_count(objects, found):
 
     a = painted(sorted(objects, key=lambda o: -rle_area(mask(o[1]))))
     # of equal scores the first is on top
-    b = painted([(c, m) for c, m, _ in sorted(found[::-1], key=lambda d: d[2])])
+    drawn = sorted(enumerate(found), key=lambda item: (item[1][2], -item[0]))
+    b = painted([(c, m) for _, (c, m, _) in drawn])
     for category, name in NAMES.items():
         union = ((a == category) | (b == category)).sum()
         expected = ((a == category) & (b == category)).sum() / union if union else None
