@@ -59,6 +59,7 @@ from ntt_ray.models.published import BUNDLED, bundled_file
 from ntt_ray.models.sam2.proposer import Sam2Proposer
 from ntt_ray.records import ClassLabel, Detection, PromptWork
 from ntt_ray.settings import (
+    ComponentSettings,
     DiffusionSettings,
     MethodSettings,
     PromptSettings,
@@ -85,6 +86,17 @@ class Variant:
 
 PLAIN = "the paper's"
 PROMPTS = PromptSettings()
+PARTS = {
+    "largest component": Variant(MethodSettings(largest_component=ComponentSettings())),
+    "components from half": Variant(
+        MethodSettings(largest_component=ComponentSettings(min_share=0.5))
+    ),
+    "IoU to 0.25": Variant(MethodSettings(iou_power=0.25)),
+    "IoU to 0.5": Variant(MethodSettings(iou_power=0.5)),
+    "largest component, IoU to 0.25": Variant(
+        MethodSettings(largest_component=ComponentSettings(), iou_power=0.25)
+    ),
+}
 MATCHING = {
     PLAIN: Variant(),
     "diffusion": Variant(MethodSettings(diffusion=DiffusionSettings())),
@@ -92,6 +104,7 @@ MATCHING = {
     "prototypes, soft-max of 3": Variant(
         MethodSettings(prototypes=PrototypeSettings(temperature=0.1))
     ),
+    **PARTS,
 }
 BACKGROUNDS = {
     "background of the crops": Variant(background="crops"),
@@ -112,6 +125,7 @@ VARIANTS: Mapping[str, Mapping[str, Variant]] = {
     "strangers": {**MATCHING, **BACKGROUNDS, **ASKED_LESS},
     "large": {
         PLAIN: Variant(),
+        **PARTS,
         "prompts from 0.3": ASKED_LESS["prompts from 0.3"],
         "tiles": Variant(MethodSettings(tiles=TileSettings())),
         "tiles, prompts from 0.3": Variant(MethodSettings(tiles=TileSettings(), prompts=PROMPTS)),

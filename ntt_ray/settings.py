@@ -130,6 +130,17 @@ class DiffusionSettings(Settings):
     steps: Annotated[int, Field(ge=1, le=1000)] = 30
 
 
+class ComponentSettings(Settings):
+    """Final masks without their small parts, see `method.options.components`.
+
+    Attributes:
+        min_share: a connected part of a mask stays if it has at least this share of the pixels of
+            the largest one, 0 to 1. To be lowered, to 0.5 or so, for objects that others divide.
+    """
+
+    min_share: Share = 1.0
+
+
 class PrototypeSettings(Settings):
     """Several prototypes per class, see `method.options.prototypes`.
 
@@ -190,6 +201,10 @@ class MethodSettings(Settings):
         prototypes: several prototypes per class, for classes of several looks.
         prompts: the proposer is asked only where an image resembles a class, to save time.
         tiles: large images are labelled tile by tile, for small objects.
+        largest_component: the small parts of final masks are left out.
+        iou_power: final scores are multiplied by the predicted IoU to this power, above 0: low
+            powers raise well drawn masks a little. Score thresholds and calibrations are those of
+            one power. None: 0, the paper's scores.
     """
 
     points_per_side: Annotated[int, Field(ge=1, le=256)] = 32
@@ -201,3 +216,5 @@ class MethodSettings(Settings):
     prototypes: PrototypeSettings | None = None
     prompts: PromptSettings | None = None
     tiles: TileSettings | None = None
+    largest_component: ComponentSettings | None = None
+    iou_power: Annotated[float, Field(gt=0.0, le=10.0)] | None = None

@@ -19,6 +19,7 @@ def test_defaults_are_the_papers():
         "max_detections": 100,
         "context_ratio": 0.2,
         **dict.fromkeys(("diffusion", "prototypes", "prompts", "tiles")),
+        **dict.fromkeys(("largest_component", "iou_power")),
     }
 
 

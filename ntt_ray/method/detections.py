@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from ntt_ray.method.masks_at_size import RleMasks, StripMasks, as_rles
+from ntt_ray.method.options.components import without_small_parts
 from ntt_ray.records import Detection
+from ntt_ray.settings import ComponentSettings
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class BestMasks:
         labels: ``(F,)`` int64 class indices.
         scores: ``(F,)`` float32, falling; those below 0 are no detections.
         predicted_iou: ``(F,)`` float32.
+        parts: which parts of the masks stay; None: all.
     """
 
     size_hw: tuple[int, int]
@@ -30,10 +33,15 @@ class BestMasks:
     labels: Tensor
     scores: Tensor
     predicted_iou: Tensor
+    parts: ComponentSettings | None = None
 
     def detections(self, category_ids: Sequence[int]) -> tuple[Detection, ...]:
         """Fetch, encode and measure; waits for the device. None of the masks found may be empty."""
-        masks = as_rles(self.masks.encoded(), self.size_hw)
+        encoded = self.masks.encoded()
+        if self.parts is None:
+            masks = as_rles(encoded, self.size_hw)
+        else:
+            masks = without_small_parts(encoded, self.size_hw, self.parts)
         scores, ious = torch.stack((self.scores, self.predicted_iou)).tolist()  # one copy
         boxes, areas = masks.boxes_xywh.astype(float).tolist(), masks.areas.tolist()
         return tuple(

@@ -20,7 +20,7 @@ from ntt_ray.method.candidates import Candidates, Merged
 from ntt_ray.method.detections import BestMasks, nothing_found
 from ntt_ray.method.host import Host
 from ntt_ray.method.masks_at_size import StripMasks, masks_at_size
-from ntt_ray.method.merging import decayed_at_once, merged_scores
+from ntt_ray.method.merging import decayed_at_once, merged_scores, weighted_scores
 from ntt_ray.method.options.prompting import Prompting
 from ntt_ray.method.options.prototypes import clustered_prototypes
 from ntt_ray.method.pooling import pooled_features
@@ -134,14 +134,15 @@ class Labeler:
             proposals: masks above the predicted IoU threshold.
             size_hw: height and width of the image.
         """
-        limit = self.settings.max_detections
+        limit, power = self.settings.max_detections, self.settings.iou_power
         candidates = self.suppress(self.match(features, proposals))
-        merged = self.merge(candidates, size_hw, limit)
+        merged = self.merge(candidates, size_hw, limit if power is None else None)
         kept = merged.candidates
-        best = ranking(merged.scores, kept.proposals.index, limit)
+        scores = weighted_scores(merged.scores, kept.proposals.predicted_iou, power)
+        best = ranking(scores, kept.proposals.index, limit)
         masks, labels = merged.masks.select(best), kept.labels[best]
-        predicted_iou = kept.proposals.predicted_iou[best]
-        return BestMasks(size_hw, masks, labels, merged.scores[best], predicted_iou)
+        predicted_iou, parts = kept.proposals.predicted_iou[best], self.settings.largest_component
+        return BestMasks(size_hw, masks, labels, scores[best], predicted_iou, parts)
 
     def match(self, features: Tensor, proposals: Proposals) -> Candidates:
         """Pool features in each mask and take the most similar class; an empty mask scores 0."""

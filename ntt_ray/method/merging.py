@@ -35,6 +35,20 @@ def merged_scores(
     return diffused_scores(scores, labels, features, shares, diffusion)
 
 
+def weighted_scores(scores: Tensor, predicted_iou: Tensor, power: float | None) -> Tensor:
+    """Final scores times the predicted IoU to a power, an option beyond the paper.
+
+    Args:
+        scores: ``(M,)`` float32 after merging; those below 0 mark what is no detection, and stay.
+        predicted_iou: ``(M,)`` float32; what lies outside of 0 to 1 counts as the nearer of both.
+        power: None leaves the scores as they are.
+    """
+    if power is None:
+        return scores
+    weights = predicted_iou.clamp(0.0, 1.0) ** power
+    return torch.where(scores < 0, scores, scores * weights)
+
+
 def decayed_at_once(scores: Tensor, labels: Tensor, features: Tensor, all_shares: Tensor) -> Tensor:
     """Scores after soft merging (METHOD 34), all of them, without a number asked of the device.
 

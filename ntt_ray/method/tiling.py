@@ -27,7 +27,7 @@ from ntt_ray.method.masks_at_size import (
     as_rles,
     masks_to_encode,
 )
-from ntt_ray.method.merging import merged_scores
+from ntt_ray.method.merging import merged_scores, weighted_scores
 from ntt_ray.method.suppression import nms_order, ranking
 from ntt_ray.method.tiles import View, cut_off, seen_finer, views_of
 from ntt_ray.models.inputs import to_input
@@ -178,12 +178,15 @@ class TiledLabeler:
         order = nms_order(boxes[left], every.predicted_iou[left], dense, settings.nms_iou)
         order = left[order[: MERGE_FACTOR * limit]]
         masks, kept = RleMasks(tuple(rles)).select(order), every.select(order)
+        power, wanted = settings.iou_power, limit if settings.iou_power is None else None
         scores = merged_scores(
-            kept.scores, kept.labels, kept.features, masks.shares, settings.diffusion, limit
+            kept.scores, kept.labels, kept.features, masks.shares, settings.diffusion, wanted
         )
+        scores = weighted_scores(scores, kept.predicted_iou, power)
         best = ranking(scores, order, limit)
         labels, predicted_iou = kept.labels[best], kept.predicted_iou[best]
-        chosen = BestMasks(size_hw, masks.select(best), labels, scores[best], predicted_iou)
+        parts = settings.largest_component
+        chosen = BestMasks(size_hw, masks.select(best), labels, scores[best], predicted_iou, parts)
         return chosen.detections(self.labeler.category_ids)
 
 

@@ -23,6 +23,7 @@ from ntt_ray.settings import (
 from tests import reference
 from tests.support.colours import ColourProposer
 from tests.support.fakes import BANK, CLASSES, FakeEncoder, FakeProposer, make_proposals
+from tests.support.noise import Noise, noise_of
 
 SIDE = 32  # of the fake models' input, and so of the smallest tiles
 
@@ -34,27 +35,6 @@ class PromptedColours(ColourProposer):
 
     def propose_at(self, image, min_predicted_iou, points):
         return self.propose(image[None], min_predicted_iou)[0]
-
-
-class Noise(FakeProposer):
-    """Twelve random masks for each input; the same input gets the same ones."""
-
-    def __init__(self) -> None:
-        pass
-
-    def propose(self, images, min_predicted_iou, wanted=None):
-        positions = range(len(images)) if wanted is None else wanted
-        return [_noise(images[position]) for position in positions]
-
-
-def _noise(image: torch.Tensor) -> Proposals:
-    seed = int(image.double().sum() * 1000)
-    random = torch.Generator().manual_seed(seed)
-    rough = torch.randn(12, 1, 5, 5, generator=random)
-    rough[3:, :, [0, -1]] = rough[3:, :, :, [0, -1]] = -1.0  # these do not reach a border
-    logits = torch.nn.functional.interpolate(rough, size=(SIDE, SIDE), mode="bilinear")[:, 0]
-    iou = torch.rand(12, generator=random) * 0.6 + 0.4
-    return Proposals(logits.contiguous(), iou, torch.arange(12))
 
 
 class ByView(FakeProposer):
@@ -143,7 +123,7 @@ def _plain(image: np.ndarray, overlap: float, wanted: int) -> list:
     for view in views_of(size_hw, SIDE, overlap):
         part = image[view.top : view.top + view.height, view.left : view.left + view.width]
         inputs = to_input([resize_square(part, SIDE)])
-        features, proposals = FakeEncoder().encode(inputs)[0], _noise(inputs[0])
+        features, proposals = FakeEncoder().encode(inputs)[0], noise_of(inputs[0])
         own = []
         for k in range(len(proposals)):
             mask = (proposals.logits[k] > 0).numpy()

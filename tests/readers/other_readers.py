@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from pycocotools import mask as coco_mask
 
 from tests.readers.labelled import Found, Instance, Run
@@ -92,13 +91,12 @@ def webdataset_beside_images(run: Run, name: str) -> Found:
         for image, label in zip(_samples(run, tar), labels, strict=True):
             assert image["__key__"] == label["__key__"]
             content = json.loads(label["json"])
-            with contextlib.suppress(UnidentifiedImageError):
-                (ending,) = (key for key in image if not key.startswith("_"))
-                with Image.open(io.BytesIO(image[ending])) as picture:
-                    assert [content["width"], content["height"]] == list(picture.size)
             if content["status"] == "failed":
                 assert content["error"]
                 continue
+            (ending,) = (key for key in image if not key.startswith("_"))
+            with Image.open(io.BytesIO(image[ending])) as picture:
+                assert [content["width"], content["height"]] == list(picture.size)
             names = {c["id"]: c["name"] for c in content["categories"]}
             found[content["file_name"]] = [
                 Instance(

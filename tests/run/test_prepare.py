@@ -60,6 +60,8 @@ REFUSED = {
     "method.prompts.min_similarity": (0.4, "method.prompts"),
     "method.tiles.side": (512, "method.tiles"),
     "method.tiles.overlap": (0.5, "method.tiles"),
+    "method.largest_component.min_share": (0.5, "method.largest_component"),
+    "method.iou_power": (0.25, "method.iou_power"),
     "job.images_per_unit": (7, "job.images_per_unit"),
 }
 # Compared by the content of what they name, not by their words; so is all below `references`.
