@@ -70,7 +70,7 @@ def draw(
     """Draw labels of a finished run at random and write a page to review them on.
 
     The labels are those that merge.min_score and merge.calibration keep. Beside the page come the
-    same labels for CVAT, FiftyOne and LightlyStudio (COCO) and for Label Studio.
+    same labels for CVAT and FiftyOne (COCO) and for Label Studio.
 
     Example: ntt-ray review draw birds.yaml --labels 400 --images 100
     """

@@ -61,7 +61,7 @@ def settings(golden_references):
         "references": {"annotations": str(golden_references), "image_root": str(GOLDEN / "refs")},
         "models": GOLDEN_MODELS,
         "job": {"images_per_unit": PER_UNIT, "actors": 1, "patience_s": 3.0},
-        "merge": {"min_score": 0.0},
+        "merge": {"min_score": 0.0, "profiles": ["coco", "coco-results"]},
     }
 
 

@@ -65,7 +65,7 @@ def bucket_config(s3, golden_references):
         "references": {"annotations": str(golden_references), "image_root": str(GOLDEN / "refs")},
         "models": GOLDEN_MODELS,
         "job": {"images_per_unit": IMAGES // UNITS, "actors": 1},
-        "merge": {"min_score": 0.0},
+        "merge": {"min_score": 0.0, "profiles": ["coco", "coco-results"]},
         "storage_options": s3.options(),
     }
 
