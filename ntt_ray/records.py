@@ -43,9 +43,9 @@ class ImageEntry:
         image_id: COCO image id, at least 1.
         file_name: relative name, which goes into COCO.
         uri: path or URI of the image file.
-        key: of a packed image the WebDataset key, which is its path in the archive up to the first
-            dot of the last part; else what the table's column of keys says; None where there is
-            none.
+        key: the key that labels and images share: the WebDataset key of a packed image, which is
+            its path in the archive up to the first dot of the last part, or what the table's
+            column of keys says; None where there is none.
         source: the packed file that holds the image, as a name relative to `images`; None for a
             loose file.
     """

@@ -125,8 +125,8 @@ def run_steps(settings: Config, *, brief: bool = False) -> Steps:
 
 def _label(
     settings: Config, check: CheckClasses | None = None, part: Part | None = None
-) -> tuple[float | None, list[int]]:
-    """Label; the images per second that went through, if any did, and the units to be done."""
+) -> tuple[float | None, dict[int, int]]:
+    """Label; the images per second that went through, if any did, and each unit's images."""
     from ntt_ray.run.label import label as label_run
 
     with Reporter() as reporter:

@@ -65,7 +65,7 @@ def label(
     on_unit: OnUnit,
     check: CheckClasses | None = None,
     part: Part | None = None,
-) -> list[int]:
+) -> dict[int, int]:
     """Label every image of a config that has no row yet, and those that could not be read.
 
     Args:
@@ -77,7 +77,8 @@ def label(
         part: which share of the units to label; other drivers label the others. None: all.
 
     Returns:
-        The units that this driver was to label, those included that were done before.
+        How many images each unit has that this driver was to label, those that were done before
+        included.
 
     Raises:
         RunIncompleteError: a unit was worked on and has no shard.
@@ -117,7 +118,7 @@ def label(
             store.delete(again_uri(config.output, unit))
         delete_finished(config.output, own, store)
         _check_shards(config, store, work, found)
-        return own
+        return {unit: prepared.images.sizes[unit] for unit in own}
 
 
 def _label_units(

@@ -122,11 +122,7 @@ def make_plan(config: Config, check: CheckClasses | None = None) -> Plan:
     store = Storage(config.storage_options)
     sources = check_sources(config, store)
     check_names = None if check is None else check(classes_of(sources))
-    with Stage("looking at the images and at what is done", at_once=False):
-        images = check_images(config, store)
-        look_at_images(config, store, images)
-    if check_names is not None:
-        check_names(manifest_file.name_batches(images.manifest))
+    images = _seen_images(config, store, check_names)
     check_settings(config, images, sources)
     check_bank(config, store, sources, images.recorded)
     weights = check_outlook(config, store)
@@ -185,11 +181,7 @@ def prepare_run(
         WeightsError: a checkpoint does not fit.
         OutputMismatchError: the output holds a run with other settings.
     """
-    with Stage("looking at the images and at what is done", at_once=False):
-        images = check_images(config, store)
-        look_at_images(config, store, images)
-    if check_names is not None:
-        check_names(manifest_file.name_batches(images.manifest))
+    images = _seen_images(config, store, check_names)
     check_settings(config, images, sources)
     check_bank(config, store, sources, images.recorded)
     models = start_models(config, store)
@@ -287,6 +279,15 @@ def check_images(config: Config, store: Storage) -> Images:
         ids = manifest_file.UnitIds(manifest)
         done = whole_shards(config.output, done, recorded.labels_hash, ids, store)
     return Images(manifest, sizes, done, recorded, lost)
+
+
+def _seen_images(config: Config, store: Storage, check_names: CheckNames | None) -> Images:
+    with Stage("looking at the images and at what is done", at_once=False):
+        images = check_images(config, store)
+        look_at_images(config, store, images)
+    if check_names is not None:
+        check_names(manifest_file.name_batches(images.manifest))
+    return images
 
 
 def look_at_images(config: Config, store: Storage, images: Images) -> None:

@@ -149,7 +149,7 @@ def with_carried(table: pa.Table, images: pa.Table) -> pa.Table:
     """The rows of a unit with the columns of the manifest that shards get too.
 
     Args:
-        table: of `SCHEMA`.
+        table: the rows of the unit, with the columns of `SCHEMA`.
         images: the unit's rows of the manifest; a list of loose files adds nothing.
 
     Raises:

@@ -6,7 +6,7 @@ nothing, and needs neither the config, nor Ray, nor the models.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -56,7 +56,8 @@ class Status:
         failures: failed images by reason, the most frequent first; None where nobody looked.
         allowed: how many of the images may fail before the run counts as failed.
         driver: who works on the run, or died over it.
-        parts: the same of each part, as in ``2/4``, where the run is divided among drivers.
+        parts: who works on each part of the run or died over it, by the part's name as in ``2/4``;
+            empty where one driver labels all of it.
         drift: alarms in words: units that found something else than all before.
     """
 
@@ -99,7 +100,7 @@ class Status:
         if self.units_done < self.units:
             return f"{self.units - self.units_done} of {self.units} units are not done"
         if self.images_done not in (None, self.images):
-            return f"the shards have {self.images_done} rows for {self.images} images; label again"
+            return _rows_missing(self.images_done, self.images)
         return self.allowed.problem(self.images, self._reasons())
 
     @property
@@ -119,6 +120,10 @@ class Status:
 
     def _reasons(self) -> dict[tuple[str, str], int]:
         return _reasons(self.failures or {})
+
+
+def _rows_missing(rows: int | None, images: int) -> str:
+    return f"the shards have {rows} rows for {images} images; label again"
 
 
 def _reasons(failures: Mapping[str, Failures]) -> dict[tuple[str, str], int]:
@@ -171,17 +176,25 @@ def read_status(output: str, store: Storage, *, footers: bool | None = None) -> 
     )
 
 
-def check_labelled(output: str, units: Collection[int], allowed: Allowed, store: Storage) -> None:
+def check_labelled(output: str, units: Mapping[int, int], allowed: Allowed, store: Storage) -> None:
     """Whether labelling some units may end with exit status 0.
 
+    Args:
+        output: the prefix of the run.
+        units: how many images each unit has that was to be labelled.
+        allowed: how many of the images may fail.
+        store: access to files.
+
     Raises:
-        RunIncompleteError: units are missing, or too many images failed.
+        RunIncompleteError: units or rows are missing, or too many images failed.
     """
     shards = sorted(existing_shards(output, store) & set(units))
     if missing := len(units) - len(shards):
         raise RunIncompleteError(f"{missing} of {len(units)} units are not done")
     rows, failures = _look_into(output, shards, store)
-    problem = allowed.problem(rows, _reasons(failures))
+    if rows != (images := sum(units.values())):
+        raise RunIncompleteError(_rows_missing(rows, images))
+    problem = allowed.problem(images, _reasons(failures))
     if problem is not None:
         raise RunIncompleteError(problem)
 

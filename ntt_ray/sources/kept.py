@@ -125,7 +125,7 @@ def with_carried(
     """A list of loose images with the keys and kept columns of their rows.
 
     Args:
-        images: of `SCHEMA`.
+        images: the list of images, with the columns of `SCHEMA`.
         parts: the keys, perhaps null, and kept columns of the rows, in order.
         columns: what the config asks for.
         where: the table, for messages.

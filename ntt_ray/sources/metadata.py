@@ -36,7 +36,7 @@ def with_metadata(
     Images that no row names have nulls; they, and rows of images that are not there, are counted.
 
     Args:
-        images: of `SCHEMA`.
+        images: the list of images, with the columns of `SCHEMA`.
         prefix: where they lie.
         described: names of files below it that may be metadata files.
         columns: what is asked for.

@@ -106,6 +106,24 @@ def test_units_go_out_together_where_more_actors_ask_than_one_driver_serves():
     assert chain.units_together(1, 1_000) == 1
 
 
+@pytest.mark.parametrize(("together", "blocks"), [(1, 10), (4, 3), (8, 2)])
+def test_units_that_go_out_together_are_one_block_for_ray(monkeypatch, together, blocks):
+    handed = {}
+
+    def from_items(items, **options):
+        handed.update(units=len(items), **options)
+        raise LookupError("far enough")
+
+    monkeypatch.setattr(DataContext, "get_current", DataContext)
+    monkeypatch.setattr(chain.ray, "put", lambda data: None)
+    monkeypatch.setattr(chain.ray.data, "from_items", from_items)
+    monkeypatch.setattr(chain, "units_together", lambda units, actors: together)
+    resources, job = Resources("cpu", 1, 1.0, 0.0), SimpleNamespace(patience_s=0.0)
+    with pytest.raises(LookupError):
+        list(chain.label_units(job, dict.fromkeys(range(10), False), b"", resources, 1))
+    assert handed == {"units": 10, "override_num_blocks": blocks}
+
+
 def test_pools_grow_though_their_actors_take_up_what_they_are_sent(monkeypatch):
     """Ray's own threshold is beyond what such actors can reach: a pool would stay as it began."""
 

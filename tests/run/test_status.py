@@ -20,7 +20,8 @@ from ntt_ray.run.status import check_labelled, read_status
 from ntt_ray.storage import Storage
 from tests.support.verify_run import identity
 
-IMAGES, PER_UNIT = 10, 4  # three units, of 4, 4 and 2
+IMAGES, PER_UNIT = 10, 4
+UNITS = {0: 4, 1: 4, 2: 2}  # images of each
 MISSING = "there is no such file"
 STORE = Storage()
 
@@ -113,10 +114,10 @@ def test_many_shards_are_listed_and_not_looked_into_unless_asked(output, monkeyp
     assert read_status(output, STORE, footers=True).images_done == 10
     assert "--full counts their images" in _said(output).stderr
     assert "10 of 10 images" in _said(output, "--full").stderr
-    check_labelled(output, range(3), Allowed(), STORE)  # the exit status of labelling never guesses
+    check_labelled(output, UNITS, Allowed(), STORE)  # the exit status of labelling never guesses
     _shard(output, 2, {9: MISSING, 10: MISSING})
     with pytest.raises(RunIncompleteError):
-        check_labelled(output, range(3), Allowed(), STORE)
+        check_labelled(output, UNITS, Allowed(), STORE)
 
 
 DEAD = {
@@ -148,9 +149,9 @@ def test_failures_by_reason(output):
         "shard-000001.parquet: 4.jpg",
     ]
     assert found.problem.startswith("3 of 10 images failed, more than job.max_failed_fraction 0.01")
-    check_labelled(output, range(3), Allowed(failed=0.3), STORE)
+    check_labelled(output, UNITS, Allowed(failed=0.3), STORE)
     with pytest.raises(RunIncompleteError, match="3 of 10 images failed"):
-        check_labelled(output, range(3), Allowed(failed=0.2), STORE)
+        check_labelled(output, UNITS, Allowed(failed=0.2), STORE)
 
 
 def test_images_to_be_tried_again_count_on_their_own(output):
@@ -162,7 +163,7 @@ def test_images_to_be_tried_again_count_on_their_own(output):
     assert found.problem.startswith("3 of 10 images are to be tried again, more than job.max_unr")
     assert f"2 could not be read, 2 of them: {MISSING} (mend the access" in found.problem
     assert "1 ended their workers, 1 of them: ended its worker (the same command" in found.problem
-    check_labelled(output, range(3), Allowed(unreachable=0.3), STORE)
+    check_labelled(output, UNITS, Allowed(unreachable=0.3), STORE)
 
 
 def test_rows_that_are_missing(output):
@@ -171,6 +172,21 @@ def test_rows_that_are_missing(output):
         _shard(output, unit)
     _shard(output, 2, rows=1)
     assert read_status(output, STORE).problem.startswith("the shards have 9 rows for 10 images")
+    with pytest.raises(RunIncompleteError, match="the shards have 9 rows for 10 images"):
+        check_labelled(output, UNITS, Allowed(failed=1.0), STORE)
+
+
+def test_labelling_a_part_answers_for_its_own_units(output):
+    part = {0: 4, 2: 2}
+    _shard(output, 0)
+    with pytest.raises(RunIncompleteError, match="1 of 2 units are not done"):
+        check_labelled(output, part, Allowed(), STORE)
+    _shard(output, 2)
+    check_labelled(output, part, Allowed(), STORE)
+    _shard(output, 1, {4: MISSING})  # of another part
+    check_labelled(output, part, Allowed(), STORE)
+    with pytest.raises(RunIncompleteError, match="1 of 10 images failed"):
+        check_labelled(output, UNITS, Allowed(), STORE)
 
 
 def test_only_shards_of_the_plan_count(output):

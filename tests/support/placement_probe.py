@@ -1,7 +1,7 @@
 """A driver that runs the labelling chain with stages that only say where they run.
 
-``python placement_probe.py SETTINGS UNITS [TOGETHER]`` with ``RAY_ADDRESS`` set; SETTINGS is `job`
-as JSON. One line of JSON per unit.
+``python placement_probe.py SETTINGS UNITS`` with ``RAY_ADDRESS`` set; SETTINGS is `job` as JSON.
+One line of JSON per unit.
 """
 
 from __future__ import annotations
@@ -46,8 +46,6 @@ def main() -> None:
     label.fetch_units = partial(stage, "fetched_on")
     label.write_units = partial(stage, "written_on")
     label.LabelActor, label.UnitDone = Actor, dict
-    if sys.argv[3:]:
-        label.units_together = lambda *_: int(sys.argv[3])
     job, units = SimpleNamespace(patience_s=0.0), dict.fromkeys(range(int(sys.argv[2])), False)
     for unit in label.label_units(job, units, b"bank", resources, 1):
         print(json.dumps(unit), flush=True)

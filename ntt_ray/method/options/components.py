@@ -41,7 +41,8 @@ def large_parts(changes: Sequence[Ints], height: int, width: int, min_share: flo
     """Masks without the parts that have less than a share of the pixels of their largest part.
 
     Args:
-        changes: of N masks, each as for `masks.runs_to_rle`.
+        changes: the column-major positions where the pixels of each of N masks change, in the
+            form that `masks.runs_to_rle` takes.
         height: height of the masks in pixels.
         width: width of the masks in pixels.
         min_share: 0 to 1; at 1 the largest part stays, and others of just its size.
