@@ -6,7 +6,6 @@ skeletons, tags and the like outline nothing and are left out. It writes nothing
 
 from __future__ import annotations
 
-import json
 import math
 import posixpath
 from collections import Counter, defaultdict
@@ -28,6 +27,7 @@ from ntt_ray.references.importers.shapes import (
     ellipse_points,
     mask,
     outline,
+    parsed,
     read_listed,
     usable,
 )
@@ -76,10 +76,7 @@ def read_darwin(folder: str, store: Storage) -> list[AnnotatedImage]:
 
 def _content(data: bytes) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The item and its annotations."""
-    try:
-        content = json.loads(data)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"not JSON ({error})") from None
+    content = parsed(data)
     annotations = content.get("annotations") if isinstance(content, dict) else None
     if not isinstance(annotations, list) or not all(isinstance(a, dict) for a in annotations):
         raise ValueError("not a Darwin JSON file, it has no list 'annotations'")

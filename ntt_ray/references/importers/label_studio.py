@@ -8,7 +8,6 @@ nothing.
 
 from __future__ import annotations
 
-import json
 import math
 import posixpath
 import re
@@ -32,6 +31,8 @@ from ntt_ray.references.importers.shapes import (
     ellipse_points,
     mask,
     outline,
+    parsed,
+    points_of,
     read_listed,
     usable,
 )
@@ -81,10 +82,7 @@ def read_label_studio(folder: str, store: Storage) -> list[AnnotatedImage]:
 
 
 def _tasks(data: bytes) -> list[dict[str, Any]]:
-    try:
-        content = json.loads(data)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"not JSON ({error})") from None
+    content = parsed(data)
     if not isinstance(content, list) or not all(isinstance(task, dict) for task in content):
         raise ValueError("not a list of tasks; export as JSON, not as JSON-MIN")
     if not all(isinstance(task.get("data"), dict) for task in content):
@@ -145,7 +143,7 @@ def shapes_of(result: Any, size_hw: tuple[int, int], left_out: Counter[str]) -> 
         raise ValueError("it has not one label")
     label, (height, width) = labels[0], size_hw
     if kind == "polygonlabels":
-        points = _points(value.get("points"))
+        points = points_of(value.get("points"))
         pixels = [(x * width / 100, y * height / 100) for x, y in points]
         return [outline(label, None, pixels, size_hw)]
     if kind == "brushlabels":
@@ -178,15 +176,6 @@ def _numbers(value: Mapping[str, Any], *names: str) -> list[float]:
     if not all(is_finite_number(number) for number in found):
         raise ValueError(f"its {', '.join(names)} are not numbers")
     return [float(number) for number in found]
-
-
-def _points(points: Any) -> list[tuple[float, float]]:
-    pairs = points if isinstance(points, list) else []
-    if not pairs or not all(isinstance(p, list) and len(p) == 2 for p in pairs):
-        raise ValueError("its points are not a list of [x, y]")
-    if not all(is_finite_number(v) for pair in pairs for v in pair):
-        raise ValueError("it has a point that is not a finite number")
-    return [(float(x), float(y)) for x, y in pairs]
 
 
 def _brush_mask(value: Mapping[str, Any], size_hw: tuple[int, int]) -> BoolMask:

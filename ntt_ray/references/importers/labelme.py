@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import math
 import posixpath
 from collections import Counter
@@ -20,7 +19,6 @@ import numpy as np
 from ntt_ray import storage
 from ntt_ray.errors import ImageError, InputError, noted
 from ntt_ray.images import decode_mask
-from ntt_ray.masks import is_finite_number
 from ntt_ray.references.importers.shapes import (
     AnnotatedImage,
     Shape,
@@ -29,7 +27,9 @@ from ntt_ray.references.importers.shapes import (
     ellipse_points,
     mask,
     outline,
+    parsed,
     place_mask,
+    points_of,
     read_listed,
     usable,
 )
@@ -69,10 +69,7 @@ def read_labelme(folder: str, store: Storage) -> list[AnnotatedImage]:
 
 
 def _content(data: bytes) -> dict[str, Any]:
-    try:
-        content = json.loads(data)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"not JSON ({error})") from None
+    content = parsed(data)
     if isinstance(content, list):
         raise ValueError("not a LabelMe file but a list; of Label Studio: use --from labelstudio")
     if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
@@ -113,7 +110,7 @@ def _shape(shape: Any, size_hw: tuple[int, int], left_out: Counter[str]) -> list
     if kind in NOT_AREAS or label in NOT_CLASSES:
         left_out[label if label in NOT_CLASSES else kind] += 1
         return []
-    points = _points(shape.get("points"))
+    points = points_of(shape.get("points"))
     if kind == "polygon":
         return [outline(label, group, points, size_hw)]
     if kind in BOXES:
@@ -129,16 +126,6 @@ def _shape(shape: Any, size_hw: tuple[int, int], left_out: Counter[str]) -> list
     raise ValueError(
         f"a {kind} of {len(points)} points is not known; make it a polygon, or delete it"
     )
-
-
-def _points(points: Any) -> list[tuple[float, float]]:
-    pairs = points if isinstance(points, list) else []
-    if not pairs or not all(isinstance(p, list) and len(p) == 2 for p in pairs):
-        raise ValueError("its points are not a list of [x, y]")
-    values = [v for pair in pairs for v in pair]
-    if not all(is_finite_number(v) for v in values):
-        raise ValueError("it has a point that is not a finite number")
-    return [(float(x), float(y)) for x, y in pairs]
 
 
 def _mask_part(text: Any, size_hw: tuple[int, int]) -> np.ndarray[Any, np.dtype[np.bool_]]:

@@ -9,6 +9,7 @@ small enough to install everywhere; the formats are plain JSON and XML.
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,7 @@ from ntt_ray.masks import (
     Rle,
     decode_rle,
     encode_mask,
+    is_finite_number,
     rle_area,
     rle_bbox_xywh,
     segmentation_to_rle,
@@ -88,6 +90,24 @@ def read_listed(folder: str, name: str, store: Storage) -> bytes:
         raise ImageError("cannot be read: a link to nothing, or deleted meanwhile") from None
     except StorageError as error:
         raise ImageError(f"cannot be read: {error}") from None
+
+
+def parsed(data: bytes) -> Any:
+    """The content of a JSON file; ValueError says why it is none."""
+    try:
+        return json.loads(data)
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"not JSON ({error})") from None
+
+
+def points_of(value: Any) -> list[tuple[float, float]]:
+    """Points of a list of ``[x, y]``, at least one; ValueError for anything else."""
+    pairs = value if isinstance(value, list) else []
+    if not pairs or not all(isinstance(p, list) and len(p) == 2 for p in pairs):
+        raise ValueError("its points are not a list of [x, y]")
+    if not all(is_finite_number(v) for pair in pairs for v in pair):
+        raise ValueError("it has a point that is not a finite number")
+    return [(float(x), float(y)) for x, y in pairs]
 
 
 def outline(label: str, group: int | None, points: Points, size_hw: tuple[int, int]) -> Shape:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import posixpath
 import zlib
 from collections import Counter
@@ -21,7 +20,7 @@ import numpy.typing as npt
 from ntt_ray import storage
 from ntt_ray.errors import ImageError, InputError, noted
 from ntt_ray.images import decode_mask
-from ntt_ray.masks import decode_rle, encode_mask, is_finite_number, segmentation_to_rle
+from ntt_ray.masks import decode_rle, encode_mask, segmentation_to_rle
 from ntt_ray.references.importers.shapes import (
     AnnotatedImage,
     Points,
@@ -29,7 +28,9 @@ from ntt_ray.references.importers.shapes import (
     box,
     check_size,
     mask,
+    parsed,
     place_mask,
+    points_of,
     read_listed,
     usable,
 )
@@ -67,10 +68,7 @@ def read_supervisely(folder: str, store: Storage) -> list[AnnotatedImage]:
 
 
 def _content(data: bytes) -> dict[str, Any]:
-    try:
-        content = json.loads(data)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"not JSON ({error})") from None
+    content = parsed(data)
     if not isinstance(content, dict) or not isinstance(content.get("objects"), list):
         raise ValueError("not a Supervisely file, it has no list 'objects'")
     return content
@@ -114,13 +112,13 @@ def _shape(item: Any, size_hw: tuple[int, int], left_out: Counter[str]) -> list[
         else (None, ())
     )
     if kind == "rectangle":
-        (x1, y1), (x2, y2) = _two(_points(outside))
+        (x1, y1), (x2, y2) = _two(points_of(outside))
         corners = [(min(x1, x2), min(y1, y2)), (max(x1, x2) + 1, max(y1, y2) + 1)]
         return [box(label, None, corners, size_hw)]
     if kind == "polygon" and isinstance(holes, list | tuple):
-        inside = _inside(_points(outside), size_hw)
+        inside = _inside(points_of(outside), size_hw)
         for hole in holes:
-            inside &= ~_inside(_points(hole), size_hw)
+            inside &= ~_inside(points_of(hole), size_hw)
         return [mask(label, None, encode_mask(inside))]
     raise ValueError(f"a {kind} is not known; make it a polygon or a bitmap, or delete it")
 
@@ -149,12 +147,3 @@ def _two(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     if len(points) != 2:
         raise ValueError(f"its rectangle has {len(points)} corners, not two")
     return points
-
-
-def _points(points: Any) -> list[tuple[float, float]]:
-    pairs = points if isinstance(points, list) else []
-    if not pairs or not all(isinstance(p, list) and len(p) == 2 for p in pairs):
-        raise ValueError("its points are not a list of [x, y]")
-    if not all(is_finite_number(v) for pair in pairs for v in pair):
-        raise ValueError("it has a point that is not a finite number")
-    return [(float(x), float(y)) for x, y in pairs]
