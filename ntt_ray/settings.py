@@ -218,3 +218,19 @@ class MethodSettings(Settings):
     tiles: TileSettings | None = None
     largest_component: ComponentSettings | None = None
     iou_power: Annotated[float, Field(gt=0.0, le=10.0)] | None = None
+
+
+class ProposalSettings(Settings):
+    """What is kept beside labels, so that other classes can be matched without the models.
+
+    With `keep`, labels are made of what is kept, which changes their last digits: features are
+    stored as 16-bit integers, and near doubles of masks are left out before any class is known.
+
+    Attributes:
+        keep: each shard of labels has a shard of proposals beside it.
+        max_iou: IoU at low resolution that two masks of an image may have at most; of more the one
+            with the higher predicted IoU is kept. None keeps all, which takes a quarter more room.
+    """
+
+    keep: bool = False
+    max_iou: Share | None = 0.95

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import safetensors.torch
@@ -112,6 +112,12 @@ class MemoryBank:
         if self.negatives is None:
             return self.prototypes(), None
         return F.normalize(self.weighted_means(), dim=1), self.negatives.directions()
+
+    def double(self) -> MemoryBank:
+        """The same bank in float64, whose targets are computed in it too."""
+        negatives = None if self.negatives is None else self.negatives.double()
+        features, weights = self.features.double(), self.weights.double()
+        return replace(self, features=features, weights=weights, negatives=negatives)
 
     def means(self) -> list[list[tuple[Tensor, float]]]:
         """The pairs of mean and weight of each class, as `from_means` takes them."""

@@ -75,6 +75,10 @@ class PaddedMeans:
         """The means as directions: ``(K, shots, dim)`` float32 of length 1; zero where padded."""
         return F.normalize(self.features, dim=2)
 
+    def double(self) -> PaddedMeans:
+        """The same in float64."""
+        return PaddedMeans(self.features.double(), self.weights.double(), self.shots)
+
     @classmethod
     def of_stored(cls, stored: StoredMeans) -> PaddedMeans:
         """The means as tensors, from those in a bank's file."""

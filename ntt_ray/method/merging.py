@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ntt_ray.method.masks_at_size import Shares
 from ntt_ray.method.options.diffusion import diffused_scores
+from ntt_ray.method.portable import power as to_power
 from ntt_ray.method.suppression import soft_merge_decay
 from ntt_ray.settings import DiffusionSettings
 
@@ -45,7 +46,7 @@ def weighted_scores(scores: Tensor, predicted_iou: Tensor, power: float | None) 
     """
     if power is None:
         return scores
-    weights = predicted_iou.clamp(0.0, 1.0) ** power
+    weights = to_power(predicted_iou.clamp(0.0, 1.0).to(scores.dtype), power)
     return torch.where(scores < 0, scores, scores * weights)
 
 
@@ -98,7 +99,7 @@ def decayed_scores(
 
 
 def _decay_of_rows(rows: Tensor, labels: Tensor, features: Tensor, shares: Shares) -> Tensor:
-    decay = torch.ones(len(rows), device=rows.device)
+    decay = torch.ones(len(rows), dtype=features.dtype, device=rows.device)
     for label in sorted(set(labels[rows].tolist())):
         mine = torch.nonzero(labels[rows] == label).squeeze(1)
         own = rows[mine]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ntt_ray.method.portable import exponential, row_sum, soft_max
+
 NEGATIVE_SIGMA = 0.8  # METHOD 47
 
 
@@ -38,7 +40,7 @@ def similarities(
         return positive
     every = (features @ negatives.flatten(0, 1).T).view(-1, *negatives.shape[:2])
     nearest = every.amax(dim=2).clamp(min=0)  # padding is zero, and so is what is below it
-    return positive * torch.exp(-(nearest - positive).clamp(min=0) / NEGATIVE_SIGMA)
+    return positive * exponential(-(nearest - positive).clamp(min=0) / NEGATIVE_SIGMA)
 
 
 def _to_several(features: Tensor, prototypes: Tensor, temperature: float | None) -> Tensor:
@@ -46,8 +48,8 @@ def _to_several(features: Tensor, prototypes: Tensor, temperature: float | None)
     padded = ~prototypes.any(dim=2)
     if temperature is None:
         return every.masked_fill(padded, -1).amax(dim=2)
-    weights = (every / temperature).masked_fill(padded, -torch.inf).softmax(dim=2)
-    return (weights * every).sum(dim=2)
+    weights = soft_max((every / temperature).masked_fill(padded, -torch.inf), 2)
+    return row_sum(weights * every, 2)
 
 
 def best_class(similarity: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torchvision.ops import nms
 
+from ntt_ray.method.portable import square_root
+
 _ROUNDS = 12  # of `nms_at_once` before it asks whether that was enough
 
 
@@ -119,7 +121,7 @@ def soft_merge_decay(
     """
     similarity = (features @ rival_features.T).clamp(min=0)
     share = (inside_shares * similarity).clamp(max=1)
-    return (1 - torch.where(counts, share, 0).amax(dim=1)).sqrt()
+    return square_root(1 - torch.where(counts, share, 0).amax(dim=1))
 
 
 def ranking(scores: Tensor, index: Tensor, max_detections: int) -> Tensor:

@@ -127,25 +127,21 @@ class TiledLabeler:
     ) -> Future[tuple[Detection, ...]]:
         views = views_of(size_hw, self._side, self._overlap)
         if len(views) == 1:
-            squares = self._squares(image_rgb, views, places)
+            squares = view_squares(image_rgb, views, self.proposer.image_size, places)
             return self.labeler.begin(squares, [size_hw])[0]
         parts = [views[start : start + places] for start in range(0, len(views), places)]
         found = [m for part in parts for m in self._label_views(image_rgb, part, size_hw, places)]
-        return self.labeler.host.submit(self.proposer.device, self._merge, found, size_hw)
-
-    def _squares(self, image_rgb: RgbImage, views: Sequence[View], places: int) -> list[RgbImage]:
-        """Views at the models' input size, filled up with black."""
-        side = self.proposer.image_size
-        cut = [image_rgb[v.top : v.top + v.height, v.left : v.left + v.width] for v in views]
-        black = np.zeros((side, side, 3), dtype=np.uint8)
-        return [resize_square(part, side) for part in cut] + [black] * (places - len(cut))
+        ids, device = self.labeler.category_ids, self.proposer.device
+        return self.labeler.host.submit(
+            device, _merged_in_turn, found, size_hw, self.labeler.settings, ids
+        )
 
     def _label_views(
         self, image_rgb: RgbImage, views: Sequence[View], size_hw: tuple[int, int], places: int
     ) -> Iterator[Future[ViewMasks]]:
         """Propose, match and suppress in some views; what their borders cut is left out."""
         device, host = self.proposer.device, self.labeler.host
-        inputs = to_input(self._squares(image_rgb, views, places), self.labeler.ring)
+        inputs = to_input(view_squares(image_rgb, views, self.proposer.image_size, places), self.labeler.ring)
         features = self.labeler.encoder.encode(inputs)
         proposals = self.labeler.propose(inputs, features, range(len(views)))
         for view, own, proposed in zip(views, features, proposals):
@@ -157,37 +153,72 @@ class TiledLabeler:
             values = kept.scores, kept.labels, kept.features, kept.proposals.predicted_iou
             yield host.submit(device, ViewMasks.of, view, masks, MaskValues(*values))
 
-    def _merge(
-        self, found: Sequence[Future[ViewMasks]], size_hw: tuple[int, int]
-    ) -> tuple[Detection, ...]:
-        """NMS, the cut, merging and ranking of all views' masks, at the image's size.
 
-        Before it, the finest of the views that show an object whole is chosen.
-        """
-        views = [masks.result() for masks in found]  # made before, in the thread of this one
-        settings, limit = self.labeler.settings, self.labeler.settings.max_detections
-        placed, values = zip(*(masks.placed(size_hw) for masks in views))
-        rles = [rle for own in placed for rle in own]
-        every = MaskValues(*(torch.cat(field) for field in zip(*values)))
-        boxes = _inclusive_boxes(rles)
-        view_of = torch.repeat_interleave(torch.tensor([len(own) for own in placed]))
-        rectangles = [masks.view for masks in views]
-        finer = seen_finer(boxes, every.labels, view_of, rectangles, settings.nms_iou)
-        left = torch.nonzero(~finer).squeeze(1)
-        _, dense = torch.unique(every.labels[left], return_inverse=True)  # small: boxes stay exact
-        order = nms_order(boxes[left], every.predicted_iou[left], dense, settings.nms_iou)
-        order = left[order[: MERGE_FACTOR * limit]]
-        masks, kept = RleMasks(tuple(rles)).select(order), every.select(order)
-        power, wanted = settings.iou_power, limit if settings.iou_power is None else None
-        scores = merged_scores(
-            kept.scores, kept.labels, kept.features, masks.shares, settings.diffusion, wanted
-        )
-        scores = weighted_scores(scores, kept.predicted_iou, power)
-        best = ranking(scores, order, limit)
-        labels, predicted_iou = kept.labels[best], kept.predicted_iou[best]
-        parts = settings.largest_component
-        chosen = BestMasks(size_hw, masks.select(best), labels, scores[best], predicted_iou, parts)
-        return chosen.detections(self.labeler.category_ids)
+def view_squares(
+    image_rgb: RgbImage, views: Sequence[View], side: int, places: int
+) -> list[RgbImage]:
+    """Views at the models' input size, filled up with black to so many places.
+
+    Args:
+        image_rgb: uint8 ``(height, width, 3)``.
+        views: rectangles of the image.
+        side: side of the models' input in pixels.
+        places: how many squares are wanted.
+    """
+    cut = [image_rgb[v.top : v.top + v.height, v.left : v.left + v.width] for v in views]
+    black = np.zeros((side, side, 3), dtype=np.uint8)
+    return [resize_square(part, side) for part in cut] + [black] * (places - len(cut))
+
+
+def _merged_in_turn(
+    found: Sequence[Future[ViewMasks]],
+    size_hw: tuple[int, int],
+    settings: MethodSettings,
+    category_ids: Sequence[int],
+) -> tuple[Detection, ...]:
+    """See `merged_views`; the views were made before, in the thread of this call."""
+    return merged_views([masks.result() for masks in found], size_hw, settings, category_ids)
+
+
+def merged_views(
+    views: Sequence[ViewMasks],
+    size_hw: tuple[int, int],
+    settings: MethodSettings,
+    category_ids: Sequence[int],
+) -> tuple[Detection, ...]:
+    """NMS, the cut, merging and ranking of all views' masks, at the image's size.
+
+    Before it, the finest of the views that show an object whole is chosen.
+
+    Args:
+        views: what was found in each view of the image.
+        size_hw: height and width of the image.
+        settings: the settings of the method.
+        category_ids: the category id of each class, by its index.
+    """
+    limit = settings.max_detections
+    placed, values = zip(*(masks.placed(size_hw) for masks in views))
+    rles = [rle for own in placed for rle in own]
+    every = MaskValues(*(torch.cat(field) for field in zip(*values)))
+    boxes = _inclusive_boxes(rles)
+    view_of = torch.repeat_interleave(torch.tensor([len(own) for own in placed]))
+    rectangles = [masks.view for masks in views]
+    finer = seen_finer(boxes, every.labels, view_of, rectangles, settings.nms_iou)
+    left = torch.nonzero(~finer).squeeze(1)
+    _, dense = torch.unique(every.labels[left], return_inverse=True)  # small: boxes stay exact
+    order = nms_order(boxes[left], every.predicted_iou[left], dense, settings.nms_iou)
+    order = left[order[: MERGE_FACTOR * limit]]
+    masks, kept = RleMasks(tuple(rles)).select(order), every.select(order)
+    power, wanted = settings.iou_power, limit if settings.iou_power is None else None
+    scores = merged_scores(
+        kept.scores, kept.labels, kept.features, masks.shares, settings.diffusion, wanted
+    )
+    scores = weighted_scores(scores, kept.predicted_iou, power)
+    best = ranking(scores, order, limit)
+    labels, predicted_iou = kept.labels[best], kept.predicted_iou[best]
+    parts = settings.largest_component
+    chosen = BestMasks(size_hw, masks.select(best), labels, scores[best], predicted_iou, parts)
+    return chosen.detections(category_ids)
 
 
 def make_labeler(

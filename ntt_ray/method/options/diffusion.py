@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ntt_ray.method.masks_at_size import Shares
+from ntt_ray.method.portable import length, power, product, row_sum
 from ntt_ray.settings import DiffusionSettings
 
 UNMOVED = 1e-6  # of the norm of all shares: a walk that moves less has ended
@@ -42,12 +43,12 @@ def diffused_scores(
     for label in sorted(set(labels.tolist())):
         own = torch.nonzero(labels == label).squeeze(1)
         if len(own) > 1:
-            affinity = shares(own, own)
+            affinity = shares(own, own).to(features.dtype)
             if normalised := settings.form == "normalised":
                 affinity = affinity * (features[own] @ features[own].T).clamp(min=0)
             steps = settings.steps
             covered = covered_shares(affinity.tril(-1), settings.alpha, steps, normalised)
-            decayed[own] = scores[own] * (1 - covered) ** settings.power
+            decayed[own] = scores[own] * power(1 - covered, settings.power)
     return decayed
 
 
@@ -70,11 +71,11 @@ def covered_shares(affinity: Tensor, alpha: float, steps: int, normalised: bool 
     restart = affinity.amax(dim=1)
     walk = affinity
     if normalised:
-        sums = affinity.sum(dim=1, keepdim=True)
+        sums = row_sum(affinity, 1)[:, None]
         walk = torch.where(sums > 0, affinity / sums.clamp(min=torch.finfo(sums.dtype).tiny), 0)
     covered = torch.full_like(restart, 1 / len(affinity))
     for _ in range(steps):
-        before, covered = covered, alpha * (walk @ covered) + (1 - alpha) * restart
-        if (covered - before).norm() < UNMOVED:
+        before, covered = covered, alpha * product(walk, covered) + (1 - alpha) * restart
+        if length(covered - before) < UNMOVED:
             break
     return covered.clamp(0, 1)

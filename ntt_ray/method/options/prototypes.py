@@ -28,7 +28,8 @@ def clustered_prototypes(bank: MemoryBank, settings: PrototypeSettings) -> Tenso
         ``(K, P, C)`` float32 of length 1, zero where a class has fewer than P = `per_class`.
     """
     counted = torch.ones_like(bank.weights) if bank.negatives is None else bank.weights
-    found = torch.zeros(len(bank.classes), settings.per_class, bank.features.shape[2])
+    size = len(bank.classes), settings.per_class, bank.features.shape[2]
+    found = torch.zeros(size, dtype=bank.features.dtype)
     for k, shots in enumerate(bank.shots.tolist()):
         features, weights = bank.features[k, :shots], counted[k, :shots, None]
         owner = cluster_directions(features, settings.per_class, settings.seed)
