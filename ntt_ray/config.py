@@ -19,6 +19,7 @@ from ntt_ray.settings import (
     AnnotatedOrientation,
     DecodeSettings,
     MethodSettings,
+    ProposalSettings,
     Settings,
     Share,
     TableColumns,
@@ -255,6 +256,7 @@ class Config(Settings):
     models: ModelsConfig = Field(default_factory=ModelsConfig)
     decode: DecodeSettings = Field(default_factory=DecodeSettings)
     method: MethodSettings = Field(default_factory=MethodSettings)
+    proposals: ProposalSettings = Field(default_factory=ProposalSettings)
     job: JobConfig = Field(default_factory=JobConfig)
     merge: MergeConfig = Field(default_factory=MergeConfig)
     ground_truth: Location | None = None
@@ -272,6 +274,12 @@ class Config(Settings):
     def _check(self) -> Config:
         if (self.references is None) == (self.bank is None):
             raise ValueError("give either references or bank (exactly one of them)")
+        if self.proposals.keep and self.method.prompts is not None:
+            raise ValueError(
+                "proposals.keep and method.prompts exclude each other: prompts ask SAM2 only where "
+                "an image resembles a class, so what is kept would depend on the classes. Set "
+                "method.prompts to null, or proposals.keep to false"
+            )
         return self
 
     def resolved(self) -> dict[str, Any]:

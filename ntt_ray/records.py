@@ -79,6 +79,21 @@ class FetchedImage:
 
 
 @dataclass(frozen=True, slots=True)
+class View:
+    """A rectangle of an image, in pixels of the image."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.height, self.width
+
+
+@dataclass(frozen=True, slots=True)
 class Detection:
     """One labelled instance.
 

@@ -33,6 +33,7 @@ ROOMS = (
     "references",
     "bank",
     "method",
+    "proposals",
     "sources",
     "run",
     "merge",
@@ -72,6 +73,7 @@ FORBIDDEN = {
     "reproduce": {"ray", "torch"},
     "models": {"ray"},
     "method": {"ray", "pyarrow", "ntt_ray.config", "ntt_ray.storage"},
+    "proposals": {"ray", "ntt_ray.config", "ntt_ray.storage"},
     "cli": {"torch", "ray"},
     "api.py": {"ray"},
 }

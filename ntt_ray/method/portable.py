@@ -1,4 +1,4 @@
-"""Functions whose bits the processor may choose: torch's own in float32, the same anywhere in float64.
+"""Functions whose last bits a processor may choose: torch's in float32, the same ones in float64.
 
 Libraries work out exponentials, powers and sums in other ways on other instruction sets, so their
 last bits differ. Labels from kept proposals are computed in float64 and must be the same bytes on
@@ -21,7 +21,7 @@ _LEAST_EXPONENT = -745.0  # e to less than it is 0
 
 
 def exponential(x: Tensor) -> Tensor:
-    """e to each element, all of them at most some hundreds; below -745 it is 0."""
+    """The exponential of each element, at most some hundreds; of less than -745 it is 0."""
     if x.dtype != torch.float64:
         return torch.exp(x)
     x = x.clamp(min=_LEAST_EXPONENT)
@@ -37,7 +37,7 @@ def exponential(x: Tensor) -> Tensor:
 def power(x: Tensor, exponent: float) -> Tensor:
     """Each element, 0 to 1, to an exponent above 0."""
     if x.dtype != torch.float64:
-        return x**exponent
+        return torch.pow(x, exponent)
     return torch.where(x > 0, exponential(_logarithm(x.clamp(min=5e-324)) * exponent), 0.0)
 
 
@@ -66,15 +66,17 @@ def product(matrix: Tensor, vector: Tensor) -> Tensor:
 def length(vector: Tensor) -> Tensor:
     """Euclidean length of a vector ``(n,)``, n at least 1."""
     if vector.dtype != torch.float64:
-        return vector.norm()
+        norm: Tensor = torch.linalg.vector_norm(vector)
+        return norm
     return square_root(row_sum(vector * vector, 0))
 
 
 def square_root(x: Tensor) -> Tensor:
-    """Square root of each element; of float64 NumPy's, for MKL's, which torch takes, is not exact."""
+    """Square roots; of float64 by NumPy, for those of MKL, which torch takes, are not exact."""
     if x.dtype != torch.float64:
         return x.sqrt()
-    return torch.as_tensor(np.sqrt(x.numpy()))
+    root: Tensor = torch.as_tensor(np.sqrt(x.numpy()))
+    return root
 
 
 def _logarithm(x: Tensor) -> Tensor:

@@ -9,28 +9,14 @@ of an object that is whole in views of several scales the mask of the finest one
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torchvision.ops import box_iou
 
+from ntt_ray.records import View
+
 MIN_RATIO = 1.5  # longer side of the image over the side of a tile; tiles gain little below it
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """A rectangle of an image, in pixels of the image."""
-
-    left: int
-    top: int
-    width: int
-    height: int
-
-    @property
-    def size_hw(self) -> tuple[int, int]:
-        """Height and width in pixels."""
-        return self.height, self.width
 
 
 def views_of(size_hw: tuple[int, int], side: int, overlap: float) -> list[View]:

@@ -29,10 +29,10 @@ from ntt_ray.method.masks_at_size import (
 )
 from ntt_ray.method.merging import merged_scores, weighted_scores
 from ntt_ray.method.suppression import nms_order, ranking
-from ntt_ray.method.tiles import View, cut_off, seen_finer, views_of
+from ntt_ray.method.tiles import cut_off, seen_finer, views_of
 from ntt_ray.models.inputs import to_input
 from ntt_ray.models.interfaces import Encoder, Proposer
-from ntt_ray.records import Detection, PromptWork
+from ntt_ray.records import Detection, PromptWork, View
 from ntt_ray.settings import MethodSettings, TileSettings
 
 
@@ -141,7 +141,9 @@ class TiledLabeler:
     ) -> Iterator[Future[ViewMasks]]:
         """Propose, match and suppress in some views; what their borders cut is left out."""
         device, host = self.proposer.device, self.labeler.host
-        inputs = to_input(view_squares(image_rgb, views, self.proposer.image_size, places), self.labeler.ring)
+        inputs = to_input(
+            view_squares(image_rgb, views, self.proposer.image_size, places), self.labeler.ring
+        )
         features = self.labeler.encoder.encode(inputs)
         proposals = self.labeler.propose(inputs, features, range(len(views)))
         for view, own, proposed in zip(views, features, proposals):

@@ -19,7 +19,7 @@ from ntt_ray.method.host import Host
 from ntt_ray.method.masks_at_size import EncodedMask, as_rles, masks_to_encode
 from ntt_ray.method.pooling import pooled_features
 from ntt_ray.method.suppression import inclusive_boxes
-from ntt_ray.method.tiles import View, cut_off, views_of
+from ntt_ray.method.tiles import cut_off, views_of
 from ntt_ray.method.tiling import view_squares
 from ntt_ray.models.inputs import InputRing, to_input
 from ntt_ray.models.interfaces import Encoder, Proposals, Proposer
@@ -27,7 +27,7 @@ from ntt_ray.proposals.fixed_point import to_fixed
 from ntt_ray.proposals.kept import KeptView
 from ntt_ray.proposals.matching import Matcher
 from ntt_ray.proposals.thinning import thinned
-from ntt_ray.records import Detection, PromptWork
+from ntt_ray.records import Detection, PromptWork, View
 from ntt_ray.settings import MethodSettings
 
 # what the host does for each image beside the device: one thread waits for it, these make strings
@@ -120,7 +120,7 @@ class Keeper:
             staying = self._host.submit(
                 inputs.device, self._staying, view, proposed, pooled, size_hw
             )
-            found.append(self._encoding.submit(lambda staying=staying: staying.result().encoded()))
+            found.append(self._encoding.submit(_encoded, staying))
         return found
 
     def _staying(
@@ -138,12 +138,13 @@ class Keeper:
         proposals, pooled, boxes = proposals.select(stay), pooled[stay], boxes[stay]
         in_strips = proposals.logits.is_cuda if self.strips is None else self.strips
         features = to_fixed(pooled) if self.fixed else pooled
-        arrays = (boxes, proposals.index, proposals.predicted_iou, features)
-        boxes, points, predicted_iou, features = (x.cpu().numpy() for x in arrays)
-        encoded = masks_to_encode(proposals.logits, view.size_hw, in_strips).encoded()
         return _Staying(
-            *(view, encoded, boxes.astype(np.uint16), points.astype(np.int32)),
-            *(predicted_iou, features),
+            view=view,
+            boxes_xyxy=boxes.cpu().numpy().astype(np.uint16),
+            points=proposals.index.cpu().numpy().astype(np.int32),
+            predicted_iou=proposals.predicted_iou.cpu().numpy(),
+            features=features.cpu().numpy(),
+            masks=masks_to_encode(proposals.logits, view.size_hw, in_strips).encoded(),
         )
 
     def _joined(self, found: Sequence[Future[KeptView]]) -> Future[Views]:
@@ -169,18 +170,20 @@ class _Staying:
     predicted_iou: npt.NDArray[np.float32]
     features: npt.NDArray[np.int16] | npt.NDArray[np.float32]
 
-    def encoded(self) -> KeptView:
-        """With masks as RLE strings, which needs no device."""
-        masks = as_rles(self.masks, self.view.size_hw)
-        return KeptView(
-            view=self.view,
-            boxes_xyxy=self.boxes_xyxy,
-            points=self.points,
-            predicted_iou=self.predicted_iou,
-            areas=masks.areas,
-            counts=tuple(rle["counts"] for rle in masks.rles),
-            features=self.features,
-        )
+
+def _encoded(found: Future[_Staying]) -> KeptView:
+    """Masks as RLE strings, which needs no device."""
+    staying = found.result()
+    masks = as_rles(staying.masks, staying.view.size_hw)
+    return KeptView(
+        view=staying.view,
+        boxes_xyxy=staying.boxes_xyxy,
+        points=staying.points,
+        predicted_iou=staying.predicted_iou,
+        areas=masks.areas,
+        counts=tuple(rle["counts"] for rle in masks.rles),
+        features=staying.features,
+    )
 
 
 class KeptLabeler:

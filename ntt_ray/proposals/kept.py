@@ -10,8 +10,7 @@ import numpy.typing as npt
 
 from ntt_ray.errors import Failure
 from ntt_ray.masks import Rle
-from ntt_ray.method.tiles import View
-from ntt_ray.records import ImageEntry, Status
+from ntt_ray.records import ImageEntry, Status, View
 
 MOST_SIDE = 2**16  # of a low-resolution mask, in pixels
 _FIELDS: dict[str, tuple[Any, tuple[int, ...]]] = {
@@ -28,7 +27,7 @@ class KeptView:
 
     Attributes:
         view: where the view lies in the image.
-        boxes_xyxy: ``(N, 4)`` uint16, boxes of the low-resolution masks, inclusive, as NMS has them.
+        boxes_xyxy: ``(N, 4)`` uint16, of the low-resolution masks, inclusive, as NMS takes them.
         points: ``(N,)`` int32, rising, place of each mask among all that the proposer considered.
         predicted_iou: ``(N,)`` float32.
         areas: ``(N,)`` int64, pixels of each mask at the view's size; 0 where none is left.
@@ -100,6 +99,11 @@ class ImageProposals:
             raise ValueError("an error goes with status failed, and only with it")
         if (self.status == "ok") != any(map(len, self.views)):
             raise ValueError("status ok means at least one proposal; none is empty or failed")
+
+    @property
+    def detections(self) -> tuple[()]:
+        """None yet: labels are made of the proposals later."""
+        return ()
 
     @classmethod
     def kept(

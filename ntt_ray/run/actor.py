@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import ray
@@ -24,14 +24,18 @@ from ntt_ray.errors import (
     SickDeviceError,
     StorageError,
 )
-from ntt_ray.records import FetchedImage, PromptWork
+from ntt_ray.proposals.kept import ImageProposals
+from ntt_ray.proposals.table import to_table
+from ntt_ray.records import FetchedImage, ImageLabels, PromptWork
 from ntt_ray.run.cluster.connect import see_reserved_gpus_only, this_log
 from ntt_ray.run.cluster.metrics import ActorMetrics
 from ntt_ray.run.fetch import fetched_image
 from ntt_ray.run.job import LABELLED, LabelJob, LabelledUnit
+from ntt_ray.run.proposal_shard import to_bytes
 from ntt_ray.run.shard import labels_to_row
 
 if TYPE_CHECKING:
+    from ntt_ray.run.steps import AnyLabeler
     from ntt_ray.run.unit import UnitLabeler
 
 logger = logging.getLogger(__name__)
@@ -50,6 +54,7 @@ class LabelActor:
         see_reserved_gpus_only()
         self._job, self._name = job, uuid.uuid4().hex
         self._accelerator: str | None = None
+        self._channels = 0
         self._metrics = ActorMetrics(storage.redact(job.output))
         self._lock, self._calls = threading.Lock(), list[threading.Event]()
         self._loading_error: NttRayError | None = None
@@ -64,14 +69,19 @@ class LabelActor:
 
     def _load(self, bank: bytes) -> UnitLabeler:
         # here, not above: the driver names this class, and would load what only actors need
-        from ntt_ray.run.loading import loaded_labeler
+        from ntt_ray.run.loading import loaded_keeper, loaded_labeler
         from ntt_ray.run.unit import UnitLabeler
 
         job, on_cpu = self._job, self._job.models.device == "cpu"
         job.models.set_up_torch()
         self._accelerator = _accelerator(on_cpu)
+        if job.keeping is None:
+            labeler: AnyLabeler = loaded_labeler(job.models, bank, job.method)
+        else:
+            labeler = loaded_keeper(job.models, bank, job.method, job.keeping.max_iou)
+            self._channels = labeler.encoder.feature_dim
         return UnitLabeler(
-            loaded_labeler(job.models, bank, job.method),
+            labeler,
             job.output,
             job.run_token,
             job.store,
@@ -126,10 +136,19 @@ class LabelActor:
                     "begun_at": done.begun_at,
                     "label_s": done.label_s,
                     **asdict(done.work),
-                    "rows": [labels_to_row(item) for item in done.rows],
+                    **self._content(done.rows),
                 }
             )
         return pa.Table.from_pylist(rows, schema=LABELLED)
+
+    def _content(self, rows: Sequence[ImageLabels | ImageProposals]) -> dict[str, Any]:
+        """The rows of a unit as they travel: labels as rows, proposals as the bytes of a file."""
+        proposals = [row for row in rows if isinstance(row, ImageProposals)]
+        labels = [labels_to_row(row) for row in rows if isinstance(row, ImageLabels)]
+        if self._job.keeping is None:
+            return {"rows": labels, "proposals": None}
+        table = to_table(proposals, self._channels)
+        return {"rows": [], "proposals": to_bytes(table, self._job.keeping.metadata)}
 
     def _label(self, shard_id: int, images: Sequence[FetchedImage]) -> LabelledUnit:
         try:

@@ -95,7 +95,9 @@ def label_units(
         **by_unit,
         **resources.actor_options(),
     )
-    written = labelled.map_batches(partial(write_units, job=job), num_cpus=TASK_CPUS, **by_unit)
+    # labels of kept proposals are made where they are written; Ray sends the bank there once
+    writing = partial(write_units, job=job, bank=None if job.keeping is None else bank)
+    written = labelled.map_batches(writing, num_cpus=TASK_CPUS, **by_unit)
     try:
         # not its rows: for them Ray would send the statistics of all units to an actor every few
         # seconds, which took a third of two cores with 100,000 units

@@ -79,6 +79,8 @@ def identity_of(config: Config, manifest: bytes, found: Found) -> Identity:
         "method": config.method.model_dump(mode="json", exclude_none=True),
         "job": {"images_per_unit": config.job.images_per_unit},
     }
+    if config.proposals.keep:
+        content["proposals"] = config.proposals.model_dump(mode="json")
     if columns := config.columns.model_dump(mode="json", exclude_defaults=True):
         content["columns"] = columns
     return Identity.model_validate(content)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import pyarrow as pa
 
 from ntt_ray.models.spec import ModelSpec
+from ntt_ray.proposals.kept import ImageProposals
 from ntt_ray.records import ImageLabels, PromptWork
 from ntt_ray.run.shard import ROW_FIELDS
 from ntt_ray.settings import DecodeSettings, MethodSettings
@@ -33,7 +34,8 @@ _COUNTED = ("images", "failed", "unreachable", "empty", "detections")
 _COUNTS = [*((name, pa.int64()) for name in _COUNTED), ("score_sum", pa.float64())]
 FETCHED = pa.schema([*_UNIT, ("fetch_s", pa.float64()), ("images", pa.large_list(_IMAGE))])
 _LABELLING = [("actor", pa.string()), ("accelerator", pa.string()), *_TIMES, *_WORK]
-LABELLED = pa.schema([*_UNIT, *_LABELLING, ("rows", _ROWS)])
+# its labels, or, where proposals are kept, their file: labels are made of it where it is written
+LABELLED = pa.schema([*_UNIT, *_LABELLING, ("rows", _ROWS), ("proposals", pa.large_binary())])
 WRITTEN = pa.schema(
     [*_UNIT, *_COUNTS, ("reason", pa.string()), *_LABELLING, ("write_s", pa.float64())]
 )
@@ -132,16 +134,29 @@ class LabelledUnit(NamedTuple):
     """What came of a unit.
 
     Attributes:
-        rows: one for each image, in order.
+        rows: one for each image, in order; of labels, or of proposals where these are kept.
         begun_at: when labelling began, in seconds since the epoch.
         label_s: seconds it took.
         work: what choosing points has saved.
     """
 
-    rows: list[ImageLabels]
+    rows: Sequence[ImageLabels | ImageProposals]
     begun_at: float
     label_s: float
     work: PromptWork
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """How proposals are kept.
+
+    Attributes:
+        max_iou: see `ProposalSettings`.
+        metadata: what the metadata of every proposal shard says.
+    """
+
+    max_iou: float | None
+    metadata: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -162,6 +177,7 @@ class LabelJob:
         run_token: the token of this driver; notes of other drivers count for nothing.
         provenance: what the metadata of every shard says.
         carries: whether the manifest has columns that go into the shards too.
+        keeping: how proposals are kept; None where they are not.
     """
 
     output: str
@@ -177,3 +193,4 @@ class LabelJob:
     run_token: str
     provenance: Mapping[str, str]
     carries: bool = False
+    keeping: Keeping | None = None

@@ -19,13 +19,14 @@ from ntt_ray.run.cluster.metrics import DriverMetrics
 from ntt_ray.run.drift import unit_order
 from ntt_ray.run.drift_watch import DriftWatch
 from ntt_ray.run.early_stop import EarlyStop
-from ntt_ray.run.job import LabelJob, Pace, UnitDone
+from ntt_ray.run.job import Keeping, LabelJob, Pace, UnitDone
 from ntt_ray.run.journal import delete_finished
 from ntt_ray.run.layout import again_uri, shard_uri
 from ntt_ray.run.lock import RunLock
 from ntt_ray.run.manifest import manifest_schema
 from ntt_ray.run.part import DriverLock, Part
 from ntt_ray.run.prepare import CheckClasses, Prepared, check_sources, classes_of, prepare_run
+from ntt_ray.run.proposal_shard import metadata_of
 from ntt_ray.run.shard import existing_shards, noted_units
 from ntt_ray.run.stall_watch import StallWatch
 from ntt_ray.sources.schema import carried
@@ -171,7 +172,9 @@ def _label_units(
 
 
 def _job(config: Config, store: Storage, token: str, prepared: Prepared) -> LabelJob:
-    models = prepared.models
+    models, keeping = prepared.models, None
+    if config.proposals.keep:
+        keeping = Keeping(config.proposals.max_iou, metadata_of(prepared.identity))
     return LabelJob(
         output=config.output,
         store=store,
@@ -186,6 +189,7 @@ def _job(config: Config, store: Storage, token: str, prepared: Prepared) -> Labe
         run_token=token,
         provenance=prepared.identity.provenance(),
         carries=bool(carried(manifest_schema(prepared.images.manifest))),
+        keeping=keeping,
     )
 
 

@@ -17,6 +17,7 @@ MANIFEST_FILE = "manifest.parquet"
 BANK_FILE, BANK_PAGE, BANK_REPORT = "bank.safetensors", "bank.html", "bank.json"
 LABELS_FOLDER, SHARD_SUFFIX, JOURNAL_SUFFIX = "labels", ".parquet", ".journal.json"
 AGAIN_SUFFIX = ".again.json"
+PROPOSALS_FOLDER = "proposals"  # shards of the names of those of labels
 LOCK_FILE = "driver.lock"
 DRIFT_FILE = "drift.json"
 MERGE_LOCK_FILE = "merge.lock"  # a partial merge may go on beside labelling
@@ -48,6 +49,7 @@ FILES = (
         f"{LABELS_FOLDER}/shard-*{suffix}"
         for suffix in (SHARD_SUFFIX, JOURNAL_SUFFIX, AGAIN_SUFFIX)
     ),
+    f"{PROPOSALS_FOLDER}/shard-*{SHARD_SUFFIX}",
     *(LOCK_FILE, "driver-*-of-*.lock", MERGE_LOCK_FILE, f"*.lock{CLAIM_SUFFIX}", DRIFT_FILE),
     *(MERGE_FILE, COCO_FILE, "annotations-*-of-*.json"),
     *(RESULTS_FILE, "results-*-of-*.json"),
@@ -108,6 +110,11 @@ def shard_name(shard_id: int) -> str:
 def shard_uri(output: str, shard_id: int) -> str:
     """Where a shard of a run lies."""
     return storage.join(output, LABELS_FOLDER, shard_name(shard_id))
+
+
+def proposals_uri(output: str, shard_id: int) -> str:
+    """Where the proposals of a unit lie, in a run that keeps them."""
+    return storage.join(output, PROPOSALS_FOLDER, shard_name(shard_id))
 
 
 def shard_ids(names: Iterable[str], suffix: str = SHARD_SUFFIX) -> set[int]:

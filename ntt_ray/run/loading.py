@@ -9,6 +9,7 @@ from ntt_ray.bank.memory import MemoryBank
 from ntt_ray.method.labeler import Labeler
 from ntt_ray.method.tiling import TiledLabeler, make_labeler
 from ntt_ray.models.spec import ModelSpec
+from ntt_ray.proposals.keeping import Keeper
 from ntt_ray.settings import MethodSettings
 
 
@@ -26,3 +27,22 @@ def loaded_labeler(
     memory.check_width(encoder.feature_dim)
     proposer = models.load_proposer(method.points_per_side)
     return make_labeler(encoder, proposer, memory, method)
+
+
+def loaded_keeper(
+    models: ModelSpec, bank: bytes, method: MethodSettings, max_iou: float | None
+) -> Keeper:
+    """Load both models to keep what they propose; the bank is only checked.
+
+    Args:
+        models: how to load them.
+        bank: the memory bank's file, which labels will be made with.
+        method: the settings of the method.
+        max_iou: see `ProposalSettings`.
+
+    Raises:
+        WeightsError, InputError: as of `loaded_labeler`.
+    """
+    encoder = models.load_encoder()
+    MemoryBank.from_bytes(bank, "the memory bank").check_width(encoder.feature_dim)
+    return Keeper(encoder, models.load_proposer(method.points_per_side), method, max_iou)

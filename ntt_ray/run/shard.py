@@ -187,7 +187,7 @@ def table_to_bytes(table: pa.Table, provenance: Mapping[str, str]) -> bytes:
     somebody edits, or writes again with other tools, are told from those that were labelled.
     """
     metadata = {"format_version": FORMAT_VERSION, **provenance}
-    body = _body_digest(_parquet(table, metadata))
+    body = sha256_before_footer(_parquet(table, metadata))
     return _parquet(table, {**metadata, BODY_KEY: body})
 
 
@@ -206,7 +206,7 @@ def unit_metadata(shard_id: int, table: pa.Table) -> dict[str, str]:
     own = {*SCHEMA.names, *(field.name for field in PACKED)}
     kept = [name for name in table.column_names if name not in own]
     said = {KEPT_KEY: json.dumps(kept)} if kept else {}
-    return {"unit": str(shard_id), "images": _ids_digest(table["image_id"]), **said}
+    return {"unit": str(shard_id), "images": ids_digest(table["image_id"]), **said}
 
 
 def accelerators_of(schema: pa.Schema) -> set[str]:
@@ -237,13 +237,13 @@ def misfit(
         return f"it is the shard of unit {unit}"
     found = file.read(["image_id"])["image_id"]
     digests = [said["images"]] if "images" in said else []
-    digests += [] if image_ids is None else [_ids_digest(pa.array(image_ids, pa.int64()))]
-    if any(digest != _ids_digest(found) for digest in digests):
+    digests += [] if image_ids is None else [ids_digest(pa.array(image_ids, pa.int64()))]
+    if any(digest != ids_digest(found) for digest in digests):
         return f"its {len(found)} rows are not those of its unit"
     return None
 
 
-def _ids_digest(image_ids: pa.Array | pa.ChunkedArray) -> str:
+def ids_digest(image_ids: pa.Array | pa.ChunkedArray) -> str:
     """SHA-256 of image ids as little-endian int64, in hex."""
     return hashlib.sha256(image_ids.to_numpy().astype("<i8").tobytes()).hexdigest()
 
@@ -258,7 +258,7 @@ def pending_ids(output: str, shard_id: int, store: storage.Storage) -> set[int]:
     return set(table["image_id"].filter(chosen).to_pylist())
 
 
-def _body_digest(data: bytes) -> str:
+def sha256_before_footer(data: bytes) -> str:
     """SHA-256 of a Parquet file up to its footer, which the metadata are a part of."""
     footer = int.from_bytes(data[-8:-4], "little")  # its length, then four letters
     return hashlib.sha256(memoryview(data)[: max(0, len(data) - 8 - footer)]).hexdigest()
@@ -333,7 +333,7 @@ def check_body(schema: pa.Schema, data: bytes, where: str) -> None:
         InputError: they were edited, or written again by another tool.
     """
     wanted = (schema.metadata or {}).get(BODY_KEY.encode())
-    if wanted is not None and wanted.decode("ascii", "replace") != _body_digest(data):
+    if wanted is not None and wanted.decode("ascii", "replace") != sha256_before_footer(data):
         raise InputError(
             f"{storage.redact(where)}: its rows are not those that were written; delete it, and "
             "start the same command again"

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +21,9 @@ from ntt_ray.errors import ImageError, LabelError, NttRayError, SickDeviceError
 from ntt_ray.images import RgbImage
 from ntt_ray.method.labeler import Labeler
 from ntt_ray.method.tiling import TiledLabeler
-from ntt_ray.records import Detection, FetchedImage, ImageLabels
+from ntt_ray.proposals.keeping import Keeper
+from ntt_ray.proposals.kept import ImageProposals
+from ntt_ray.records import FetchedImage, ImageLabels
 from ntt_ray.run.decoding import Decoded
 
 logger = logging.getLogger(__name__)
@@ -33,6 +35,10 @@ _OUT_OF_MEMORY = re.compile(
 _DEVICE_ERROR = re.compile(
     "CUDA error|CUDA driver|cuDNN error|CU(BLAS|DNN)_STATUS|uncorrectable ECC"
 )
+
+
+AnyLabeler = Labeler | TiledLabeler | Keeper
+Row = ImageLabels | ImageProposals
 
 
 class Unit(NamedTuple):
@@ -54,13 +60,13 @@ class Begun:
     Attributes:
         places: positions of its images.
         failed: why an image failed, by its position in the unit.
-        found: what was decoded, without its pixels, and what will be the detections, by position in
-            the unit.
+        found: what was decoded, without its pixels, and what will be the detections, or the
+            proposals, by position in the unit.
     """
 
     places: Sequence[int]
     failed: Mapping[int, ImageError]
-    found: Mapping[int, tuple[Decoded, Future[tuple[Detection, ...]]]]
+    found: Mapping[int, tuple[Decoded, Future[Any]]]
 
 
 class StepLabeler:
@@ -68,11 +74,15 @@ class StepLabeler:
 
     Attributes:
         images_per_step: how many places a step has; fewer after the GPU ran out of memory.
+        failed: makes the row of an image that failed.
     """
 
-    def __init__(self, labeler: Labeler | TiledLabeler, images_per_step: int) -> None:
+    def __init__(self, labeler: AnyLabeler, images_per_step: int) -> None:
         self.images_per_step = images_per_step
         self._labeler = labeler
+        kept = isinstance(labeler, Keeper)
+        self._row: Callable[..., Row] = ImageProposals.kept if kept else ImageLabels.labelled
+        self.failed: Callable[..., Row] = ImageProposals.failed if kept else ImageLabels.failed
 
     def begin(self, unit: Unit, step: Mapping[int, Future[Decoded]]) -> Begun:
         """Wait until the images of a step are decoded, and do the device's part.
@@ -94,7 +104,8 @@ class StepLabeler:
         inputs = self._inputs(list(step), good)
         sizes = [good[p].size_hw if p in good else None for p in step]
         try:
-            found = dict(zip(step, self._labeler.begin(inputs, sizes), strict=True))
+            begun: Sequence[Future[Any]] = self._labeler.begin(inputs, sizes)
+            found = dict(zip(step, begun, strict=True))
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
@@ -105,15 +116,15 @@ class StepLabeler:
         kept = {p: (image._replace(pixels=none), found[p]) for p, image in good.items()}
         return Begun(tuple(step), failed, kept)
 
-    def rows(self, unit: Unit, begun: Begun) -> dict[int, ImageLabels]:
+    def rows(self, unit: Unit, begun: Begun) -> dict[int, Row]:
         """Wait for the rows of a step, by the positions of their images; raises as `begin` does."""
         rows = {
-            p: ImageLabels.failed(unit.images[p].entry, str(error), error.failure)
+            p: self.failed(unit.images[p].entry, str(error), error.failure)
             for p, error in begun.failed.items()
         }
         for position, (decoded, found) in begun.found.items():
             try:
-                rows[position] = ImageLabels.labelled(
+                rows[position] = self._row(
                     unit.images[position].entry, decoded.size_hw, found.result(), decoded.notes
                 )
             except Exception as error:

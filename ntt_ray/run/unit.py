@@ -7,8 +7,9 @@ is taken up as it comes, and one thread labels them, one after the other.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,14 +21,12 @@ from ntt_ray.errors import (
     LabelError,
     SickDeviceError,
 )
-from ntt_ray.method.labeler import Labeler
-from ntt_ray.method.tiling import TiledLabeler
-from ntt_ray.records import FetchedImage, ImageLabels
+from ntt_ray.records import FetchedImage
 from ntt_ray.run.decoding import Decoded, DecoderPool
 from ntt_ray.run.hang_watch import HangWatch
 from ntt_ray.run.job import LabelledUnit
 from ntt_ray.run.journal import UnitJournal
-from ntt_ray.run.steps import Begun, StepLabeler, Unit
+from ntt_ray.run.steps import AnyLabeler, Begun, Row, StepLabeler, Unit
 from ntt_ray.run.turns import Turns
 from ntt_ray.run.work_ahead import WorkAhead
 from ntt_ray.settings import DecodeSettings
@@ -46,7 +45,7 @@ class UnitLabeler:
 
     def __init__(
         self,
-        labeler: Labeler | TiledLabeler,
+        labeler: AnyLabeler,
         output: str,
         run_token: str,
         store: Storage,
@@ -104,7 +103,8 @@ class UnitLabeler:
         side = self._labeler.proposer.image_size
         noise = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
         step = [noise] * self.images_per_step
-        (found,) = self._labelling.submit(self._labeler.begin, step, [(side, side)]).result()
+        begin: Callable[..., Sequence[Future[Any]]] = self._labeler.begin
+        (found,) = self._labelling.submit(begin, step, [(side, side)]).result()
         found.result()
         self._labeler.take_work()
 
@@ -135,7 +135,7 @@ class UnitLabeler:
             raise
         why = "ended the worker process twice, alone in it"
         for position in condemned:
-            rows[position] = ImageLabels.failed(unit.images[position].entry, why, "worker")
+            rows[position] = self._steps.failed(unit.images[position].entry, why, "worker")
         if len(rows) != len(unit.images):
             raise LabelError(
                 f"unit {unit.shard_id}: {len(rows)} rows for {len(unit.images)} images"
@@ -144,9 +144,9 @@ class UnitLabeler:
         label_s = time.perf_counter() - started
         return LabelledUnit(in_order, begun_at, label_s, self._labeler.take_work())
 
-    def _rows(self, unit: Unit, work: WorkAhead[_Decoding]) -> dict[int, ImageLabels]:
+    def _rows(self, unit: Unit, work: WorkAhead[_Decoding]) -> dict[int, Row]:
         """Label group after group; the rows of a step are made while the next is computed."""
-        rows: dict[int, ImageLabels] = {}
+        rows: dict[int, Row] = {}
         last: Begun | None = None
         for decoding in work.groups():
             work.look_ahead(last.places if last else ())

@@ -98,7 +98,8 @@ def test_raising_the_threshold_before_or_after_thinning_is_the_same():
 def test_places_without_an_image_give_nothing():
     keeper = Keeper(RandomEncoder(), RandomProposer(), MethodSettings(), None)
     alone, none, other = (
-        future.result() for future in keeper.begin(images(*[(64, 64)] * 4), [(48, 72), None, (9, 9)])
+        future.result()
+        for future in keeper.begin(images(*[(64, 64)] * 4), [(48, 72), None, (9, 9)])
     )
     assert none == ()
     assert len(alone) == len(other) == 1

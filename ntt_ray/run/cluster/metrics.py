@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from ray.util import metrics
 
 from ntt_ray.errors import reason_of
-from ntt_ray.records import ImageLabels, PromptWork
+from ntt_ray.records import PromptWork, Status
 
 M = TypeVar("M", bound=metrics.Metric)
 
@@ -33,6 +33,22 @@ IMAGES_PLANNED = "ntt_ray_images_planned"
 SECONDS = [0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0]  # borders of the histogram
 REASON_CHARACTERS = 80
 REASONS = 30  # more, and the rest is counted as one: each is a series of its own in Prometheus
+
+
+class Counted(Protocol):
+    """What is counted of the row of an image."""
+
+    @property
+    def status(self) -> Status:
+        """One of ok, empty, failed."""
+
+    @property
+    def error(self) -> str | None:
+        """Why it failed."""
+
+    @property
+    def detections(self) -> Sequence[object]:
+        """The objects found in it."""
 
 
 class ActorMetrics:
@@ -54,7 +70,7 @@ class ActorMetrics:
         )
         self._reasons: set[str] = set()
 
-    def unit(self, labels: Sequence[ImageLabels], fetch_s: float, label_s: float) -> None:
+    def unit(self, labels: Sequence[Counted], fetch_s: float, label_s: float) -> None:
         """Count a labelled unit."""
         for status, count in Counter(item.status for item in labels).items():
             self._images.inc(count, {"status": status})

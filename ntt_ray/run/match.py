@@ -1,0 +1,110 @@
+"""Proposals of a unit to its labels, where units are written or matched again: with torch, no Ray.
+
+Both ways end in `matched`, so that matching again gives the bytes that labelling gave.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+
+from ntt_ray.bank.memory import MemoryBank
+from ntt_ray.errors import InputError, LabelError
+from ntt_ray.proposals.kept import ImageProposals
+from ntt_ray.proposals.matching import Matcher
+from ntt_ray.proposals.table import ROWS_AT_ONCE, iter_images
+from ntt_ray.records import ImageLabels
+from ntt_ray.run.job import LabelJob
+from ntt_ray.run.layout import proposals_uri
+from ntt_ray.run.proposal_shard import open_proposals, to_bytes, unit_metadata
+from ntt_ray.run.shard import ACCELERATORS_KEY, SCHEMA, accelerators_of, labels_to_row
+from ntt_ray.run.write import publish_labels, replaced
+from ntt_ray.settings import MethodSettings
+
+
+def keep_and_match(
+    shard_id: int,
+    data: pa.Buffer,
+    again: bool,
+    accelerator: str | None,
+    job: LabelJob,
+    bank: bytes,
+) -> pa.Table:
+    """Publish the proposals of a unit, and then the labels that they make.
+
+    Args:
+        shard_id: the unit.
+        data: the file of its proposals, as the labelling actor made it.
+        again: whether these are only those images that were tried again.
+        accelerator: the model of the GPU; None on a CPU.
+        job: the run.
+        bank: the memory bank's file.
+
+    Returns:
+        The labels of the images that went through the models now.
+
+    Raises:
+        InputError, StorageError: something cannot be read or written.
+    """
+    assert job.keeping is not None
+    accelerators = {accelerator} if accelerator else set()
+    with open_proposals(job.output, shard_id, job.store, data) as file:
+        table = file.read()
+    new_ids = table["image_id"]
+    if again:
+        with open_proposals(job.output, shard_id, job.store) as file:
+            old = file.read()
+        accelerators |= accelerators_of(old.schema)
+        table = replaced(old.replace_schema_metadata(None), table.replace_schema_metadata(None))
+    metadata = {**job.keeping.metadata, **unit_metadata(shard_id, table)}
+    if accelerators:
+        metadata[ACCELERATORS_KEY] = ", ".join(sorted(accelerators))
+    kept = to_bytes(table, metadata)
+    job.store.publish_bytes(proposals_uri(job.output, shard_id), kept)
+    with open_proposals(job.output, shard_id, job.store, kept) as file:
+        labels = matched(shard_id, file, matcher_of(bank, job.method))
+    publish_labels(shard_id, labels, accelerators, job)
+    return labels.filter(pc.is_in(labels["image_id"], new_ids.combine_chunks()))
+
+
+@lru_cache(maxsize=2)  # a process writes or matches unit after unit
+def matcher_of(bank: bytes, method: MethodSettings) -> Matcher:
+    """A memory bank in a file's bytes, ready to be matched with, in one thread.
+
+    Raises:
+        InputError: the bank is damaged.
+    """
+    torch.set_num_threads(1)
+    return Matcher(MemoryBank.from_bytes(bank, "the memory bank"), method)
+
+
+def matched(shard_id: int, file: pq.ParquetFile, matcher: Matcher) -> pa.Table:
+    """The rows of a shard of labels, in the order of the proposals.
+
+    Raises:
+        InputError: the proposals are damaged.
+        LabelError: the method failed on an image; it and the unit are named.
+    """
+    rows = [labels_to_row(_labels(shard_id, image, matcher)) for image in _images(file)]
+    return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+def _images(file: pq.ParquetFile) -> Iterator[ImageProposals]:
+    try:
+        for batch in file.iter_batches(ROWS_AT_ONCE, use_threads=False):
+            yield from iter_images(batch)
+    except ValueError as error:
+        raise InputError(f"damaged proposals: {error}") from None
+
+
+def _labels(shard_id: int, image: ImageProposals, matcher: Matcher) -> ImageLabels:
+    try:
+        return matcher.labels(image)
+    except Exception as error:
+        where = f"unit {shard_id}, image {image.entry.file_name}"
+        raise LabelError(f"{where}: {type(error).__name__}: {error}") from error

@@ -1,0 +1,113 @@
+import dataclasses
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from ntt_ray.proposals.kept import ImageProposals, KeptView
+from ntt_ray.proposals.table import (
+    ROWS_AT_ONCE,
+    channels_of,
+    iter_images,
+    proposal_schema,
+    to_table,
+)
+from ntt_ray.records import ImageEntry, View
+
+WHOLE = View(0, 0, 30, 20)
+
+
+def view(count, channels=6, seed=0, rectangle=WHOLE) -> KeptView:
+    rng = np.random.default_rng(seed)
+    return KeptView(
+        rectangle,
+        rng.integers(0, 60_000, (count, 4)).astype(np.uint16),
+        np.arange(count, dtype=np.int32) * 3,
+        rng.random(count).astype(np.float32),
+        rng.integers(0, 600, count),
+        tuple("ab2" * n for n in range(count)),
+        rng.integers(-(2**15), 2**15, (count, channels)).astype(np.int16),
+    )
+
+
+def rows(count=3) -> list[ImageProposals]:
+    whole, tile = view(4), view(3, seed=1, rectangle=View(10, 5, 20, 15))
+    made = [
+        ImageProposals.kept(ImageEntry(1, "a.jpg", ""), (20, 30), (whole,), ("turned",)),
+        ImageProposals.failed(ImageEntry(2, "b.jpg", ""), "no file", "access"),
+        ImageProposals.kept(ImageEntry(3, "c.jpg", ""), (20, 30), (view(0), tile, view(2, seed=2))),
+        ImageProposals.kept(ImageEntry(4, "d.jpg", ""), (20, 30), (view(0),)),
+    ]
+    return made[:count]
+
+
+def plain(image: ImageProposals):
+    def of(value):
+        return value.tolist() if isinstance(value, np.ndarray) else value
+
+    views = [{k: of(v) for k, v in vars(kept).items()} for kept in image.views]
+    own = {f.name: getattr(image, f.name) for f in dataclasses.fields(image)}
+    return {**own, "views": views}
+
+
+@pytest.mark.parametrize("times", [1, ROWS_AT_ONCE])
+def test_rows_come_back_as_they_were(times):
+    wanted = rows(4) * times
+    table = to_table(wanted, 6)
+    assert channels_of(table.schema) == 6
+    assert table.num_rows == len(wanted)
+    found = [image for batch in table.to_batches() for image in iter_images(batch)]
+    assert [plain(image) for image in found] == [plain(image) for image in wanted]
+    (sliced,) = iter_images(table.slice(2, 1).combine_chunks().to_batches()[0])
+    assert plain(sliced) == plain(wanted[2])
+
+
+def test_images_without_proposals_have_rows_too():
+    table = to_table(rows(2)[1:], 6)
+    assert [image.status for image in iter_images(table.to_batches()[0])] == ["failed"]
+
+
+def test_other_tables_are_refused():
+    with pytest.raises(ValueError, match="not the columns of proposals: feature"):
+        channels_of(proposal_schema(4).remove(proposal_schema(4).names.index("feature")))
+    place = proposal_schema(4).names.index("point")
+    other = proposal_schema(4).set(place, pa.field("point", pa.int64()))
+    with pytest.raises(ValueError, match="not the columns of proposals: point"):
+        channels_of(other)
+
+
+def test_damaged_rows_are_refused():
+    (batch,) = to_table(rows(), 6).to_batches()
+    column = batch.schema.names.index("view")
+    outside = pa.array([[5] * len(item) for item in batch["view"].to_pylist()])
+    columns = list(batch.columns)
+    columns[column] = outside.cast(batch.schema.field("view").type)
+    wrong = pa.RecordBatch.from_arrays(columns, schema=batch.schema)
+    with pytest.raises(ValueError, match="image 1: a proposal lies in no view"):
+        list(iter_images(wrong))
+    columns[column] = pa.array([[0], [], []]).cast(batch.schema.field("view").type)
+    wrong = pa.RecordBatch.from_arrays(columns, schema=batch.schema)
+    with pytest.raises(ValueError, match="different lengths"):
+        list(iter_images(wrong))
+
+
+WRONG = {
+    "boxes_xyxy": np.zeros((2, 4), np.int32),
+    "points": np.zeros(3, np.int32),
+    "predicted_iou": np.zeros(2),
+    "features": np.zeros((2, 6)),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_records_check_their_fields(name):
+    with pytest.raises(ValueError, match=f"{name} must be"):
+        dataclasses.replace(view(2), **{name: WRONG[name]})
+
+
+@pytest.mark.parametrize(
+    "change", [{"error": "x"}, {"status": "empty"}, {"status": "failed"}, {"views": ()}]
+)
+def test_a_row_agrees_with_its_status(change):
+    with pytest.raises(ValueError, match="status"):
+        dataclasses.replace(rows()[0], **change)
