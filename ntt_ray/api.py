@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ntt_ray.method.labeler import Labeler
     from ntt_ray.method.tiling import TiledLabeler
     from ntt_ray.models.spec import ModelSpec
+    from ntt_ray.proposals.keeping import KeptLabeler
 
 ImageLike: TypeAlias = str | os.PathLike[str] | Image.Image | npt.NDArray[np.uint8]
 StorageOptions: TypeAlias = Mapping[str, Mapping[str, Any]]
@@ -79,7 +80,7 @@ class ImageLabeler:
 
     def __init__(
         self,
-        labeler: Labeler | TiledLabeler,
+        labeler: Labeler | TiledLabeler | KeptLabeler,
         classes: Sequence[records.ClassLabel],
         decode: DecodeSettings,
         store: Storage,
@@ -173,11 +174,11 @@ def load_labeler(
     config = _settings_of(source, overrides, Storage(storage_options or {}))
     store = Storage(config.storage_options if storage_options is None else storage_options)
     from ntt_ray.models.spec import ModelSpec
-    from ntt_ray.run.loading import loaded_labeler
+    from ntt_ray.run.loading import loaded_image_labeler
 
     models = ModelSpec.here(config.models, store).uncompiled()
     bank = _bank_of(config, models)
-    labeler = loaded_labeler(models, bank.data, config.method)
+    labeler = loaded_image_labeler(models, bank.data, config.method, config.proposals)
     return ImageLabeler(labeler, bank.classes, config.decode, store)
 
 

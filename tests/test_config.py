@@ -56,6 +56,10 @@ def test_all_problems_at_once_by_dotted_path():
 
 WRONG = {
     "no source of classes": ({"bank": None}, "either references or bank"),
+    "kept proposals that the classes choose": (
+        {"proposals": {"keep": True}, "method": {"prompts": {}}},
+        "Set method.prompts to null, or proposals.keep to false",
+    ),
     "two sources": ({"references": {"annotations": "a"}}, "exactly one"),
     "true is not a number": ({"job": {"images_per_unit": True}}, "images_per_unit"),
     "patch": ({"models": {"encoder": {"image_size": 512}}}, "not a multiple of 14"),

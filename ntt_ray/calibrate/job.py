@@ -33,7 +33,6 @@ from ntt_ray.errors import InputError, NttRayError
 from ntt_ray.evaluate.matching import GroundTruth
 from ntt_ray.images import RgbImage
 from ntt_ray.json_input import read_json
-from ntt_ray.method.tiling import make_labeler
 from ntt_ray.models.spec import ModelSpec
 from ntt_ray.pages.environment import counted
 from ntt_ray.records import ClassLabel, ImageEntry, ImageLabels, Reference, ReferenceSet
@@ -41,8 +40,9 @@ from ntt_ray.references.background import images_of
 from ntt_ray.references.dataset import decode_sized, read_all
 from ntt_ray.run.cluster.tasks import run_tasks
 from ntt_ray.run.layout import CALIBRATION_FILE, CALIBRATION_PAGE
+from ntt_ray.run.loading import labeler_of_images
 from ntt_ray.run.prepare import ReferenceRun, prepare_references
-from ntt_ray.settings import AnnotatedOrientation, MethodSettings
+from ntt_ray.settings import AnnotatedOrientation, MethodSettings, ProposalSettings
 from ntt_ray.storage import Storage
 
 logger = logging.getLogger(__name__)
@@ -290,6 +290,7 @@ def _background_rows(
 def _label(
     models: ModelSpec,
     method: MethodSettings,
+    proposals: ProposalSettings,
     data: bytes,
     references: ReferenceSet,
     negatives: ReferenceSet | None,
@@ -304,7 +305,8 @@ def _label(
     for picture in pictures:
         image_rgb = picture.read(models.store)
         others = bank_without(bank, references, picture.uris, negatives, per_background)
-        (found,) = make_labeler(encoder, proposer, others, method).label([image_rgb])
+        labeler = labeler_of_images(encoder, proposer, others, method, proposals)
+        (found,) = labeler.label([image_rgb])
         height, width = image_rgb.shape[:2]
         known = frozenset(label.category_id for label in others.classes)
         rows.append((ImageLabels.labelled(picture.entry, (height, width), found), known))
@@ -318,7 +320,7 @@ def _labelled(
     background = config.references and config.references.background
     around = background.per_image if background else 0
     models, sets = run.models.uncompiled(), run.inputs.in_bank()
-    task = partial(_label, models, config.method, run.bank, *sets, around)
+    task = partial(_label, models, config.method, config.proposals, run.bank, *sets, around)
     size = max(1, min(IMAGES_PER_TASK, -(-len(pictures) // run.resources.actors)))
     parts = [list(pictures[start : start + size]) for start in range(0, len(pictures), size)]
     for labelled in run_tasks(task, parts, run.resources.actor_options()):

@@ -101,6 +101,8 @@ def _print(found: Status) -> None:
         f"{found.output}: {found.units_done} of {found.units} units done, "
         f"{images} of {found.images} images{failed}"
     )
+    if found.units_kept is not None:
+        say(f"{found.units_kept} units have their proposals kept, for ntt-ray rematch")
     if found.failures is None:
         say("the shards were not looked into; --full counts their images and names failures")
     if found.driver is not None or not found.parts:

@@ -22,7 +22,7 @@ from ntt_ray import storage
 from ntt_ray.errors import InputError
 from ntt_ray.proposals.table import ROWS_AT_ONCE, channels_of
 from ntt_ray.run.layout import PROPOSALS_FOLDER, SHARD_SUFFIX, proposals_uri, shard_ids
-from ntt_ray.run.record import Identity, installed_versions
+from ntt_ray.run.record import Identity, RunRecord, installed_versions
 from ntt_ray.run.shard import BODY_KEY, NAMES_BETWEEN, ids_digest, sha256_before_footer
 
 FORMAT_VERSION = "1"
@@ -37,6 +37,11 @@ def made_of(identity: Identity) -> dict[str, Any]:
     method = {key: value for key, value in plain["method"].items() if key in PROPOSING}
     rest = {key: value for key, value in plain.items() if key not in ("bank", "method")}
     return {**rest, "method": method}
+
+
+def keeps_proposals(recorded: RunRecord) -> bool:
+    """Whether a run has proposals of its own: it keeps them, and did not match those of another."""
+    return "proposals" in recorded.identity.plain() and recorded.rematched_from is None
 
 
 def proposals_hash(identity: Identity) -> str:

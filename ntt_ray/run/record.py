@@ -124,6 +124,8 @@ class RunRecord(_Recorded):
         git_revision: the revision of the checkout that began the run, if it was a checkout.
         images_sha256: SHA-256 of the table or COCO file that `images` named when the run began;
             None for a prefix, and in older records.
+        rematched_from: the output whose kept proposals the labels were made of, without secrets;
+            None where images were labelled.
     """
 
     format_version: Literal[1]
@@ -135,6 +137,7 @@ class RunRecord(_Recorded):
     config: dict[str, Any] = Field(default_factory=dict)
     git_revision: str | None = None
     images_sha256: str | None = None
+    rematched_from: str | None = None
 
     @property
     def class_labels(self) -> tuple[ClassLabel, ...]:

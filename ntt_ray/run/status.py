@@ -20,6 +20,7 @@ from ntt_ray.run.failures import Allowed
 from ntt_ray.run.layout import RECORD_FILE, shard_name
 from ntt_ray.run.lock import Holder, read_holder
 from ntt_ray.run.part import parts_at_work
+from ntt_ray.run.proposal_shard import existing_proposals, keeps_proposals
 from ntt_ray.run.shard import existing_shards, iter_batches, open_shard
 from ntt_ray.storage import Storage
 
@@ -59,6 +60,7 @@ class Status:
         parts: who works on each part of the run or died over it, by the part's name as in ``2/4``;
             empty where one driver labels all of it.
         drift: alarms in words: units that found something else than all before.
+        units_kept: how many units have their proposals; None where the run has none of its own.
     """
 
     output: str
@@ -71,6 +73,7 @@ class Status:
     driver: Holder | None
     drift: tuple[str, ...] = ()
     parts: Mapping[str, Holder] = field(default_factory=dict)
+    units_kept: int | None = None
 
     @property
     def failed(self) -> int:
@@ -173,7 +176,14 @@ def read_status(output: str, store: Storage, *, footers: bool | None = None) -> 
         driver=driver,
         parts={str(part): holder for part, holder in parts_at_work(output, store).items()},
         drift=tuple(alarm["text"] for alarm in read_alarms(output, store)),
+        units_kept=_units_kept(output, recorded, store),
     )
+
+
+def _units_kept(output: str, recorded: run_record.RunRecord, store: Storage) -> int | None:
+    if not keeps_proposals(recorded):
+        return None
+    return len(existing_proposals(output, store) & set(range(recorded.plan.units)))
 
 
 def check_labelled(output: str, units: Mapping[int, int], allowed: Allowed, store: Storage) -> None:

@@ -42,6 +42,7 @@ from ntt_ray.sources.schema import entries_of, schema_of
 from ntt_ray.storage import Storage
 from ntt_ray.verify.merged_files import check_files, find_merge, is_left
 from ntt_ray.verify.problems import Findings
+from ntt_ray.verify.proposal_check import check_proposals
 from ntt_ray.verify.reports import check_reports
 from ntt_ray.verify.shard_check import check_images, check_provenance, check_row
 
@@ -133,6 +134,11 @@ def verify(
                     findings.problem("merge older than shard", shard_name(shard.unit), text)
                 _check_unit(recorded, manifest, shard.unit, shard.table, verdict)
             on_unit(done, len(shards))
+        check_proposals(
+            *(config.output, store, recorded, shards),
+            (lambda _: None) if manifest is None else manifest.image_ids,
+            *([name for name in names if not is_left(name)], findings),
+        )
     if merge is not None:
         check_files(target, store, merge, of_merge, findings)
     if to is None:  # metrics and report are of the first files
@@ -163,6 +169,13 @@ class _Manifest:
             return entries_of(self._units.read(self._file, unit))
         except (ValueError, OSError, pa.ArrowException) as error:
             raise InputError(f"the images of unit {unit} cannot be read ({error})") from None
+
+    def image_ids(self, unit: int) -> list[int] | None:
+        """Ids of the images of a unit; None where its part of the file is damaged."""
+        try:
+            return [entry.image_id for entry in self.unit(unit)]
+        except InputError:
+            return None
 
     def unit_of(self, image_id: int) -> int | None:
         """The unit that holds an image, if one does."""

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ntt_ray.proposals.kept import ImageProposals, KeptView
+from ntt_ray.proposals.kept import ImageProposals
 from ntt_ray.proposals.table import (
     ROWS_AT_ONCE,
     channels_of,
@@ -12,33 +12,7 @@ from ntt_ray.proposals.table import (
     proposal_schema,
     to_table,
 )
-from ntt_ray.records import ImageEntry, View
-
-WHOLE = View(0, 0, 30, 20)
-
-
-def view(count, channels=6, seed=0, rectangle=WHOLE) -> KeptView:
-    rng = np.random.default_rng(seed)
-    return KeptView(
-        rectangle,
-        rng.integers(0, 60_000, (count, 4)).astype(np.uint16),
-        np.arange(count, dtype=np.int32) * 3,
-        rng.random(count).astype(np.float32),
-        rng.integers(0, 600, count),
-        tuple("ab2" * n for n in range(count)),
-        rng.integers(-(2**15), 2**15, (count, channels)).astype(np.int16),
-    )
-
-
-def rows(count=3) -> list[ImageProposals]:
-    whole, tile = view(4), view(3, seed=1, rectangle=View(10, 5, 20, 15))
-    made = [
-        ImageProposals.kept(ImageEntry(1, "a.jpg", ""), (20, 30), (whole,), ("turned",)),
-        ImageProposals.failed(ImageEntry(2, "b.jpg", ""), "no file", "access"),
-        ImageProposals.kept(ImageEntry(3, "c.jpg", ""), (20, 30), (view(0), tile, view(2, seed=2))),
-        ImageProposals.kept(ImageEntry(4, "d.jpg", ""), (20, 30), (view(0),)),
-    ]
-    return made[:count]
+from tests.support.kept_rows import four_rows, random_view
 
 
 def plain(image: ImageProposals):
@@ -52,7 +26,7 @@ def plain(image: ImageProposals):
 
 @pytest.mark.parametrize("times", [1, ROWS_AT_ONCE])
 def test_rows_come_back_as_they_were(times):
-    wanted = rows(4) * times
+    wanted = four_rows() * times
     table = to_table(wanted, 6)
     assert channels_of(table.schema) == 6
     assert table.num_rows == len(wanted)
@@ -63,7 +37,7 @@ def test_rows_come_back_as_they_were(times):
 
 
 def test_images_without_proposals_have_rows_too():
-    table = to_table(rows(2)[1:], 6)
+    table = to_table(four_rows()[1:2], 6)
     assert [image.status for image in iter_images(table.to_batches()[0])] == ["failed"]
 
 
@@ -77,7 +51,7 @@ def test_other_tables_are_refused():
 
 
 def test_damaged_rows_are_refused():
-    (batch,) = to_table(rows(), 6).to_batches()
+    (batch,) = to_table(four_rows()[:3], 6).to_batches()
     column = batch.schema.names.index("view")
     outside = pa.array([[5] * len(item) for item in batch["view"].to_pylist()])
     columns = list(batch.columns)
@@ -102,7 +76,7 @@ WRONG = {
 @pytest.mark.parametrize("name", WRONG)
 def test_records_check_their_fields(name):
     with pytest.raises(ValueError, match=f"{name} must be"):
-        dataclasses.replace(view(2), **{name: WRONG[name]})
+        dataclasses.replace(random_view(2), **{name: WRONG[name]})
 
 
 @pytest.mark.parametrize(
@@ -110,4 +84,4 @@ def test_records_check_their_fields(name):
 )
 def test_a_row_agrees_with_its_status(change):
     with pytest.raises(ValueError, match="status"):
-        dataclasses.replace(rows()[0], **change)
+        dataclasses.replace(four_rows()[0], **change)

@@ -14,6 +14,7 @@ PACKAGE = ROOT / "ntt_ray"
 PAGE = (ROOT / "docs" / "output.md").read_text(encoding="utf-8")
 WORDS = {  # in other meanings too
     layout.LABELS_FOLDER, layout.PLAN_FOLDER, layout.INSTANCES_FOLDER, layout.REVIEW_FOLDER,
+    layout.PROPOSALS_FOLDER,
 }  # fmt: skip
 NAMES = {
     value

@@ -62,6 +62,7 @@ REFUSED = {
     "method.tiles.overlap": (0.5, "method.tiles"),
     "method.largest_component.min_share": (0.5, "method.largest_component"),
     "method.iou_power": (0.25, "method.iou_power"),
+    "proposals.keep": (True, "proposals"),
     "job.images_per_unit": (7, "job.images_per_unit"),
 }
 # Compared by the content of what they name, not by their words; so is all below `references`.
@@ -78,6 +79,7 @@ ACCEPTED = {
     "storage_options": {"s3": {"endpoint_url": "http://127.0.0.1:1"}},
     "models.mirror": "/mirror",
     "decode.timeout_s": 5.0,
+    "proposals.max_iou": 0.9,  # means nothing where they are not kept
     "decode.memory_mb": 1000,
     "job.actors.min": 3,
     "job.actors.max": 4,
@@ -149,6 +151,13 @@ def test_what_cannot_is_accepted(path):
     assert differences(_made(DATA), _made(_with(path, ACCEPTED[path]))) == []
 
 
+def test_how_proposals_are_kept_changes_labels():
+    kept = {**DATA, "proposals": {"keep": True}}
+    other = {**DATA, "proposals": {"keep": True, "max_iou": 0.9}}
+    found = differences(_made(kept), _made(other))
+    assert [line.split(":")[0] for line in found] == ["proposals.max_iou"]
+
+
 def test_options_that_are_off_are_not_named():
     """So that runs begun before an option existed go on, and say the same of themselves."""
     assert set(_made(DATA)["method"]) == {
@@ -158,6 +167,7 @@ def test_options_that_are_off_are_not_named():
         "max_detections",
         "context_ratio",
     }
+    assert "proposals" not in _made(DATA)
 
 
 CONTENT = {
