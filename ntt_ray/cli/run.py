@@ -117,6 +117,15 @@ def run_steps(settings: Config, *, brief: bool = False) -> Steps:
     What is brief leaves to its caller to say what was written and measured.
     """
     images_per_s, _ = _label(settings, lambda classes: check_later_steps(settings, classes))
+    return _later_steps(settings, images_per_s, brief=brief)
+
+
+def finish_steps(settings: Config, images_per_s: float | None) -> None:
+    """Merge, evaluate if there is ground truth, report, and say how the run ended."""
+    _finish(settings, _later_steps(settings, images_per_s)[0])
+
+
+def _later_steps(settings: Config, images_per_s: float | None, *, brief: bool = False) -> Steps:
     counts = _merge(settings, partial=False, brief=brief)
     metrics = _evaluate(settings, brief=brief) if settings.ground_truth is not None else None
     _report(settings, images_per_s, brief=brief)

@@ -160,6 +160,14 @@ class ModelSpec:
         }
         return {name: file_digest(path) for name, path in files.items() if path is not None}
 
+    def encoder_digest(self) -> str:
+        """SHA-256 of the encoder's checkpoint in hex.
+
+        Raises:
+            WeightsError: it is missing or damaged.
+        """
+        return file_digest(self.checkpoint("encoder"))
+
     def encoder_record(self, digest: str) -> dict[str, Any]:
         """What identifies the encoder in a memory bank."""
         encoder = self.settings.encoder

@@ -88,6 +88,33 @@ class UnitDone:
     actors: int = 1
 
 
+@dataclass(frozen=True)
+class RematchJob:
+    """Plain values that every task gets that matches a unit again.
+
+    Attributes:
+        source: the output whose kept proposals are matched.
+        proposals_hash: what the metadata of these say, see `proposal_shard.proposals_hash`.
+        bank: the bytes of the bank's file.
+        method: the `method` settings.
+        output: the prefix below which labels are written.
+        store: access to files.
+        manifest_digest: SHA-256 of the manifest.
+        provenance: what the metadata of every shard of labels says.
+        carries: whether the manifest has columns that go into these shards too.
+    """
+
+    source: str
+    proposals_hash: str
+    bank: bytes
+    method: MethodSettings
+    output: str
+    store: Storage
+    manifest_digest: str
+    provenance: Mapping[str, str]
+    carries: bool
+
+
 class Pace:
     """Images per second of all actors together in this start of a run; loading is not speed.
 

@@ -5,6 +5,9 @@ Both ways end in `matched`, so that matching again gives the bytes that labellin
 
 from __future__ import annotations
 
+import os
+import platform
+import time
 from collections.abc import Iterator
 from functools import lru_cache
 
@@ -13,17 +16,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
+from ntt_ray import storage
 from ntt_ray.bank.memory import MemoryBank
-from ntt_ray.errors import InputError, LabelError
+from ntt_ray.errors import InputError, LabelError, StorageError
 from ntt_ray.proposals.kept import ImageProposals
 from ntt_ray.proposals.matching import Matcher
 from ntt_ray.proposals.table import ROWS_AT_ONCE, iter_images
 from ntt_ray.records import ImageLabels
-from ntt_ray.run.job import LabelJob
+from ntt_ray.run.job import LabelJob, RematchJob, UnitDone
 from ntt_ray.run.layout import proposals_uri
-from ntt_ray.run.proposal_shard import open_proposals, to_bytes, unit_metadata
+from ntt_ray.run.proposal_shard import misfit, open_proposals, to_bytes, unit_metadata
 from ntt_ray.run.shard import ACCELERATORS_KEY, SCHEMA, accelerators_of, labels_to_row
-from ntt_ray.run.write import publish_labels, replaced
+from ntt_ray.run.write import counts_of, publish_labels, replaced
 from ntt_ray.settings import MethodSettings
 
 
@@ -70,6 +74,50 @@ def keep_and_match(
         labels = matched(shard_id, file, matcher_of(bank, job.method))
     publish_labels(shard_id, labels, accelerators, job)
     return labels.filter(pc.is_in(labels["image_id"], new_ids.combine_chunks()))
+
+
+def rematched(job: RematchJob, shard_id: int) -> UnitDone:
+    """Match the kept proposals of a unit again and publish the labels: what a task does.
+
+    A unit whose proposals cannot be read, or whose labels cannot be written, is given back.
+
+    Raises:
+        LabelError: the method failed on an image; it and the unit are named.
+    """
+    begun_at, started = time.time(), time.perf_counter()
+    labels, given_back = SCHEMA.empty_table(), None
+    read_s = matched_s = 0.0
+    try:
+        data = _proposals(job, shard_id)
+        read_s = time.perf_counter() - started
+        with open_proposals(job.source, shard_id, job.store, data) as file:
+            if (problem := misfit(file, shard_id, job.proposals_hash, None)) is not None:
+                uri = storage.redact(proposals_uri(job.source, shard_id))
+                raise InputError(f"{uri}: {problem}")
+            accelerators = accelerators_of(file.schema_arrow)
+            labels = matched(shard_id, file, matcher_of(job.bank, job.method))
+        matched_s = time.perf_counter() - started - read_s
+        publish_labels(shard_id, labels, accelerators, job)
+    except (InputError, StorageError) as error:
+        labels, given_back = SCHEMA.empty_table(), str(error)
+    return UnitDone(
+        shard_id=shard_id,
+        fetch_s=read_s,
+        begun_at=begun_at,
+        label_s=matched_s,
+        write_s=time.perf_counter() - started - read_s - matched_s,
+        given_back=given_back,
+        actor=f"{platform.node()}:{os.getpid()}",
+        **counts_of(labels),
+    )
+
+
+def _proposals(job: RematchJob, shard_id: int) -> bytes:
+    uri = proposals_uri(job.source, shard_id)
+    try:
+        return job.store.read_bytes(uri)
+    except FileNotFoundError:
+        raise InputError(f"{storage.redact(uri)}: the proposals are missing") from None
 
 
 @lru_cache(maxsize=2)  # a process writes or matches unit after unit

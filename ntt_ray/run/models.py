@@ -61,6 +61,14 @@ def start_models(config: Config, store: Storage) -> CheckedModels:
     return CheckedModels(spec, resources, digests)
 
 
+def start_encoder(config: Config, store: Storage) -> CheckedModels:
+    """Join or start Ray, and find where the encoder alone runs; errors as of `start_models`."""
+    connect()
+    spec, resources = _decided(config, store)
+    digest = run_task(spec.encoder_digest, options={"num_cpus": 0.5, "max_retries": 1})
+    return CheckedModels(spec, resources, {"encoder": digest})
+
+
 def _decided(config: Config, store: Storage) -> tuple[ModelSpec, Resources]:
     """Where the models run, and in which precision."""
     resources = decide(config.job, config.models.device)

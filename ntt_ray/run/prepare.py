@@ -155,7 +155,7 @@ def build_run_bank(config: Config) -> tuple[BankFile, dict[str, Any]]:
             digest = bank_digest(built.bank.data)
             identity = recorded.identity.model_copy(update={"bank": digest})
             check_same_run(recorded, identity, config.output)
-        found = _publish_bank(config, store, built.bank, sources, built)
+        found = publish_bank(config, store, built.bank, sources, built)
     return built.bank, found
 
 
@@ -194,7 +194,7 @@ def prepare_run(
         _restore(config, store, images, bank)
         return Prepared(images, models, bank.data, images.recorded.identity)
     store.publish_bytes(storage.join(config.output, MANIFEST_FILE), images.manifest)
-    _publish_bank(config, store, bank, sources, built)
+    publish_bank(config, store, bank, sources, built)
     record = make_record(
         identity=identity,
         config=config.resolved(),
@@ -214,7 +214,7 @@ def check_sources(config: Config, store: Storage) -> BankInputs | BankFile:
         InputError: a file that the config names is missing or damaged.
         ReferencesError: with every problem of the references.
     """
-    _check_output(config.output)
+    check_output(config.output)
     for key, path in _named_files(config).items():
         if path is not None and not store.exists(path):
             where = storage.missing_folder(path)
@@ -237,7 +237,7 @@ def _named_files(config: Config) -> dict[str, str | None]:
     }
 
 
-def _check_output(output: str) -> None:
+def check_output(output: str) -> None:
     """Refuse a local output that cannot become a folder with files of ours."""
     if storage.is_uri(output):
         return
@@ -385,7 +385,7 @@ def _build(config: Config, inputs: BankInputs, models: CheckedModels) -> BuiltBa
     return build(config, models.spec, models.resources, inputs, models.digests["encoder"])
 
 
-def _publish_bank(
+def publish_bank(
     config: Config,
     store: Storage,
     bank: BankFile,

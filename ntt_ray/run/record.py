@@ -165,6 +165,7 @@ def make_record(
     units: int,
     images: int,
     images_sha256: str | None = None,
+    rematched_from: str | None = None,
 ) -> RunRecord:
     """The record of a new run.
 
@@ -175,7 +176,9 @@ def make_record(
         units: number of work units.
         images: number of images.
         images_sha256: SHA-256 of the table or COCO file that lists them, if one does.
+        rematched_from: the output whose proposals the labels are made of, without secrets.
     """
+    own = {} if rematched_from is None else {"rematched_from": rematched_from}
     return RunRecord(
         format_version=FORMAT_VERSION,
         labels_hash=identity.digest(),
@@ -186,6 +189,7 @@ def make_record(
         config=dict(config),
         git_revision=_git_revision(),
         images_sha256=images_sha256,
+        **own,
     )
 
 

@@ -1,0 +1,249 @@
+"""Runs that keep their proposals, and what is matched again of them, through Ray."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ntt_ray.config import build_config
+from ntt_ray.errors import InputError, OutputMismatchError, RunIncompleteError
+from ntt_ray.merge import job as merge_job
+from ntt_ray.run.label import label
+from ntt_ray.run.proposal_shard import open_proposals
+from ntt_ray.run.rematch import rematch
+from ntt_ray.run.rematch_plan import make_rematch_plan
+from ntt_ray.storage import Storage
+from ntt_ray.verify.problems import Findings
+from ntt_ray.verify.verify import verify
+from tests.support.golden import GOLDEN
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+NAMES = ["shard-000000.parquet", "shard-000001.parquet", "shard-000002.parquet"]
+# of the golden case's classes
+OTHER = {
+    "method": {
+        "points_per_side": 16,
+        "min_predicted_iou": 0.5,
+        "nms_iou": 0.7,
+        "max_detections": 40,
+        "diffusion": {},
+        "prototypes": {"per_class": 2},
+        "iou_power": 0.25,
+        "largest_component": {},
+    }
+}
+
+
+@pytest.fixture
+def data(golden_config, tmp_path):
+    """Good images and bad ones, with models in files of their own that may be taken away."""
+    photos, weights = tmp_path / "photos", tmp_path / "weights"
+    shutil.copytree(GOLDEN / "weights", weights)
+    photos.mkdir()
+    for number in (1, 2, 3):
+        shutil.copy(GOLDEN / "targets" / f"targets_0{number}.png", photos / f"{number}.png")
+    (photos / "0.jpg").write_text("this is not a photograph")
+    Image.fromarray(np.zeros((40, 50, 3), np.uint8)).save(photos / "4.png")
+    rows = [{"uri": str(photos / name)} for name in ("0.jpg", "1.png", "2.png", "3.png", "4.png")]
+    rows.append({"uri": str(photos / "gone.png")})
+    table = tmp_path / "images.jsonl"
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    models = json.loads(
+        json.dumps(golden_config["models"]).replace(str(GOLDEN / "weights"), str(weights))
+    )
+    job = {**golden_config["job"], "patience_s": 0.0, "max_failed_fraction": 0.5}
+    return {
+        **golden_config,
+        "images": str(table),
+        "image_root": None,
+        "models": models,
+        "job": {**job, "max_unreachable_fraction": 0.5},
+        "proposals": {"keep": True},
+        "output": str(tmp_path / "kept"),
+    }
+
+
+def into(data, name, **changes):
+    """The same settings with another output, and other changes; `classes` of the references."""
+    classes = changes.pop("classes", None)
+    references = {**data["references"], "classes": classes} if classes else data["references"]
+    if "bank" in changes:
+        references = None
+    output = str(Path(data["output"]).with_name(name))
+    return {**data, "references": references, **changes, "output": output}
+
+
+def labelled(data):
+    units = []
+    label(build_config(data), lambda unit, done, total: units.append(unit))
+    return units
+
+
+def matched(data, source):
+    units = []
+    rematch(build_config(data), source, lambda unit, done, total: units.append((unit, done, total)))
+    return units
+
+
+def files(data, folder="labels") -> dict[str, bytes]:
+    paths = sorted((Path(data["output"]) / folder).iterdir())
+    return {path.name: path.read_bytes() for path in paths}
+
+
+def whole(data) -> bool:
+    config = build_config(data)
+    merge_job.merge(config)
+    return verify(config, Findings()).whole
+
+
+def test_matching_again_gives_the_bytes_of_labelling(data):
+    source = data["output"]
+    units = labelled(data)
+    assert sum(unit.detections for unit in units) > 10
+    assert sorted(files(data, "proposals")) == NAMES
+    with open_proposals(source, 0, Storage()) as file:
+        assert file.read(["status"])["status"].to_pylist() == ["failed", "ok"]
+    names = [item["name"] for item in json.loads(Path(source, "run.json").read_text())["classes"]]
+
+    # a lost shard of labels is made again, and its proposals, with the same bytes
+    before = files(data), files(data, "proposals")
+    for folder in ("labels", "proposals"):
+        Path(source, folder, NAMES[1]).unlink()
+    # the image that is not there is tried again, too
+    assert [(unit.shard_id, unit.again) for unit in labelled(data)] == [
+        (1, False), (2, True), (2, True),
+    ]  # fmt: skip
+    assert (files(data), files(data, "proposals")) == before
+    assert whole(data)
+
+    # the same bank: of the same references, which needs no encoder
+    again = into(data, "again")
+    assert [(done, total) for _, done, total in matched(again, source)] == [(2, 6), (4, 6), (6, 6)]
+    assert files(again) == files(data)
+    assert matched(again, source)[0][0].shard_id == 2  # it has an image that may heal
+    assert whole(again)
+    record = json.loads(Path(again["output"], "run.json").read_text())
+    assert record["rematched_from"] == source
+
+    # classes dropped, and everything else that may change
+    other = into(data, "labelled", classes=names[1:], **OTHER)
+    labelled(other)
+    assert files(other) != files(data)
+    changed = into(data, "changed", classes=names[1:], **OTHER)
+    matched(changed, source)
+    assert files(changed) == files(other)
+    assert (
+        Path(changed["output"], "bank.safetensors").read_bytes()
+        == Path(other["output"], "bank.safetensors").read_bytes()
+    )
+
+    # classes added, from proposals that were kept with fewer; a ready bank, no weights, no images
+    shutil.rmtree(Path(source).with_name("weights"))
+    shutil.rmtree(Path(source).with_name("photos"))
+    low = into(data, "low", bank=str(Path(source, "bank.safetensors")))
+    low["method"] = {**OTHER["method"]}
+    more = into(low, "more", method={**OTHER["method"], "nms_iou": 0.5})
+    matched(more, other["output"])
+    direct = into(low, "direct", method={**OTHER["method"], "nms_iou": 0.5})
+    matched(direct, source)
+    found, wanted = files(more), files(direct)
+    assert found == wanted
+    assert whole(more)
+
+
+def test_tiles_keep_their_views(data):
+    tiled = {**data["method"], "tiles": {"side": 64}}
+    data = {**data, "method": tiled}
+    labelled(data)
+    others = {"method": {**tiled, "nms_iou": 0.7, "max_detections": 30}}
+    other, changed = into(data, "labelled", **others), into(data, "changed", **others)
+    labelled(other)
+    matched(changed, data["output"])
+    assert files(changed) == files(other) != files(data)
+
+
+def test_what_cannot_be_matched_is_refused_before_ray_is_started(data, monkeypatch, tmp_path):
+    labelled(data)
+    source, method = data["output"], data["method"]
+    bank = str(Path(source, "bank.safetensors"))
+    monkeypatch.setattr("ray.init", None)
+    monkeypatch.setattr("ntt_ray.run.rematch.map_on_ray", None)
+    monkeypatch.setattr("ntt_ray.run.models.connect", None)
+    encoder, proposer = data["models"]["encoder"], data["models"]["proposer"]
+    refused = {
+        "lower": ({"method": {**method, "min_predicted_iou": 0.3}}, "below 0.4 were not kept"),
+        "points": ({"method": {**method, "points_per_side": 8}}, r"points_per_side: 16 there, 8"),
+        "tiles": ({"method": {**method, "tiles": {}}}, r"method\.tiles"),
+        "decode": ({"decode": {"orientation": "stored"}}, r"decode\.orientation"),
+        "images": ({"images": str(tmp_path / "other.jsonl")}, "images"),
+        "thinning": ({"proposals": {"keep": True, "max_iou": 0.9}}, r"proposals\.max_iou: 0.95"),
+        "encoder": (
+            {"models": {"proposer": proposer, "encoder": {**encoder, "image_size": 56}}},
+            r"models\.encoder\.image_size: 112 there, 56 here",
+        ),
+        "checkpoint": (
+            {"models": {"proposer": proposer, "encoder": {**encoder, "checkpoint": str(
+                tmp_path / "weights" / "sam2_nano.pt")}}},
+            r"models\.encoder\.checkpoint",
+        ),
+        "device": ({"models": {**data["models"], "device": "cuda"}}, r"models\.device"),
+    }  # fmt: skip
+    for name, (changes, said) in refused.items():
+        with pytest.raises(OutputMismatchError, match=said):
+            make_rematch_plan(build_config(into(data, name, **changes)), source)
+    raised = into(data, "raised", bank=bank, method={**method, "min_predicted_iou": 0.6})
+    raised["proposals"] = {"keep": False}  # the source says how they were kept
+    plan = make_rematch_plan(build_config(raised), source)
+    assert (plan.bank is not None, len(plan.sizes)) == (True, 3)
+    assert plan.config.proposals.keep
+    new = into(data, "new", classes=[plan.classes[0].name])
+    assert make_rematch_plan(build_config(new), source).bank is None
+
+    with pytest.raises(InputError, match="name another one"):
+        make_rematch_plan(build_config(data), source)
+    with pytest.raises(InputError, match="there is no run here"):
+        make_rematch_plan(build_config(into(data, "x")), str(tmp_path))
+    with pytest.raises(InputError, match=r"labelled images; choose another output"):
+        make_rematch_plan(build_config(data), _copied(source, "copy"))
+    plain = _copied(source, "plain", lambda identity: identity.pop("proposals"))
+    with pytest.raises(InputError, match="kept no proposals"):
+        make_rematch_plan(build_config(into(data, "x")), plain)
+    second = _copied(source, "second", rematched_from="/first")
+    with pytest.raises(InputError, match="name the output that it was made of, /first"):
+        make_rematch_plan(build_config(into(data, "x")), second)
+    lost = _copied(source, "lost")
+    Path(lost, "proposals", NAMES[1]).unlink()
+    with pytest.raises(InputError, match=r"1 of 3 units have no kept proposals, the first is 1"):
+        make_rematch_plan(build_config(into(data, "x")), lost)
+    Path(lost, "manifest.parquet").unlink()
+    with pytest.raises(InputError, match="manifest"):
+        make_rematch_plan(build_config(into(data, "x")), lost)
+
+
+def _copied(source, name, change=None, **record):
+    to = Path(source).with_name(name)
+    shutil.copytree(source, to)
+    content = json.loads((to / "run.json").read_text()) | record
+    if change is not None:
+        change(content["identity"])
+    (to / "run.json").write_text(json.dumps(content))
+    return str(to)
+
+
+def test_damaged_proposals_are_named_and_their_units_given_back(data):
+    labelled(data)
+    path = Path(data["output"], "proposals", NAMES[1])
+    good = path.read_bytes()
+    path.write_bytes(good[:-50])
+    again = into(data, "again")
+    with pytest.raises(RunIncompleteError, match=r"1 of 3 units.*unit 1: .*damaged proposals"):
+        matched(again, data["output"])
+    path.write_bytes(Path(data["output"], "proposals", NAMES[0]).read_bytes())
+    with pytest.raises(RunIncompleteError, match=r"they are the proposals of unit 0"):
+        matched(again, data["output"])
+    path.write_bytes(good)
+    assert 1 in [unit.shard_id for unit, _, _ in matched(again, data["output"])]
+    assert files(again) == files(data)
