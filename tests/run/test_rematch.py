@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from ntt_ray.run.rematch_plan import make_rematch_plan
 from ntt_ray.storage import Storage
 from ntt_ray.verify.problems import Findings
 from ntt_ray.verify.verify import verify
-from tests.support.golden import GOLDEN
+from tests.support.golden import GOLDEN, GOLDEN_MODELS
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 NAMES = ["shard-000000.parquet", "shard-000001.parquet", "shard-000002.parquet"]
@@ -37,10 +38,11 @@ OTHER = {
 }
 
 
-@pytest.fixture
-def data(golden_config, tmp_path):
+@pytest.fixture(scope="module")
+def settings(golden_references, tmp_path_factory):
     """Good images and bad ones, with models in files of their own that may be taken away."""
-    photos, weights = tmp_path / "photos", tmp_path / "weights"
+    folder = tmp_path_factory.mktemp("rematch")
+    photos, weights = folder / "photos", folder / "weights"
     shutil.copytree(GOLDEN / "weights", weights)
     photos.mkdir()
     for number in (1, 2, 3):
@@ -49,21 +51,42 @@ def data(golden_config, tmp_path):
     Image.fromarray(np.zeros((40, 50, 3), np.uint8)).save(photos / "4.png")
     rows = [{"uri": str(photos / name)} for name in ("0.jpg", "1.png", "2.png", "3.png", "4.png")]
     rows.append({"uri": str(photos / "gone.png")})
-    table = tmp_path / "images.jsonl"
+    table = folder / "images.jsonl"
     table.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    models = json.loads(
-        json.dumps(golden_config["models"]).replace(str(GOLDEN / "weights"), str(weights))
-    )
-    job = {**golden_config["job"], "patience_s": 0.0, "max_failed_fraction": 0.5}
+    models = json.dumps(GOLDEN_MODELS).replace(str(GOLDEN / "weights"), str(weights))
     return {
-        **golden_config,
         "images": str(table),
-        "image_root": None,
-        "models": models,
-        "job": {**job, "max_unreachable_fraction": 0.5},
+        "references": {
+            "annotations": str(golden_references),
+            "image_root": str(GOLDEN / "refs"),
+        },
+        "models": json.loads(models),
+        "method": {"points_per_side": 16},
+        "job": {
+            "images_per_unit": 2,
+            "actors": 1,
+            "patience_s": 0.0,
+            "max_failed_fraction": 0.5,
+            "max_unreachable_fraction": 0.5,
+        },
+        "merge": {"min_score": 0.0, "profiles": ["coco", "coco-results"]},
         "proposals": {"keep": True},
-        "output": str(tmp_path / "kept"),
+        "output": str(folder / "kept"),
     }
+
+
+@pytest.fixture(scope="module")
+def kept(settings, ray_cluster):
+    """The output of a run that kept its proposals; it is not to be changed."""
+    units = labelled(settings)
+    assert sum(unit.detections for unit in units) > 10
+    return settings["output"]
+
+
+@pytest.fixture
+def data(settings, kept, tmp_path):
+    """The settings of a run of which a copy lies in the test's folder."""
+    return {**settings, "output": copied(kept, tmp_path / "kept")}
 
 
 def into(data, name, **changes):
@@ -74,6 +97,27 @@ def into(data, name, **changes):
         references = None
     output = str(Path(data["output"]).with_name(name))
     return {**data, "references": references, **changes, "output": output}
+
+
+def copied(source, to, change=None, **record):
+    """A copy of an output, with changes of its record."""
+    shutil.copytree(source, to)
+    if record or change:
+        content = json.loads((to / "run.json").read_text()) | record
+        if change is not None:
+            change(content["identity"])
+        (to / "run.json").write_text(json.dumps(content))
+    return str(to)
+
+
+@contextmanager
+def without(folder, *names):
+    """Take something away from a folder for a while: who loads it fails."""
+    for name in names:
+        (folder / name).rename(folder / f"no {name}")
+    yield
+    for name in names:
+        (folder / f"no {name}").rename(folder / name)
 
 
 def labelled(data):
@@ -101,8 +145,6 @@ def whole(data) -> bool:
 
 def test_matching_again_gives_the_bytes_of_labelling(data):
     source = data["output"]
-    units = labelled(data)
-    assert sum(unit.detections for unit in units) > 10
     assert sorted(files(data, "proposals")) == NAMES
     with open_proposals(source, 0, Storage()) as file:
         assert file.read(["status"])["status"].to_pylist() == ["failed", "ok"]
@@ -141,22 +183,18 @@ def test_matching_again_gives_the_bytes_of_labelling(data):
     )
 
     # classes added, from proposals that were kept with fewer; a ready bank, no weights, no images
-    shutil.rmtree(Path(source).with_name("weights"))
-    shutil.rmtree(Path(source).with_name("photos"))
-    low = into(data, "low", bank=str(Path(source, "bank.safetensors")))
-    low["method"] = {**OTHER["method"]}
-    more = into(low, "more", method={**OTHER["method"], "nms_iou": 0.5})
-    matched(more, other["output"])
-    direct = into(low, "direct", method={**OTHER["method"], "nms_iou": 0.5})
-    matched(direct, source)
-    found, wanted = files(more), files(direct)
-    assert found == wanted
-    assert whole(more)
+    with without(Path(data["images"]).parent, "weights", "photos"):
+        changes = {"bank": str(Path(source, "bank.safetensors")), **OTHER}
+        more, direct = into(data, "more", **changes), into(data, "direct", **changes)
+        matched(more, other["output"])
+        matched(direct, source)
+        assert files(more) == files(direct)
+        assert whole(more)
 
 
-def test_tiles_keep_their_views(data):
-    tiled = {**data["method"], "tiles": {"side": 64}}
-    data = {**data, "method": tiled}
+def test_tiles_keep_their_views(settings, tmp_path):
+    tiled = {**settings["method"], "tiles": {"side": 64}}
+    data = {**settings, "method": tiled, "output": str(tmp_path / "kept")}
     labelled(data)
     others = {"method": {**tiled, "nms_iou": 0.7, "max_detections": 30}}
     other, changed = into(data, "labelled", **others), into(data, "changed", **others)
@@ -166,7 +204,6 @@ def test_tiles_keep_their_views(data):
 
 
 def test_what_cannot_be_matched_is_refused_before_ray_is_started(data, monkeypatch, tmp_path):
-    labelled(data)
     source, method = data["output"], data["method"]
     bank = str(Path(source, "bank.safetensors"))
     monkeypatch.setattr("ray.init", None)
@@ -186,7 +223,7 @@ def test_what_cannot_be_matched_is_refused_before_ray_is_started(data, monkeypat
         ),
         "checkpoint": (
             {"models": {"proposer": proposer, "encoder": {**encoder, "checkpoint": str(
-                tmp_path / "weights" / "sam2_nano.pt")}}},
+                GOLDEN / "weights" / "sam2_nano.pt")}}},
             r"models\.encoder\.checkpoint",
         ),
         "device": ({"models": {**data["models"], "device": "cuda"}}, r"models\.device"),
@@ -207,14 +244,14 @@ def test_what_cannot_be_matched_is_refused_before_ray_is_started(data, monkeypat
     with pytest.raises(InputError, match="there is no run here"):
         make_rematch_plan(build_config(into(data, "x")), str(tmp_path))
     with pytest.raises(InputError, match=r"labelled images; choose another output"):
-        make_rematch_plan(build_config(data), _copied(source, "copy"))
-    plain = _copied(source, "plain", lambda identity: identity.pop("proposals"))
+        make_rematch_plan(build_config(data), copied(source, tmp_path / "copy"))
+    plain = copied(source, tmp_path / "plain", lambda identity: identity.pop("proposals"))
     with pytest.raises(InputError, match="kept no proposals"):
         make_rematch_plan(build_config(into(data, "x")), plain)
-    second = _copied(source, "second", rematched_from="/first")
+    second = copied(source, tmp_path / "second", rematched_from="/first")
     with pytest.raises(InputError, match="name the output that it was made of, /first"):
         make_rematch_plan(build_config(into(data, "x")), second)
-    lost = _copied(source, "lost")
+    lost = copied(source, tmp_path / "lost")
     Path(lost, "proposals", NAMES[1]).unlink()
     with pytest.raises(InputError, match=r"1 of 3 units have no kept proposals, the first is 1"):
         make_rematch_plan(build_config(into(data, "x")), lost)
@@ -223,18 +260,7 @@ def test_what_cannot_be_matched_is_refused_before_ray_is_started(data, monkeypat
         make_rematch_plan(build_config(into(data, "x")), lost)
 
 
-def _copied(source, name, change=None, **record):
-    to = Path(source).with_name(name)
-    shutil.copytree(source, to)
-    content = json.loads((to / "run.json").read_text()) | record
-    if change is not None:
-        change(content["identity"])
-    (to / "run.json").write_text(json.dumps(content))
-    return str(to)
-
-
 def test_damaged_proposals_are_named_and_their_units_given_back(data):
-    labelled(data)
     path = Path(data["output"], "proposals", NAMES[1])
     good = path.read_bytes()
     path.write_bytes(good[:-50])
