@@ -118,15 +118,27 @@ class Keeper:
         for position, view, proposed in zip(wanted, views, proposals, strict=True):
             pooled = pooled_features(features[position], proposed.logits > 0)
             staying = self._host.submit(
-                inputs.device, self._staying, view, proposed, pooled, size_hw
+                inputs.device, self.staying, view, proposed, pooled, size_hw
             )
             found.append(self._encoding.submit(_encoded, staying))
         return found
 
-    def _staying(
-        self, view: View, proposals: Proposals, pooled: Tensor, size_hw: tuple[int, int] | None
-    ) -> _Staying:
-        """Leave out what no class could make a label of, and near doubles; waits for the device."""
+    def staying(
+        self,
+        view: View,
+        proposals: Proposals,
+        pooled: Tensor,
+        size_hw: tuple[int, int] | None = None,
+    ) -> Staying:
+        """Leave out what no class could make a label of, and near doubles; waits for the device.
+
+        Args:
+            view: where the view lies in the image.
+            proposals: N masks of the view.
+            pooled: ``(N, C)`` float32, their features.
+            size_hw: height and width of the image, where masks that a border of the view cuts are
+                left out, too.
+        """
         masks = proposals.logits > 0
         wanted = masks.flatten(1).any(dim=1)
         if size_hw is not None:
@@ -138,7 +150,7 @@ class Keeper:
         proposals, pooled, boxes = proposals.select(stay), pooled[stay], boxes[stay]
         in_strips = proposals.logits.is_cuda if self.strips is None else self.strips
         features = to_fixed(pooled) if self.fixed else pooled
-        return _Staying(
+        return Staying(
             view=view,
             boxes_xyxy=boxes.cpu().numpy().astype(np.uint16),
             points=proposals.index.cpu().numpy().astype(np.int32),
@@ -156,7 +168,7 @@ class Keeper:
 
 
 @dataclass(frozen=True)
-class _Staying:
+class Staying:
     """The proposals of a view that stay, on the host; fields as of `KeptView`.
 
     Attributes:
@@ -170,20 +182,22 @@ class _Staying:
     predicted_iou: npt.NDArray[np.float32]
     features: npt.NDArray[np.int16] | npt.NDArray[np.float32]
 
+    def encoded(self) -> KeptView:
+        """Masks as RLE strings, which needs no device."""
+        masks = as_rles(self.masks, self.view.size_hw)
+        return KeptView(
+            view=self.view,
+            boxes_xyxy=self.boxes_xyxy,
+            points=self.points,
+            predicted_iou=self.predicted_iou,
+            areas=masks.areas,
+            counts=tuple(rle["counts"] for rle in masks.rles),
+            features=self.features,
+        )
 
-def _encoded(found: Future[_Staying]) -> KeptView:
-    """Masks as RLE strings, which needs no device."""
-    staying = found.result()
-    masks = as_rles(staying.masks, staying.view.size_hw)
-    return KeptView(
-        view=staying.view,
-        boxes_xyxy=staying.boxes_xyxy,
-        points=staying.points,
-        predicted_iou=staying.predicted_iou,
-        areas=masks.areas,
-        counts=tuple(rle["counts"] for rle in masks.rles),
-        features=staying.features,
-    )
+
+def _encoded(found: Future[Staying]) -> KeptView:
+    return found.result().encoded()
 
 
 class KeptLabeler:

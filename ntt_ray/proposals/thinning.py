@@ -7,8 +7,6 @@ of a low predicted IoU before or after makes no difference.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -19,8 +17,6 @@ from ntt_ray.masks import encode_masks, mask_ious
 
 _LEAST_MASKS = 32  # the integer product wants more than 16 rows, and sizes in multiples of 8
 Positions = npt.NDArray[np.intp]
-# whether a mask, by its position, is nearly the same as one of some others
-IsNear = Callable[[int, Positions], bool]
 
 
 def thinned(
@@ -38,38 +34,41 @@ def thinned(
         return np.arange(len(masks))
     order = predicted_iou.argsort(descending=True, stable=True)
     if masks.is_cuda:
-        is_near = near_on_device(masks[order], max_iou)
+        stay = first_of_near(near_on_device(masks[order], max_iou))
     else:
-        is_near = near_by_runs(masks[order], boxes_xyxy[order], max_iou)
-    stay = list[int]()
-    for position in range(len(order)):
-        if not is_near(position, np.array(stay, dtype=np.intp)):
-            stay.append(position)
+        stay = first_by_runs(masks[order], boxes_xyxy[order], max_iou)
     return np.sort(order.cpu().numpy()[stay])
 
 
-def near_on_device(masks: Tensor, max_iou: float) -> IsNear:
-    """By integer products of all pairs, on the device; one copy to the host."""
+def near_on_device(masks: Tensor, max_iou: float) -> npt.NDArray[np.bool_]:
+    """Which pairs are nearly the same, ``(N, N)``: integer products, and one copy to the host."""
     n = len(masks)
     pixels = masks.flatten(1).to(torch.int8)
     pixels = F.pad(pixels, (0, -pixels.shape[1] % 8, 0, max(_LEAST_MASKS - n, -n % 8)))
     common = torch._int_mm(pixels, pixels.T)[:n, :n].double()
     areas = common.diagonal()
-    near = (common / (areas[:, None] + areas - common) > max_iou).cpu().numpy()
-    return lambda position, others: bool(near[position, others].any())
+    return (common / (areas[:, None] + areas - common) > max_iou).cpu().numpy()
 
 
-def near_by_runs(masks: Tensor, boxes_xyxy: Tensor, max_iou: float) -> IsNear:
-    """By run lengths, on the CPU, of those pairs that areas and boxes leave possible."""
+def first_of_near(near: npt.NDArray[np.bool_]) -> list[int]:
+    """Positions that are near to none that stays before them."""
+    stay, gone = list[int](), np.zeros(len(near), dtype=np.bool_)
+    for position in range(len(near)):
+        if not gone[position]:
+            stay.append(position)
+            gone |= near[position]
+    return stay
+
+
+def first_by_runs(masks: Tensor, boxes_xyxy: Tensor, max_iou: float) -> list[int]:
+    """The same on the CPU, by run lengths of those pairs that areas and boxes leave possible."""
     pixels, boxes = masks.numpy(), boxes_xyxy.numpy()
     possible = _possible(pixels.reshape(len(pixels), -1).sum(axis=1), boxes, max_iou)
-    rles = encode_masks(pixels)
-
-    def is_near(position: int, others: Positions) -> bool:
-        rivals = [rles[other] for other in others[possible[position, others]]]
-        return bool((mask_ious([rles[position]], rivals) > max_iou).any())
-
-    return is_near
+    rles, stays = encode_masks(pixels), np.zeros(len(pixels), dtype=np.bool_)
+    for position in range(len(rles)):
+        rivals = [rles[other] for other in np.flatnonzero(possible[position] & stays)]
+        stays[position] = not (mask_ious([rles[position]], rivals) > max_iou).any()
+    return np.flatnonzero(stays).tolist()
 
 
 def _possible(
