@@ -1,14 +1,21 @@
 """ntt-ray: training-free, reference-based instance segmentation of image collections on Ray.
 
-From Python: `load_config`, `load_labeler`, `read_labels`, and what they give. They are loaded when
-they are first asked for; nothing heavy is imported here.
+From Python: `load_config`, `load_labeler`, `read_labels`, `rematch`, and what they give. They are
+loaded when they are first asked for; nothing heavy is imported here.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ntt_ray.api import Detection, ImageLabeler, LabelledImage, load_labeler, read_labels
+    from ntt_ray.api import (
+        Detection,
+        ImageLabeler,
+        LabelledImage,
+        load_labeler,
+        read_labels,
+        rematch,
+    )
     from ntt_ray.config import Config, load_config
     from ntt_ray.errors import NttRayError
 
@@ -22,6 +29,7 @@ __all__ = [
     "load_config",
     "load_labeler",
     "read_labels",
+    "rematch",
 ]
 _HOMES = {"Config": "config", "load_config": "config", "NttRayError": "errors"}
 

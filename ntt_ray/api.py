@@ -1,4 +1,4 @@
-"""The package from Python, without Ray: label a few images, read what a run has labelled.
+"""The package from Python: label a few images, read what a run has labelled, match it again.
 
 Owns what `import ntt_ray` offers; ``docs/python.md`` shows it. Millions of images are a run's
 matter: ``ntt-ray run``, or the modules of `ntt_ray.run`.
@@ -180,6 +180,39 @@ def load_labeler(
     bank = _bank_of(config, models)
     labeler = loaded_image_labeler(models, bank.data, config.method, config.proposals)
     return ImageLabeler(labeler, bank.classes, config.decode, store)
+
+
+def rematch(
+    source: Config | str | os.PathLike[str],
+    kept: str | os.PathLike[str],
+    overrides: Sequence[str] = (),
+) -> str:
+    """Match the kept proposals of a run again: other references, classes or thresholds, no GPU.
+
+    What ``ntt-ray rematch`` does before it merges; Ray is joined or started. The encoder is loaded
+    only where the references are new and there is no bank of them.
+
+    Args:
+        source: the config of the new run, loaded or as the path of its YAML; its output is written.
+        kept: the output of the run that kept its proposals.
+        overrides: settings as ``--set`` takes them.
+
+    Returns:
+        The output, for `read_labels`.
+
+    Raises:
+        NttRayError: settings, proposals, bank or references cannot be used; its kinds are in
+            `ntt_ray.errors`.
+    """
+    from ntt_ray.run.rematch import rematch as match_again
+
+    if isinstance(source, Config):
+        data = source.model_dump(mode="json")
+        config = build_config(data, overrides) if overrides else source
+    else:
+        config = load_config(os.fspath(source), overrides)
+    match_again(config, os.fspath(kept), lambda *_: None)
+    return config.output
 
 
 def read_labels(

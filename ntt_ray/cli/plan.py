@@ -75,6 +75,10 @@ def _rows(found: Estimate, price: float | None) -> list[tuple[str, str]]:
         ("to read", decimal(found.read_bytes)),
         ("to write", f"{decimal(found.written_bytes)} in {found.units:,} shards and merged files"),
     ]
+    if sample.kept_bytes:
+        each = sample.kept_bytes / sample.images
+        text = f"{decimal(round(each * found.images))} of proposals, for ntt-ray rematch"
+        rows.append(("to keep", f"{text}; {decimal(round(each))} an image"))
     if price is not None:
         rows.append(
             ("cost", f"{_amount(found.device_hours * price)} at {price:g} per {device}-hour")

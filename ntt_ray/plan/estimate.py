@@ -27,9 +27,10 @@ from ntt_ray.run.actor import IMAGES_PER_GPU_STEP
 from ntt_ray.run.cluster.connect import connect, decide
 from ntt_ray.run.job import UnitDone
 from ntt_ray.run.label import label
-from ntt_ray.run.layout import PLAN_FILE, PLAN_FOLDER, SAMPLE_FILE, shard_uri
+from ntt_ray.run.layout import PLAN_FILE, PLAN_FOLDER, SAMPLE_FILE, proposals_uri, shard_uri
 from ntt_ray.run.manifest import MOST, unit_images
 from ntt_ray.run.prepare import check_sources
+from ntt_ray.run.proposal_shard import existing_proposals
 from ntt_ray.run.shard import existing_shards
 from ntt_ray.settings import TableColumns
 from ntt_ray.sources.image_list import list_images
@@ -55,6 +56,7 @@ class Measured:
         read_bytes: bytes of all image files whose size the store could tell.
         sized: how many image files these were.
         written_bytes: bytes of the shards and the merged files.
+        kept_bytes: bytes of the proposals that are kept; 0 where none are.
     """
 
     images: int
@@ -65,6 +67,7 @@ class Measured:
     read_bytes: int
     sized: int
     written_bytes: int
+    kept_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -198,6 +201,10 @@ def _measured(
         read_bytes=sum(sizes),
         sized=len(sizes),
         written_bytes=sum(store.size(uri) for uri in files),
+        kept_bytes=sum(
+            store.size(proposals_uri(sample.output, unit))
+            for unit in existing_proposals(sample.output, store)
+        ),
     )
     text = json.dumps(asdict(measured), indent=1, sort_keys=True) + "\n"
     store.publish_bytes(storage.join(sample.output, PLAN_FILE), text.encode())

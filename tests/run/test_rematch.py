@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
+import ntt_ray
 from ntt_ray.config import build_config
 from ntt_ray.errors import InputError, OutputMismatchError, RunIncompleteError
 from ntt_ray.merge import job as merge_job
@@ -19,6 +21,7 @@ from ntt_ray.run.rematch_plan import make_rematch_plan
 from ntt_ray.storage import Storage
 from ntt_ray.verify.problems import Findings
 from ntt_ray.verify.verify import verify
+from tests.support.commands import run_command
 from tests.support.golden import GOLDEN, GOLDEN_MODELS
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
@@ -143,7 +146,7 @@ def whole(data) -> bool:
     return verify(config, Findings()).whole
 
 
-def test_matching_again_gives_the_bytes_of_labelling(data):
+def test_matching_again_gives_the_bytes_of_labelling(data, tmp_path):
     source = data["output"]
     assert sorted(files(data, "proposals")) == NAMES
     with open_proposals(source, 0, Storage()) as file:
@@ -155,9 +158,8 @@ def test_matching_again_gives_the_bytes_of_labelling(data):
     for folder in ("labels", "proposals"):
         Path(source, folder, NAMES[1]).unlink()
     # the image that is not there is tried again, too
-    assert [(unit.shard_id, unit.again) for unit in labelled(data)] == [
-        (1, False), (2, True), (2, True),
-    ]  # fmt: skip
+    worked_on = sorted((unit.shard_id, unit.again) for unit in labelled(data))
+    assert worked_on == [(1, False), (2, True), (2, True)]
     assert (files(data), files(data, "proposals")) == before
     assert whole(data)
 
@@ -186,7 +188,9 @@ def test_matching_again_gives_the_bytes_of_labelling(data):
     with without(Path(data["images"]).parent, "weights", "photos"):
         changes = {"bank": str(Path(source, "bank.safetensors")), **OTHER}
         more, direct = into(data, "more", **changes), into(data, "direct", **changes)
-        matched(more, other["output"])
+        config = tmp_path / "more.yaml"
+        config.write_text(yaml.safe_dump(more))
+        assert ntt_ray.rematch(config, other["output"]) == more["output"]
         matched(direct, source)
         assert files(more) == files(direct)
         assert whole(more)
@@ -240,6 +244,13 @@ def test_what_cannot_be_matched_is_refused_before_ray_is_started(data, monkeypat
     assert plan.config.proposals.keep
     new = into(data, "new", classes=[plan.classes[0].name])
     assert make_rematch_plan(build_config(new), source).bank is None
+    config = tmp_path / "new.yaml"
+    config.write_text(yaml.safe_dump(new))
+    said = run_command("rematch", str(config), "--from", source, "--dry-run")
+    assert said.returncode == 0
+    assert "bank: is built first, by the encoder" in said.stderr
+    assert f"6 images in 3 units, 0 of them done; 1 classes: {plan.classes[0].name}" in said.stderr
+    assert not Path(new["output"]).exists()
 
     with pytest.raises(InputError, match="name another one"):
         make_rematch_plan(build_config(data), source)
