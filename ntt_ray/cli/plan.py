@@ -30,16 +30,29 @@ def plan(
             help="Price of an hour of one GPU, or of one core where there is none.",
         ),
     ] = None,
+    again: Annotated[
+        bool,
+        typer.Option(
+            "--again", help="Show a sample that was labelled with other references or thresholds."
+        ),
+    ] = False,
 ) -> None:
     """Label a seeded sample and state time, size and cost of the whole run.
 
     The sample is a run of its own below OUTPUT/plan/, with a report; asked twice, it is labelled
-    once.
+    once. With --again its kept proposals are matched with what the config says now, in seconds.
 
     Example: ntt-ray plan birds.yaml --sample 50 --price 3.90
     """
     from ntt_ray.plan.estimate import estimate_run
 
+    if again:
+        from ntt_ray.plan.again import match_sample_again
+
+        with Reporter() as reporter:
+            own = match_sample_again(settings, sample, seed, reporter.unit)
+        say(f"look at: {own.output}/{REPORT_PAGE}")
+        return
     with Reporter() as reporter:
         found, own = estimate_run(
             settings, sample, seed, reporter.unit, lambda found: _rows(found, price)
@@ -78,7 +91,8 @@ def _rows(found: Estimate, price: float | None) -> list[tuple[str, str]]:
     if sample.kept_bytes:
         each = sample.kept_bytes / sample.images
         text = f"{decimal(round(each * found.images))} of proposals, for ntt-ray rematch"
-        rows.append(("to keep", f"{text}; {decimal(round(each))} an image"))
+        name = "to keep" if found.keeps else "with proposals.keep"
+        rows.append((name, f"{text}; {decimal(round(each))} an image"))
     if price is not None:
         rows.append(
             ("cost", f"{_amount(found.device_hours * price)} at {price:g} per {device}-hour")

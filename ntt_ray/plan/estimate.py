@@ -13,6 +13,8 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
+import pyarrow as pa
+
 from ntt_ray import storage
 from ntt_ray.bank.file import bank_digest
 from ntt_ray.bank.inputs import BankInputs
@@ -86,6 +88,7 @@ class Estimate:
         read_bytes: bytes of all image files.
         written_bytes: bytes of all shards and merged files.
         predicted_gpu_hours: see `predictions`.
+        keeps: whether the run is to keep its proposals; the sample does, where it can.
     """
 
     images: int
@@ -99,6 +102,7 @@ class Estimate:
     read_bytes: int
     written_bytes: int
     predicted_gpu_hours: dict[str, float]
+    keeps: bool = False
 
 
 def estimate_run(
@@ -121,20 +125,37 @@ def estimate_run(
         The estimate, and the config of the sample's own run, whose report shows its gallery.
     """
     store = Storage(config.storage_options)
-    table = list_images(
+    own, sample = sample_of(config, images, seed, store)
+    measured = _recorded(sample, store) or _measured(sample, own, store, on_unit)
+    found = _estimate(config, len(_images(config, store)), measured)
+    report_run(sample, plan=in_words(found) if in_words else ())
+    return found, sample
+
+
+def sample_of(
+    config: Config, images: int, seed: int, store: Storage
+) -> tuple[list[ImageEntry], Config]:
+    """The images of a sample, and the config of its own run; see `estimate_run`."""
+    table = _images(config, store)
+    chosen = sorted(random.Random(seed).sample(range(len(table)), min(images, len(table))))
+    own = entries_of(table.take(chosen))
+    return own, _sample_config(config, own, _made_of(config, store))
+
+
+def sample_file(entries: Sequence[ImageEntry]) -> bytes:
+    """The file that lists the images of a sample."""
+    rows = [json.dumps({"uri": e.uri, "file_name": e.file_name}) + "\n" for e in entries]
+    return "".join(rows).encode()
+
+
+def _images(config: Config, store: Storage) -> pa.Table:
+    return list_images(
         config.images,
         config.image_root,
         store,
         allow_local=config.images_allow_local,
         columns=config.columns,
     )
-    chosen = sorted(random.Random(seed).sample(range(len(table)), min(images, len(table))))
-    own = entries_of(table.take(chosen))
-    sample = _sample_config(config, own, _made_of(config, store))
-    measured = _recorded(sample, store) or _measured(sample, own, store, on_unit)
-    found = _estimate(config, len(table), measured)
-    report_run(sample, plan=in_words(found) if in_words else ())
-    return found, sample
 
 
 def _made_of(config: Config, store: Storage) -> list[str]:
@@ -154,8 +175,11 @@ def _sample_config(config: Config, entries: Sequence[ImageEntry], made_of: Seque
     steps = -(-len(images) // (UNITS * IMAGES_PER_GPU_STEP))  # half a step costs a whole one
     most = MOST if config.job.images_per_unit == "auto" else config.job.images_per_unit
     size = min(most, steps * IMAGES_PER_GPU_STEP)
+    # so that the sample can be matched again; with prompts the classes choose what is proposed
+    keep = config.proposals.keep or config.method.prompts is None
     return config.model_copy(
         update={
+            "proposals": config.proposals.model_copy(update={"keep": keep}),
             "images": storage.join(output, SAMPLE_FILE),
             "image_root": None,
             "columns": TableColumns(),
@@ -171,8 +195,7 @@ def _measured(
     store: Storage,
     on_unit: Callable[[UnitDone, int, int], None],
 ) -> Measured:
-    rows = [json.dumps({"uri": e.uri, "file_name": e.file_name}) + "\n" for e in entries]
-    store.publish_bytes(sample.images, "".join(rows).encode())
+    store.publish_bytes(sample.images, sample_file(entries))
     done: list[UnitDone] = []
 
     def note(unit: UnitDone, images_done: int, images: int) -> None:
@@ -258,4 +281,5 @@ def _estimate(config: Config, images: int, measured: Measured) -> Estimate:
         read_bytes=round(measured.read_bytes / max(1, measured.sized) * images),
         written_bytes=round(measured.written_bytes / measured.images * images),
         predicted_gpu_hours=predicted_gpu_hours(config, images),
+        keeps=config.proposals.keep,
     )

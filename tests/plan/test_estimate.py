@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+import ntt_ray
 from ntt_ray.cli import app
 from ntt_ray.cli.app import console
 from ntt_ray.config import build_config
+from ntt_ray.errors import InputError
 from ntt_ray.plan import estimate as sample_module
+from ntt_ray.plan.again import match_sample_again
 from ntt_ray.plan.estimate import Measured, _made_of, _sample_config, estimate_run, settled
 from ntt_ray.records import ImageEntry
 from ntt_ray.run.cluster.placement import Resources
@@ -130,6 +133,23 @@ def test_a_sample_is_a_run_of_its_own_and_labelled_once(golden_config, tmp_path)
     second, _ = estimate_run(config, 3, 1, lambda *unit: heard.append(unit))
     assert second == first
     assert heard == []
+
+    # the sample with other thresholds, of what was kept; as if it were labelled anew
+    assert first.sample.kept_bytes > 0
+    assert "with proposals.keep" in said
+    changed = build_config(golden_config, ["method.max_detections=5", "method.nms_iou=0.7"])
+    again = match_sample_again(changed, 3, 1, lambda *unit: heard.append(unit))
+    assert sorted(unit.images for unit, _, _ in heard) == [1, 2]
+    assert Path(again.output).parent == Path(own.output).parent
+    rows, before = (list(ntt_ray.read_labels(item.output)) for item in (again, own))
+    assert [row.file_name for row in rows] == [row.file_name for row in before]
+    assert max(len(row.detections) for row in rows) == 5
+    assert store.exists(f"{again.output}/report.html")
+    elsewhere = build_config(golden_config, ["method.points_per_side=8"])
+    with pytest.raises(InputError, match=r"(?s)label one first.*points_per_side: 16 there, 8"):
+        match_sample_again(elsewhere, 3, 1, lambda *unit: None)
+    with pytest.raises(InputError, match="no sample of 2 images of seed 1"):
+        match_sample_again(config, 2, 1, lambda *unit: None)
 
 
 @pytest.mark.parametrize("count", [3, 99])
