@@ -15,7 +15,12 @@ from ntt_ray.models.sam2.decoder.kernels import COMPARED_ROUNDINGS
 from ntt_ray.models.sam2.decoder.run import upscale
 from ntt_ray.records import Detection
 from ntt_ray.settings import MethodSettings
-from tests.support.device_labels import coarse_images, share_found, small_labeler
+from tests.support.device_labels import (
+    coarse_images,
+    share_found,
+    small_kept_labeler,
+    small_labeler,
+)
 from tests.support.interpreted_upscale import mapped, random_inputs
 
 pytestmark = [
@@ -51,6 +56,16 @@ def test_float32_labels_are_those_of_the_cpu(wide):
     expected = _labels("cpu", wide)
     assert min(map(len, expected)) > 10
     assert share_found(_labels("cuda", wide), expected, 0.005) >= 0.98
+
+
+def test_labels_of_kept_proposals_are_those_of_the_cpu():
+    settings = MethodSettings(min_predicted_iou=0.3)
+    found, expected = (
+        small_kept_labeler(device, settings=settings).label(coarse_images())
+        for device in ("cuda", "cpu")
+    )
+    assert min(map(len, expected)) > 10
+    assert share_found(found, expected, 0.005) >= 0.98
 
 
 @forms

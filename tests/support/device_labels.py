@@ -22,6 +22,8 @@ from ntt_ray.method.tiling import TiledLabeler, make_labeler
 from ntt_ray.models.compilation import CompileOptions
 from ntt_ray.models.dinov2 import Dinov2Encoder
 from ntt_ray.models.sam2.proposer import Sam2Proposer, build_sam2
+from ntt_ray.proposals.keeping import Keeper, KeptLabeler
+from ntt_ray.proposals.matching import Matcher
 from ntt_ray.records import ClassLabel, Detection
 from ntt_ray.settings import MethodSettings
 from tests.support.golden import GOLDEN
@@ -106,17 +108,31 @@ def small_labeler(
     if options is not None:
         encoder.compile(options)
         proposer.compile(options)
+    return make_labeler(encoder, proposer, small_bank(negatives), settings)
+
+
+def small_bank(negatives: bool = False) -> MemoryBank:
+    """Three random classes of four references, and of two negatives."""
     random = torch.Generator().manual_seed(0)
     means = [[(torch.randn(64, generator=random), 1.0) for _ in range(4)] for _ in range(3)]
     against = [[(torch.randn(64, generator=random), 1.0) for _ in range(2)] for _ in range(3)]
-    bank = MemoryBank.from_means(
+    return MemoryBank.from_means(
         [ClassLabel(i + 1, f"class {i}") for i in range(3)],
         means,
         encoder={},
         reference_digest="",
         negatives=against if negatives else (),
     )
-    return make_labeler(encoder, proposer, bank, settings)
+
+
+def small_kept_labeler(
+    device: str, dtype: torch.dtype = torch.float32, settings: MethodSettings = SETTINGS
+) -> KeptLabeler:
+    """The same labeller, where labels are made of kept proposals."""
+    labeler = small_labeler(device, dtype, settings)
+    plain = labeler if isinstance(labeler, Labeler) else labeler.labeler
+    keeper = Keeper(plain.encoder, plain.proposer, settings, 0.95)
+    return KeptLabeler(keeper, Matcher(small_bank(), settings))
 
 
 def coarse_images(count: int = 3, size_hw: tuple[int, int] = (120, 160)) -> list[RgbImage]:
