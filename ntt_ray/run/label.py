@@ -15,7 +15,7 @@ from functools import partial
 from ntt_ray import storage
 from ntt_ray.config import Config
 from ntt_ray.errors import RunIncompleteError
-from ntt_ray.run.chain import label_units
+from ntt_ray.run.chain import check_pace, label_units
 from ntt_ray.run.cluster.metrics import DriverMetrics
 from ntt_ray.run.drift import unit_order
 from ntt_ray.run.drift_watch import DriftWatch
@@ -154,6 +154,7 @@ def _label_units(
         stop=stop_on_drift,
         on_alarm=metrics.drift,
     )
+    check_pace(len(units), sum(sizes[unit] for unit in units), prepared.models.resources)
     chain = label_units(job, units, prepared.bank, prepared.models.resources, max(sizes))
     what = f"loading weights and labelling the first of {len(units)} units"
     with StallWatch() as watch, Stage(what) as first:
