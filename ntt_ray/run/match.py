@@ -24,8 +24,14 @@ from ntt_ray.proposals.matching import Matcher
 from ntt_ray.proposals.table import ROWS_AT_ONCE, iter_images
 from ntt_ray.records import ImageLabels
 from ntt_ray.run.job import LabelJob, RematchJob, UnitDone
-from ntt_ray.run.layout import proposals_uri
-from ntt_ray.run.proposal_shard import misfit, open_proposals, to_bytes, unit_metadata
+from ntt_ray.run.layout import proposals_uri, shard_uri
+from ntt_ray.run.proposal_shard import (
+    check_body,
+    misfit,
+    open_proposals,
+    to_bytes,
+    unit_metadata,
+)
 from ntt_ray.run.shard import ACCELERATORS_KEY, SCHEMA, accelerators_of, labels_to_row
 from ntt_ray.run.write import counts_of, publish_labels, replaced
 from ntt_ray.settings import MethodSettings
@@ -61,8 +67,7 @@ def keep_and_match(
         table = file.read()
     new_ids = table["image_id"]
     if again:
-        with open_proposals(job.output, shard_id, job.store) as file:
-            old = file.read()
+        old = _kept_before(job, shard_id)
         accelerators |= accelerators_of(old.schema)
         table = replaced(old.replace_schema_metadata(None), table.replace_schema_metadata(None))
     metadata = {**job.keeping.metadata, **unit_metadata(shard_id, table)}
@@ -74,6 +79,15 @@ def keep_and_match(
         labels = matched(shard_id, file, matcher_of(bank, job.method))
     publish_labels(shard_id, labels, accelerators, job)
     return labels.filter(pc.is_in(labels["image_id"], new_ids.combine_chunks()))
+
+
+def _kept_before(job: LabelJob, shard_id: int) -> pa.Table:
+    try:
+        with open_proposals(job.output, shard_id, job.store) as file:
+            return file.read()
+    except InputError as error:
+        name = storage.redact(shard_uri(job.output, shard_id))
+        raise InputError(f"{error}; delete {name}, and all of its unit is labelled again") from None
 
 
 def rematched(job: RematchJob, shard_id: int) -> UnitDone:
@@ -91,7 +105,8 @@ def rematched(job: RematchJob, shard_id: int) -> UnitDone:
         data = _proposals(job, shard_id)
         read_s = time.perf_counter() - started
         with open_proposals(job.source, shard_id, job.store, data) as file:
-            if (problem := misfit(file, shard_id, job.proposals_hash, None)) is not None:
+            problem = misfit(file, shard_id, job.proposals_hash, None) or check_body(file, data)
+            if problem is not None:
                 uri = storage.redact(proposals_uri(job.source, shard_id))
                 raise InputError(f"{uri}: {problem}")
             accelerators = accelerators_of(file.schema_arrow)

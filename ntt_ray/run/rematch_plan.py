@@ -100,7 +100,7 @@ def make_rematch_plan(
 
     Arguments and errors are those of `rematch.rematch`.
     """
-    source, store = storage.absolute(source), Storage(config.storage_options)
+    source, store = storage.absolute(source).rstrip("/"), Storage(config.storage_options)
     check_output(config.output)
     kept = _kept_run(source, config.output, store)
     manifest = _manifest(source, kept, store)
