@@ -17,8 +17,9 @@ from ray.data.exceptions import ExecutionTimeoutError
 
 from ntt_ray.errors import RunIncompleteError
 from ntt_ray.run.actor import LabelActor
-from ntt_ray.run.cluster.connect import our_error
-from ntt_ray.run.cluster.placement import TASK_CPUS, Resources
+from ntt_ray.run.cluster.connect import node_memory, our_error
+from ntt_ray.run.cluster.fetch_limit import limit_fetches
+from ntt_ray.run.cluster.placement import TASK_CPUS, Resources, fetch_memory
 from ntt_ray.run.fetch import fetch_units
 from ntt_ray.run.job import LabelJob, UnitDone
 from ntt_ray.run.write import write_units
@@ -68,6 +69,7 @@ def label_units(
     context.autoscaling_config.actor_pool_util_upscaling_threshold = BUSY
     context.autoscaling_config.actor_pool_util_downscaling_threshold = IDLE
     context.custom_execution_callback_classes = [_ForgetBlocks]
+    limit_fetches(context)
     # wrapped, our errors would reach the driver as text: their causes do not travel
     context.raise_original_map_exception = True
     pool = resources.pool(len(units))
@@ -82,7 +84,12 @@ def label_units(
     # Ray fuses neighbours that reserve the same; fetching must overlap labelling instead, so its
     # tasks reserve another share of a CPU than the actors.
     by_unit: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
-    fetched = planned.map_batches(partial(fetch_units, job=job), num_cpus=TASK_CPUS, **by_unit)
+    fetched = planned.map_batches(
+        partial(fetch_units, job=job),
+        num_cpus=TASK_CPUS,
+        memory=fetch_memory(job.unit_bytes, node_memory()),
+        **by_unit,
+    )
     labelled = fetched.map_batches(
         LabelActor,
         fn_constructor_args=(job, [bank_ref]),  # in a list: Ray Data does not resolve it

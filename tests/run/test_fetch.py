@@ -10,7 +10,8 @@ from ntt_ray.errors import ImageError, StorageError
 from ntt_ray.images import looks_cut
 from ntt_ray.records import FetchedImage, ImageEntry
 from ntt_ray.run import fetch
-from ntt_ray.run.fetch import MOST, fetch_images, fetched_image, weather
+from ntt_ray.run.fetch import MOST, fetch_images, weather
+from ntt_ray.run.fetched import fetched_image
 from tests.support.golden import GOLDEN
 
 DENIED = StorageError("reading s3://bucket/7.png: PermissionError: Access Denied")
