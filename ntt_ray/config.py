@@ -200,6 +200,11 @@ class JobConfig(Settings):
     stop_on_drift: bool = False
     strict_versions: bool = False
 
+    @property
+    def unit_bytes(self) -> int:
+        """`unit_mb` in bytes."""
+        return self.unit_mb << 20
+
     @model_validator(mode="after")
     def _check(self) -> JobConfig:
         if self.gpus_per_actor > 1 and not self.gpus_per_actor.is_integer():

@@ -7,7 +7,7 @@ import pytest
 
 from ntt_ray.errors import InputError
 from ntt_ray.records import ImageEntry
-from ntt_ray.run import manifest
+from ntt_ray.run import manifest, units
 from ntt_ray.run.layout import MANIFEST_FILE
 from ntt_ray.sources.schema import SCHEMA, carried, packed_schema
 from ntt_ray.storage import Storage
@@ -20,9 +20,9 @@ def _units(folder, data):
     """All units of a manifest, read one by one, each twice."""
     Storage().publish_bytes(str(folder / MANIFEST_FILE), data)
     digest, count = manifest.manifest_digest(data), len(manifest.unit_sizes(data))
-    units = [manifest.read_unit(str(folder), unit, digest, Storage()) for unit in range(count)]
-    assert manifest.read_unit(str(folder), count - 1, digest, Storage()) == units[-1]
-    return units
+    found = [manifest.read_unit(str(folder), unit, digest, Storage()) for unit in range(count)]
+    assert manifest.read_unit(str(folder), count - 1, digest, Storage()) == found[-1]
+    return found
 
 
 def _groups(data):
@@ -96,7 +96,7 @@ def test_other_columns_are_damage(tmp_path):
 @pytest.mark.parametrize("said", ["0", "-3", "x", "2"])
 def test_a_contradiction_is_damage(said):
     sink = io.BytesIO()
-    schema = SCHEMA.with_metadata({manifest.UNIT_KEY: said})
+    schema = SCHEMA.with_metadata({units.UNIT_KEY: said})
     with pq.ParquetWriter(sink, schema) as writer:
         for start in (0, 3, 6):
             writer.write_table(manifest_table(ENTRIES[start : start + 3]).cast(schema))

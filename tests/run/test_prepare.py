@@ -74,6 +74,7 @@ BY_CONTENT = {
 # Where the work runs and what is made of the labels.
 ACCEPTED = {
     "images_allow_local": True,
+    "job.unit_mb": 64,
     "output": "/moved",
     "storage_options": {"s3": {"endpoint_url": "http://127.0.0.1:1"}},
     "models.mirror": "/mirror",

@@ -40,6 +40,7 @@ def _written(
         patience_s=0,
         hang_s=300,
         decoders=1,
+        unit_bytes=1 << 20,
         run_token="run",
         provenance={"labels_hash": "0"},
     )
