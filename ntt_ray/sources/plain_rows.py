@@ -29,11 +29,13 @@ def plain_rows(places: list[Any], names: list[Any], root: str) -> tuple[pa.Array
         None where not all rows are plain, and of one kind.
     """
     try:
-        uris = pa.array(places, pa.string())
-        given = pa.array(names, pa.string())
-    except (pa.ArrowException, TypeError, UnicodeEncodeError):
+        uris, given = pa.array(places), pa.array(names)
+    except (pa.ArrowException, TypeError, OverflowError, UnicodeEncodeError):
         return None
-    if not root or uris.null_count:
+    if pa.types.is_null(given.type):
+        given = given.cast(pa.string())
+    texts = pa.types.is_string(uris.type) and pa.types.is_string(given.type)
+    if not root or not texts or uris.null_count:
         return None
     start = root if root.endswith("/") else f"{root}/"
     if _all_match(uris, _BELOW):
