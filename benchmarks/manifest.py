@@ -126,7 +126,7 @@ def plan(folder: Path, kind: str, images: int, image_bytes: int) -> dict[str, An
     store, before = Storage(), _peak_mib()
     with patch.object(Storage, "list_sizes", pages):
         started, cpu = time.perf_counter(), time.process_time()
-        found = prepare._new_manifest(_config(folder, kind), store)
+        found = prepare.new_manifest(_config(folder, kind), store)
         sizes = manifest_file.unit_sizes(found)
         store.publish_stream(str(folder / "run" / MANIFEST_FILE), found.chunks())
     return {

@@ -28,12 +28,10 @@ from ntt_ray.run.cluster.connect import connect, decide
 from ntt_ray.run.job import UnitDone
 from ntt_ray.run.label import label
 from ntt_ray.run.layout import PLAN_FILE, PLAN_FOLDER, SAMPLE_FILE, shard_uri
-from ntt_ray.run.manifest import MOST, unit_images
-from ntt_ray.run.prepare import check_sources
+from ntt_ray.run.manifest import MOST, entries_at, unit_sizes
+from ntt_ray.run.prepare import check_sources, new_manifest
 from ntt_ray.run.shard import existing_shards
 from ntt_ray.settings import TableColumns
-from ntt_ray.sources.image_list import list_images
-from ntt_ray.sources.schema import entries_of
 from ntt_ray.storage import Storage
 
 logger = logging.getLogger(__name__)
@@ -118,18 +116,13 @@ def estimate_run(
         The estimate, and the config of the sample's own run, whose report shows its gallery.
     """
     store = Storage(config.storage_options)
-    table = list_images(
-        config.images,
-        config.image_root,
-        store,
-        allow_local=config.images_allow_local,
-        columns=config.columns,
-    )
-    chosen = sorted(random.Random(seed).sample(range(len(table)), min(images, len(table))))
-    own = entries_of(table.take(chosen))
+    manifest = new_manifest(config, store)
+    sizes = unit_sizes(manifest)
+    total = sum(sizes)
+    own = entries_at(manifest, random.Random(seed).sample(range(total), min(images, total)))
     sample = _sample_config(config, own, _made_of(config, store))
     measured = _recorded(sample, store) or _measured(sample, own, store, on_unit)
-    found = _estimate(config, len(table), measured)
+    found = _estimate(config, total, len(sizes), measured)
     report_run(sample, plan=in_words(found) if in_words else ())
     return found, sample
 
@@ -232,11 +225,10 @@ def _recorded(sample: Config, store: Storage) -> Measured | None:
         return None
 
 
-def _estimate(config: Config, images: int, measured: Measured) -> Estimate:
+def _estimate(config: Config, images: int, units: int, measured: Measured) -> Estimate:
     connect()  # where the sample was labelled by an earlier start
     resources = decide(config.job, config.models.device)
     actor_s = measured.actor_s / measured.timed * images
-    units = -(-images // unit_images(images, config.job.images_per_unit))
     actors = min(resources.actors, units)
     per_actor = resources.gpus_per_actor if resources.device == "cuda" else 1.0
     return Estimate(

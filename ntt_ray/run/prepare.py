@@ -281,7 +281,7 @@ def check_images(config: Config, store: Storage) -> Images:
             "choose another output"
         )
     else:  # a manifest without a run record was never used
-        manifest = _new_manifest(config, store)
+        manifest = new_manifest(config, store)
     sizes = tuple(manifest_file.unit_sizes(manifest))
     done = frozenset(shards & set(range(len(sizes))))
     if recorded is not None:
@@ -314,7 +314,7 @@ def look_at_images(config: Config, store: Storage, images: Images) -> None:
         logger.info("looked at %s", line)
 
 
-def _new_manifest(
+def new_manifest(
     config: Config, store: Storage, recorded: RunRecord | None = None, *, loose: bool = False
 ) -> ManifestFile:
     """The manifest of the images that there are now; `loose`: with the columns of loose files."""
@@ -356,7 +356,7 @@ def _recorded_manifest(
             return manifest, False
     for loose in (False, True):  # runs of older versions have no keys
         with contextlib.suppress(NttRayError):
-            manifest = _new_manifest(config, store, recorded, loose=loose)
+            manifest = new_manifest(config, store, recorded, loose=loose)
             if manifest.sha256 == wanted:
                 return manifest, True
     raise InputError(
