@@ -32,6 +32,7 @@ from ntt_ray.config import Config, build_config
 from ntt_ray.run import manifest as manifest_file
 from ntt_ray.run import prepare
 from ntt_ray.run.layout import MANIFEST_FILE
+from ntt_ray.run.local_manifest import local_manifest
 from ntt_ray.storage import Storage
 
 KINDS = ("listing", "table", "csv", "shuffled")
@@ -144,7 +145,7 @@ def plan(folder: Path, kind: str, images: int, image_bytes: int) -> dict[str, An
 def resume(folder: Path, kind: str) -> dict[str, Any]:
     """Open the manifest as a resume does, and read the ids of every unit."""
     before, started = _peak_mib(), time.perf_counter()
-    found = manifest_file.local_manifest(_config(folder, kind).output, Storage())
+    found = local_manifest(_config(folder, kind).output, Storage())
     units, ids = len(manifest_file.unit_sizes(found)), manifest_file.UnitIds(found)
     images = sum(len(ids(unit)) for unit in range(units))
     return {

@@ -28,7 +28,8 @@ from ntt_ray.run.cluster.connect import connect, decide
 from ntt_ray.run.job import UnitDone
 from ntt_ray.run.label import label
 from ntt_ray.run.layout import PLAN_FILE, PLAN_FOLDER, SAMPLE_FILE, shard_uri
-from ntt_ray.run.manifest import MOST, entries_at, unit_sizes
+from ntt_ray.run.manifest import entries_at, unit_sizes
+from ntt_ray.run.manifest_writer import MOST
 from ntt_ray.run.prepare import check_sources, new_manifest
 from ntt_ray.run.shard import existing_shards
 from ntt_ray.settings import TableColumns

@@ -29,6 +29,7 @@ from ntt_ray.errors import InputError, NttRayError
 from ntt_ray.models.spec import ModelSpec
 from ntt_ray.records import ClassLabel
 from ntt_ray.run import manifest as manifest_file
+from ntt_ray.run import manifest_writer
 from ntt_ray.run.bank_ahead import check_bank
 from ntt_ray.run.cluster.placement import Resources
 from ntt_ray.run.done import whole_shards
@@ -41,8 +42,8 @@ from ntt_ray.run.identity import (
     with_unit_images,
 )
 from ntt_ray.run.layout import BANK_FILE, MANIFEST_FILE, RECORD_FILE
+from ntt_ray.run.local_manifest import ManifestFile, local_manifest
 from ntt_ray.run.lock import RunLock, say_held
-from ntt_ray.run.manifest import ManifestFile
 from ntt_ray.run.models import CheckedModels, start_models
 from ntt_ray.run.outlook import Weights, check_outlook
 from ntt_ray.run.record import (
@@ -331,7 +332,7 @@ def new_manifest(
     if wanted == "auto" and recorded is not None:  # the rule may have been another one then
         wanted = recorded_unit_images(recorded) or wanted
     unit_bytes = config.job.unit_bytes if recorded is None else recorded_unit_bytes(recorded)
-    manifest = manifest_file.write_manifest(pieces, wanted, unit_bytes)
+    manifest = manifest_writer.write_manifest(pieces, wanted, unit_bytes)
     check_names(lambda: manifest_file.name_columns(manifest), config.images)
     if recorded is None:
         ends = np.cumsum(manifest_file.unit_sizes(manifest)).tolist()
@@ -351,7 +352,7 @@ def _recorded_manifest(
     wanted = recorded.identity.manifest
     uri = storage.join(config.output, MANIFEST_FILE)
     with contextlib.suppress(FileNotFoundError):
-        manifest = manifest_file.local_manifest(config.output, store)
+        manifest = local_manifest(config.output, store)
         if manifest.sha256 == wanted:
             return manifest, False
     for loose in (False, True):  # runs of older versions have no keys

@@ -21,7 +21,8 @@ from ntt_ray.config import Config
 from ntt_ray.errors import NttRayError, OutputMismatchError
 from ntt_ray.images import image_suffixes
 from ntt_ray.run.layout import BANK_FILE, RECORD_FILE
-from ntt_ray.run.manifest import Source, name_batches
+from ntt_ray.run.local_manifest import Source
+from ntt_ray.run.manifest import name_batches
 from ntt_ray.run.record import RunRecord, installed_versions
 from ntt_ray.settings import TableColumns
 from ntt_ray.sources.archives import is_archive

@@ -12,8 +12,9 @@ import io
 import json
 import logging
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -188,7 +189,7 @@ def table_rows(
                 file = pq.ParquetFile(stream, buffer_size=_CHUNK_BYTES)
                 yield from _parquet_rows(file, places, columns, shown)
         else:
-            with store.open_read(table, _TEXT_BYTES) as stream:
+            with _text(table, store) as stream:
                 lines = io.TextIOWrapper(stream, "utf-8-sig", newline="\n")
                 yield from _text_rows(table, lines, places, columns, shown)
     except FileNotFoundError:
@@ -196,6 +197,13 @@ def table_rows(
         raise InputError(f"images: {shown}: no such file{where}") from None
     except (pa.ArrowException, OSError, ValueError, csv.Error, RecursionError) as error:
         raise InputError(f"images: {shown}: cannot be read ({error})") from None
+
+
+def _text(table: str, store: Storage) -> AbstractContextManager[IO[bytes]]:
+    """A text table as a stream; whole where a server need not know ranges, or sizes."""
+    if table.lower().startswith(("http://", "https://")):
+        return io.BytesIO(store.read_bytes(table))
+    return store.open_read(table, _TEXT_BYTES)
 
 
 def _parquet_rows(

@@ -8,9 +8,11 @@ import pytest
 from ntt_ray.config import build_config
 from ntt_ray.errors import InputError
 from ntt_ray.run import manifest as manifest_file
+from ntt_ray.run import manifest_writer
 from ntt_ray.run.identity import with_unit_images
 from ntt_ray.run.layout import MANIFEST_FILE
-from ntt_ray.run.manifest import recorded_unit_images, unit_images
+from ntt_ray.run.manifest import recorded_unit_images
+from ntt_ray.run.manifest_writer import unit_images
 from ntt_ray.run.prepare import check_images
 from ntt_ray.run.record import make_record, write_record
 from ntt_ray.storage import Storage
@@ -46,7 +48,7 @@ def auto(golden_config):
 def _begin(config, images, per_unit):
     """A run that began with units of that size."""
     table = manifest_table(manifest_file.entries_at(images.manifest, range(4)))
-    manifest = manifest_file.manifest_bytes(table, per_unit)
+    manifest = manifest_writer.manifest_bytes(table, per_unit)
     STORE.publish_bytes(f"{config.output}/{MANIFEST_FILE}", manifest)
     begun = make_record(
         identity=identity(manifest, b"bank", per_unit),

@@ -10,7 +10,7 @@ import pytest
 
 from ntt_ray.errors import InputError
 from ntt_ray.records import ImageEntry
-from ntt_ray.run import manifest, units
+from ntt_ray.run import manifest, manifest_writer, units
 from ntt_ray.run.layout import MANIFEST_FILE
 from ntt_ray.run.units import Units, metadata_of, unit_ends
 from ntt_ray.sources.schema import Piece
@@ -45,13 +45,15 @@ def _pieces(sizes, rows):
 
 
 def _bytes(sizes, rows, per_unit, unit_bytes):
-    return b"".join(manifest.write_manifest(_pieces(sizes, rows), per_unit, unit_bytes).chunks())
+    return b"".join(
+        manifest_writer.write_manifest(_pieces(sizes, rows), per_unit, unit_bytes).chunks()
+    )
 
 
 @pytest.mark.parametrize("rows", [1, 4, 7, 1000])
 @pytest.mark.parametrize("group", [3, 8, 100])
 def test_units_cut_by_bytes_are_read_back(tmp_path, monkeypatch, rows, group):
-    monkeypatch.setattr(manifest, "ROWS_PER_GROUP", group)
+    monkeypatch.setattr(manifest_writer, "ROWS_PER_GROUP", group)
     sizes = [1, 9, 3, 3, 3, 3, 20, 1, 1, 1, 1, 1, 9, 9, 2]
     data = _bytes(sizes, rows, 3, 10)
     wanted = np.diff([0, *unit_ends(np.array(sizes), 3, 10)]).tolist()
@@ -75,7 +77,7 @@ def test_units_cut_by_bytes_are_read_back(tmp_path, monkeypatch, rows, group):
 @pytest.mark.parametrize("unit_bytes", [None, 30, 1 << 40])
 def test_a_manifest_of_which_no_unit_is_cut_knows_nothing_of_bytes(unit_bytes):
     table = pa.concat_tables(piece.images for piece in _pieces([10] * 8, 3))
-    assert _bytes([10] * 8, 3, 3, unit_bytes) == manifest.manifest_bytes(table, 3)
+    assert _bytes([10] * 8, 3, 3, unit_bytes) == manifest_writer.manifest_bytes(table, 3)
 
 
 def test_versions_that_know_nothing_of_bytes_refuse_such_a_file():
@@ -85,10 +87,10 @@ def test_versions_that_know_nothing_of_bytes_refuse_such_a_file():
 
 
 def test_auto_reads_no_more_of_a_list_than_it_takes(monkeypatch):
-    monkeypatch.setattr(manifest, "UNITS_WANTED", 4)
-    monkeypatch.setattr(manifest, "MOST", 5)
+    monkeypatch.setattr(manifest_writer, "UNITS_WANTED", 4)
+    monkeypatch.setattr(manifest_writer, "MOST", 5)
     for images, wanted in ((7, 4), (18, 5), (1000, 5)):
-        found = manifest.write_manifest(_pieces([1] * images, 3), "auto", None)
+        found = manifest_writer.write_manifest(_pieces([1] * images, 3), "auto", None)
         assert manifest.recorded_unit_images(found) == wanted
 
 
