@@ -7,9 +7,9 @@ the row. Allocators keep what was freed: a worker gives it back before it waits 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -18,6 +18,9 @@ import pyarrow as pa
 
 from ntt_ray.records import FetchedImage, ImageEntry
 from ntt_ray.run.job import FETCHED
+
+_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # of glibc's malloc.h
+_KEPT_BYTES = 128 << 10  # what both are before they begin to grow
 
 
 def fetched_table(unit: Mapping[str, Any], images: list[FetchedImage]) -> pa.Table:
@@ -71,21 +74,23 @@ def fetched_image(row: Mapping[str, Any]) -> FetchedImage:
 
 
 def keep_no_memory() -> None:
-    """Let Arrow take memory from the system alone: what Ray makes of a row goes back, too."""
+    """Let this process keep little of what is freed in it, from now on.
+
+    Arrow takes memory from the system alone, so that what Ray makes of a row goes back, too. The C
+    library would keep twice the largest piece that was freed, in each thread that read an image.
+    """
     pa.set_memory_pool(pa.system_memory_pool())
+    for option in (_MMAP_THRESHOLD, _TRIM_THRESHOLD):
+        _c_library("mallopt", option, _KEPT_BYTES)
 
 
 def give_memory_back() -> None:
     """Return to the system what Arrow and the C library keep of what was freed."""
     pa.default_memory_pool().release_unused()
-    if (trim := _malloc_trim()) is not None:
-        trim(0)
+    _c_library("malloc_trim", 0)
 
 
-@functools.cache
-def _malloc_trim() -> Callable[[int], int] | None:
-    """`malloc_trim` of the C library; not every one has it."""
-    try:
-        return ctypes.CDLL(None).malloc_trim
-    except (OSError, AttributeError):
-        return None
+def _c_library(function: str, *arguments: int) -> None:
+    """Call a function of the C library, where it has it."""
+    with contextlib.suppress(OSError, AttributeError):
+        getattr(ctypes.CDLL(None), function)(*arguments)

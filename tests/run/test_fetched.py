@@ -8,6 +8,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from benchmarks.fetch_memory import one_task, write_image
+from benchmarks.scaling import apart
 from ntt_ray.records import FetchedImage, ImageEntry
 from ntt_ray.run.fetched import fetched_image, fetched_table, give_memory_back
 from ntt_ray.run.job import FETCHED
@@ -55,3 +57,16 @@ def test_a_unit_is_there_once_and_its_memory_goes_back():
     del table
     gc.collect()
     assert _resident() - before < 0.2 * size * count
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="asks Linux")
+def test_a_process_that_fetches_takes_little_more_than_a_unit_and_keeps_none_of_it(tmp_path):
+    """In a process of its own: what it says to the allocators holds as long as it lives."""
+    image = tmp_path / "6.jpg"
+    write_image(image, 6_000_000)
+    found = apart(one_task, image, 20)
+    unit_mb = found["unit_mb"]
+    assert unit_mb == pytest.approx(120, rel=0.02)
+    assert max(call["peak_mb"] for call in found["calls"]) < 1.6 * unit_mb
+    assert found["calls"][-1]["kept_mb"] < 0.2 * unit_mb
