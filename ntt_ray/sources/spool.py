@@ -5,6 +5,7 @@ The file lies in the folder for temporary files and is gone with the process, ho
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -59,9 +60,11 @@ class Spool:
         return pa.ipc.open_stream(os.pread(self._file.fileno(), size, start)).read_all()
 
 
-def no_room(error: OSError) -> StorageError:
-    """The error that the folder for temporary files cannot be written to, and what to do."""
+def no_room(error: OSError) -> Exception:
+    """The error itself, or if a disk is full, which one, and what to do."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return error
     return StorageError(
-        f"writing temporary files in {tempfile.gettempdir()}: {error.strerror or error}; a run "
+        f"writing temporary files in {tempfile.gettempdir()}: {error.strerror}; a run "
         "needs about 100 bytes there for each image: name another folder with TMPDIR"
     )

@@ -2,13 +2,15 @@
 
 import io
 from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ntt_ray.errors import InputError
+from ntt_ray.errors import InputError, StorageError
 from ntt_ray.records import ImageEntry
 from ntt_ray.run import manifest, manifest_writer, units
 from ntt_ray.run.layout import MANIFEST_FILE
@@ -92,6 +94,23 @@ def test_auto_reads_no_more_of_a_list_than_it_takes(monkeypatch):
     for images, wanted in ((7, 4), (18, 5), (1000, 5)):
         found = manifest_writer.write_manifest(_pieces([1] * images, 3), "auto", None)
         assert manifest.recorded_unit_images(found) == wanted
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a full disk of Linux")
+def test_a_full_disk_is_named_with_what_to_do(monkeypatch):
+    full = SimpleNamespace(TemporaryFile=lambda **_: open("/dev/full", "wb"))  # noqa: SIM115
+    monkeypatch.setattr(manifest_writer, "tempfile", full)
+    with pytest.raises(StorageError, match=r"No space left on device; .* with TMPDIR"):
+        manifest_writer.write_manifest(_pieces([1] * 100_000, 50_000), "auto", None)
+
+
+def test_what_else_fails_while_a_list_is_read_stays_as_it_is():
+    def pieces():
+        yield from _pieces([1] * 8, 4)
+        raise ConnectionResetError("by the store")
+
+    with pytest.raises(ConnectionResetError):
+        manifest_writer.write_manifest(pieces(), 3, None)
 
 
 DAMAGE = {
