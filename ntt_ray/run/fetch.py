@@ -5,7 +5,7 @@ tried again for as long as the run has patience, after growing waits; those that
 are rows of the kind ``access``, which the next start tries again. Where most of a unit cannot be
 read, no image is marked: the unit is given back without a shard.
 
-Once `LabelJob.unit_bytes` of a unit are read, the rest of its images stay unread, and whoever
+Once a unit has more than `LabelJob.unit_bytes`, the rest of its images stay unread, and whoever
 labels them reads them when their turn comes (`read_later`): sizes of images need not be known.
 """
 
@@ -47,6 +47,9 @@ logger = logging.getLogger(__name__)
 
 FETCH_THREADS = 16
 MOST = 8  # so many images, and more than half of the unit: the weather, not the images
+MORE_BYTES = (
+    1.25  # times what a unit may have: sizes in Parquet files are means, and files may grow
+)
 _FIRST_WAIT_S = 1.0
 _PROBES = 4  # images tried before all that wait
 
@@ -80,7 +83,7 @@ def _fetched_unit(shard_id: int, again: bool, job: LabelJob) -> pa.Table:
             entries = [entry for entry in entries if entry.image_id in pending]
         else:
             again = False
-        images = _read(entries, job, job.unit_bytes)
+        images = _read(entries, job, round(MORE_BYTES * job.unit_bytes))
         given_back = weather(images)
     except StorageError as error:
         given_back = str(error)
