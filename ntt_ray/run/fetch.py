@@ -47,9 +47,7 @@ logger = logging.getLogger(__name__)
 
 FETCH_THREADS = 16
 MOST = 8  # so many images, and more than half of the unit: the weather, not the images
-MORE_BYTES = (
-    1.25  # times what a unit may have: sizes in Parquet files are means, and files may grow
-)
+MORE_BYTES = 1.25  # times what a unit may have: sizes of cells are means, and files may grow
 _FIRST_WAIT_S = 1.0
 _PROBES = 4  # images tried before all that wait
 
