@@ -167,10 +167,14 @@ class ModelsConfig(Settings):
 
 
 class ActorsRange(Settings):
-    """Bounds of a pool that grows and shrinks with the work; `max` null: with the cluster."""
+    """Bounds of a pool that grows and shrinks with the work; `max` null: with the cluster.
+
+    `share` bounds it by what the cluster holds as the run begins.
+    """
 
     min: Annotated[int, Field(ge=1)] = 1
     max: Annotated[int, Field(ge=1)] | None = None
+    share: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
 
     @model_validator(mode="after")
     def _check(self) -> ActorsRange:

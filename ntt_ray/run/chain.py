@@ -6,6 +6,8 @@ Nothing here computes; the method is in `ntt_ray.method.labeler`.
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Generator, Iterable, Mapping
 from functools import partial
 from typing import Any
@@ -24,6 +26,10 @@ from ntt_ray.run.fetch import fetch_units
 from ntt_ray.run.job import LabelJob, UnitDone
 from ntt_ray.run.write import write_units
 
+logger = logging.getLogger(__name__)
+
+GPU_IMAGES_PER_S = 19.0  # of one GPU, as the sizes and costs of docs/cluster.md take it
+LONG_RUN = 100_000  # images; of fewer, nobody waits long
 STALL_S = 1800.0  # without anything moving, after which a run ends
 SLOWEST_IMAGE_S = {"cpu": 300.0, "cuda": 15.0}  # a unit of many slow images is no stall
 STAGES = 3  # each may wait for a store as long as the run has patience
@@ -132,6 +138,39 @@ def units_together(units: int, actors: int) -> int:
     """
     asked = -(-actors // ACTORS_SERVED)
     return max(1, min(asked, MOST_TOGETHER, units // (HANDOUTS * actors)))
+
+
+def driver_units_per_s(together: int) -> float:
+    """Units a second of one driver, through those measured on two cores: 29.7 alone, 74.9 by eight.
+
+    >>> [round(driver_units_per_s(together), 1) for together in (1, 2, 8)]
+    [29.7, 45.4, 74.9]
+    """
+    return 1 / (0.0104 + 0.0233 / together)
+
+
+def check_pace(units: int, images: int, resources: Resources) -> None:
+    """Say at the start where GPUs would wait for the driver; CPUs are too slow for that.
+
+    Args:
+        units: how many units are to be labelled.
+        images: how many images they have.
+        resources: the labelling actors.
+    """
+    actors = min(units, resources.max_actors or resources.actors)
+    if resources.device == "cpu" or images < LONG_RUN:
+        return
+    asked = actors * GPU_IMAGES_PER_S * units / images
+    given = driver_units_per_s(units_together(units, actors))
+    if asked > given:
+        larger = 2 ** math.ceil(math.log2(images / units * asked / given))
+        logger.warning(
+            "%d GPU actors may label %.0f units of %.0f images a second (%g images/s each, as "
+            "planned), and one driver hands out about %.0f: some would wait. Divide the run among "
+            "drivers (label --part I/N), or begin it anew with job.images_per_unit: %d, and as many "
+            "times the job.unit_mb where units end at their bytes",
+            *(actors, asked, images / units, GPU_IMAGES_PER_S, given, larger),
+        )
 
 
 class _Forgetful(list[Any]):

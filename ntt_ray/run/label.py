@@ -10,11 +10,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from ntt_ray import storage
 from ntt_ray.config import Config
 from ntt_ray.errors import RunIncompleteError
-from ntt_ray.run.chain import label_units
+from ntt_ray.run.chain import check_pace, label_units
 from ntt_ray.run.cluster.metrics import DriverMetrics
 from ntt_ray.run.drift import unit_order
 from ntt_ray.run.drift_watch import DriftWatch
@@ -96,14 +97,20 @@ def label(
         own = order if part is None else part.units(order)
         work = {unit: False for unit in own if unit not in done}
         work |= {unit: True for unit in own if unit in done and unit in noted}
-        found, stops = _Labelled(), config.job.stop_on_drift
+        found = _Labelled()
+        send = partial(
+            _label_units,
+            *(prepared, own, lock, on_unit),
+            part=part,
+            stop_on_drift=config.job.stop_on_drift,
+        )
         if work:
             job = _job(config, store, lock.token, prepared)
-            found = _label_units(job, prepared, own, work, lock, on_unit, stop_on_drift=stops)
+            found = send(job, work)
             if found.unreachable:
                 logger.info("%d units have images to be tried again", len(found.unreachable))
                 second = dict.fromkeys(sorted(found.unreachable), True)
-                again = _label_units(job, prepared, own, second, lock, on_unit, stop_on_drift=stops)
+                again = send(job, second)
                 found.unreachable = again.unreachable | set(again.given_back)
                 found.accelerators |= again.accelerators
             if len(found.accelerators) > 1:
@@ -122,13 +129,14 @@ def label(
 
 
 def _label_units(
-    job: LabelJob,
     prepared: Prepared,
     own: Collection[int],
-    units: Mapping[int, bool],
     lock: RunLock,
     on_unit: OnUnit,
+    job: LabelJob,
+    units: Mapping[int, bool],
     *,
+    part: Part | None,
     stop_on_drift: bool,
 ) -> _Labelled:
     """Send units through the chain, and tell the lock, the metrics and the caller of each."""
@@ -141,10 +149,12 @@ def _label_units(
     drift = DriftWatch(
         job.output,
         job.store,
+        part,
         sum(not again for again in units.values()),
         stop=stop_on_drift,
         on_alarm=metrics.drift,
     )
+    check_pace(len(units), sum(sizes[unit] for unit in units), prepared.models.resources)
     chain = label_units(job, units, prepared.bank, prepared.models.resources, max(sizes))
     what = f"loading weights and labelling the first of {len(units)} units"
     with StallWatch() as watch, Stage(what) as first:

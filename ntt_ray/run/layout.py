@@ -48,7 +48,8 @@ FILES = (
         f"{LABELS_FOLDER}/shard-*{suffix}"
         for suffix in (SHARD_SUFFIX, JOURNAL_SUFFIX, AGAIN_SUFFIX)
     ),
-    *(LOCK_FILE, "driver-*-of-*.lock", MERGE_LOCK_FILE, f"*.lock{CLAIM_SUFFIX}", DRIFT_FILE),
+    *(LOCK_FILE, "driver-*-of-*.lock", MERGE_LOCK_FILE, f"*.lock{CLAIM_SUFFIX}"),
+    *(DRIFT_FILE, "drift-*-of-*.json"),
     *(MERGE_FILE, COCO_FILE, "annotations-*-of-*.json"),
     *(RESULTS_FILE, "results-*-of-*.json"),
     *(POLYGON_FILE, "polygons-*-of-*.json"),
@@ -64,6 +65,7 @@ FILES = (
     f"{REVIEW_FOLDER}/{LOOK_PREFIX}*/*",
 )  # as patterns of a shell; below PLAN_FOLDER/*/ the sample is an output of its own
 _PART_LOCK = re.compile(r"driver-(\d{4})-of-(\d{4})\.lock")
+_DRIFT = re.compile(r"drift(-\d{4}-of-\d{4})?\.json")
 _UNIT = re.compile(r"shard-(\d{6,})(\..+)")
 PART = re.compile(r"part-\d{5,}-of-\d{5,}\.parquet")
 
@@ -98,6 +100,16 @@ def part_of_lock(name: str) -> tuple[int, int] | None:
     """Number and count of the part whose lock has this name; None of other files."""
     match = _PART_LOCK.fullmatch(name)
     return None if match is None else (int(match[1]), int(match[2]))
+
+
+def drift_file(part: tuple[int, int] | None) -> str:
+    """File name of the alarms of a driver: of all of a run, or of a part by number and count."""
+    return DRIFT_FILE if part is None else "drift-{:04d}-of-{:04d}.json".format(*part)
+
+
+def is_drift_file(name: str) -> bool:
+    """Whether a file has the alarms of a driver."""
+    return _DRIFT.fullmatch(name) is not None
 
 
 def shard_name(shard_id: int) -> str:

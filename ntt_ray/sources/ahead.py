@@ -10,7 +10,7 @@ from typing import TypeVar
 T = TypeVar("T")
 R = TypeVar("R")
 
-FILES_AT_ONCE = 8  # each may take `archives.STEP_BYTES` of memory
+FILES_AT_ONCE = 8  # each may take `archives.STEP_BYTES` of memory, on S3 `streams.PIECE_BYTES`
 
 
 def in_order(look: Callable[[T], R], files: Iterable[T]) -> Iterator[R]:

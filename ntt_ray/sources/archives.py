@@ -1,8 +1,9 @@
 """Archives of images: WebDataset tars (``.tar``, ``.tar.gz``) and zips, listed by their headers.
 
 Each member becomes an address of `storage.parts`, so that whoever reads an image needs to know no
-archive. A tar is gone through once in steps of `STEP_BYTES`, which is what it takes of memory; of a
-zip the directory and the header of each member are read in the same way.
+archive. A tar is gone through once, on S3 with one request, in other stores in steps of
+`STEP_BYTES`, which is what it takes of memory. Of a zip the directory and the header of each member
+are read.
 """
 
 from __future__ import annotations
@@ -207,7 +208,9 @@ def _members(uri: str, store: Storage) -> Iterator[Member]:
         members = _zip
     elif not lower.endswith(".tar"):
         members = _tar_gz
-    with store.open_read(uri, STEP_BYTES) as stream:
+    # of a zip the directory at the end comes first
+    opened = store.open_read if members is _zip else store.open_forward
+    with opened(uri, STEP_BYTES) as stream:
         yield from members(stream, uri)
 
 

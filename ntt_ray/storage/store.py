@@ -37,6 +37,7 @@ from ntt_ray.storage.publishing import (
 )
 from ntt_ray.storage.ranges import BUFFER_BYTES, RangeReader, checked
 from ntt_ray.storage.retries import Retries
+from ntt_ray.storage.streams import PIECE_BYTES, ForwardReader, S3Stream
 from ntt_ray.storage.uploads import (
     LARGEST,
     LEAST_BYTES,
@@ -164,6 +165,33 @@ class Storage:
             yield stream
         if raw.requests > 1 and _version(self._info(uri)) != _version(before):
             raise StorageError(f"reading {redact(uri)}: it was changed while it was read")
+
+    @contextlib.contextmanager
+    def open_forward(self, uri: str, step_bytes: int) -> Iterator[IO[bytes]]:
+        """Open an object for reading it once, from its start to its end.
+
+        S3 is asked once, and again from where a failure that passes has broken the answer off.
+
+        Args:
+            uri: the object.
+            step_bytes: of another store's object, how much one request reads.
+
+        Raises:
+            StorageError: also where an object in a store has changed since the first request.
+        """
+        fs, path = self._open_fs(uri)
+        if not hasattr(fs, "call_s3"):
+            with self.open_read(uri, step_bytes) as stream:
+                yield stream
+            return
+        info = self._info(uri)
+        raw = ForwardReader(
+            int(info["size"]),
+            lambda position: S3Stream(fs, path, position, info["ETag"]),
+            lambda action: self._retried(action, f"reading {redact(uri)}"),
+        )
+        with io.BufferedReader(raw, PIECE_BYTES) as stream:
+            yield stream
 
     def _read_range(self, uri: str, start: int, end: int) -> bytes:
         def read() -> bytes:

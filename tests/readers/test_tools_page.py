@@ -102,3 +102,13 @@ def test_duckdb_and_pandas(names, counts):
 @_for("Hugging Face datasets")
 def test_hugging_face_datasets(names, counts):
     assert len(names["rows"]) == sum(counts.values())
+
+
+@_for("Delta Lake and Iceberg")
+def test_delta_lake_and_iceberg(names, counts, folder):
+    found = {name: n for name, n in counts.items() if n}
+    for table in (names["delta"], names["iceberg"].scan().to_arrow()):
+        assert dict(Counter(table["file_name"].to_pylist())) == found
+    run = folder / "runs" / "demo" / "run"
+    copies = [path for path in folder.rglob("*.parquet") if run not in path.parents]
+    assert [path for path in copies if "tables" in path.parts] == []  # nothing is written again

@@ -1,5 +1,6 @@
 """The stages of the chain on their own; the whole chain is in test_job.py."""
 
+import re
 import threading
 import time
 from types import SimpleNamespace
@@ -106,6 +107,24 @@ def test_units_go_out_together_where_more_actors_ask_than_one_driver_serves():
     # few units are not divided into handouts that are too large for all to end together
     assert chain.units_together(4_000, 100) == 1
     assert chain.units_together(1, 1_000) == 1
+
+
+PACES = {  # units, images of each, actors, device -> images_per_unit that is advised
+    "a thousand GPUs, units of 1,024": (97_657, 1024, 1000, "cuda", None),
+    "two thousand": (97_657, 1024, 2000, "cuda", 2048),
+    "a thousand GPUs, a million images": (3_907, 256, 1000, "cuda", 1024),
+    "as many CPUs": (3_907, 256, 1000, "cpu", None),
+    "a minute's work": (100, 4, 1000, "cuda", None),
+    "nothing is left": (0, 256, 1000, "cuda", None),
+}
+
+
+@pytest.mark.parametrize("case", PACES)
+def test_gpus_that_would_wait_for_the_driver_are_told_of_at_the_start(case, caplog):
+    units, images, actors, device, advised = PACES[case]
+    chain.check_pace(units, units * images, Resources(device, actors, 1.0, 1.0))
+    said = re.findall(r"job\.images_per_unit: (\d+)$", caplog.text.strip())
+    assert said == ([str(advised)] if advised else [])
 
 
 @pytest.mark.parametrize(("together", "blocks"), [(1, 10), (4, 3), (8, 2)])

@@ -7,6 +7,7 @@ import pytest
 from ntt_ray.errors import InputError, RunIncompleteError
 from ntt_ray.run.drift_watch import DriftWatch, read_alarms
 from ntt_ray.run.job import UnitDone
+from ntt_ray.run.part import Part
 from ntt_ray.storage import Storage
 
 
@@ -18,8 +19,10 @@ def _score(number: int) -> float:
     return 0.5 + 0.01 * math.sin(number) - (0.2 if number >= 30 else 0.0)
 
 
-def _watch(folder, counted, stop=False) -> DriftWatch:
-    return DriftWatch(str(folder), Storage(), 60, stop=stop, on_alarm=lambda: counted.append(1))
+def _watch(folder, counted, stop=False, part=None) -> DriftWatch:
+    return DriftWatch(
+        str(folder), Storage(), part, 60, stop=stop, on_alarm=lambda: counted.append(1)
+    )
 
 
 def test_an_alarm_is_said_counted_and_kept(tmp_path, caplog):
@@ -67,6 +70,19 @@ def test_units_that_are_given_back_or_tried_again_say_nothing(tmp_path):
 def test_a_damaged_file_is_named(tmp_path, text):
     (tmp_path / "drift.json").write_text(text)
     with pytest.raises(InputError, match=r"drift\.json: damaged; delete it"):
+        read_alarms(str(tmp_path), Storage())
+
+
+def test_drivers_of_parts_do_not_overwrite_each_other(tmp_path):
+    watches = [_watch(tmp_path, [], part=part) for part in (None, Part(2, 2), Part(1, 2))]
+    for number in range(40):
+        for watch in watches:
+            watch.unit(_unit(number, _score(number)))
+    names = ["drift-0001-of-0002.json", "drift-0002-of-0002.json", "drift.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    assert len(read_alarms(str(tmp_path), Storage())) == 3
+    (tmp_path / names[0]).write_text("{")
+    with pytest.raises(InputError, match=r"drift-0001-of-0002\.json: damaged; delete it"):
         read_alarms(str(tmp_path), Storage())
 
 

@@ -8,8 +8,10 @@ import re
 import signal
 import socket
 import threading
+import time
 from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from ntt_ray.stages import Stage
 
 logger = logging.getLogger(__name__)
 
+SETTLE_S = 3.0  # for which what others have reserved is looked at again
 ANSWER_S = 3.0  # how long a cluster is waited for before Ray itself asks it
 _SETTINGS = b"\x04"  # the type of a frame, behind its length; RFC 9113, sections 3.4 and 6.5
 _HTTP2_BEGINNING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0" + _SETTINGS + b"\0" * 5
@@ -158,14 +161,29 @@ def see_reserved_gpus_only() -> None:
 
 
 def decide(job: JobConfig, device: str) -> Resources:
-    """Fit the settings to the cluster that this process has joined, see `placement.fit`."""
-    return fit(job, device, layout())
+    """Fit the settings to the cluster that this process has joined, see `placement.fit`.
+
+    On a cluster that is shared, what others have reserved counts as theirs. A run that has just
+    been killed gives back what it had within moments, for which this waits.
+    """
+    found = layout()
+    until = time.monotonic() + SETTLE_S
+    while any(node.free() != replace(node, free_cpus=None, free_gpus=None) for node in found.nodes):
+        if time.monotonic() >= until:
+            break
+        time.sleep(SETTLE_S / 6)
+        found = layout()
+    return fit(job, device, found)
 
 
 def layout() -> Layout:
     """The nodes of the cluster that this process has joined."""
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    alive = [node["Resources"] for node in nodes if node["Alive"]]
+    alive = {node["NodeID"]: node["Resources"] for node in nodes if node["Alive"]}
+    # a Ray of this machine alone has nobody else's work
+    free = {}
+    if os.environ.get("RAY_ADDRESS"):
+        free = ray._private.state.available_resources_per_node()  # type: ignore[no-untyped-call]
     # what Ray Data itself asks; an autoscaler of the first version does not say
     config = ray._private.state.state.get_cluster_config()
     groups = config.node_group_configs if config else ()
@@ -174,7 +192,10 @@ def layout() -> Layout:
         for group in groups
         if group.max_count == -1 or group.max_count > group.min_count
     ]
-    return Layout(tuple(map(_node, alive)), tuple(map(_node, addable)))
+    return Layout(
+        tuple(_node(has, free.get(name)) for name, has in alive.items()),
+        tuple(map(_node, addable)),
+    )
 
 
 def node_memory() -> list[float]:
@@ -184,10 +205,15 @@ def node_memory() -> list[float]:
     return [found.get("memory", 0.0) for found in working if found.get("CPU", 0.0) > 0]
 
 
-def _node(resources: Mapping[str, float]) -> Node:
+def _node(resources: Mapping[str, float], free: Mapping[str, float] | None = None) -> Node:
     prefix = "accelerator_type:"
     kinds = [name.removeprefix(prefix) for name in resources if name.startswith(prefix)]
-    return Node(resources.get("CPU", 0.0), resources.get("GPU", 0.0), min(kinds) if kinds else None)
+    cpus, gpus = (resources.get(name, 0.0) for name in ("CPU", "GPU"))
+    node = Node(cpus, gpus, min(kinds) if kinds else None)
+    if free is None:
+        return node
+    # Ray does not name what is used up
+    return replace(node, free_cpus=free.get("CPU", 0.0), free_gpus=free.get("GPU", 0.0))
 
 
 def this_log() -> str:

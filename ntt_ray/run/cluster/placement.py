@@ -33,11 +33,21 @@ class Node:
         cpus: how many CPUs Ray counts; 0 where nothing shall run (often the head).
         gpus: how many GPUs Ray counts.
         accelerator: Ray's name for the kind of its GPUs, as in ``L4``; None where it has none.
+        free_cpus: how many of its CPUs nobody has reserved; None: all.
+        free_gpus: how many of its GPUs nobody has reserved; None: all.
     """
 
     cpus: float
     gpus: float = 0.0
     accelerator: str | None = None
+    free_cpus: float | None = None
+    free_gpus: float | None = None
+
+    def free(self) -> Node:
+        """A node of what nobody has reserved of it."""
+        cpus = self.cpus if self.free_cpus is None else self.free_cpus
+        gpus = self.gpus if self.free_gpus is None else self.free_gpus
+        return Node(cpus, gpus, self.accelerator)
 
 
 @dataclass(frozen=True)
@@ -135,7 +145,8 @@ def actors_by_gpu(node: Node, gpus_per_actor: float) -> int:
 
 def _on_gpus(job: JobConfig, layout: Layout) -> Resources:
     held = [(node, actors_by_gpu(node, job.gpus_per_actor)) for node in layout.nodes]
-    least, start, most = _sizes(job, sum(count for _, count in held))
+    free = sum(actors_by_gpu(node.free(), job.gpus_per_actor) for node in layout.nodes)
+    least, start, most = _sizes(job, sum(count for _, count in held), free)
     kinds = held + [(node, actors_by_gpu(node, job.gpus_per_actor)) for node in layout.addable]
     room = min(_share(node, count) for node, count in kinds)
     if room < job.cpus_per_actor:
@@ -145,7 +156,8 @@ def _on_gpus(job: JobConfig, layout: Layout) -> Resources:
 
 
 def _on_cpus(job: JobConfig, layout: Layout) -> Resources:
-    least, start, most = _sizes(job, sum(int(node.cpus) for node in layout.nodes))
+    free = sum(int(node.free().cpus) for node in layout.nodes)
+    least, start, most = _sizes(job, sum(int(node.cpus) for node in layout.nodes), free)
     working = [node for node in layout.nodes if node.cpus >= 1] or [
         node for node in (*layout.nodes, *layout.addable) if node.cpus > 0
     ]
@@ -165,15 +177,27 @@ def _share(node: Node, actors: int) -> float:
     return max(0.01, math.floor(100 * (node.cpus - NODE_CPUS) / max(1, actors)) / 100)
 
 
-def _sizes(job: JobConfig, held: int) -> tuple[int | None, int, int | None]:
-    """Least, first and most actors of the pool, where the cluster holds so many now."""
+def _sizes(job: JobConfig, held: int, free: int) -> tuple[int | None, int, int | None]:
+    """Least, first and most actors of the pool, where the cluster holds so many, so many now."""
     if job.actors == "auto":
-        return None, max(1, held), None
-    if isinstance(job.actors, ActorsRange):
+        least, most, start = None, None, max(1, min(held, free))
+    elif isinstance(job.actors, ActorsRange):
         least, most = job.actors.min, job.actors.max
-        start = max(least, held, 1)
-        return least, start if most is None else min(start, most), most
-    return job.actors, job.actors, job.actors
+        if job.actors.share is not None:
+            share = max(least, int(job.actors.share * held + 1e-6))
+            most = share if most is None else min(share, most)
+        start = max(least, min(held, free), 1)
+        start = start if most is None else min(start, most)
+    else:
+        return job.actors, job.actors, job.actors
+    if start < min(held, held if most is None else most):
+        logger.info(
+            "%d labelling actors begin, the cluster could hold %d: others have reserved the rest, "
+            "which is taken as it falls free, up to job.actors (max, share)",
+            start,
+            held,
+        )
+    return least, start, most
 
 
 def _no_gpu(job: JobConfig, layout: Layout) -> str:

@@ -79,6 +79,42 @@ def test_every_node_keeps_room_to_fetch_and_write(cores):
     assert got.cpus_per_actor >= 0.5
 
 
+def _used(free: int) -> Node:
+    return Node(8, 1, free_cpus=8.0, free_gpus=float(free))
+
+
+SHARED = {  # settings, GPUs, how many of them are free -> least, most, first size for 100 units
+    "auto takes what is free": ("auto", 4, 3, (3, 100, 3)),
+    "auto begins with one that waits": ("auto", 4, 0, (1, 100, 1)),
+    "a number is a number": (4, 4, 1, (4, 4, 4)),
+    "a range takes what is free": ({"min": 1, "max": 8}, 4, 2, (1, 8, 2)),
+    "a range asks for its least": ({"min": 3}, 4, 2, (3, 100, 3)),
+    "a share of what there is": ({"share": 0.5}, 8, 8, (1, 4, 4)),
+    "a share of which a part is free": ({"share": 0.5}, 8, 3, (1, 4, 3)),
+    "a share and an end": ({"share": 0.5, "max": 2}, 8, 8, (1, 2, 2)),
+    "a share below the least": ({"share": 0.1, "min": 2}, 8, 8, (2, 2, 2)),
+    "a share of less than one": ({"share": 0.1}, 4, 4, (1, 1, 1)),
+    "a third of three": ({"share": 1 / 3}, 3, 3, (1, 1, 1)),
+}
+
+
+@pytest.mark.parametrize("case", SHARED)
+def test_pools_beside_the_work_of_others(case, caplog):
+    actors, gpus, free, expected = SHARED[case]
+    job = build_config({"images": "x", "output": "y", "bank": "z", "job": {"actors": actors}}).job
+    nodes = tuple(_used(number < free) for number in range(gpus))
+    with caplog.at_level("INFO"):
+        pool = fit(job, "auto", Layout(nodes)).pool(100)
+    assert (pool["min_size"], pool["max_size"], pool["initial_size"]) == expected
+    waits = actors != 4 and free < gpus and expected[2] < min(gpus, expected[1])
+    assert ("others have reserved the rest" in caplog.text) == waits
+
+
+def test_cpus_that_others_have_reserved():
+    got = fit(JobConfig(), "cpu", Layout((Node(8, free_cpus=2.5), Node(4, free_cpus=0.0))))
+    assert got.pool(100) == {"min_size": 2, "max_size": 100, "initial_size": 2}
+
+
 POOLS = {  # settings, nodes now -> least, most, first size of the pool for 100 units
     "auto grows with the cluster": ("auto", 3, (3, 100, 3)),
     "auto where more GPUs than units": ("auto", 400, (100, 100, 100)),
@@ -122,6 +158,8 @@ def test_refusals(case):
 SETTINGS = {
     "job.actors={min: 3, max: 2}": r"job\.actors\.max: 2 is less than min, 3",
     "job.actors={mim: 3}": r"job\.actors\.mim: unknown key; did you mean min\?",
+    "job.actors={share: 0}": r"job\.actors\.share: input should be greater than 0",
+    "job.actors={share: 50}": r"job\.actors\.share: input should be less than or equal to 1",
     "job.actors=0": r"job\.actors: input should be greater than or equal to 1",
     "job.gpus_per_actor=1.5": r"job\.gpus_per_actor: 1\.5: above 1 only whole GPUs",
 }
@@ -178,3 +216,41 @@ def test_gpu_actors_on_gpu_nodes_only_and_on_those_that_join(gpu_cluster):
         else:
             raise AssertionError(probe.stderr.read())
         probe.kill()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_what_others_give_back_is_taken(gpu_cluster):
+    """Of two GPUs one belongs to somebody else; once it is free, four halves label and not two."""
+    cluster, _ = gpu_cluster
+    other = (
+        "import ray, sys\n"
+        "ray.init(log_to_driver=False)\n"
+        "@ray.remote(num_gpus=1, num_cpus=0)\n"
+        "class Held:\n"
+        "    def there(self): return True\n"
+        "held = Held.remote()\n"
+        "print(ray.get(held.there.remote()), flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", other],
+        env={**os.environ, "RAY_ADDRESS": cluster.address},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as holder:
+        assert holder.stdout.readline() == "True\n"
+        with _probe(cluster, {"gpus_per_actor": 0.5}, 2000) as probe:
+            units = [json.loads(probe.stdout.readline() or probe.stderr.read()) for _ in range(20)]
+            assert len({unit["actor"] for unit in units}) == 2
+            holder.kill()
+            actors = set()
+            for line in probe.stdout:
+                actors.add(json.loads(line)["actor"])
+                if len(actors) == 4:
+                    break
+            else:
+                raise AssertionError(probe.stderr.read())
+            probe.kill()
