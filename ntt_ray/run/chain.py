@@ -167,8 +167,8 @@ def check_pace(units: int, images: int, resources: Resources) -> None:
         logger.warning(
             "%d GPU actors may label %.0f units of %.0f images a second (%g images/s each, as "
             "planned), and one driver hands out about %.0f: some would wait. Divide the run among "
-            "drivers (label --part I/N), or begin it anew with job.images_per_unit: %d, and as many "
-            "times the job.unit_mb where units end at their bytes",
+            "drivers (label --part I/N), or begin it anew with larger units: a higher job.unit_mb, "
+            "where bytes end them, and job.images_per_unit: %d",
             *(actors, asked, images / units, GPU_IMAGES_PER_S, given, larger),
         )
 

@@ -81,6 +81,7 @@ ACCEPTED = {
     "decode.timeout_s": 5.0,
     "decode.memory_mb": 1000,
     "job.actors.min": 3,
+    "job.actors.share": 0.5,
     "job.actors.max": 4,
     "job.accelerator": "L4",
     "job.gpus_per_actor": 0.5,
