@@ -272,7 +272,7 @@ _PARTS: dict[str, Sequence[Callable[..., Any]]] = {
     "dinov2": [Dinov2Encoder.encode],
     "sam2 encoder": [Sam2Proposer.encode_images],
     "image maps": [image.image_maps],
-    "layer 1": [run.layer_1_tokens],
+    "prompt tokens": [run.prompt_tokens],
     "transform": [run.transform, FusedTransform.__call__],
     "upscale": [run.upscale],
     "survivors": [run.PointDecoder.decode],

@@ -11,8 +11,8 @@ from ntt_ray.config import Config
 
 # milliseconds an image, by encoder and proposer
 PREDICTED_MS = {
-    ("dinov2_vits14", "sam2.1_hiera_t"): {"H100": 13.1, "H200": 12.3, "A100": 33.3, "L4": 89.6},
-    ("dinov2_vitl14", "sam2_hiera_l"): {"H100": 19.2, "H200": 17.7, "A100": 48.1, "L4": 146.0},
+    ("dinov2_vits14", "sam2.1_hiera_t"): {"H100": 12.9, "H200": 12.1, "A100": 33.0, "L4": 87.6},
+    ("dinov2_vitl14", "sam2_hiera_l"): {"H100": 19.0, "H200": 17.6, "A100": 47.8, "L4": 144.0},
 }
 
 

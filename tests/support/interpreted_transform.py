@@ -17,7 +17,7 @@ from ntt_ray.models.sam2.decoder.image import Sam2Features, image_maps
 from ntt_ray.models.sam2.decoder.kernels import COMPARED_ROUNDINGS
 from ntt_ray.models.sam2.decoder.run import (
     PointDecoder,
-    layer_1_tokens,
+    prompt_tokens,
     transform,
     upscale,
 )
@@ -46,7 +46,7 @@ def inputs(
     with torch.inference_mode():
         narrow = Sam2Features(*(part.to(dtype) for part in parts))
         maps = image_maps(decoder._image, decoder._weights, narrow)
-        return decoder._weights, maps, layer_1_tokens(decoder._weights, maps)
+        return decoder._weights, maps, prompt_tokens(decoder._weights, maps)
 
 
 def values(decoded: Decoded) -> dict[str, Tensor]:

@@ -21,7 +21,7 @@ from ntt_ray.models.sam2.decoder.image import Sam2Features, image_maps
 from ntt_ray.models.sam2.decoder.kernels import COMPARED_POINTS, has_upscale_kernel
 from ntt_ray.models.sam2.decoder.run import (
     PointDecoder,
-    layer_1_tokens,
+    prompt_tokens,
     transform,
     upscale,
 )
@@ -170,14 +170,14 @@ def test_layer_1_is_computed_for_the_points_asked_alone(monkeypatch):
     model, features = random_model(), random_features()
     decoder = PointDecoder(model, point_grid(16 * SIDE, 5))
     weights = decoder._weights
-    every = layer_1_tokens(weights, image_maps(decoder._image, weights, features))
-    given, plain = [], layer_1_tokens
+    every = prompt_tokens(weights, image_maps(decoder._image, weights, features))
+    given, plain = [], prompt_tokens
 
     def noted(*arguments):
         given.append(plain(*arguments))
         return given[-1]
 
-    monkeypatch.setattr(sam2_run, "layer_1_tokens", noted)
+    monkeypatch.setattr(sam2_run, "prompt_tokens", noted)
     index = torch.tensor([1, 2, 11, 24])
     decoder.decode(features, -1.0, index)
     assert len(given) == 1
@@ -197,7 +197,7 @@ def test_no_intermediate_of_a_step_is_larger_than_allowed(monkeypatch, low_rank,
     decoder = PointDecoder(model, points, points_per_step=1000, low_rank=low_rank)
     assert decoder.points_per_step == 3
     maps = image_maps(decoder._image, decoder._weights, features)
-    prompt = layer_1_tokens(decoder._weights, maps).part(slice(0, 3))
+    prompt = prompt_tokens(decoder._weights, maps).part(slice(0, 3))
     with Launches() as launches:
         keys, _, hypernetworks = transform(decoder._weights, maps, prompt)
         upscale(decoder._weights, maps, keys, hypernetworks[:, 0])
@@ -342,7 +342,7 @@ def test_a_step_is_one_graph_without_host_synchronisation(monkeypatch, backend, 
 
     def step(features: Sam2Features) -> tuple[Tensor, Tensor]:
         maps = image_maps(image, weights, features)
-        keys, iou, hypernetworks = transform(weights, maps, layer_1_tokens(weights, maps))
+        keys, iou, hypernetworks = transform(weights, maps, prompt_tokens(weights, maps))
         return upscale(weights, maps, keys, hypernetworks[:, 0]), iou
 
     compiled = torch.compile(step, fullgraph=True, backend=backend)

@@ -29,7 +29,6 @@ from ntt_ray.models.sam2.decoder.tokens import (
     keys_and_values,
     normed,
     predicted_iou,
-    self_attention,
     update,
 )
 
@@ -118,10 +117,9 @@ class FusedTransform:
         one, two = weights.layers
         heads = len(one.image.out)
         u = head_products(prompt.value, one.image.out).flatten(1, 2)
-        queries = self_attention(weights, prompt.queries, tokens)
-        query = by_heads(weights.cross.query, queries + tokens, heads)
-        scale, p, means = self.layer_1(weights, maps, prompt, u, query)
-        queries = update(two, queries, _attended(weights.cross, means, u, len(queries[0])))
+        scale, p, means = self.layer_1(weights, maps, prompt, u)
+        attended = _attended(weights.cross, means, u, tokens.shape[1])
+        queries = update(two, prompt.queries, attended)
 
         key, value = keys_and_values(two, queries, tokens)
         both = _both_layers(weights, u, value)
@@ -139,7 +137,6 @@ class FusedTransform:
         maps: ImageMaps,
         prompt: PromptTokens,
         u: Tensor,
-        query: Tensor,
     ) -> tuple[Tensor, Tensor, Means]:
         """The image tokens after layer 1, and layer 2's attention of the prompt tokens to them.
 
@@ -148,11 +145,11 @@ class FusedTransform:
             maps: what all points of the image share.
             prompt: the prompt tokens before layer 2.
             u: ``(b, R, C)``, projected values of layer 1.
-            query: ``(b, T, H, d)``, scaled queries of that attention.
 
         Returns:
             The scale ``(b, N)`` float32, p ``(b, 2 R, N)`` with its first R rows, and the means.
         """
+        query = prompt.query
         b, t, heads, d = query.shape
         shared, launch, n = maps.shared, self.launches[0], maps.query_1.shape[-1]
         assert shared is not None

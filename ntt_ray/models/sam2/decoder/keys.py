@@ -130,7 +130,7 @@ class LowRankKeys(NamedTuple):
         """Means of projected x by ``weights (b, T, H, N)``, overwritten: ``(b, T, H * d)``."""
         assert projection.base is not None
         flat = weights.flatten(1, 2)
-        mixed = (flat @ self.p.mT) @ self.u
+        mixed = (self.p @ flat.mT).mT @ self.u
         flat *= self.scale
         by_head = mixed.view(*weights.shape[:3], -1)
         return head_means(weights, projection.base) + head_means(by_head, projection.weight)

@@ -5,7 +5,7 @@ image (`image`); the image tokens of a point are not stored where the point's ow
 them (`keys`). The predicted IoU comes first; only survivors are upscaled, one mask each (METHOD 20
 to 25). `DECODER.md` derives it.
 
-`layer_1_tokens`, `transform` and `upscale` are functions of tensors without host synchronisation.
+`prompt_tokens`, `transform` and `upscale` are functions of tensors without host synchronisation.
 On a GPU kernels compute `transform` (`fused_transform`) and `upscale` (`upscale_kernel`), where
 they agree with them (`kernels`).
 """
@@ -131,10 +131,14 @@ class PointDecoder:
             four outputs of the points, ``(P, 4)`` or ``(n, 4)`` float32.
         """
         asked = None if points is None else self._full_steps(points)
-        logits, ious, indices, every = zip(*self.steps(features, min_predicted_iou, asked))
-        proposals = Proposals(
-            torch.cat(logits).float(), torch.cat(ious).float(), torch.cat(indices)
-        )
+        masks = _Rows(len(self._weights.tokens if asked is None else asked))
+        ious, indices, every = [], [], []
+        for logits, iou, index, of_all in self.steps(features, min_predicted_iou, asked):
+            masks.append(logits)
+            ious.append(iou)
+            indices.append(index)
+            every.append(of_all)
+        proposals = Proposals(masks.rows(), torch.cat(ious).float(), torch.cat(indices))
         if points is None or asked is None:
             return proposals, torch.cat(every).float()
         proposals = proposals.select(proposals.index < len(points))
@@ -159,7 +163,7 @@ class PointDecoder:
         weights = self._weights
         maps = image_maps(self._image, weights, features)
         # compiled steps get the weights as they are, whatever is asked
-        prompt = layer_1_tokens(weights if points is None else weights.at(points), maps)
+        prompt = prompt_tokens(weights if points is None else weights.at(points), maps)
         for start in range(0, len(prompt.tokens), self.points_per_step):
             step = slice(start, start + self.points_per_step)
             keys, iou, hypernetworks = self._transform(weights, maps, prompt.part(step))
@@ -171,10 +175,47 @@ class PointDecoder:
             yield logits, best_iou[index], index + start, iou
 
 
-def layer_1_tokens(weights: DecoderWeights, maps: ImageMaps) -> PromptTokens:
-    """Layer 1 up to its image update: one attention of all points' tokens on one image.
+class _Rows:
+    """Joins tensors as ``torch.cat(tensors).float()`` does, but holds one of them at a time.
 
-    Of `weights` those of the points count: cut them (`DecoderWeights.at`) where some are asked.
+    Room for the largest number of rows is asked for once. On a CPU what is not written takes no
+    memory, and what is written is still in the cache.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._first: Tensor | None = None
+        self._rows: Tensor | None = None
+        self._count = 0
+
+    def append(self, tensor: Tensor) -> None:
+        """Add the rows of a tensor; all have the same shape but for their number."""
+        if self._first is None:
+            self._first = tensor
+            return
+        if self._rows is None:
+            sizes = self._most, *tensor.shape[1:]
+            self._rows = tensor.new_empty(sizes, dtype=torch.float32)
+            self._write(self._rows, self._first)
+        self._write(self._rows, tensor)
+
+    def _write(self, rows: Tensor, tensor: Tensor) -> None:
+        rows[self._count : self._count + len(tensor)] = tensor
+        self._count += len(tensor)
+
+    def rows(self) -> Tensor:
+        """All rows, float32; there was one tensor at least."""
+        if self._rows is not None:
+            return self._rows[: self._count]
+        assert self._first is not None
+        return self._first.float()
+
+
+def prompt_tokens(weights: DecoderWeights, maps: ImageMaps) -> PromptTokens:
+    """All that the tokens of all points do before they read an image token that a point changed.
+
+    That is layer 1, one attention on one image, and layer 2's self-attention. Of `weights` those of
+    the points count: cut them (`DecoderWeights.at`) where some are asked.
     """
     layer = weights.layers[0]
     p, t, heads, d = weights.tokens_query.shape
@@ -182,7 +223,10 @@ def layer_1_tokens(weights: DecoderWeights, maps: ImageMaps) -> PromptTokens:
     mixed = F.scaled_dot_product_attention(query, maps.key_1, maps.value_1, scale=1.0)
     mixed = mixed.transpose(1, 2).reshape(p, t, heads * d)
     queries = update(layer, weights.queries, F.linear(mixed, *weights.tokens_out))
-    return PromptTokens(weights.tokens, queries, *keys_and_values(layer, queries, weights.tokens))
+    key_and_value = keys_and_values(layer, queries, weights.tokens)
+    queries = self_attention(weights, queries, weights.tokens)
+    query = by_heads(weights.cross.query, queries + weights.tokens, heads)
+    return PromptTokens(weights.tokens, queries, query, *key_and_value)
 
 
 def transform(weights: DecoderWeights, maps: ImageMaps, prompt: PromptTokens) -> Decoded:
@@ -198,15 +242,15 @@ def transform(weights: DecoderWeights, maps: ImageMaps, prompt: PromptTokens) ->
     else:
         keys = LowRankKeys.first(mix, u, prompt.value, maps.shared, one.image_eps)
 
-    queries = self_attention(weights, prompt.queries, tokens)
-    queries = update(two, queries, _attend(maps.cross, queries + tokens, keys))
+    queries = update(two, prompt.queries, _attend(maps.cross, prompt.query, keys))
     key, value = keys_and_values(two, queries, tokens)
     mix = keys.scores(key, maps.query_2).softmax(1)
     u = head_products(value, two.image.out).flatten(1, 2) + two.image.shift
     keys = keys.second(mix, u, (prompt.value, value), weights.image_scale, two.image_eps)
 
     queries, tokens = (x.index_select(1, weights.used) for x in (queries, tokens))
-    queries = queries + _attend(maps.last, queries + tokens, keys)
+    query = by_heads(maps.last.query, queries + tokens, len(one.image.out))
+    queries = queries + _attend(maps.last, query, keys)
     queries = normed(weights.last_norm, queries)
     return Decoded(keys, predicted_iou(weights, queries[:, 0]), hypernetworks(weights, queries))
 
@@ -231,7 +275,7 @@ def upscale(
     left, right = keys.factors(first)
     limit = CACHED_ELEMENTS if left.device.type == "cpu" else MAX_ELEMENTS
     step = max(1, min(tokens, limit // max(1, n * 16 * c8)))
-    logits = left.new_empty(n, 16 * tokens, 1)
+    logits = left.new_empty(n, 1, 16 * tokens)
     for start in range(0, tokens if n else 0, step):
         part = slice(start, min(start + step, tokens))
         x = keys.rest(part, maps.skip_1[part]).baddbmm_(left[:, part], right)
@@ -239,13 +283,13 @@ def upscale(
         x = torch.ops.aten.gelu_(x) @ second
         x += maps.skip_0[4 * part.start : 4 * part.stop]
         x = torch.ops.aten.gelu_(x).view(n, -1, c8)
-        torch.bmm(x, hypernetworks[..., None], out=logits[:, 16 * part.start : 16 * part.stop])
+        pixels = slice(16 * part.start, 16 * part.stop)
+        torch.bmm(hypernetworks[:, None], x.mT, out=logits[..., pixels])
     side = 4 * int(tokens**0.5)
-    return logits[..., 0].index_select(1, order).view(n, side, side)
+    return logits[:, 0].index_select(1, order).view(n, side, side)
 
 
-def _attend(attention: TokensToImage, x: Tensor, keys: LowRankKeys | DenseKeys) -> Tensor:
-    """Attention of prompt tokens ``(b, T, C)`` to the image tokens."""
-    query = by_heads(attention.query, x, len(attention.value.weight))
+def _attend(attention: TokensToImage, query: Tensor, keys: LowRankKeys | DenseKeys) -> Tensor:
+    """Attention of prompt tokens to the image tokens by their queries ``(b, T, H, d)``."""
     weights = keys.scores(query, attention.key).softmax(-1)
     return F.linear(keys.means(weights, attention.value), *attention.out)

@@ -17,17 +17,19 @@ from ntt_ray.models.sam2.decoder.keys import DenseKeys, LowRankKeys
 
 
 class PromptTokens(NamedTuple):
-    """The prompt tokens of some points after their part of layer 1.
+    """The prompt tokens of some points up to layer 2's attention to the image.
 
     Attributes:
         tokens: ``(b, T, C)``, the prompt tokens as they entered, which are their positions.
-        queries: ``(b, T, C)``, the prompt tokens as they are now.
+        queries: ``(b, T, C)``, the prompt tokens after layer 2's self-attention and its norm.
+        query: ``(b, T, H, d)``, their scaled queries to the image in layer 2.
         key: ``(b, T, H, d)``, their scaled keys for the image tokens of layer 1.
         value: ``(b, T, H, d)``, their values for the image tokens of layer 1.
     """
 
     tokens: Tensor
     queries: Tensor
+    query: Tensor
     key: Tensor
     value: Tensor
 
