@@ -83,7 +83,6 @@ ACCEPTED = {
     "job.actors.min": 3,
     "job.actors.share": 0.5,
     "job.actors.max": 4,
-    "job.actors.share": 0.5,
     "job.accelerator": "L4",
     "job.gpus_per_actor": 0.5,
     "job.cpus_per_actor": 2.0,
