@@ -58,11 +58,11 @@ def main() -> None:
         parser.error("--actors, --units, or both")
     with tempfile.TemporaryDirectory(prefix="scaling-") as name:
         folder = Path(name)
-        _apart(_write_inputs, folder)
-        actors = [_apart(scale_actors, folder, number) for number in arguments.actors]
+        apart(write_inputs, folder)
+        actors = [apart(scale_actors, folder, number) for number in arguments.actors]
         together = arguments.together
-        units = [_apart(run_units, folder, number, together) for number in arguments.units]
-        machine_here = _apart(_machine)
+        units = [apart(run_units, folder, number, together) for number in arguments.units]
+        machine_here = apart(_machine)
     if actors:
         print(actors_table(actors))
     if units:
@@ -73,7 +73,7 @@ def main() -> None:
         arguments.json.write_text(text + "\n", encoding="utf-8")
 
 
-def _apart(action: Callable[..., Any], *arguments: Any) -> Any:
+def apart(action: Callable[..., Any], *arguments: Any) -> Any:
     """Do it in a process of its own."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
@@ -91,7 +91,7 @@ def _machine() -> dict[str, Any]:
     return machine(torch.device("cpu"))
 
 
-def _write_inputs(folder: Path) -> None:
+def write_inputs(folder: Path) -> None:
     import torch
 
     from ntt_ray.bank.memory import MemoryBank
@@ -100,13 +100,13 @@ def _write_inputs(folder: Path) -> None:
     image = folder / IMAGE
     Image.new("RGB", (64, 48), (90, 120, 150)).save(image)
     labels, means = [ClassLabel(1, "thing")], [[(torch.ones(4), 1.0)]]
-    model = _models(folder)["encoder"]
+    model = models_of(folder)["encoder"]
     encoder = {**model, "checkpoint": hashlib.sha256(image.read_bytes()).hexdigest()}
     bank = MemoryBank.from_means(labels, means, encoder=encoder, reference_digest="none")
     (folder / "bank.safetensors").write_bytes(bank.to_bytes())
 
 
-def _models(folder: Path) -> dict[str, Any]:
+def models_of(folder: Path) -> dict[str, Any]:
     """What the run believes to use; any file does as a checkpoint."""
     checkpoint = str(folder / IMAGE)
     return {
@@ -199,7 +199,7 @@ def _config(folder: Path, actors: int, units: int, images_per_unit: int) -> Conf
             "images": str(folder / "images.parquet"),
             "output": str(folder / "run"),
             "bank": str(folder.parent / "bank.safetensors"),
-            "models": _models(folder.parent),
+            "models": models_of(folder.parent),
             "job": {"images_per_unit": images_per_unit, "actors": actors},
         }
     )

@@ -185,12 +185,14 @@ class ActorsRange(Settings):
 
 
 class JobConfig(Settings):
-    """How the work is divided and run; nothing here but `images_per_unit` names outputs.
+    """How the work is divided and run; only `images_per_unit` and `unit_mb` name outputs.
 
-    With ``auto`` that is a 64th of all images, at least 4 and at most 256, as the run begins.
+    With ``auto`` a unit has a 64th of all images, at least 4 and at most 256, as the run begins. A
+    unit ends before its images have more than `unit_mb` MiB, where their sizes are known.
     """
 
     images_per_unit: Literal["auto"] | Annotated[int, Field(ge=1, le=100_000)] = "auto"
+    unit_mb: Annotated[int, Field(ge=1, le=100_000)] = 128
     actors: Literal["auto"] | Annotated[int, Field(ge=1)] | ActorsRange = "auto"
     gpus_per_actor: Annotated[float, Field(gt=0.0)] = 1.0
     accelerator: str | None = None
@@ -202,6 +204,11 @@ class JobConfig(Settings):
     max_unreachable_fraction: Share = 0.0
     stop_on_drift: bool = False
     strict_versions: bool = False
+
+    @property
+    def unit_bytes(self) -> int:
+        """`unit_mb` in bytes."""
+        return self.unit_mb << 20
 
     @model_validator(mode="after")
     def _check(self) -> JobConfig:

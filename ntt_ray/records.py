@@ -59,7 +59,9 @@ class ImageEntry:
 
 @dataclass(frozen=True, slots=True)
 class FetchedImage:
-    """An image on its way to the labeller: either its encoded bytes or the reason why not.
+    """An image on its way to the labeller: its encoded bytes or the reason why not.
+
+    One with neither is unread: the unit's other images fill what it may have of memory.
 
     Attributes:
         entry: the image.
@@ -74,8 +76,13 @@ class FetchedImage:
     final: bool = False
 
     def __post_init__(self) -> None:
-        if (self.data is None) == (self.error is None):
+        if self.data is not None and self.error is not None:
             raise ValueError("a fetched image has either data or an error")
+
+    @property
+    def is_unread(self) -> bool:
+        """Whether nobody has tried to read it yet."""
+        return self.data is None and self.error is None
 
 
 @dataclass(frozen=True, slots=True)

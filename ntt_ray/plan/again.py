@@ -14,6 +14,7 @@ from ntt_ray.merge.job import merge
 from ntt_ray.plan.estimate import sample_file, sample_of
 from ntt_ray.report.job import report_run
 from ntt_ray.run.layout import PLAN_FOLDER, SAMPLE_FILE
+from ntt_ray.run.prepare import new_manifest
 from ntt_ray.run.rematch import OnUnit, rematch
 from ntt_ray.run.rematch_plan import make_rematch_plan
 from ntt_ray.storage import Storage
@@ -38,7 +39,7 @@ def match_sample_again(config: Config, images: int, seed: int, on_unit: OnUnit) 
             is proposed; why each will not do is said.
     """
     store = Storage(config.storage_options)
-    entries, own = sample_of(config, images, seed, store)
+    entries, own = sample_of(config, images, seed, store, new_manifest(config, store))
     own = own.model_copy(update={"output": own.output + ENDING})
     refused = []
     for folder in _samples(config, sample_file(entries), store):

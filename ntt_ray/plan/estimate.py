@@ -13,8 +13,6 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
-import pyarrow as pa
-
 from ntt_ray import storage
 from ntt_ray.bank.file import bank_digest
 from ntt_ray.bank.inputs import BankInputs
@@ -30,13 +28,13 @@ from ntt_ray.run.cluster.connect import connect, decide
 from ntt_ray.run.job import UnitDone
 from ntt_ray.run.label import label
 from ntt_ray.run.layout import PLAN_FILE, PLAN_FOLDER, SAMPLE_FILE, proposals_uri, shard_uri
-from ntt_ray.run.manifest import MOST, unit_images
-from ntt_ray.run.prepare import check_sources
+from ntt_ray.run.local_manifest import Source
+from ntt_ray.run.manifest import entries_at, unit_sizes
+from ntt_ray.run.manifest_writer import MOST
+from ntt_ray.run.prepare import check_sources, new_manifest
 from ntt_ray.run.proposal_shard import existing_proposals
 from ntt_ray.run.shard import existing_shards
 from ntt_ray.settings import TableColumns
-from ntt_ray.sources.image_list import list_images
-from ntt_ray.sources.schema import entries_of
 from ntt_ray.storage import Storage
 
 logger = logging.getLogger(__name__)
@@ -125,20 +123,21 @@ def estimate_run(
         The estimate, and the config of the sample's own run, whose report shows its gallery.
     """
     store = Storage(config.storage_options)
-    own, sample = sample_of(config, images, seed, store)
+    manifest = new_manifest(config, store)
+    own, sample = sample_of(config, images, seed, store, manifest)
+    sizes = unit_sizes(manifest)
     measured = _recorded(sample, store) or _measured(sample, own, store, on_unit)
-    found = _estimate(config, len(_images(config, store)), measured)
+    found = _estimate(config, sum(sizes), len(sizes), measured)
     report_run(sample, plan=in_words(found) if in_words else ())
     return found, sample
 
 
 def sample_of(
-    config: Config, images: int, seed: int, store: Storage
+    config: Config, images: int, seed: int, store: Storage, manifest: Source
 ) -> tuple[list[ImageEntry], Config]:
     """The images of a sample, and the config of its own run; see `estimate_run`."""
-    table = _images(config, store)
-    chosen = sorted(random.Random(seed).sample(range(len(table)), min(images, len(table))))
-    own = entries_of(table.take(chosen))
+    total = sum(unit_sizes(manifest))
+    own = entries_at(manifest, random.Random(seed).sample(range(total), min(images, total)))
     return own, _sample_config(config, own, _made_of(config, store))
 
 
@@ -146,16 +145,6 @@ def sample_file(entries: Sequence[ImageEntry]) -> bytes:
     """The file that lists the images of a sample."""
     rows = [json.dumps({"uri": e.uri, "file_name": e.file_name}) + "\n" for e in entries]
     return "".join(rows).encode()
-
-
-def _images(config: Config, store: Storage) -> pa.Table:
-    return list_images(
-        config.images,
-        config.image_root,
-        store,
-        allow_local=config.images_allow_local,
-        columns=config.columns,
-    )
 
 
 def _made_of(config: Config, store: Storage) -> list[str]:
@@ -262,11 +251,10 @@ def _recorded(sample: Config, store: Storage) -> Measured | None:
         return None
 
 
-def _estimate(config: Config, images: int, measured: Measured) -> Estimate:
+def _estimate(config: Config, images: int, units: int, measured: Measured) -> Estimate:
     connect()  # where the sample was labelled by an earlier start
     resources = decide(config.job, config.models.device)
     actor_s = measured.actor_s / measured.timed * images
-    units = -(-images // unit_images(images, config.job.images_per_unit))
     actors = min(resources.actors, units)
     per_actor = resources.gpus_per_actor if resources.device == "cuda" else 1.0
     return Estimate(

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -29,7 +30,8 @@ from ntt_ray.proposals.table import to_table
 from ntt_ray.records import FetchedImage, ImageLabels, PromptWork
 from ntt_ray.run.cluster.connect import see_reserved_gpus_only, this_log
 from ntt_ray.run.cluster.metrics import ActorMetrics
-from ntt_ray.run.fetch import fetched_image
+from ntt_ray.run.fetch import read_later
+from ntt_ray.run.fetched import fetched_image
 from ntt_ray.run.job import LABELLED, LabelJob, LabelledUnit
 from ntt_ray.run.proposal_shard import to_bytes
 from ntt_ray.run.shard import labels_to_row
@@ -91,6 +93,7 @@ class LabelActor:
             hang_s=job.hang_s,
             device=_device_name(on_cpu),
             labelling=self._thread,
+            read=partial(read_later, job=job),
         )
 
     def __call__(self, batch: pa.Table) -> pa.Table:

@@ -19,8 +19,9 @@ from ray.data.exceptions import ExecutionTimeoutError
 
 from ntt_ray.errors import RunIncompleteError
 from ntt_ray.run.actor import LabelActor
-from ntt_ray.run.cluster.connect import our_error
-from ntt_ray.run.cluster.placement import TASK_CPUS, Resources
+from ntt_ray.run.cluster.connect import node_memory, our_error
+from ntt_ray.run.cluster.fetch_limit import limit_fetches
+from ntt_ray.run.cluster.placement import TASK_CPUS, Resources, fetch_memory
 from ntt_ray.run.fetch import fetch_units
 from ntt_ray.run.job import LabelJob, UnitDone
 from ntt_ray.run.write import write_units
@@ -74,6 +75,7 @@ def label_units(
     context.autoscaling_config.actor_pool_util_upscaling_threshold = BUSY
     context.autoscaling_config.actor_pool_util_downscaling_threshold = IDLE
     context.custom_execution_callback_classes = [_ForgetBlocks]
+    limit_fetches(context)
     # wrapped, our errors would reach the driver as text: their causes do not travel
     context.raise_original_map_exception = True
     pool = resources.pool(len(units))
@@ -88,7 +90,12 @@ def label_units(
     # Ray fuses neighbours that reserve the same; fetching must overlap labelling instead, so its
     # tasks reserve another share of a CPU than the actors.
     by_unit: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
-    fetched = planned.map_batches(partial(fetch_units, job=job), num_cpus=TASK_CPUS, **by_unit)
+    fetched = planned.map_batches(
+        partial(fetch_units, job=job),
+        num_cpus=TASK_CPUS,
+        memory=fetch_memory(job.unit_bytes, node_memory()),
+        **by_unit,
+    )
     labelled = fetched.map_batches(
         LabelActor,
         fn_constructor_args=(job, [bank_ref]),  # in a list: Ray Data does not resolve it
@@ -162,7 +169,8 @@ def check_pace(units: int, images: int, resources: Resources) -> None:
         logger.warning(
             "%d GPU actors may label %.0f units of %.0f images a second (%g images/s each, as "
             "planned), and one driver hands out about %.0f: some would wait. Divide the run among "
-            "drivers (label --part I/N), or begin it anew with job.images_per_unit: %d",
+            "drivers (label --part I/N), or begin it anew with larger units: a higher job.unit_mb, "
+            "where bytes end them, and job.images_per_unit: %d",
             *(actors, asked, images / units, GPU_IMAGES_PER_S, given, larger),
         )
 

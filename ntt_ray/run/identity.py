@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from ntt_ray import storage
 from ntt_ray.config import Config
 from ntt_ray.run import manifest as manifest_file
+from ntt_ray.run.local_manifest import Source
 from ntt_ray.run.record import Identity, RunRecord
 
 
@@ -42,7 +43,7 @@ class Found:
         return cls(plain["bank"], digests, *known)
 
 
-def identity_of(config: Config, manifest: bytes, found: Found) -> Identity:
+def identity_of(config: Config, manifest: Source, found: Found) -> Identity:
     """The identity of a run, from its config, its manifest file, and what only its files tell."""
     encoder, proposer = config.models.encoder, config.models.proposer
     digests = found.digests
@@ -86,7 +87,7 @@ def identity_of(config: Config, manifest: bytes, found: Found) -> Identity:
     return Identity.model_validate(content)
 
 
-def with_unit_images(config: Config, manifest: bytes, recorded: RunRecord | None) -> Config:
+def with_unit_images(config: Config, manifest: Source, recorded: RunRecord | None) -> Config:
     """The config with a number for ``auto``: as the run began, or as its manifest will say."""
     if config.job.images_per_unit != "auto":
         return config
@@ -100,3 +101,9 @@ def recorded_unit_images(recorded: RunRecord) -> int | None:
     """The images of a unit as a run began with them; None where its record does not say."""
     found = recorded.identity.plain().get("job", {}).get("images_per_unit")
     return found if isinstance(found, int) else None
+
+
+def recorded_unit_bytes(recorded: RunRecord) -> int | None:
+    """The bytes of a unit's images as a run began with them; None where they had no bound."""
+    found = recorded.config.get("job", {}).get("unit_mb")
+    return found << 20 if isinstance(found, int) else None

@@ -201,6 +201,8 @@ class LabelJob:
         patience_s: seconds for which images are waited for that could not be read.
         hang_s: seconds without a finished image after which a worker ends itself.
         decoders: how many processes each actor decodes images with.
+        unit_bytes: bytes of a unit's images that are read before it is labelled; what is left is
+            read when its turn comes.
         run_token: the token of this driver; notes of other drivers count for nothing.
         provenance: what the metadata of every shard says.
         carries: whether the manifest has columns that go into the shards too.
@@ -217,6 +219,7 @@ class LabelJob:
     patience_s: float
     hang_s: float
     decoders: int
+    unit_bytes: int
     run_token: str
     provenance: Mapping[str, str]
     carries: bool = False

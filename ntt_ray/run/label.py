@@ -196,6 +196,7 @@ def _job(config: Config, store: Storage, token: str, prepared: Prepared) -> Labe
         patience_s=config.job.patience_s,
         hang_s=config.job.hang_s,
         decoders=max(1, round(models.resources.cpus_per_actor)),
+        unit_bytes=config.job.unit_bytes,
         run_token=token,
         provenance=prepared.identity.provenance(),
         carries=bool(carried(manifest_schema(prepared.images.manifest))),

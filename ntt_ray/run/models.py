@@ -57,7 +57,8 @@ def start_models(config: Config, store: Storage) -> CheckedModels:
         logger.info("%s", DINOV3_LICENCE)
     spec, resources = _decided(config, store)
     with Stage("loading weights once, to check them", at_once=False):
-        digests = run_task(spec.checked_digests, options={"num_cpus": 0.5, "max_retries": 1})
+        options = {"num_cpus": 0.5, "max_retries": 1, "max_calls": 1}
+        digests = run_task(spec.checked_digests, options=options)
     return CheckedModels(spec, resources, digests)
 
 

@@ -17,6 +17,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ntt_ray import storage
 from ntt_ray.bank.file import BankFile, bank_digest
 from ntt_ray.bank.inputs import BankInputs, bank_sources, existing_bank
@@ -27,12 +29,20 @@ from ntt_ray.errors import InputError, NttRayError
 from ntt_ray.models.spec import ModelSpec
 from ntt_ray.records import ClassLabel
 from ntt_ray.run import manifest as manifest_file
+from ntt_ray.run import manifest_writer
 from ntt_ray.run.bank_ahead import check_bank
 from ntt_ray.run.cluster.placement import Resources
 from ntt_ray.run.done import whole_shards
 from ntt_ray.run.first_look import LOOKED_AT, look
-from ntt_ray.run.identity import Found, identity_of, recorded_unit_images, with_unit_images
+from ntt_ray.run.identity import (
+    Found,
+    identity_of,
+    recorded_unit_bytes,
+    recorded_unit_images,
+    with_unit_images,
+)
 from ntt_ray.run.layout import BANK_FILE, MANIFEST_FILE, RECORD_FILE
+from ntt_ray.run.local_manifest import ManifestFile, local_manifest
 from ntt_ray.run.lock import RunLock, say_held
 from ntt_ray.run.models import CheckedModels, start_models
 from ntt_ray.run.outlook import Weights, check_outlook
@@ -47,8 +57,8 @@ from ntt_ray.run.record import (
 from ntt_ray.run.resume import check_listing, check_versions, list_digest
 from ntt_ray.run.shard import existing_shards
 from ntt_ray.sources.archives import check_packed_tars
-from ntt_ray.sources.image_list import list_images
-from ntt_ray.sources.schema import SCHEMA
+from ntt_ray.sources.image_list import check_names, image_pieces
+from ntt_ray.sources.schema import SCHEMA, Piece
 from ntt_ray.stages import Stage
 from ntt_ray.storage import Storage
 
@@ -75,14 +85,14 @@ class Images:
     """The images of a run, and what is there of the run.
 
     Attributes:
-        manifest: the manifest file, as it lies there or will be written.
+        manifest: the manifest file, as it lies there or will be written; on this machine.
         sizes: how many images each unit has; the position is the shard id.
         done: ids of the units whose shard is there.
         recorded: the run record; None where no run was begun.
         lost: the manifest there is damaged or missing, and `manifest` was listed again.
     """
 
-    manifest: bytes
+    manifest: ManifestFile
     sizes: tuple[int, ...]
     done: frozenset[int]
     recorded: RunRecord | None
@@ -193,7 +203,7 @@ def prepare_run(
         check_same_run(images.recorded, identity, config.output)
         _restore(config, store, images, bank)
         return Prepared(images, models, bank.data, images.recorded.identity)
-    store.publish_bytes(storage.join(config.output, MANIFEST_FILE), images.manifest)
+    store.publish_stream(storage.join(config.output, MANIFEST_FILE), images.manifest.chunks())
     publish_bank(config, store, bank, sources, built)
     record = make_record(
         identity=identity,
@@ -272,7 +282,7 @@ def check_images(config: Config, store: Storage) -> Images:
             "choose another output"
         )
     else:  # a manifest without a run record was never used
-        manifest = _new_manifest(config, store)
+        manifest = new_manifest(config, store)
     sizes = tuple(manifest_file.unit_sizes(manifest))
     done = frozenset(shards & set(range(len(sizes))))
     if recorded is not None:
@@ -281,12 +291,12 @@ def check_images(config: Config, store: Storage) -> Images:
     return Images(manifest, sizes, done, recorded, lost)
 
 
-def _seen_images(config: Config, store: Storage, check_names: CheckNames | None) -> Images:
+def _seen_images(config: Config, store: Storage, refuse: CheckNames | None) -> Images:
     with Stage("looking at the images and at what is done", at_once=False):
         images = check_images(config, store)
         look_at_images(config, store, images)
-    if check_names is not None:
-        check_names(manifest_file.name_batches(images.manifest))
+    if refuse is not None:
+        refuse(manifest_file.name_batches(images.manifest))
     return images
 
 
@@ -305,29 +315,35 @@ def look_at_images(config: Config, store: Storage, images: Images) -> None:
         logger.info("looked at %s", line)
 
 
-def _new_manifest(
+def new_manifest(
     config: Config, store: Storage, recorded: RunRecord | None = None, *, loose: bool = False
-) -> bytes:
+) -> ManifestFile:
     """The manifest of the images that there are now; `loose`: with the columns of loose files."""
-    images = list_images(
+    pieces = image_pieces(
         config.images,
         config.image_root,
         store,
         allow_local=config.images_allow_local,
         columns=config.columns,
     )
+    if loose:
+        pieces = (Piece(found.images.select(SCHEMA.names), found.sizes) for found in pieces)
     wanted = config.job.images_per_unit
     if wanted == "auto" and recorded is not None:  # the rule may have been another one then
         wanted = recorded_unit_images(recorded) or wanted
-    per_unit = manifest_file.unit_images(len(images), wanted)
+    unit_bytes = config.job.unit_bytes if recorded is None else recorded_unit_bytes(recorded)
+    manifest = manifest_writer.write_manifest(pieces, wanted, unit_bytes)
+    check_names(lambda: manifest_file.name_columns(manifest), config.images)
     if recorded is None:
-        check_packed_tars(images, per_unit, store)
-    if loose:
-        images = images.select(SCHEMA.names)
-    return manifest_file.manifest_bytes(images, per_unit)
+        ends = np.cumsum(manifest_file.unit_sizes(manifest)).tolist()
+        per_unit = manifest_file.recorded_unit_images(manifest)
+        check_packed_tars(manifest_file.image_batches(manifest), ends, per_unit, store)
+    return manifest
 
 
-def _recorded_manifest(config: Config, recorded: RunRecord, store: Storage) -> tuple[bytes, bool]:
+def _recorded_manifest(
+    config: Config, recorded: RunRecord, store: Storage
+) -> tuple[ManifestFile, bool]:
     """The manifest of a run, and whether it was lost and is listed again.
 
     Raises:
@@ -336,13 +352,13 @@ def _recorded_manifest(config: Config, recorded: RunRecord, store: Storage) -> t
     wanted = recorded.identity.manifest
     uri = storage.join(config.output, MANIFEST_FILE)
     with contextlib.suppress(FileNotFoundError):
-        manifest = store.read_bytes(uri)
-        if manifest_file.manifest_digest(manifest) == wanted:
+        manifest = local_manifest(config.output, store)
+        if manifest.sha256 == wanted:
             return manifest, False
     for loose in (False, True):  # runs of older versions have no keys
         with contextlib.suppress(NttRayError):
-            manifest = _new_manifest(config, store, recorded, loose=loose)
-            if manifest_file.manifest_digest(manifest) == wanted:
+            manifest = new_manifest(config, store, recorded, loose=loose)
+            if manifest.sha256 == wanted:
                 return manifest, True
     raise InputError(
         f"{storage.redact(uri)}: is missing, or not the manifest that {RECORD_FILE} speaks of, and "
@@ -373,12 +389,12 @@ def _restore(config: Config, store: Storage, images: Images, bank: BankFile) -> 
         there = bank_digest(store.read_bytes(uri))
     except FileNotFoundError:
         there = ""
-    files = {MANIFEST_FILE: images.manifest if images.lost else None}
-    files[BANK_FILE] = bank.data if there != bank_digest(bank.data) else None
-    for name, data in files.items():
-        if data is not None:
+    files = {MANIFEST_FILE: images.manifest.chunks() if images.lost else None}
+    files[BANK_FILE] = iter([bank.data]) if there != bank_digest(bank.data) else None
+    for name, chunks in files.items():
+        if chunks is not None:
             logger.warning("%s was missing or another one, and is written again", name)
-            store.publish_bytes(storage.join(config.output, name), data)
+            store.publish_stream(storage.join(config.output, name), chunks)
 
 
 def _build(config: Config, inputs: BankInputs, models: CheckedModels) -> BuiltBank:

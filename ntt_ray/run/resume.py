@@ -21,13 +21,13 @@ from ntt_ray.config import Config
 from ntt_ray.errors import NttRayError, OutputMismatchError
 from ntt_ray.images import image_suffixes
 from ntt_ray.run.layout import BANK_FILE, RECORD_FILE
+from ntt_ray.run.local_manifest import Source
 from ntt_ray.run.manifest import name_batches
 from ntt_ray.run.record import RunRecord, installed_versions
 from ntt_ray.settings import TableColumns
 from ntt_ray.sources.archives import is_archive
-from ntt_ray.sources.image_list import PACKED_SUFFIXES, is_list, list_images
+from ntt_ray.sources.image_list import PACKED_SUFFIXES, image_pieces, is_list
 from ntt_ray.sources.parquet_images import holds_images
-from ntt_ray.sources.schema import BATCH
 from ntt_ray.storage import Storage
 
 logger = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ def check_versions(recorded: RunRecord, output: str, *, strict: bool) -> None:
     )
 
 
-def check_listing(config: Config, recorded: RunRecord, manifest: bytes, store: Storage) -> None:
+def check_listing(config: Config, recorded: RunRecord, manifest: Source, store: Storage) -> None:
     """Count and name the images that came or went since the manifest was written, in warnings.
 
     A table or COCO file of the recorded digest is not read again. A listing that fails is said,
@@ -170,15 +170,15 @@ def _listed(config: Config, store: Storage) -> Iterator[list[str]]:
             yield [storage.printable(name) for name in page]
         if found or not store.list_files(config.images, PACKED_SUFFIXES):
             return
-    table = list_images(
+    pieces = image_pieces(
         config.images,
         config.image_root,
         store,
         allow_local=config.images_allow_local,
         columns=config.columns,
     )
-    for batch in table.to_batches(BATCH):
-        yield batch["file_name"].to_pylist()
+    for piece in pieces:
+        yield piece.images["file_name"].to_pylist()
 
 
 def _say(changes: ImageChanges, where: str, output: str) -> None:

@@ -21,7 +21,7 @@ from ntt_ray.errors import (
     LabelError,
     SickDeviceError,
 )
-from ntt_ray.records import FetchedImage
+from ntt_ray.records import FetchedImage, ImageEntry
 from ntt_ray.run.decoding import Decoded, DecoderPool
 from ntt_ray.run.hang_watch import HangWatch
 from ntt_ray.run.job import LabelledUnit
@@ -56,12 +56,14 @@ class UnitLabeler:
         hang_s: float = 300.0,
         device: str = "cpu",
         labelling: ThreadPoolExecutor | None = None,
+        read: Callable[[Sequence[ImageEntry]], list[FetchedImage]] | None = None,
     ) -> None:
         self._labeler, self._steps = labeler, StepLabeler(labeler, images_per_step)
         self._output, self._token, self._store = output, run_token, store
         self._watch, self._device = HangWatch(hang_s), device
         side = None if labeler.takes_whole_images else labeler.proposer.image_size
         self._decoders = DecoderPool(decoders, side, decode or DecodeSettings())
+        self._read = read  # images that come unread
         self._turns, self._journals = Turns(), set[UnitJournal]()
         self._noting = ThreadPoolExecutor(2, "note")
         # One thread, because CUDA graphs belong to the thread that recorded them: that which loaded
@@ -115,7 +117,8 @@ class UnitLabeler:
         size = WHOLE_IMAGES_STEP if self._labeler.takes_whole_images else JOURNAL_STEP
 
         def decode(group: Sequence[int]) -> _Decoding:
-            return {position: self._decode(unit.images[position]) for position in group}
+            images = {position: unit.images[position] for position in group}
+            return {p: self._decode(image) for p, image in self._all_read(images).items()}
 
         work = WorkAhead(journal, journal.groups(todo, size), decode, self._noting)
         work.look_ahead()
@@ -174,6 +177,14 @@ class UnitLabeler:
             for position in step:
                 del decoding[position]
             return begun
+
+    def _all_read(self, images: dict[int, FetchedImage]) -> dict[int, FetchedImage]:
+        """Images by their position, and none of them unread."""
+        unread = [position for position, image in images.items() if image.is_unread]
+        if not unread or self._read is None:
+            return images
+        read = self._read([images[position].entry for position in unread])
+        return {**images, **dict(zip(unread, read, strict=True))}
 
     def _decode(self, image: FetchedImage) -> Future[Decoded]:
         """The image as the labeller takes it, and its own size, as soon as it is decoded."""

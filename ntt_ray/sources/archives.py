@@ -15,8 +15,9 @@ import shlex
 import tarfile
 import zipfile
 import zlib
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import IO, NamedTuple
 
@@ -29,9 +30,9 @@ from ntt_ray.errors import InputError
 from ntt_ray.images import image_suffixes
 from ntt_ray.sources import schema
 from ntt_ray.sources.ahead import in_order
-from ntt_ray.sources.schema import PackedFile, numbered, packed_schema
+from ntt_ray.sources.schema import PackedFile, Piece, numbered, packed_schema
 from ntt_ray.storage import Storage
-from ntt_ray.storage.parts import Part, part_of
+from ntt_ray.storage.parts import MOST_UNPACKED_BYTES, Part, part_of
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +42,9 @@ MOST_READS = 8  # of a large .tar.gz: a run reads no more than so many times wha
 SMALL_BYTES = 64 << 20
 _BLOCK = 512  # bytes of a tar's header
 _KEY = re.compile(r"((?:.*/|)[^.]+)[.][^/]*", re.DOTALL)  # of webdataset's `base_plus_ext`
-_LISTED = pa.schema(list(packed_schema())[1:])
-Member = tuple[str, Part]  # its path in the archive, and where its bytes are
+_SIZE = "size"
+_LISTED = pa.schema([*list(packed_schema())[1:], pa.field(_SIZE, pa.int64())])
+Member = tuple[str, Part, int]  # its path in the archive, where its bytes are, how many it has
 
 
 def is_archive(images: str) -> bool:
@@ -57,11 +59,13 @@ class Packed(NamedTuple):
         name: its path in the archive.
         address: where its bytes are, see `storage.parts`.
         key: its WebDataset key; None where it has none.
+        size: its bytes, unpacked.
     """
 
     name: str
     address: str
     key: str | None
+    size: int
 
 
 def webdataset_key(path: str) -> str | None:
@@ -74,7 +78,7 @@ def webdataset_key(path: str) -> str | None:
     return found[1] if found else None
 
 
-def archive_images(files: Sequence[PackedFile], store: Storage, *, alone: bool) -> pa.Table:
+def archive_pieces(files: Sequence[PackedFile], store: Storage, *, alone: bool) -> Iterator[Piece]:
     """The images of archives, one archive after the other, numbered from 1.
 
     Several archives are gone through at once, see `ahead`.
@@ -88,8 +92,13 @@ def archive_images(files: Sequence[PackedFile], store: Storage, *, alone: bool) 
     Raises:
         InputError: as for `members`.
     """
-    listed = in_order(lambda file: _listed(file, store, "" if alone else f"{file.name}/"), files)
-    return numbered(pa.concat_tables(listed))
+    count = 0
+    for table in in_order(
+        lambda file: _listed(file, store, "" if alone else f"{file.name}/"), files
+    ):
+        images = numbered(table.drop_columns([_SIZE]), count + 1)
+        yield Piece(images, table[_SIZE])
+        count += len(table)
 
 
 def _listed(file: PackedFile, store: Storage, before: str) -> pa.Table:
@@ -101,8 +110,10 @@ def _listed(file: PackedFile, store: Storage, before: str) -> pa.Table:
             [image.address for image in some],
             [image.key for image in some],
             [source] * len(some),
+            [image.size for image in some],
         ]
-        batches.append(pa.record_batch([pa.array(c, pa.string()) for c in columns], schema=_LISTED))
+        arrays = [pa.array(c, field.type) for c, field in zip(columns, _LISTED, strict=True)]
+        batches.append(pa.record_batch(arrays, schema=_LISTED))
     return pa.Table.from_batches(batches, schema=_LISTED)
 
 
@@ -118,14 +129,14 @@ def members(uri: str, store: Storage) -> Iterator[Packed]:
     shown, left_out = storage.redact(uri), Counter[str]()
     suffixes = image_suffixes()
     try:
-        for path, part in _members(uri, store):
+        for path, part, size in _members(uri, store):
             if not path.lower().endswith(suffixes) and not path.endswith(_REST):
                 left_out[path.rsplit("/", 1)[-1].partition(".")[2]] += 1
                 continue
             name = storage.printable(path).removeprefix("./")
             storage.join(shown, name)  # refuses names that lead out
             key = None if path.endswith(_REST) else webdataset_key(storage.printable(path))
-            yield Packed(name, part.address(), key)
+            yield Packed(name, part.address(), key, size)
     except FileNotFoundError:
         raise InputError(f"images: {shown}: no such file") from None
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -134,46 +145,60 @@ def members(uri: str, store: Storage) -> Iterator[Packed]:
         logger.info("images: left out %d members of %s that end in %r", count, shown, ending)
 
 
-def check_packed_tars(images: pa.Table, images_per_unit: int, store: Storage) -> None:
+def check_packed_tars(
+    images: Iterable[pa.Table], ends: Sequence[int], images_per_unit: int, store: Storage
+) -> None:
     """Whether no ``.tar.gz`` would be read over and over: each unit reads it whole.
 
     Args:
-        images: the list of images, as `sources.schema` says.
-        images_per_unit: how many images a unit has; the last one may have fewer.
+        images: the list of images in pieces, as `sources.schema` says.
+        ends: how many images there are up to the end of each unit.
+        images_per_unit: how many images a unit has at most.
         store: access to files.
 
     Raises:
         InputError: a file of more than `SMALL_BYTES` would be read by more than `MOST_READS` units.
     """
-    if "source" not in images.column_names:
-        return
-    for source, (first, last) in _packed_rows(images).items():
-        reads = last // images_per_unit - first // images_per_unit + 1
-        part = part_of(images["uri"][first].as_py())
+    for source, rows in _packed_rows(images).items():
+        reads = bisect_right(ends, rows.last) - bisect_right(ends, rows.first) + 1
+        part = part_of(rows.address)
         if reads <= MOST_READS or part is None or (size := store.size(part.uri)) <= SMALL_BYTES:
             continue
         tar = re.sub(r"\.tgz$|\.gz$", "", source.rsplit("/", 1)[-1], flags=re.IGNORECASE)
         tar = tar if tar.lower().endswith(".tar") else f"{tar}.tar"
+        wanted = -(-(rows.last - rows.first + 1) // max(1, MOST_READS - 1))
         raise InputError(
             f"images: {storage.redact(part.uri)} ({size / 1e6:.0f} MB) cannot be read in part, and "
             f"{reads} units of {images_per_unit} images would each read it whole: write a .tar "
             f"(gunzip -c {shlex.quote(source.rsplit('/', 1)[-1])} > {shlex.quote(tar)}), or set "
-            f"job.images_per_unit to {-(-(last - first + 1) // max(1, MOST_READS - 1))} or more"
+            f"job.images_per_unit to {wanted} or more"
+            + (", and job.unit_mb higher" if wanted <= images_per_unit else "")
         )
 
 
-def _packed_rows(images: pa.Table) -> dict[str, tuple[int, int]]:
-    """First and last row of the images of each ``.tar.gz``, by its name."""
-    packed = np.flatnonzero(pc.starts_with(images["uri"], "gunzip://").to_numpy())
-    if not len(packed):
-        return {}
-    names = images["source"].take(pa.array(packed)).combine_chunks().dictionary_encode()
-    codes = names.indices.to_numpy()
-    found, first = np.unique(codes, return_index=True)
-    last = len(codes) - 1 - np.unique(codes[::-1], return_index=True)[1]
-    texts = names.dictionary.take(pa.array(found)).to_pylist()
-    rows = zip(packed[first].tolist(), packed[last].tolist(), strict=True)
-    return dict(zip(texts, rows, strict=True))
+class _Rows(NamedTuple):
+    """First and last row of the images of a file, from 0, and the address of the first."""
+
+    first: int
+    last: int
+    address: str
+
+
+def _packed_rows(images: Iterable[pa.Table]) -> dict[str, _Rows]:
+    """Where the images of each ``.tar.gz`` lie, by its name."""
+    found, start = dict[str, _Rows](), 0
+    for piece in images:
+        if "source" not in piece.column_names:
+            return {}
+        packed = np.flatnonzero(pc.starts_with(piece["uri"], "gunzip://").to_numpy())
+        names = piece["source"].take(pa.array(packed)).to_pylist()
+        for row, name in zip(packed.tolist(), names, strict=True):
+            if name in found:
+                found[name] = found[name]._replace(last=start + row)
+            else:
+                found[name] = _Rows(start + row, start + row, piece["uri"][row].as_py())
+        start += len(piece)
+    return found
 
 
 def _members(uri: str, store: Storage) -> Iterator[Member]:
@@ -198,12 +223,12 @@ def _tar(stream: IO[bytes], uri: str) -> Iterator[Member]:
     ended = 0
     for path, start, end in _tar_members(stream):
         if path is not None:
-            yield path, Part("range", start, min(end, size), uri)
+            yield _member(path, Part("range", start, min(end, size), uri))
         ended = end
     after = -(-ended // _BLOCK) * _BLOCK
     stream.seek(min(after, size))
     if ended <= size and stream.read(_BLOCK).strip(b"\0"):
-        yield _rest(uri), Part("range", after, size, uri)
+        yield _member(_rest(uri), Part("range", after, size, uri))
 
 
 def _tar_gz(stream: IO[bytes], uri: str) -> Iterator[Member]:
@@ -212,7 +237,7 @@ def _tar_gz(stream: IO[bytes], uri: str) -> Iterator[Member]:
         try:
             for path, start, end in _tar_members(unpacked):  # type: ignore[arg-type]
                 if path is not None:
-                    yield path, Part("gunzip", start, end, uri)
+                    yield _member(path, Part("gunzip", start, end, uri))
                 after = -(-end // _BLOCK) * _BLOCK
             unpacked.seek(after)
             whole = not unpacked.read(_BLOCK).strip(b"\0")
@@ -221,7 +246,11 @@ def _tar_gz(stream: IO[bytes], uri: str) -> Iterator[Member]:
                 raise
             whole = False
     if not whole:
-        yield _rest(uri), Part("gunzip", after, after + _BLOCK, uri)
+        yield _member(_rest(uri), Part("gunzip", after, after + _BLOCK, uri))
+
+
+def _member(path: str, part: Part) -> Member:
+    return path, part, max(0, part.end - part.start)
 
 
 def _rest(uri: str) -> str:
@@ -256,4 +285,5 @@ def _zip(stream: IO[bytes], uri: str) -> Iterator[Member]:
             names = sum(int.from_bytes(header[at : at + 2], "little") for at in (26, 28))
             start = info.header_offset + 30 + names
             end = start + info.compress_size
-            yield info.filename, Part(kind[info.compress_type], start, end, uri)
+            part = Part(kind[info.compress_type], start, end, uri)
+            yield info.filename, part, min(info.file_size, MOST_UNPACKED_BYTES)

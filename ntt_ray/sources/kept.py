@@ -119,8 +119,19 @@ def key_values(
     return pa.array(keys, PACKED[0].type)
 
 
+def some_keys(carried: pa.Table, columns: TableColumns) -> bool:
+    """Whether a row has a key."""
+    keys = keys_of(carried[key_name(columns)])
+    return bool(keys.null_count < len(keys))
+
+
 def with_carried(
-    images: pa.Table, parts: Iterable[pa.Table], columns: TableColumns, where: str
+    images: pa.Table,
+    parts: Iterable[pa.Table],
+    columns: TableColumns,
+    where: str,
+    *,
+    keyed: bool | None = None,
 ) -> pa.Table:
     """A list of loose images with the keys and kept columns of their rows.
 
@@ -129,6 +140,7 @@ def with_carried(
         parts: the keys, perhaps null, and kept columns of the rows, in order.
         columns: what the config asks for.
         where: the table, for messages.
+        keyed: whether any row has a key, where these are not all rows of the table.
 
     Raises:
         InputError: a column is of several kinds.
@@ -137,7 +149,8 @@ def with_carried(
     if not found.column_names:
         return images
     keys = keys_of(found[key_name(columns)])
-    if columns == NO_COLUMNS and keys.null_count == len(images):
+    keyed = keys.null_count < len(images) if keyed is None else keyed
+    if columns == NO_COLUMNS and not keyed:
         return images
     kept = [found.schema.field(name) for name in columns.keep]
     schema = packed_schema(tuple(pa.field(field.name, field.type) for field in kept))

@@ -23,7 +23,7 @@ from ntt_ray.images import image_suffixes
 from ntt_ray.settings import TableColumns
 from ntt_ray.sources import kept
 from ntt_ray.sources.ahead import in_order
-from ntt_ray.sources.schema import PackedFile, all_differ, numbered
+from ntt_ray.sources.schema import PackedFile, Piece, numbered, repeated
 from ntt_ray.sources.tables import carried_fields, no_column
 from ntt_ray.storage import Storage
 from ntt_ray.storage.cells import MOST_AT_ONCE, chunk_bytes
@@ -51,8 +51,10 @@ def holds_images(images: str, columns: TableColumns, store: Storage) -> bool:
     return columns.image is not None or ("uri" not in found.names and bool(_of_bytes(found)))
 
 
-def parquet_images(files: Sequence[PackedFile], columns: TableColumns, store: Storage) -> pa.Table:
+def parquet_images(files: Sequence[PackedFile], columns: TableColumns, store: Storage) -> Piece:
     """The images of Parquet files, file by file, row by row, numbered from 1.
+
+    The size of an image is the mean of its row group.
 
     ``file_name`` is the path that stands beside the bytes, if every row has one, all differ and
     none leads out of a folder; else the name of the file, the row from 0, and its path's ending.
@@ -60,7 +62,8 @@ def parquet_images(files: Sequence[PackedFile], columns: TableColumns, store: St
     Raises:
         InputError: a file is missing or damaged, or it lacks a column that is needed.
     """
-    tables = list(in_order(lambda file: _listed(file, columns, store), files))
+    listed = list(in_order(lambda file: _listed(file, columns, store), files))
+    tables = [table for table, _ in listed]
     where = storage.redact(files[0].uri if len(files) == 1 else "the Parquet files")
     whole = kept.concatenated(tables, where)
     if large := _large_groups(tables):
@@ -74,7 +77,7 @@ def parquet_images(files: Sequence[PackedFile], columns: TableColumns, store: St
         names = pa.chunked_array([_places(table) for table in tables], pa.string())
     carried = ("key", "source", *columns.keep)
     own = {"file_name": names, "uri": whole["address"], **{name: whole[name] for name in carried}}
-    return numbered(pa.table(own))
+    return Piece(numbered(pa.table(own)), pa.chunked_array([sizes for _, sizes in listed]))
 
 
 @contextmanager
@@ -89,8 +92,8 @@ def _reading(uri: str) -> Iterator[None]:
         raise InputError(f"images: {shown}: cannot be read ({error})") from None
 
 
-def _listed(file: PackedFile, columns: TableColumns, store: Storage) -> pa.Table:
-    """Path, address, key, source and kept columns of the rows of a file.
+def _listed(file: PackedFile, columns: TableColumns, store: Storage) -> tuple[pa.Table, pa.Array]:
+    """Path, address, key, source and kept columns of the rows of a file, and their sizes in bytes.
 
     The metadata say which column holds the images, and how many row groups are large.
     """
@@ -111,7 +114,8 @@ def _listed(file: PackedFile, columns: TableColumns, store: Storage) -> pa.Table
         path = pa.nulls(footer.num_rows, pa.string())
     source = storage.printable(file.name)
     key = kept.key_name(columns)
-    return pa.table(
+    means = [chunk_bytes(group, column) // max(1, group.num_rows) for group in groups]
+    table = pa.table(
         {
             "path": path,
             "address": _addresses(sizes, column, storage.local_uri(storage.absolute(file.uri))),
@@ -120,6 +124,7 @@ def _listed(file: PackedFile, columns: TableColumns, store: Storage) -> pa.Table
             **{name: rows[name] for name in columns.keep},
         }
     ).replace_schema_metadata({"column": column, "large": str(_large(groups, column))})
+    return table, pa.array(np.repeat(np.array(means, np.int64), sizes))
 
 
 def _image_column(found: pa.Schema, columns: TableColumns, shown: str) -> str:
@@ -198,7 +203,7 @@ def _are_names(paths: pa.ChunkedArray) -> bool:
     if missing == len(paths):
         return not missing
     outside = pc.sum(pc.match_substring_regex(paths, _LEADS_OUT)).as_py() or 0
-    if not missing and not outside and all_differ(paths):
+    if not missing and not outside and not repeated(lambda: [paths]):
         return True
     logger.info(
         "images: named by file and row: of %d paths in the Parquet files %d are missing, %d lead "

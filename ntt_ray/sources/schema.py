@@ -6,9 +6,10 @@ there are `PACKED` too, and after them the columns of a table that were asked fo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +27,18 @@ class PackedFile(NamedTuple):
 
     name: str
     uri: str
+
+
+class Piece(NamedTuple):
+    """Some rows of a list of images.
+
+    Attributes:
+        images: the rows, with the columns of the list.
+        sizes: bytes of each image's file as int64; null where they are not known.
+    """
+
+    images: pa.Table
+    sizes: pa.ChunkedArray
 
 
 SCHEMA = pa.schema(
@@ -82,9 +95,14 @@ def _no_text(images: str, texts: Iterator[str]) -> InputError:
     return InputError(f"images: {storage.redact(images)}: the name {odd!r} is not valid Unicode")
 
 
-def numbered(packed: pa.Table) -> pa.Table:
-    """A list of packed images without ids as one with ids, which are numbers from 1."""
-    ids = pa.array(np.arange(1, len(packed) + 1))
+def without_sizes(images: pa.Table) -> Piece:
+    """A list of images of whose files no size is known."""
+    return Piece(images, pa.chunked_array([pa.nulls(len(images), pa.int64())]))
+
+
+def numbered(packed: pa.Table, first: int = 1) -> pa.Table:
+    """A list of packed images without ids as one with ids, which are numbers from `first` on."""
+    ids = pa.array(np.arange(first, first + len(packed)))
     known = len(packed_schema()) - 1
     kept = tuple(pa.field(field.name, field.type) for field in list(packed.schema)[known:])
     return pa.table([ids, *packed.columns], schema=packed_schema(kept))
@@ -101,21 +119,46 @@ def entries_of(images: pa.Table) -> list[ImageEntry]:
     return [ImageEntry(**row) for row in images.select(known).to_pylist()]
 
 
-def all_differ(column: pa.ChunkedArray) -> bool:
-    """Whether no value of a column, which has no nulls, is there twice."""
-    if _rises(column):
-        return True
-    if pa.types.is_string(column.type):
-        column = column.cast(pa.large_string())  # more than 2 GB of names may be told apart
-    return bool(pc.count_distinct(column).as_py() == len(column))
+def repeated(columns: Callable[[], Iterable[Any]]) -> dict[Any, int]:
+    """The values of a column without nulls that are there more than once, in their order.
+
+    It takes 16 bytes of memory for each value, and none where the values rise, as in a listing.
+
+    Args:
+        columns: gives the column in Arrow's arrays; called up to three times.
+    """
+    count, rises, last = 0, True, None
+    for column in columns():
+        rises, last = rises and _rises(column, last), column[-1].as_py() if len(column) else last
+        count += len(column)
+    if rises:
+        return {}
+    hashes, start = np.empty(count, np.int64), 0
+    for column in columns():
+        hashes[start : start + len(column)] = _hashes(column.to_pylist())
+        start += len(column)
+    hashes.sort()
+    twice = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
+    if not len(twice):
+        return {}
+    found = Counter[Any]()
+    for column in columns():
+        values = column.to_pylist()
+        suspect = np.flatnonzero(np.isin(_hashes(values), twice))
+        found.update(values[place] for place in suspect)
+    return {value: times for value, times in found.items() if times > 1}
 
 
-def _rises(column: pa.ChunkedArray) -> bool:
-    """Whether each value is above the one before, as in a listing; needs no memory."""
-    last = None
-    for chunk in column.chunks:
+def _hashes(values: list[Any]) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """64 bits of each value; they mean something in this process alone."""
+    return np.fromiter(map(hash, values), np.int64, len(values))
+
+
+def _rises(column: Any, last: Any) -> bool:
+    """Whether each value is above the one before it, as in a listing."""
+    for chunk in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
         below = pa.concat_arrays([pa.array([last], chunk.type), chunk.slice(0, len(chunk) - 1)])
         if not pc.all(pc.less(below, chunk)).as_py():  # the first is below nothing: null, skipped
             return False
-        last = chunk[len(chunk) - 1].as_py()
+        last = chunk[len(chunk) - 1].as_py() if len(chunk) else last
     return True

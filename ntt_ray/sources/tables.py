@@ -1,7 +1,8 @@
 """Tables of images: ``.parquet``, ``.csv`` or ``.jsonl`` with a column of addresses.
 
 A table may come from anybody, and workers read what it names with their own rights; so each row is
-checked. Of a Parquet file only the columns that are needed are read.
+checked. Of a Parquet file only the columns that are needed are read. A table is read in pieces,
+which wait on the disk of this machine until it is known whether any row has a key.
 """
 
 from __future__ import annotations
@@ -9,24 +10,35 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ntt_ray import storage
 from ntt_ray.errors import InputError
 from ntt_ray.settings import TableColumns
 from ntt_ray.sources import kept, schema
-from ntt_ray.sources.schema import Row, collected
+from ntt_ray.sources.plain_rows import plain_rows
+from ntt_ray.sources.schema import SCHEMA, Piece, Row, collected
+from ntt_ray.sources.spool import Spool
 from ntt_ray.storage import Storage
 from ntt_ray.storage.cells import cell_of
 from ntt_ray.storage.parts import part_of
 
+logger = logging.getLogger(__name__)
+
 TABLE_SUFFIXES = (".parquet", ".csv", ".jsonl")
+SIZE = "size"  # the column of sizes in bytes, if there is one
 _SHOWN = 5
+_MOST_BYTES = 1 << 40  # that a file may have; what is more is no size
+_CHUNK_BYTES = 1 << 20  # of a column that is read at once
+_TEXT_BYTES = 8 << 20
 
 
 class TableRows(NamedTuple):
@@ -36,16 +48,18 @@ class TableRows(NamedTuple):
         places: what the column of addresses holds; in a bad table anything at all.
         names: what the column ``file_name`` holds; None where there is none.
         carried: keys, perhaps null, and kept columns, by the names that they have in the table.
+        sizes: bytes of each file as int64; null where they are not known.
     """
 
-    places: Sequence[Any]
-    names: Sequence[Any]
+    places: list[Any]
+    names: list[Any]
     carried: pa.Table
+    sizes: pa.Array
 
 
-def table_images(
+def table_pieces(
     table: str, image_root: str, store: Storage, *, allow_local: bool, columns: TableColumns
-) -> pa.Table:
+) -> Iterator[Piece]:
     """The images that a table names, in its order, numbered from 1.
 
     Args:
@@ -57,24 +71,52 @@ def table_images(
 
     Raises:
         InputError: there is no such table, it is malformed, or a row cannot or may not be read.
+        StorageError: there is no room for temporary files.
     """
-    shown, carried = storage.redact(table), list[pa.Table]()
+    shown, check = storage.redact(table), _RowCheck(image_root, allow_local)
+    spool, kinds, keyed, unsized = Spool(), dict[pa.Schema, None](), False, 0
+    for rows in table_rows(table, "uri", columns, store):
+        images = _checked(rows, spool.rows, table, image_root, check)
+        keyed = keyed or kept.some_keys(rows.carried, columns)
+        kinds[rows.carried.schema.remove_metadata()] = None
+        unsized += rows.sizes.null_count
+        # one table on the disk; no two columns of it have one name
+        spool.add(pa.table([*images.columns, rows.sizes, *rows.carried.columns], _numbers(rows)))
+    if 0 < unsized < spool.rows:
+        logger.info("images: %d rows of %s have no whole number as their size", unsized, shown)
+    whole = kept.concatenated([kind.empty_table() for kind in kinds], shown)
+    known = len(SCHEMA)
+    for part in spool:
+        images = pa.table(part.columns[:known], schema=SCHEMA)
+        own = pa.table(part.columns[known + 1 :], whole.column_names)
+        images = kept.with_carried(images, [whole, own], columns, shown, keyed=keyed)
+        yield Piece(images, part.column(known))
 
-    def pairs() -> Iterator[tuple[Any, Any]]:
-        for rows in table_rows(table, "uri", columns, store):
-            carried.append(rows.carried)
-            yield from zip(rows.places, rows.names, strict=True)
 
-    images = collected(_checked(pairs(), shown, image_root, allow_local), table)
-    return kept.with_carried(images, carried, columns, shown)
+def _numbers(rows: TableRows) -> list[str]:
+    return [str(number) for number in range(len(SCHEMA) + 1 + rows.carried.num_columns)]
 
 
 def _checked(
-    pairs: Iterable[tuple[Any, Any]], table: str, image_root: str, allow_local: bool
+    rows: TableRows, before: int, table: str, image_root: str, check: _RowCheck
+) -> pa.Table:
+    """Rows as a list of images; `before` of them were before these."""
+    shown = storage.redact(table)
+    if rows.places and (found := plain_rows(rows.places, rows.names, image_root)) is not None:
+        # they differ in nothing that is checked
+        first = list(zip(rows.places[:1], rows.names, strict=False))
+        collected(_checked_rows(first, before, shown, image_root, check), table)
+        ids = pa.array(range(before + 1, before + 1 + len(rows.places)), pa.int64())
+        return pa.table([ids, *found], schema=SCHEMA)
+    pairs = zip(rows.places, rows.names, strict=True)
+    return collected(_checked_rows(pairs, before, shown, image_root, check), table)
+
+
+def _checked_rows(
+    pairs: Iterable[tuple[Any, Any]], before: int, table: str, image_root: str, check: _RowCheck
 ) -> Iterator[Row]:
     shown_root = storage.redact(image_root).rstrip("/") + "/"
-    check = _RowCheck(image_root, allow_local)
-    for number, (uri, name) in enumerate(pairs, start=1):
+    for number, (uri, name) in enumerate(pairs, start=before + 1):
         if not isinstance(uri, str) or not uri:
             raise InputError(f"images: row {number} of {table} has no uri")
         if storage.is_uri(uri) or uri.startswith("/"):
@@ -144,14 +186,24 @@ def table_rows(
     try:
         if table.lower().endswith(".parquet"):
             with store.open_read(table) as stream:
-                yield from _parquet_rows(pq.ParquetFile(stream), places, columns, shown)
+                file = pq.ParquetFile(stream, buffer_size=_CHUNK_BYTES)
+                yield from _parquet_rows(file, places, columns, shown)
         else:
-            yield from _text_rows(table, store.read_bytes(table), places, columns, shown)
+            with _text(table, store) as stream:
+                lines = io.TextIOWrapper(stream, "utf-8-sig", newline="\n")
+                yield from _text_rows(table, lines, places, columns, shown)
     except FileNotFoundError:
         where = storage.missing_folder(table)
         raise InputError(f"images: {shown}: no such file{where}") from None
     except (pa.ArrowException, OSError, ValueError, csv.Error, RecursionError) as error:
         raise InputError(f"images: {shown}: cannot be read ({error})") from None
+
+
+def _text(table: str, store: Storage) -> AbstractContextManager[IO[bytes]]:
+    """A text table as a stream; whole where a server need not know ranges, or sizes."""
+    if table.lower().startswith(("http://", "https://")):
+        return io.BytesIO(store.read_bytes(table))
+    return store.open_read(table, _TEXT_BYTES)
 
 
 def _parquet_rows(
@@ -162,12 +214,32 @@ def _parquet_rows(
         raise ValueError(no_column(places, found.names))
     fields = carried_fields(found, columns, shown)
     named = [name for name in ("file_name",) if name in found.names]
-    wanted = list(dict.fromkeys([places, *named, *(field.name for field in fields)]))
+    sized = [name for name in (SIZE,) if name in found.names and _is_size(found.field(name).type)]
+    wanted = list(dict.fromkeys([places, *named, *sized, *(field.name for field in fields)]))
     for batch in file.iter_batches(schema.BATCH, columns=wanted):
         names = batch.column("file_name").to_pylist() if named else [None] * len(batch)
         own = {kept.key_name(columns): pa.nulls(len(batch), pa.string())}
         own |= {field.name: kept.decoded(batch.column(field.name)) for field in fields}
-        yield TableRows(batch.column(places).to_pylist(), names, pa.table(own))
+        sizes = _sizes(batch.column(SIZE)) if sized else pa.nulls(len(batch), pa.int64())
+        yield TableRows(batch.column(places).to_pylist(), names, pa.table(own), sizes)
+
+
+def _is_size(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind))
+
+
+def _sizes(found: Any) -> pa.Array:
+    """Whole numbers as sizes; what cannot be one is none."""
+    possible = pc.and_(pc.greater_equal(found, 0), pc.less_equal(found, _MOST_BYTES))
+    return pc.if_else(possible, found, None).cast(pa.int64())
+
+
+def _size_of(value: Any) -> int | None:
+    """The size that a cell of a text table holds, if it holds one."""
+    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 16:
+        value = int(value)
+    is_size = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST_BYTES
+    return value if is_size else None
 
 
 def carried_fields(found: pa.Schema, columns: TableColumns, shown: str) -> list[pa.Field]:
@@ -178,13 +250,12 @@ def carried_fields(found: pa.Schema, columns: TableColumns, shown: str) -> list[
 
 
 def _text_rows(
-    table: str, data: bytes, places: str, columns: TableColumns, shown: str
+    table: str, lines: Iterable[str], places: str, columns: TableColumns, shown: str
 ) -> Iterator[TableRows]:
-    text = data.decode("utf-8-sig")
     if table.lower().endswith(".csv"):
-        rows: Iterator[Any] = csv.DictReader(io.StringIO(text))
+        rows: Iterator[Any] = csv.DictReader(lines)
     else:
-        rows = (json.loads(line) for line in text.split("\n") if line.strip())
+        rows = (json.loads(line) for line in lines if line.strip())
     key, found, number = kept.key_name(columns), dict[Any, None](), 1
     while some := list(islice(rows, schema.BATCH)):
         for row in some:
@@ -196,7 +267,8 @@ def _text_rows(
         for name in columns.keep:
             own[name] = kept.of_values(name, [row.get(name) for row in some], number, shown)
         names = [row.get("file_name") for row in some]
-        yield TableRows([row[places] for row in some], names, pa.table(own))
+        sizes = pa.array([_size_of(row.get(SIZE)) for row in some], pa.int64())
+        yield TableRows([row[places] for row in some], names, pa.table(own), sizes)
         number += len(some)
     if number > 1:
         kept.carried_names(columns, list(found), shown)

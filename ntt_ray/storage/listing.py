@@ -21,6 +21,7 @@ from ntt_ray.storage.s3_listing import s3_folder, s3_pages
 
 T = TypeVar("T")
 Retried = Callable[[Callable[[], T]], T]
+Page = dict[str, int | None]  # names, and bytes of each where the store says them unasked
 
 _HIDDEN = "a part of the name starts with a dot"
 _VERSION = "?versionId= in a name would be taken for a version of another object"
@@ -75,8 +76,8 @@ def pages(
     retried: Retried[Any],
     hidden: bool = False,
     divide_at: Sequence[str] = (),
-) -> Iterator[list[str]]:
-    """Names relative to a folder or key prefix, in no order.
+) -> Iterator[Page]:
+    """Names relative to a folder or key prefix, in no order, with the sizes that stores tell.
 
     Args:
         fs: a file system of fsspec.
@@ -96,6 +97,18 @@ def pages(
     return _at_once(fs, path, retried)
 
 
+def local_sizes(path: str, names: Sequence[str]) -> Page:
+    """Bytes of files below a local folder; None of those that are gone by now."""
+    return {name: _local_size(f"{path}/{name}") for name in names}
+
+
+def _local_size(path: str) -> int | None:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return None
+
+
 def folder(fs: Any, path: str, retried: Retried[Any]) -> list[str]:
     """Names of the files right below a folder or key prefix, in no order.
 
@@ -113,7 +126,7 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or "/." in name
 
 
-def _local_folders(path: str, hidden: bool) -> Iterator[list[str]]:
+def _local_folders(path: str, hidden: bool) -> Iterator[Page]:
     def refuse(error: OSError) -> None:
         raise error
 
@@ -124,7 +137,7 @@ def _local_folders(path: str, hidden: bool) -> Iterator[list[str]]:
         inner = [name for name in folders if hidden or not is_hidden(name)]
         names += [f"{name}/" for name in folders if not hidden and is_hidden(name)]
         folders[:] = [name for name in inner if not _leads_back(path, start, name)]
-        yield names if start == "." else [f"{start}/{name}" for name in names]
+        yield dict.fromkeys(names if start == "." else [f"{start}/{name}" for name in names])
 
 
 def _leads_back(root: str, start: str, name: str) -> bool:
@@ -137,9 +150,15 @@ def _leads_back(root: str, start: str, name: str) -> bool:
     return os.path.realpath(link) in {os.path.realpath(folder) for folder in way}
 
 
-def _at_once(fs: Any, path: str, retried: Retried[Any]) -> Iterator[list[str]]:
+def _at_once(fs: Any, path: str, retried: Retried[Any]) -> Iterator[Page]:
     base = path.rstrip("/") + "/"
-    # a web server is walked folder by folder, where fsspec would leave out what fails
-    options = {"on_error": "raise"} if "http" in fs.protocol else {}
-    found = retried(lambda: within(LONGEST_S, fs, "find", path, **options))
-    yield [name.removeprefix(base) for name in found if name.startswith(base)]
+    # a web server is walked folder by folder, where fsspec would leave out what fails; asked for
+    # sizes, it would be asked for each file
+    if "http" in fs.protocol:
+        found = dict.fromkeys(
+            retried(lambda: within(LONGEST_S, fs, "find", path, on_error="raise"))
+        )
+    else:
+        infos = retried(lambda: within(LONGEST_S, fs, "find", path, detail=True))
+        found = {name: info.get("size") for name, info in infos.items()}
+    yield {name.removeprefix(base): found[name] for name in found if name.startswith(base)}

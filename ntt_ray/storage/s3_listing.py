@@ -24,6 +24,7 @@ _LEVELS = 4  # of folders that are looked into for more folders
 _LOOK_PAGES = 16  # asked for at most when one folder is looked into
 Retried = Callable[[Callable[[], Any]], Any]
 Ask = Callable[..., Any]
+_Keys = dict[str, int | None]  # with their sizes in bytes
 
 
 @dataclass(frozen=True)
@@ -44,15 +45,17 @@ class _Part:
 
 def s3_pages(
     fs: Any, path: str, retried: Retried, divide_at: Sequence[str] = ()
-) -> Iterator[list[str]]:
-    """Pages of names below ``bucket/prefix``, relative to it; many threads call `retried`.
+) -> Iterator[dict[str, int | None]]:
+    """Pages of names below ``bucket/prefix``, relative to it, with the bytes of each object.
 
-    A key with a slash at its end stands for a folder, and is left out. `divide_at` are sorted names
-    at which a long listing is divided; without them it is divided at its folders.
+    Many threads call `retried`. A key with a slash at its end stands for a folder, and is left out.
+    `divide_at` are sorted names at which a long listing is divided; without them it is divided at
+    its folders.
     """
     ask, prefix = _asking(fs, path, retried)
     for keys in _keys(ask, prefix, [prefix + name for name in divide_at]):
-        yield [key.removeprefix(prefix) for key in keys if not key.endswith("/")]
+        sized = ((key, size) for key, size in keys.items() if not key.endswith("/"))
+        yield {key.removeprefix(prefix): size for key, size in sized}
 
 
 def s3_folder(fs: Any, path: str, retried: Retried) -> list[str]:
@@ -79,7 +82,7 @@ def _asking(fs: Any, path: str, retried: Retried) -> tuple[Ask, str]:
     return ask, prefix
 
 
-def _keys(ask: Ask, prefix: str, known: Sequence[str] = ()) -> Iterator[list[str]]:
+def _keys(ask: Ask, prefix: str, known: Sequence[str] = ()) -> Iterator[_Keys]:
     left = _Part()
     last, in_order = "", True
     for _ in range(LONG):
@@ -89,7 +92,7 @@ def _keys(ask: Ask, prefix: str, known: Sequence[str] = ()) -> Iterator[list[str
             return
         left = rest
         in_order &= [last, *keys] == sorted([last, *keys])  # S3's directory buckets keep none
-        last = keys[-1] if keys else last
+        last = next(reversed(keys), last)
     pool = ThreadPoolExecutor(AT_ONCE)
     try:
         bounds = [name for name in known if name > last]
@@ -107,14 +110,14 @@ def _keys(ask: Ask, prefix: str, known: Sequence[str] = ()) -> Iterator[list[str
         pool.shutdown(cancel_futures=True)
 
 
-def _page(ask: Ask, part: _Part) -> tuple[list[str], _Part | None]:
-    """The next keys of a part, and what is left of it."""
+def _page(ask: Ask, part: _Part) -> tuple[_Keys, _Part | None]:
+    """The next keys of a part with their sizes, and what is left of it."""
     where = {"StartAfter": part.start} if part.start else {}
     page = ask(**({"ContinuationToken": part.token} if part.token else where))
-    keys = [item["Key"] for item in page.get("Contents", ())]
-    is_done = not page.get("IsTruncated") or (keys and part.is_before(keys[-1]))
+    keys = {item["Key"]: item.get("Size") for item in page.get("Contents", ())}
+    is_done = not page.get("IsTruncated") or (keys and part.is_before(next(reversed(keys))))
     rest = None if is_done else replace(part, token=page["NextContinuationToken"])
-    return [key for key in keys if part.holds(key)], rest
+    return {key: size for key, size in keys.items() if part.holds(key)}, rest
 
 
 def _divided(part: _Part, bounds: list[str]) -> list[_Part]:

@@ -21,7 +21,7 @@ from ntt_ray.errors import InputError, MissingPackageError, StorageError
 from ntt_ray.storage import listing, web
 from ntt_ray.storage.cells import Cell, CellValue, cell_bytes, cell_of, read_values, value_bytes
 from ntt_ray.storage.deadlines import LONGEST_S, METADATA_S, range_s, within
-from ntt_ray.storage.listing import LeftOut
+from ntt_ray.storage.listing import LeftOut, Page
 from ntt_ray.storage.parts import part_of, read_part
 from ntt_ray.storage.publishing import (
     COPY_BYTES,
@@ -245,16 +245,37 @@ class Storage:
         divide_at: Sequence[str] = (),
     ) -> Iterator[list[str]]:
         """As `list_files`, a page of the store's answer at a time, in no order."""
-        what = f"listing {redact(prefix)}"
+        left_out = LeftOut() if left_out is None else left_out
+        found = self._pages(prefix, suffixes, hidden, left_out, divide_at)
+        return (list(page) for page in found)
+
+    def list_sizes(
+        self, prefix: str, suffixes: tuple[str, ...] = (), *, left_out: LeftOut | None = None
+    ) -> Iterator[Page]:
+        """As `list_pages`, with the size of each object in bytes; None where that is not known."""
         fs, path = self._open_fs(prefix)
         left_out = LeftOut() if left_out is None else left_out
+        for page in self._pages(prefix, suffixes, False, left_out, ()):
+            is_local = isinstance(fs, LocalFileSystem)
+            yield listing.local_sizes(path, list(page)) if is_local else page
+
+    def _pages(
+        self,
+        prefix: str,
+        suffixes: tuple[str, ...],
+        hidden: bool,
+        left_out: LeftOut,
+        divide_at: Sequence[str],
+    ) -> Iterator[Page]:
+        what = f"listing {redact(prefix)}"
+        fs, path = self._open_fs(prefix)
         seen, taken, told_at = 0, 0, time.monotonic()
         try:
             retried: Retried = lambda action: self._retried(action, what)  # noqa: E731
             for page in listing.pages(fs, path, retried, hidden, divide_at):
-                wanted = left_out.without(page, suffixes, hidden, hasattr(fs, "call_s3"))
+                wanted = left_out.without(list(page), suffixes, hidden, hasattr(fs, "call_s3"))
                 seen, taken = seen + len(page), taken + len(wanted)
-                yield wanted
+                yield {name: page[name] for name in wanted}
                 if time.monotonic() - told_at >= PROGRESS_S:
                     logger.info("%s: %d files so far, %d to take", what, seen, taken)
                     told_at = time.monotonic()

@@ -23,7 +23,6 @@ from ntt_ray.errors import InputError
 from ntt_ray.merge.digests import digest_of_bytes, digest_of_file
 from ntt_ray.merge.target import target_of
 from ntt_ray.records import ImageEntry
-from ntt_ray.run import manifest as manifest_file
 from ntt_ray.run.layout import (
     AGAIN_SUFFIX,
     BANK_FILE,
@@ -38,6 +37,7 @@ from ntt_ray.run.layout import (
 )
 from ntt_ray.run.record import RunRecord, read_record
 from ntt_ray.run.shard import check_body, read_shard, read_shard_bytes
+from ntt_ray.run.units import Units
 from ntt_ray.sources.schema import entries_of, schema_of
 from ntt_ray.storage import Storage
 from ntt_ray.verify.merged_files import check_files, find_merge, is_left
@@ -155,7 +155,7 @@ class _Manifest:
         schema = self._file.schema_arrow
         if not schema.equals(schema_of(schema)):
             raise ValueError("it has other columns than a manifest")
-        self._units = manifest_file.Units.of(self._file.metadata)
+        self._units = Units.of(self._file.metadata)
         self.sizes = self._units.sizes()
         self._firsts: dict[int, int] = {}  # first image of the units that were asked for
 

@@ -91,7 +91,7 @@ def _record_run(place: Place, bank: str) -> None:
     images = check_images(config, store)
     digests = {"encoder": "e", "proposer": "p"}
     identity = identity_of(config, images.manifest, Found(bank, digests, "fp32", "cpu"))
-    store.publish_bytes(f"{config.output}/manifest.parquet", images.manifest)
+    store.publish_stream(f"{config.output}/manifest.parquet", images.manifest.chunks())
     classes = [ClassLabel(1, "plate")]
     sizes = manifest_file.unit_sizes(images.manifest)
     record = make_record(

@@ -15,7 +15,7 @@ from benchmarks.made_shards import CLASSES, write_shards
 from ntt_ray.records import ImageEntry
 from ntt_ray.run import record
 from ntt_ray.run.layout import MANIFEST_FILE
-from ntt_ray.run.manifest import manifest_bytes
+from ntt_ray.run.manifest_writer import manifest_bytes
 from ntt_ray.storage import Storage
 from tests.support.run_files import manifest_table
 from tests.support.verify_run import identity

@@ -56,7 +56,7 @@ def test_the_estimate(golden_config, monkeypatch, resources, images_per_s, hours
 
     monkeypatch.setattr(sample_module, "decide", decide)
     config = build_config({**golden_config, "job": {"images_per_unit": 1000}})
-    found = sample_module._estimate(config, 1_000_000, MEASURED)
+    found = sample_module._estimate(config, 1_000_000, 1000, MEASURED)
     assert found.units == 1000
     assert found.images_per_s == pytest.approx(images_per_s)
     assert found.hours == pytest.approx(hours)

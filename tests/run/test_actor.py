@@ -71,6 +71,7 @@ def _actor(monkeypatch, models: FakeSpec, output: str, bank: bytes = b"") -> Lab
         patience_s=0,
         hang_s=300,
         decoders=1,
+        unit_bytes=1 << 20,
         run_token="run",
         provenance={},
     )

@@ -38,7 +38,7 @@ def begun(golden_config):
     bank = golden_bank(sources.classes(), sources.digest)
     output = Path(config.output)
     STORE.publish_bytes(str(output / "bank.safetensors"), bank.data)
-    STORE.publish_bytes(str(output / "manifest.parquet"), images.manifest)
+    STORE.publish_stream(str(output / "manifest.parquet"), images.manifest.chunks())
     digests = {"encoder": "e", "proposer": "p"}
     found = Found(bank_digest(bank.data), digests, "fp32", "cpu")
     record = make_record(

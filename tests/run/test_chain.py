@@ -7,11 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 from ray.data import DataContext
+from ray.data._internal.execution import backpressure_policy as theirs
 
 from ntt_ray.errors import LabelError, MissingPackageError, StorageError
 from ntt_ray.records import FetchedImage, ImageEntry
 from ntt_ray.run import chain, fetch
 from ntt_ray.run.cluster.connect import our_error
+from ntt_ray.run.cluster.fetch_limit import FetchLimit
 from ntt_ray.run.cluster.placement import Resources
 from ntt_ray.run.fetch import fetch_images
 
@@ -162,3 +164,23 @@ def test_pools_grow_though_their_actors_take_up_what_they_are_sent(monkeypatch):
     ours = [getattr(context.autoscaling_config, name) for name in names]
     # a share of the units at work, where theirs is a multiple of them
     assert ours == [value / chain.UNITS_AT_WORK for value in theirs]
+
+
+@pytest.mark.parametrize(("nodes", "memory"), [([64e9], 384 << 20), ([], None)])
+def test_fetching_reserves_memory_and_is_limited(monkeypatch, nodes, memory):
+    class Planned:
+        def map_batches(self, function, **options):
+            assert options["memory"] == memory
+            assert options["num_cpus"] == chain.TASK_CPUS
+            raise LookupError("far enough")
+
+    context = DataContext()
+    monkeypatch.setattr(DataContext, "get_current", lambda: context)
+    monkeypatch.setattr(chain.ray, "put", lambda data: None)
+    monkeypatch.setattr(chain.ray.data, "from_items", lambda *_, **__: Planned())
+    monkeypatch.setattr(chain, "node_memory", lambda: nodes)
+    job = SimpleNamespace(patience_s=0.0, unit_bytes=128 << 20)
+    with pytest.raises(LookupError):
+        list(chain.label_units(job, {0: False}, b"", Resources("cpu", 1, 1.0, 0.0), 1))
+    policies = context.get_config(theirs.ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY)
+    assert policies == [*theirs.ENABLED_BACKPRESSURE_POLICIES, FetchLimit]

@@ -6,11 +6,12 @@ from dataclasses import asdict
 
 import pytest
 
-from ntt_ray.errors import ImageError, StorageError
+from ntt_ray.errors import GivenBackError, ImageError, StorageError
 from ntt_ray.images import looks_cut
 from ntt_ray.records import FetchedImage, ImageEntry
 from ntt_ray.run import fetch
-from ntt_ray.run.fetch import MOST, fetch_images, fetched_image, weather
+from ntt_ray.run.fetch import MOST, fetch_images, weather
+from ntt_ray.run.fetched import fetched_image
 from tests.support.golden import GOLDEN
 
 DENIED = StorageError("reading s3://bucket/7.png: PermissionError: Access Denied")
@@ -148,3 +149,31 @@ def test_what_has_no_bytes_is_final_and_no_weather(waits):
     assert (waits, store.reads, weather(images)) == ([], 24, None)
     row = {**asdict(images[0].entry), "data": None, "error": images[0].error, "final": True}
     assert fetched_image(row) == images[0]
+
+
+@pytest.mark.parametrize(("most", "read"), [(None, 40), (1, 16), (25 * len(PNG), 41), (10**9, 40)])
+def test_no_read_is_begun_after_so_many_bytes(waits, most, read):
+    store = _Store(DENIED, set(), times=0)
+    images = fetch_images(_entries(40), store.read, 60, 600, most_bytes=most)
+    assert [image.entry.image_id for image in images] == list(range(1, 41))
+    unread = [image.is_unread for image in images]
+    assert sum(unread) == 40 - store.reads
+    assert store.reads <= min(read, 40)
+    assert unread == sorted(unread)  # those at the end
+
+
+def test_images_that_fail_do_not_count_as_bytes(waits):
+    store = _Store(DENIED, {f"/{i}.png" for i in range(1, 6)}, times=1000)
+    images = fetch_images(_entries(40), store.read, 60, 0, most_bytes=1)
+    assert [image.error is None for image in images] == [False] * 5 + [True] * 35
+
+
+def test_what_is_read_later_is_given_back_where_most_cannot_be_read(monkeypatch):
+    def read(entries, job, most_bytes):
+        assert most_bytes is None
+        return [FetchedImage(entry, None, "reading it: SlowDown") for entry in entries]
+
+    monkeypatch.setattr(fetch, "_read", read)
+    assert len(fetch.read_later(_entries(MOST - 1), None)) == MOST - 1
+    with pytest.raises(GivenBackError, match=f"{MOST} of {MOST} images could not be read: .*Slow"):
+        fetch.read_later(_entries(MOST), None)

@@ -17,6 +17,7 @@ from ntt_ray.errors import InputError, NttRayError
 from ntt_ray.merge.job import merge
 from ntt_ray.records import ImageEntry
 from ntt_ray.run import manifest as manifest_file
+from ntt_ray.run import manifest_writer
 from ntt_ray.run.layout import MANIFEST_FILE
 from ntt_ray.run.shard import iter_labels, labels_to_table, read_shard, table_to_bytes
 from ntt_ray.sources.image_list import list_images
@@ -58,7 +59,7 @@ def listed(name: str, data: bytes) -> bytes | None:
         images = tried(lambda: list_images(str(path), None, Storage()), InputError)
         if images is None:
             return None
-        made = manifest_file.manifest_bytes(images, 2)
+        made = manifest_writer.manifest_bytes(images, 2)
     assert sum(manifest_file.unit_sizes(made)) == len(images)
     assert set(manifest_file.file_names(made)) == set(images["image_id"].to_pylist())
     return made
@@ -129,7 +130,7 @@ def test_columns_of_parquet(columns):
 
 
 ENTRIES = [ImageEntry(number, f"{number}.jpg", f"/x/{number}.jpg") for number in range(1, 6)]
-MANIFEST = manifest_file.manifest_bytes(manifest_table(ENTRIES), 2)
+MANIFEST = manifest_writer.manifest_bytes(manifest_table(ENTRIES), 2)
 SHARD = table_to_bytes(labels_to_table([make_labels(1), make_labels(2, ())]), {"labels_hash": "h"})
 
 

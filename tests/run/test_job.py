@@ -13,7 +13,7 @@ import ray
 from ray.data import DataContext
 
 from ntt_ray.cli.progress import Reporter
-from ntt_ray.config import build_config
+from ntt_ray.config import JobConfig, build_config
 from ntt_ray.errors import (
     InputError,
     OutputMismatchError,
@@ -27,6 +27,8 @@ from ntt_ray.run.label import label
 from ntt_ray.run.prepare import build_run_bank
 from ntt_ray.run.shard import iter_labels, read_shard
 from ntt_ray.storage import Storage
+from ntt_ray.verify.problems import Findings
+from ntt_ray.verify.verify import verify
 from tests.support.golden import GOLDEN
 from tests.support.output_files import unknown_files
 
@@ -205,6 +207,37 @@ def test_bad_images_become_rows(golden_config, tmp_path):
         ("good.png", "ok", None),
         ("text.jpg", "failed", "not an image but a text"),
     ]
+
+
+def test_large_images_are_divided_and_read_when_their_turn_comes(
+    golden_config, tmp_path, monkeypatch
+):
+    """Where their sizes are known units end there; else what does not fit is read later."""
+    photos = sorted((GOLDEN / "targets").glob("*.png"))
+    of_each = {path.name: path.stat().st_size for path in photos}
+    lines = [f"{p},{turn}-{p.name},{of_each[p.name]}" for turn in range(5) for p in photos]
+    rows = {}
+    for name, columns, unit_bytes in (("known", 3, 2 * max(of_each.values())), ("unknown", 2, 1)):
+        kept = [",".join(line.split(",")[:columns]) for line in ["uri,file_name,size", *lines]]
+        (tmp_path / f"{name}.csv").write_text("\n".join(kept))
+        monkeypatch.setattr(JobConfig, "unit_bytes", unit_bytes)
+        images, output = str(tmp_path / f"{name}.csv"), str(tmp_path / name)
+        data = {**golden_config, "images": images, "image_root": None, "output": output}
+        config = build_config({**data, "job": {**data["job"], "images_per_unit": 100}})
+        units = []
+        label(config, lambda unit, *_, units=units: units.append(unit.images))
+        assert sum(units) == 20
+        assert len(units) == 1 if name == "unknown" else 5 <= len(units) < 20
+        shards = [read_shard(output, unit, Storage()) for unit in range(len(units))]
+        rows[name] = [labels for shard in shards for labels in iter_labels(shard)]
+        if name == "known":
+            assert merge_job.merge(config)[1].images == 20
+        findings = Findings()
+        verify(config, findings)
+        assert list(findings.counts) == ([] if name == "known" else ["not merged"])
+    assert rows["known"] == rows["unknown"]
+    assert {labels.status for labels in rows["known"]} <= {"ok", "empty"}
+    assert [labels.entry.image_id for labels in rows["known"]] == list(range(1, 21))
 
 
 def test_units_that_a_worker_could_not_do_are_named_with_the_error(golden_config):

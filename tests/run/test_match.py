@@ -48,6 +48,7 @@ def _job(output: str) -> LabelJob:
         patience_s=0,
         hang_s=300,
         decoders=1,
+        unit_bytes=1 << 20,
         run_token="run",
         provenance={"labels_hash": "0"},
         keeping=Keeping(0.95, SAID),

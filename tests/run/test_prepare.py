@@ -75,6 +75,7 @@ BY_CONTENT = {
 # Where the work runs and what is made of the labels.
 ACCEPTED = {
     "images_allow_local": True,
+    "job.unit_mb": 64,
     "output": "/moved",
     "storage_options": {"s3": {"endpoint_url": "http://127.0.0.1:1"}},
     "models.mirror": "/mirror",
@@ -82,8 +83,8 @@ ACCEPTED = {
     "proposals.max_iou": 0.9,  # means nothing where they are not kept
     "decode.memory_mb": 1000,
     "job.actors.min": 3,
-    "job.actors.max": 4,
     "job.actors.share": 0.5,
+    "job.actors.max": 4,
     "job.accelerator": "L4",
     "job.gpus_per_actor": 0.5,
     "job.cpus_per_actor": 2.0,

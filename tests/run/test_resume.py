@@ -15,7 +15,7 @@ from ntt_ray.config import build_config
 from ntt_ray.errors import InputError, OutputMismatchError
 from ntt_ray.records import ImageEntry
 from ntt_ray.run import manifest as manifest_file
-from ntt_ray.run import resume
+from ntt_ray.run import manifest_writer, resume
 from ntt_ray.run.layout import MANIFEST_FILE
 from ntt_ray.run.prepare import check_images
 from ntt_ray.run.record import Identity, make_record, write_record
@@ -53,7 +53,7 @@ def _begun(images, output):
     """A run that was begun and has no shard yet."""
     config = _config(images, output, images_per_unit=2)
     listed = list_images(config.images, None, STORE)
-    manifest = manifest_file.manifest_bytes(listed, 2)
+    manifest = manifest_writer.manifest_bytes(listed, 2)
     STORE.publish_bytes(storage.join(config.output, MANIFEST_FILE), manifest)
     digest = manifest_file.manifest_digest(manifest)
     identity = {"manifest": digest, "bank": "b", "method": {}, "models": MODELS}
@@ -114,15 +114,15 @@ def test_images_of_parquet_files_that_came_or_went_are_named(tmp_path, caplog, i
 
 def test_a_lost_manifest_of_a_run_that_knew_no_keys_is_found_again(tmp_path, monkeypatch):
     _tar(tmp_path / "a.tar")
-    manifest_bytes = manifest_file.manifest_bytes
+    manifest_bytes = manifest_writer.manifest_bytes
     with monkeypatch.context() as older:
         without = lambda images, size: manifest_bytes(images.select(SCHEMA.names), size)  # noqa: E731
-        older.setattr(manifest_file, "manifest_bytes", without)
+        older.setattr(manifest_writer, "manifest_bytes", without)
         config = _begun(tmp_path / "a.tar", tmp_path / "run")
     before = (tmp_path / "run" / MANIFEST_FILE).read_bytes()
     (tmp_path / "run" / MANIFEST_FILE).unlink()
     found = check_images(config, STORE)
-    assert (found.manifest, found.lost) == (before, True)
+    assert (found.manifest.sha256, found.lost) == (manifest_file.manifest_digest(before), True)
 
 
 def test_nothing_is_said_where_nothing_changed(tmp_path, caplog):
@@ -192,7 +192,7 @@ def test_a_list_is_compared_by_its_digest_and_read_only_where_that_differs(
     config = _begun(table, tmp_path / "run")
     caplog.set_level(logging.INFO)
     with monkeypatch.context() as patched:
-        patched.setattr(resume, "list_images", None)
+        patched.setattr(resume, "image_pieces", None)
         check_images(config, STORE)
     assert "list.csv is as it was when the run began" in caplog.text
     table.write_text("uri\n1.png\n2.png\n3.png\n")
@@ -281,7 +281,7 @@ def test_listing_again_takes_little_memory_for_an_image():
     """9 bytes are kept of each; a list of the names would take 70."""
     count = 200_000
     entries = [ImageEntry(n, f"photos/of/a/day/{n:09d}.jpg", "") for n in range(count)]
-    manifest = manifest_file.manifest_bytes(manifest_table(entries), 256)
+    manifest = manifest_writer.manifest_bytes(manifest_table(entries), 256)
     del entries
     pages = (
         [f"photos/of/a/day/{n:09d}.jpg" for n in range(start, start + 1000)]

@@ -114,6 +114,35 @@ def test_whole_images_have_their_rows_too(tmp_path, images_per_step):
     assert rows[3].detections == _labeler().label([np.asarray(Image.open(_stream(MIXED[3])))])[0]
 
 
+def _unread(images: list[FetchedImage]) -> list[FetchedImage]:
+    return [FetchedImage(image.entry, None, None) for image in images]
+
+
+@pytest.mark.parametrize("first", [0, 2, 6])
+def test_images_that_come_unread_are_read_group_by_group(tmp_path, monkeypatch, first):
+    monkeypatch.setattr(unit_module, "JOURNAL_STEP", 2)
+    asked = []
+
+    def read(entries):
+        asked.append([entry.image_id for entry in entries])
+        return [image for image in MIXED if image.entry in entries]
+
+    images = [*MIXED[:first], *_unread(MIXED[first:])]
+    rows = _units(tmp_path, read=read).label(0, images).rows
+    assert rows == _units(tmp_path).label(1, MIXED).rows
+    assert asked == [[1, 2], [3, 4], [5, 6]][first // 2 :]
+
+
+def test_a_unit_whose_unread_images_cannot_be_read_is_given_back(tmp_path):
+    def read(entries):
+        raise GivenBackError("8 of 8 images could not be read: SlowDown")
+
+    units = _units(tmp_path, read=read)
+    with pytest.raises(GivenBackError, match="SlowDown"):
+        units.label(0, _unread(MIXED))
+    assert [row.status for row in units.label(1, MIXED).rows].count("failed") == 3
+
+
 def _stream(image: FetchedImage) -> io.BytesIO:
     return io.BytesIO(image.data)
 

@@ -13,7 +13,8 @@ from ntt_ray.models.spec import ModelSpec
 from ntt_ray.records import ImageEntry, ImageLabels
 from ntt_ray.run.job import LABELLED, LabelJob
 from ntt_ray.run.layout import MANIFEST_FILE
-from ntt_ray.run.manifest import manifest_bytes, manifest_digest
+from ntt_ray.run.manifest import manifest_digest
+from ntt_ray.run.manifest_writer import manifest_bytes
 from ntt_ray.run.shard import accelerators_of, kept_columns, labels_to_row, read_shard
 from ntt_ray.run.write import write_units
 from ntt_ray.settings import DecodeSettings, MethodSettings
@@ -40,6 +41,7 @@ def _written(
         patience_s=0,
         hang_s=300,
         decoders=1,
+        unit_bytes=1 << 20,
         run_token="run",
         provenance={"labels_hash": "0"},
     )

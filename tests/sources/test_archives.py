@@ -177,34 +177,41 @@ def _listed(tmp_path, monkeypatch, name, small=0):
     return list_images(str(tmp_path / "shards"), None, Storage())
 
 
+def _check(images, per_unit):
+    """Whether the archives may be read by units of so many images, the list in two pieces."""
+    ends = [*range(per_unit, len(images), per_unit), len(images)]
+    pieces = [images.slice(0, 5), images.slice(5)]
+    archives.check_packed_tars(pieces, ends, per_unit, Storage())
+
+
 @pytest.mark.parametrize(("per_unit", "most"), [(1, 6), (2, 3), (4, 2), (5, 2)])
 def test_a_packed_tar_is_not_read_over_and_over(tmp_path, monkeypatch, per_unit, most):
     """Twelve images in two files; the second begins in the middle of a unit of 4, or of 5."""
     images = _listed(tmp_path, monkeypatch, "b 1.tgz")
     monkeypatch.setattr(archives, "MOST_READS", most)
-    archives.check_packed_tars(images, per_unit, Storage())
+    _check(images, per_unit)
     monkeypatch.setattr(archives, "MOST_READS", most - 1)
     with pytest.raises(InputError, match=rf"{most} units of {per_unit} images would each read"):
-        archives.check_packed_tars(images, per_unit, Storage())
+        _check(images, per_unit)
 
 
 def test_the_refusal_names_the_ways_out(tmp_path, monkeypatch):
     images = _listed(tmp_path, monkeypatch, "b 1.tgz")
     monkeypatch.setattr(archives, "MOST_READS", 3)
     with pytest.raises(InputError, match=r"gunzip -c a\.tar\.gz > a\.tar\), or set .* to 3 or"):
-        archives.check_packed_tars(images, 1, Storage())
-    archives.check_packed_tars(images, 3, Storage())
+        _check(images, 1)
+    _check(images, 3)
     with pytest.raises(InputError, match=r"gunzip -c 'b 1\.tgz' > 'b 1\.tar'\)"):
-        archives.check_packed_tars(images.slice(6), 1, Storage())
+        _check(images.slice(6), 1)
 
 
 def test_small_files_and_plain_tars_are_read_as_often_as_need_be(tmp_path, monkeypatch):
     monkeypatch.setattr(archives, "MOST_READS", 1)
     images = _listed(tmp_path, monkeypatch, "b.tar", small=10_000)
-    archives.check_packed_tars(images, 1, Storage())
+    _check(images, 1)
     monkeypatch.setattr(archives, "SMALL_BYTES", 0)
-    archives.check_packed_tars(images.slice(6), 1, Storage())
-    archives.check_packed_tars(images.select(SCHEMA.names), 1, Storage())
+    _check(images.slice(6), 1)
+    _check(images.select(SCHEMA.names), 1)
 
 
 def test_shards_as_of_img2dataset(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFile
 
 from ntt_ray.errors import InputError
-from ntt_ray.run import manifest
+from ntt_ray.run import manifest, manifest_writer
 from ntt_ray.run.layout import MANIFEST_FILE
 from ntt_ray.sources import image_list, schema
 from ntt_ray.sources.schema import entries_of
@@ -87,7 +87,7 @@ def test_a_prefix_with_odd_names(tmp_path):
     entries = _listed(str(tmp_path), None, Storage())
     assert sorted(e.file_name for e in entries) == sorted([*names, "\\udcff.png"])
     table = image_list.list_images(str(tmp_path), None, Storage())
-    data = manifest.manifest_bytes(table, 4)
+    data = manifest_writer.manifest_bytes(table, 4)
     assert manifest.file_names(data) == {e.image_id: e.file_name for e in entries}
     Storage().publish_bytes(str(tmp_path / "run" / MANIFEST_FILE), data)
     digest = manifest.manifest_digest(data)
@@ -178,7 +178,7 @@ def test_long_lists_are_gone_through_in_batches(tmp_path, monkeypatch):
     assert [_listed(place, None, Storage()) for place in places] == whole
     assert [entry.image_id for entry in whole[0]] == list(range(1, 22))
     bytes_of = {
-        manifest.manifest_bytes(image_list.list_images(place, None, Storage()), 3)
+        manifest_writer.manifest_bytes(image_list.list_images(place, None, Storage()), 3)
         for place in places[1:]
     }
     assert len(bytes_of) == 1  # however the table is divided

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ntt_ray.errors import InputError
-from ntt_ray.run.manifest import manifest_bytes
+from ntt_ray.run.manifest_writer import manifest_bytes
 from ntt_ray.settings import TableColumns
 from ntt_ray.sources import parquet_images
 from ntt_ray.sources.image_list import list_images

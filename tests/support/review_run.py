@@ -16,6 +16,7 @@ from ntt_ray.config import Config, build_config
 from ntt_ray.masks import Rle, encode_mask, rle_area, rle_bbox_xywh
 from ntt_ray.records import ClassLabel, Detection, ImageEntry, ImageLabels
 from ntt_ray.run import manifest as manifest_file
+from ntt_ray.run import manifest_writer
 from ntt_ray.run.layout import MANIFEST_FILE, shard_uri
 from ntt_ray.run.record import Identity, make_record, write_record
 from ntt_ray.run.shard import labels_to_table, table_to_bytes
@@ -49,7 +50,7 @@ def review_run(folder: Path, images: int = 24, **merge: Any) -> Config:
         for n in range(images)
     ]
     rows = [_labelled(entry, n) for n, entry in enumerate(entries)]
-    manifest = manifest_file.manifest_bytes(manifest_table(entries), PER_UNIT)
+    manifest = manifest_writer.manifest_bytes(manifest_table(entries), PER_UNIT)
     config = _config(folder, output, merge)
     STORE.publish_bytes(str(output / MANIFEST_FILE), manifest)
     identity = Identity.model_validate(

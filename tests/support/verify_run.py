@@ -15,6 +15,7 @@ from ntt_ray.config import Config, build_config
 from ntt_ray.merge.job import merge
 from ntt_ray.records import ClassLabel, ImageEntry, ImageLabels
 from ntt_ray.run import manifest as manifest_file
+from ntt_ray.run import manifest_writer
 from ntt_ray.run.layout import BANK_FILE, MANIFEST_FILE, shard_uri
 from ntt_ray.run.record import Identity, make_record, write_record
 from ntt_ray.run.shard import labels_to_table, table_to_bytes
@@ -50,7 +51,7 @@ class Run:
         labels[4] = ImageLabels.failed(labels[4].entry, "not an image")
         self.units = [labels[i : i + per_unit] for i in range(0, len(labels), per_unit)]
         entries = [ImageEntry(i.entry.image_id, i.entry.file_name, "/x") for i in labels]
-        manifest = manifest_file.manifest_bytes(manifest_table(entries), per_unit)
+        manifest = manifest_writer.manifest_bytes(manifest_table(entries), per_unit)
         self.identity = identity(manifest, bank, per_unit)
         self.publish(MANIFEST_FILE, manifest)
         self.publish(BANK_FILE, bank)

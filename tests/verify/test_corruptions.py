@@ -23,7 +23,7 @@ from ntt_ray.errors import NttRayError
 from ntt_ray.evaluate.job import evaluate_run
 from ntt_ray.merge.passes import WRITERS
 from ntt_ray.report.job import report_run
-from ntt_ray.run.manifest import manifest_bytes
+from ntt_ray.run.manifest_writer import manifest_bytes
 from ntt_ray.run.prepare import check_images
 from tests.support.commands import run_command
 from tests.support.verify_run import STORE, Run

@@ -198,6 +198,13 @@ def layout() -> Layout:
     )
 
 
+def node_memory() -> list[float]:
+    """Bytes of memory that Ray counts on each node where tasks may run."""
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    working = [node["Resources"] for node in nodes if node["Alive"]]
+    return [found.get("memory", 0.0) for found in working if found.get("CPU", 0.0) > 0]
+
+
 def _node(resources: Mapping[str, float], free: Mapping[str, float] | None = None) -> Node:
     prefix = "accelerator_type:"
     kinds = [name.removeprefix(prefix) for name in resources if name.startswith(prefix)]

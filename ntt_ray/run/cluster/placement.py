@@ -20,6 +20,10 @@ logger = logging.getLogger(__name__)
 TASK_CPUS = 0.25  # of a fetch or write task; they wait for the store most of the time
 NODE_CPUS = 2 * TASK_CPUS  # kept free on every node, for one of each
 
+# what a fetch task reserves: it has the images of a unit as they come and in one piece, and modules
+FETCH_UNITS, FETCH_BYTES = 2, 128 << 20
+NODE_SHARE = 4  # fetch tasks find room on any node, whatever a unit has
+
 
 @dataclass(frozen=True)
 class Node:
@@ -116,6 +120,20 @@ def fit(job: JobConfig, device: str, layout: Layout) -> Resources:
     if device == "cpu" or not found:
         return _on_cpus(job, layout)
     return _on_gpus(job, gpu_nodes)
+
+
+def fetch_memory(unit_bytes: int, nodes_bytes: Sequence[float]) -> int | None:
+    """Bytes of memory that a fetch task reserves, so that Ray starts no more than a node can hold.
+
+    Args:
+        unit_bytes: how many bytes the images of a unit have at most.
+        nodes_bytes: what Ray counts as the memory of each node on which tasks may run.
+
+    Returns:
+        None where Ray counts none: what no node offers would never be started.
+    """
+    least = min((int(have) for have in nodes_bytes if have > 0), default=0)
+    return min(FETCH_UNITS * unit_bytes + FETCH_BYTES, least // NODE_SHARE) or None
 
 
 def actors_by_gpu(node: Node, gpus_per_actor: float) -> int:

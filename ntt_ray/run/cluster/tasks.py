@@ -27,10 +27,12 @@ def run_task(
 ) -> R:
     """Run a picklable function as one Ray task and wait for it; `options` as Ray's take them.
 
+    With ``max_calls`` 1 its process ends with it: what it loaded would stay there for nothing.
+
     Raises:
         NttRayError: what the function raised.
     """
-    task = ray.remote(_call).options(**(options or {}))
+    task = ray.remote(**options)(_call) if options else ray.remote(_call)
     return cast(R, _result(task.remote(function, *arguments)))
 
 

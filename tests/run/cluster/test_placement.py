@@ -10,7 +10,7 @@ from ray.cluster_utils import Cluster
 
 from ntt_ray.config import JobConfig, build_config
 from ntt_ray.errors import ConfigError
-from ntt_ray.run.cluster.placement import NODE_CPUS, Layout, Node, fit
+from ntt_ray.run.cluster.placement import NODE_CPUS, Layout, Node, fetch_memory, fit
 from tests.support.paths import ROOT
 
 GPU = Node(8, 1)
@@ -48,6 +48,20 @@ LAYOUTS = {
         ("cuda", 2, 3.75, 1),
     ),
 }
+
+
+RESERVED = {
+    "twice a unit, and modules": (128 << 20, [64e9], 384 << 20),
+    "what a small node can hold": (1 << 30, [64e9, 2e9], 500_000_000),
+    "nodes that count none": (128 << 20, [0.0, 64e9], 384 << 20),
+    "no node that counts any": (128 << 20, [0.0], None),
+    "no node yet": (128 << 20, [], None),
+}
+
+
+@pytest.mark.parametrize(("unit", "nodes", "expected"), RESERVED.values(), ids=RESERVED)
+def test_what_a_fetch_task_reserves(unit, nodes, expected):
+    assert fetch_memory(unit, nodes) == expected
 
 
 @pytest.mark.parametrize("case", LAYOUTS)
