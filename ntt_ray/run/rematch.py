@@ -97,7 +97,8 @@ def _prepared(plan: RematchPlan, store: Storage) -> RematchJob:
         check_same_output(plan, identity)
         identity = plan.begun.recorded.identity
     else:
-        store.publish_bytes(storage.join(config.output, MANIFEST_FILE), plan.manifest)
+        uri = storage.join(config.output, MANIFEST_FILE)
+        store.publish_stream(uri, plan.manifest.chunks())
         publish_bank(config, store, bank, plan.sources, built)
         record = make_record(
             identity=identity,

@@ -6,6 +6,7 @@ bank, and the settings of the method that need no image. It writes nothing.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from ntt_ray.run.bank_ahead import known_digest
 from ntt_ray.run.done import whole_shards
 from ntt_ray.run.identity import Found, identity_of, with_unit_images
 from ntt_ray.run.layout import MANIFEST_FILE, RECORD_FILE
+from ntt_ray.run.local_manifest import ManifestFile, local_manifest
 from ntt_ray.run.prepare import CheckClasses, check_output, classes_of
 from ntt_ray.run.proposal_shard import PROPOSING, existing_proposals, keeps_proposals
 from ntt_ray.run.record import (
@@ -76,7 +78,7 @@ class RematchPlan:
     config: Config
     source: str
     kept: RunRecord
-    manifest: bytes
+    manifest: ManifestFile
     sizes: tuple[int, ...]
     sources: BankInputs | BankFile
     bank: BankFile | None
@@ -150,21 +152,18 @@ def _kept_run(source: str, output: str, store: Storage) -> RunRecord:
     return kept
 
 
-def _manifest(source: str, kept: RunRecord, store: Storage) -> bytes:
-    uri = storage.join(source, MANIFEST_FILE)
-    try:
-        manifest = store.read_bytes(uri)
-    except FileNotFoundError:
-        manifest = b""
-    if manifest_file.manifest_digest(manifest) != kept.identity.manifest:
-        raise InputError(
-            f"{storage.redact(uri)}: is missing, or not the manifest that {RECORD_FILE} speaks of; "
-            "the command that made that run writes it again"
-        )
-    return manifest
+def _manifest(source: str, kept: RunRecord, store: Storage) -> ManifestFile:
+    with contextlib.suppress(FileNotFoundError):
+        manifest = local_manifest(source, store)
+        if manifest.sha256 == kept.identity.manifest:
+            return manifest
+    raise InputError(
+        f"{storage.redact(storage.join(source, MANIFEST_FILE))}: is missing, or not the manifest "
+        f"that {RECORD_FILE} speaks of; the command that made that run writes it again"
+    )
 
 
-def _with_kept_settings(config: Config, kept: RunRecord, manifest: bytes) -> Config:
+def _with_kept_settings(config: Config, kept: RunRecord, manifest: ManifestFile) -> Config:
     """The config with what only the run that kept the proposals says."""
     config = with_unit_images(config, manifest, kept)
     if config.proposals.keep:
@@ -188,7 +187,9 @@ def _found(config: Config, kept: RunRecord) -> Found:
     return found
 
 
-def _refuse_other_settings(config: Config, kept: RunRecord, manifest: bytes, source: str) -> None:
+def _refuse_other_settings(
+    config: Config, kept: RunRecord, manifest: ManifestFile, source: str
+) -> None:
     here = identity_of(config, manifest, _found(config, kept)).plain()
     found = _refusals(kept.identity.plain(), here)
     if found:
@@ -234,7 +235,7 @@ def _known_bank(
     return next((bank for bank in found if bank is not None), None)
 
 
-def begun_output(config: Config, kept: RunRecord, manifest: bytes, store: Storage) -> Begun:
+def begun_output(config: Config, kept: RunRecord, manifest: ManifestFile, store: Storage) -> Begun:
     """Look at the output.
 
     Raises:
