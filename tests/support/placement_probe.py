@@ -46,7 +46,7 @@ def main() -> None:
     label.fetch_units = partial(stage, "fetched_on")
     label.write_units = partial(stage, "written_on")
     label.LabelActor, label.UnitDone = Actor, dict
-    job = SimpleNamespace(patience_s=0.0, unit_bytes=128 << 20)
+    job = SimpleNamespace(patience_s=0.0, unit_bytes=128 << 20, keeping=None)
     units = dict.fromkeys(range(int(sys.argv[2])), False)
     for unit in label.label_units(job, units, b"bank", resources, 1):
         print(json.dumps(unit), flush=True)
