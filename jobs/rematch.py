@@ -1,4 +1,4 @@
-"""``ray job submit -- python jobs/rematch.py CONFIG --from OUTPUT``: ``ntt-ray rematch``."""
+"""``ray job submit -- python jobs/rematch.py CONFIG``: the command ``ntt-ray rematch``."""
 
 import sys
 from pathlib import Path

@@ -12,7 +12,13 @@ from ntt_ray.cli.app import app, say
 from ntt_ray.errors import InputError
 
 # script -> the command that it is
-JOBS = {"build_bank": "bank", "label": "label", "merge": "merge", "evaluate": "evaluate"}
+JOBS = {
+    "build_bank": "bank",
+    "label": "label",
+    "rematch": "rematch",
+    "merge": "merge",
+    "evaluate": "evaluate",
+}
 _SCRIPT = '''"""``ray job submit -- python jobs/{name}.py CONFIG``: the command ``{program}``."""
 
 import sys

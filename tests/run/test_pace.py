@@ -11,6 +11,7 @@ import pytest
 
 from ntt_ray.cli.progress import Reporter
 from ntt_ray.run import label
+from ntt_ray.run.cluster.placement import Resources
 from ntt_ray.run.job import Pace, UnitDone
 from ntt_ray.storage import Storage
 
@@ -117,7 +118,7 @@ def test_status_and_log_say_the_same(
     heard: list[float] = []
     lock: Any = SimpleNamespace(check=lambda: None, progress={})
     job: Any = SimpleNamespace(output="out", store=Storage())
-    models = SimpleNamespace(resources=None)
+    models = SimpleNamespace(resources=Resources("cpu", actors, 1.0, 0.0))
     sizes = [IMAGES] * len(units)
     prepared: Any = SimpleNamespace(images=SimpleNamespace(sizes=sizes), bank=b"", models=models)
     with Reporter() as reporter, caplog.at_level("INFO"):
@@ -128,7 +129,9 @@ def test_status_and_log_say_the_same(
             assert reporter.images_per_s == lock.progress["images_per_s"]
 
         work = dict.fromkeys(range(len(units)), False)
-        label._label_units(job, prepared, list(work), work, lock, on_unit, stop_on_drift=False)
+        label._label_units(
+            *(prepared, list(work), lock, on_unit, job, work), part=None, stop_on_drift=False
+        )
     expected = actors * IMAGES / 4.0
     assert heard == pytest.approx([expected] * len(units), rel=0.15)
     assert f"{IMAGES} of {len(units) * IMAGES} images, {expected:.2f} images/s" in caplog.text

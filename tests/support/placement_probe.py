@@ -27,7 +27,7 @@ def here() -> str:
     return str(ray.get_runtime_context().get_node_id())
 
 
-def stage(name: str, batch: pa.Table, job: Any = None) -> pa.Table:
+def stage(name: str, batch: pa.Table, job: Any = None, bank: Any = None) -> pa.Table:
     return batch.append_column(name, [[here()] * len(batch)])
 
 
