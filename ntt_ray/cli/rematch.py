@@ -23,6 +23,7 @@ from ntt_ray.cli.run import finish_steps
 
 if TYPE_CHECKING:
     from ntt_ray.config import Config
+    from ntt_ray.run.prepare import CheckClasses
 
 From = Annotated[
     str, typer.Option("--from", metavar="OUTPUT", help="The output of a run that kept proposals.")
@@ -47,7 +48,7 @@ def rematch(
     settings = start(config, overrides, False, verbose)
     check = partial(check_later_steps, settings)
     if dry_run:
-        _print_plan(settings, source)
+        _print_plan(settings, source, check)
         return
     from ntt_ray.run.rematch import rematch as match_again
 
@@ -56,10 +57,10 @@ def rematch(
     finish_steps(settings, reporter.images_per_s)
 
 
-def _print_plan(settings: Config, source: str) -> None:
+def _print_plan(settings: Config, source: str, check: CheckClasses) -> None:
     from ntt_ray.run.rematch_plan import make_rematch_plan
 
-    plan = make_rematch_plan(settings, source, partial(check_later_steps, settings))
+    plan = make_rematch_plan(settings, source, check)
     bank = "is built first, by the encoder" if plan.bank is None else "is there"
     say(f"proposals: {storage.redact(plan.source)}, {len(plan.sizes)} units")
     say(f"bank: {bank}")

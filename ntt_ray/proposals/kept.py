@@ -82,7 +82,7 @@ class ImageProposals:
         error: why it failed, for people.
         views: what was found in each view; the first is the whole image.
         failure: the kind of failure, as in `ImageLabels`.
-        notes: as in `ImageLabels`.
+        notes: what may surprise in how the file became pixels, by the names of `records.NOTES`.
     """
 
     entry: ImageEntry

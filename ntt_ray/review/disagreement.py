@@ -32,7 +32,7 @@ class Difference:
 
     Attributes:
         size: 1 where the other run has no such object, or of another class; else 1 - IoU.
-        reason: in words, why the two runs disagree there.
+        reason: why the two runs disagree about this label, in words for people.
     """
 
     size: float

@@ -178,7 +178,8 @@ class Keeping:
     """How proposals are kept.
 
     Attributes:
-        max_iou: see `ProposalSettings`.
+        max_iou: the IoU at low resolution that two kept masks of an image may have at most; None
+            keeps all masks.
         metadata: what the metadata of every proposal shard says.
     """
 

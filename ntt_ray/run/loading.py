@@ -64,7 +64,8 @@ def loaded_keeper(
         models: how to load them.
         bank: the memory bank's file, which labels will be made with.
         method: the settings of the method.
-        max_iou: see `ProposalSettings`.
+        max_iou: the IoU at low resolution that two kept masks of an image may have at most; None
+            keeps all masks.
 
     Raises:
         WeightsError, InputError: as of `loaded_labeler`.

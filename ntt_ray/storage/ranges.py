@@ -10,19 +10,11 @@ from ntt_ray.storage.retries import TruncatedReadError
 BUFFER_BYTES = 64 << 10
 
 
-class RangeReader(io.RawIOBase):
-    """A seekable stream over an object of `size` bytes.
+class SizedStream(io.RawIOBase):
+    """A stream with a position over an object of `size` bytes; who inherits it reads."""
 
-    fsspec's own would read far ahead, which costs more than it gives for the footer and one row
-    group of a Parquet file. `read_range` gives the bytes from a start to an end, the end excluded.
-
-    Attributes:
-        requests: how many ranges were read.
-    """
-
-    def __init__(self, size: int, read_range: Callable[[int, int], bytes]) -> None:
-        self.requests = 0
-        self._size, self._read_range, self._position = size, read_range, 0
+    def __init__(self, size: int) -> None:
+        self._size, self._position = size, 0
 
     def readable(self) -> bool:
         """True: the stream can always be read."""
@@ -41,6 +33,22 @@ class RangeReader(io.RawIOBase):
         origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
         self._position = max(0, origin + offset)
         return self._position
+
+
+class RangeReader(SizedStream):
+    """A seekable stream over an object of `size` bytes.
+
+    fsspec's own would read far ahead, which costs more than it gives for the footer and one row
+    group of a Parquet file. `read_range` gives the bytes from a start to an end, the end excluded.
+
+    Attributes:
+        requests: how many ranges were read.
+    """
+
+    def __init__(self, size: int, read_range: Callable[[int, int], bytes]) -> None:
+        super().__init__(size)
+        self.requests = 0
+        self._read_range = read_range
 
     def readinto(self, buffer) -> int:  # type: ignore[no-untyped-def]  # a writable buffer
         """Fill a buffer from the position on, and return the number of bytes read."""

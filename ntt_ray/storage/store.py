@@ -174,7 +174,7 @@ class Storage:
 
         Args:
             uri: the object.
-            step_bytes: of another store's object, how much one request reads.
+            step_bytes: how many bytes one request reads where the store is not S3.
 
         Raises:
             StorageError: also where an object in a store has changed since the first request.

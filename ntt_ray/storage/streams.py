@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +10,7 @@ from fsspec.asyn import sync
 from ntt_ray.errors import StorageError
 from ntt_ray.storage.deadlines import METADATA_S, range_s, within
 from ntt_ray.storage.publishing import Retried
+from ntt_ray.storage.ranges import SizedStream
 from ntt_ray.storage.retries import TruncatedReadError, statuses
 
 PIECE_BYTES = 1 << 20  # what a reader of a stream keeps of it
@@ -23,8 +23,8 @@ class S3Stream:
 
     Args:
         fs: an ``s3fs.S3FileSystem``.
-        path: of the object.
-        position: of the first byte.
+        path: the path of the object in that file system.
+        position: the position of the first byte that is wanted, from 0.
         version: the object's ETag; another object there is an error.
     """
 
@@ -51,7 +51,7 @@ class S3Stream:
         self._loop.call_soon_threadsafe(self._body.close)
 
 
-class ForwardReader(io.RawIOBase):
+class ForwardReader(SizedStream):
     """A stream over an object of `size` bytes that is meant to be read forwards.
 
     `SKIP_BYTES` and less are skipped by reading them. A longer way, a way back and a failure that
@@ -62,29 +62,11 @@ class ForwardReader(io.RawIOBase):
     """
 
     def __init__(self, size: int, open_at: Callable[[int], S3Stream], retried: Retried) -> None:
+        super().__init__(size)
         self.requests = 0
-        self._size, self._open_at, self._retried = size, open_at, retried
-        self._position = 0
+        self._open_at, self._retried = open_at, retried
         self._stream: S3Stream | None = None
         self._stream_at = 0  # position of the next byte of `_stream`
-
-    def readable(self) -> bool:
-        """True: the stream can always be read."""
-        return True
-
-    def seekable(self) -> bool:
-        """True: the stream can always be moved in."""
-        return True
-
-    def tell(self) -> int:
-        """The position in bytes from the start."""
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move to a position, which is returned; one before the start becomes the start."""
-        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        self._position = max(0, origin + offset)
-        return self._position
 
     def readinto(self, buffer) -> int:  # type: ignore[no-untyped-def]  # a writable buffer
         """Fill a buffer from the position on, and return the number of bytes read."""

@@ -244,6 +244,7 @@ def test_what_others_give_back_is_taken(gpu_cluster):
         assert holder.stdout.readline() == "True\n"
         with _probe(cluster, {"gpus_per_actor": 0.5}, 2000) as probe:
             units = [json.loads(probe.stdout.readline() or probe.stderr.read()) for _ in range(20)]
+            assert {unit["actors"] for unit in units} == {2}  # as many as found room at the start
             assert len({unit["actor"] for unit in units}) == 2
             holder.kill()
             actors = set()
