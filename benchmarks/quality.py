@@ -2,6 +2,7 @@
 
     python -m benchmarks.quality --json quality.json            # five seeds; about an hour
     python -m benchmarks.quality --json quality.json --seeds 7  # one; seeds in the file are kept
+    python -m benchmarks.quality --kinds demo --variants clean  # against the paper's path, alone
 
 Four kinds of scenes, all of families that the demo weights were not trained on, 5 references each:
 
@@ -14,8 +15,9 @@ Four kinds of scenes, all of families that the demo weights were not trained on,
 
 Of each seed every option is compared with the paper's path on the same images, in the same process
 and in turn, image by image; where an option changes nothing but the matching, the models see the
-image once for all of them, and their seconds count for each. Prints for each kind of scenes means
-and standard deviations over the seeds, and the same of the differences from the paper's path.
+image once for all of them (twice, where some take all outputs), and their seconds count for each.
+Prints for each kind of scenes means and standard deviations over the seeds, and the same of the
+differences from the paper's path.
 
 False alarms are counted at the score with the best F1 over all classes: the share of the images
 without a class in which it is found (the mean of the classes), and of those without any object.
@@ -35,6 +37,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from benchmarks.measure import machine, write_json
 from benchmarks.quality_scenes import (
@@ -50,11 +53,12 @@ from benchmarks.quality_scenes import (
 )
 from ntt_ray.demo.families import NOVEL_FAMILIES
 from ntt_ray.evaluate.evaluation import evaluate
-from ntt_ray.images import resize_square
+from ntt_ray.images import RgbImage, resize_square
 from ntt_ray.method.labeler import Labeler
 from ntt_ray.method.tiling import TiledLabeler, make_labeler
 from ntt_ray.models.dinov2 import Dinov2Encoder
 from ntt_ray.models.inputs import to_input
+from ntt_ray.models.interfaces import Proposals
 from ntt_ray.models.published import BUNDLED, bundled_file
 from ntt_ray.models.sam2.proposer import Sam2Proposer
 from ntt_ray.records import ClassLabel, Detection, PromptWork
@@ -69,6 +73,8 @@ from ntt_ray.settings import (
 
 SEEDS = (7, 21, 31, 41, 51)
 MIN_SMALL_OBJECTS = 10  # of each seed: with fewer their AP says nothing
+# what decides the figures of a seed
+CHOSEN = ("images", "large_images", "kinds", "variants")
 
 
 @dataclass(frozen=True)
@@ -196,14 +202,17 @@ class Measured:
 
 
 def main() -> None:
-    arguments = _parser().parse_args()
+    parser = _parser()
+    arguments = parser.parse_args()
+    if unknown := set(arguments.variants or ()).difference(*VARIANTS.values()):
+        parser.error(f"no such variant: {', '.join(sorted(unknown))}")
     torch.set_num_threads(1)  # as in a run on CPUs
-    sizes = {"images": arguments.images, "large_images": arguments.large_images}
+    sizes = {name: getattr(arguments, name) for name in CHOSEN}
     kept: dict[str, Any] = sizes | {"seeds": {}}
     if arguments.json and arguments.json.exists():
         kept = json.loads(arguments.json.read_text())
-        if sizes != {key: kept[key] for key in sizes}:
-            raise SystemExit(f"{arguments.json}: holds seeds of other numbers of images")
+        if sizes != {key: kept.get(key) for key in sizes}:
+            raise SystemExit(f"{arguments.json}: holds seeds of other choices")
     found = kept["seeds"]
     for seed in arguments.seeds:
         if str(seed) not in found:
@@ -219,20 +228,35 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--large-images", type=int, default=8)
+    parser.add_argument("--kinds", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--variants", nargs="+", default=None, help="beside the paper's; or all")
     parser.add_argument("--json", type=Path, default=None)
     return parser
 
 
 @torch.inference_mode()
-def measure(seed: int, images: int, large_images: int) -> dict[str, Found]:
-    """Figures of every variant by kind of scenes, for one seed."""
+def measure(
+    seed: int,
+    images: int,
+    large_images: int,
+    kinds: Sequence[str] = tuple(VARIANTS),
+    variants: Sequence[str] | None = None,
+) -> dict[str, Found]:
+    """Figures of every variant, or of some and the paper's path, by kind, for one seed."""
     encoder = Dinov2Encoder.load(
         bundled_file(BUNDLED["dinov2_demo"]), name="dinov2_demo", image_size=280
     )
-    proposer = Sam2Proposer.load(
-        bundled_file(BUNDLED["sam2_demo"]), name="sam2_demo", image_size=320, points_per_side=16
-    )
-    side = proposer.image_size
+    proposers = [
+        Sam2Proposer.load(
+            bundled_file(BUNDLED["sam2_demo"]),
+            name="sam2_demo",
+            image_size=320,
+            points_per_side=16,
+            all_outputs=all_outputs,
+        )
+        for all_outputs in (False, True)
+    ]
+    side = proposers[0].image_size
     order = np.random.default_rng([seed, 11]).permutation(len(NOVEL_FAMILIES)).tolist()
     half = len(order) // 2
     every = [[k] for k in range(len(order))]
@@ -250,39 +274,43 @@ def measure(seed: int, images: int, large_images: int) -> dict[str, Found]:
                 name,
                 variant,
                 make_labeler(
-                    encoder, proposer, means.bank(groups, variant.background), variant.settings
+                    encoder,
+                    proposers[variant.settings.all_outputs],
+                    means.bank(groups, variant.background),
+                    variant.settings,
                 ),
             )
             for name, variant in VARIANTS[kind].items()
+            if variants is None or name in (PLAIN, *variants)
         ]
         return compare(measured, scenes, class_labels(groups))
 
-    return {
-        "demo": compared("demo", clear, every, demo),
-        "looks": compared("looks", clear, looks, demo.grouped(looks)),
-        "strangers": compared("strangers", busy, known, demo.grouped(known)),
-        "large": compared("large", clear, every, large),
+    scenes = {
+        "demo": (clear, every, demo),
+        "looks": (clear, looks, demo.grouped(looks)),
+        "strangers": (busy, known, demo.grouped(known)),
+        "large": (clear, every, large),
     }
+    return {kind: compared(kind, *scenes[kind]) for kind in kinds}
 
 
 def compare(measured: Sequence[Measured], scenes: Scenes, classes: Sequence[ClassLabel]) -> Found:
     """Label every image in every way, in turn; the paper's path comes first."""
-    first = measured[0].labeler
-    assert isinstance(first, Labeler), measured[0].name
     for own in measured:
         own.labeler.label([scenes.pictures[0][:320, :320]])  # what is computed once is no labelling
         own.labeler.take_work()
     for image, picture in zip(scenes.truth["images"], scenes.pictures, strict=True):
-        started = time.perf_counter()
-        inputs = to_input([resize_square(picture, first.proposer.image_size)])
-        features = first.encoder.encode(inputs)
-        (proposals,) = first.propose(inputs, features, [0])
-        models_s = time.perf_counter() - started
+        seen: dict[bool, tuple[Tensor, Proposals, float]] = {}  # by whether all outputs are taken
         for own in measured:
+            settings = own.variant.settings
+            if own.variant.matching_only and settings.all_outputs not in seen:
+                assert isinstance(own.labeler, Labeler)
+                seen[settings.all_outputs] = proposed(own.labeler, picture)
             started = time.perf_counter()
             if own.variant.matching_only:
                 assert isinstance(own.labeler, Labeler)
-                best = own.labeler.best(features[0], proposals, picture.shape[:2])
+                features, proposals, models_s = seen[settings.all_outputs]
+                best = own.labeler.best(features, proposals, picture.shape[:2])
                 detections = best.detections(own.labeler.category_ids)
                 seconds = models_s + time.perf_counter() - started
             else:
@@ -292,6 +320,15 @@ def compare(measured: Sequence[Measured], scenes: Scenes, classes: Sequence[Clas
     plain_seconds = measured[0].seconds
     figures = {own.name: own.figures(scenes, classes, plain_seconds) for own in measured}
     return {"sizes": scenes.sizes(), "variants": figures}
+
+
+def proposed(labeler: Labeler, picture: RgbImage) -> tuple[Tensor, Proposals, float]:
+    """What the models say of a picture, features and proposals, and the seconds that took."""
+    started = time.perf_counter()
+    inputs = to_input([resize_square(picture, labeler.proposer.image_size)])
+    features = labeler.encoder.encode(inputs)
+    (proposals,) = labeler.propose(inputs, features, [0])
+    return features[0], proposals, time.perf_counter() - started
 
 
 def tables(seeds: Sequence[Mapping[str, Found]]) -> Iterator[str]:

@@ -21,7 +21,7 @@ class SleepingSpec(ModelSpec):
 
         return SleepingEncoder()
 
-    def load_proposer(self, points_per_side: int) -> Any:
+    def load_proposer(self, points_per_side: int, all_outputs: bool = False) -> Any:
         """See `sleeping_models`."""
         from benchmarks.sleeping_models import SleepingProposer
 

@@ -285,11 +285,11 @@ class Config(Settings):
     def _check(self) -> Config:
         if (self.references is None) == (self.bank is None):
             raise ValueError("give either references or bank (exactly one of them)")
-        if self.proposals.keep and self.method.prompts is not None:
+        reasons = self.method.unlike_kept() if self.proposals.keep else {}
+        for name, why in reasons.items():
             raise ValueError(
-                "proposals.keep and method.prompts exclude each other: prompts ask SAM2 only where "
-                "an image resembles a class, so what is kept would depend on the classes. Set "
-                "method.prompts to null, or proposals.keep to false"
+                f"proposals.keep and method.{name} exclude each other: {why}. Set method.{name} to "
+                "null, or proposals.keep to false"
             )
         return self
 

@@ -7,9 +7,10 @@ config, nor where settings are read from.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 _DECODER_BYTES = 2**28  # address space of a decoder: twice what it has before its first image
 _BYTES_PER_PIXEL = 32  # of an image being decoded: JPEG 2000 with alpha needs 25, JPEG 5 to 14
@@ -141,6 +142,17 @@ class ComponentSettings(Settings):
     min_share: Share = 1.0
 
 
+class AveragingSettings(Settings):
+    """Nearly the same masks of a class become their mean, see `method.options.averaging`.
+
+    Attributes:
+        min_iou: IoU of two masks of a class at low resolution, above 0, from which they are nearly
+            the same. To be raised where objects of a class lie upon each other.
+    """
+
+    min_iou: Annotated[float, Field(gt=0.0, le=1.0)] = 0.8
+
+
 class PrototypeSettings(Settings):
     """Several prototypes per class, see `method.options.prototypes`.
 
@@ -182,18 +194,27 @@ class TileSettings(Settings):
     overlap: Annotated[float, Field(ge=0.0, le=0.75)] = 0.25
 
 
+# settings by the name of a combination; what is given beside the name comes first
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "clean": {"largest_component": ComponentSettings(), "iou_power": 0.25},
+}
+
+
 class MethodSettings(Settings):
     """The method's settings; defaults are the paper's, and an option that is None is off.
 
-    Two of them are read before there is a labeller: `points_per_side` when the proposer is loaded,
-    `context_ratio` when references are cut for the memory bank.
+    Three of them are read before there is a labeller: `points_per_side` and `all_outputs` when the
+    proposer is loaded, `context_ratio` when references are cut for the memory bank.
 
     Attributes:
+        preset: other defaults by the name of a combination, see `PRESETS`: it stands for just the
+            settings that it names, and those that are given beside it come first.
         points_per_side: a proposer with a grid of points is asked at ``points_per_side ** 2`` of
             them. Higher finds smaller objects; the time grows with the number of points.
         min_predicted_iou: masks must have a predicted IoU above it, strictly. Lower finds more and
             takes more time.
         nms_iou: boxes of a class with an IoU above it are duplicates. Higher keeps more of a crowd.
+            None suppresses none, and leaves duplicates to soft merging, which lowers their scores.
         max_detections: how many detections an image has at most.
         context_ratio: references are cut with their surroundings: the side of the crop is the
             longer side of the box times ``1 + context_ratio``.
@@ -201,23 +222,70 @@ class MethodSettings(Settings):
         prototypes: several prototypes per class, for classes of several looks.
         prompts: the proposer is asked only where an image resembles a class, to save time.
         tiles: large images are labelled tile by tile, for small objects.
+        all_outputs: each of the three masks that SAM2 means for an ambiguous point is proposed, not
+            only the one with the highest predicted IoU.
         largest_component: the small parts of final masks are left out.
+        averaging: nearly the same masks of a class become their mean, before NMS.
         iou_power: final scores are multiplied by the predicted IoU to this power, above 0: low
             powers raise well drawn masks a little. Score thresholds and calibrations are those of
             one power. None: 0, the paper's scores.
     """
 
+    preset: Literal["clean"] | None = None
     points_per_side: Annotated[int, Field(ge=1, le=256)] = 32
     min_predicted_iou: Share = 0.4
-    nms_iou: Share = 0.5
+    nms_iou: Share | None = 0.5
     max_detections: Annotated[int, Field(ge=1, le=10_000)] = 100
     context_ratio: Annotated[float, Field(ge=0.0, le=10.0)] = 0.2
     diffusion: DiffusionSettings | None = None
     prototypes: PrototypeSettings | None = None
     prompts: PromptSettings | None = None
     tiles: TileSettings | None = None
+    all_outputs: bool = False
     largest_component: ComponentSettings | None = None
+    averaging: AveragingSettings | None = None
     iou_power: Annotated[float, Field(gt=0.0, le=10.0)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expand(cls, given: Any) -> Any:
+        preset = given.get("preset") if isinstance(given, Mapping) else None
+        if not isinstance(preset, str) or preset not in PRESETS:
+            return given
+        return {**PRESETS[preset], **given}
+
+    @model_validator(mode="after")
+    def _check(self) -> MethodSettings:
+        if self.preset is not None and not self.of_preset():
+            names = ", ".join(PRESETS[self.preset])
+            raise ValueError(
+                f".preset: {self.preset} stands for {names}, and all of these are given beside it "
+                "as something else; delete them, or the preset"
+            )
+        return self
+
+    def of_preset(self) -> dict[str, Any]:
+        """The settings that are as the preset has them, as plain data; none without a preset."""
+        wanted = {} if self.preset is None else PRESETS[self.preset]
+        names = {name for name, value in wanted.items() if getattr(self, name) == value}
+        return self.model_dump(mode="json", include=names)
+
+    def named(self) -> dict[str, Any]:
+        """The settings as the identity of a run names them: what is off is missing.
+
+        A preset is no setting of its own: what it stands for is named.
+        """
+        off = {"preset"} if self.all_outputs else {"preset", "all_outputs"}
+        return self.model_dump(mode="json", exclude_none=True, exclude=off)
+
+    def unlike_kept(self) -> dict[str, str]:
+        """Options by which labels cannot be made of kept proposals, and why not, by their names."""
+        reasons = {
+            "prompts": "prompts ask SAM2 only where an image resembles a class, so what is kept "
+            "would depend on the classes",
+            "averaging": "averaging takes the logits of masks, which are not kept",
+        }
+        return {name: why for name, why in reasons.items() if getattr(self, name) is not None}
 
 
 class ProposalSettings(Settings):

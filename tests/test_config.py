@@ -13,13 +13,15 @@ def test_defaults_are_the_papers():
     assert config.models.encoder.name == "dinov2_vitl14"
     assert config.models.proposer.name == "sam2_hiera_l"
     assert config.method.model_dump() == {
+        "preset": None,
         "points_per_side": 32,
         "min_predicted_iou": 0.4,
         "nms_iou": 0.5,
         "max_detections": 100,
         "context_ratio": 0.2,
         **dict.fromkeys(("diffusion", "prototypes", "prompts", "tiles")),
-        **dict.fromkeys(("largest_component", "iou_power")),
+        "all_outputs": False,
+        **dict.fromkeys(("largest_component", "averaging", "iou_power")),
     }
 
 
@@ -59,6 +61,16 @@ WRONG = {
     "kept proposals that the classes choose": (
         {"proposals": {"keep": True}, "method": {"prompts": {}}},
         "Set method.prompts to null, or proposals.keep to false",
+    ),
+    "kept proposals without logits": (
+        {"proposals": {"keep": True}, "method": {"averaging": {}}},
+        "Set method.averaging to null, or proposals.keep to false",
+    ),
+    "no preset": ({"method": {"preset": "clen"}}, "method.preset: input should be 'clean'"),
+    "a preset of another type": ({"method": {"preset": ["clean"]}}, "method.preset: input should"),
+    "nothing left of a preset": (
+        {"method": {"preset": "clean", **dict.fromkeys(("largest_component", "iou_power"))}},
+        "method.preset: clean stands for .*delete them, or the preset",
     ),
     "two sources": ({"references": {"annotations": "a"}}, "exactly one"),
     "true is not a number": ({"job": {"images_per_unit": True}}, "images_per_unit"),

@@ -12,7 +12,9 @@ from ntt_ray.errors import ConfigError
 from ntt_ray.merge.profiles import instance_table
 from ntt_ray.run import shard
 from ntt_ray.settings import (
+    PRESETS,
     TAKEN_COLUMNS,
+    ComponentSettings,
     DecodeSettings,
     MethodSettings,
     TableColumns,
@@ -70,3 +72,54 @@ def test_columns_can_be_set_on_the_command_line():
     config = build_config(given, sets)
     assert config.columns == TableColumns(key="id", keep=("a", "b"))
     assert config.images == "s3://b/x.parquet"
+
+
+CLEAN = PRESETS["clean"]
+OTHER = {"largest_component": ComponentSettings(min_share=0.5), "iou_power": 0.5, "nms_iou": 0.6}
+
+
+def test_a_preset_stands_for_the_settings_that_it_names():
+    expanded = MethodSettings(preset="clean")
+    assert expanded == MethodSettings(preset="clean", **CLEAN)
+    assert expanded.named() == MethodSettings(**CLEAN).named()
+    assert expanded.of_preset() == MethodSettings(**CLEAN).model_dump(
+        mode="json", include=set(CLEAN)
+    )
+    assert MethodSettings().of_preset() == {}
+
+
+@pytest.mark.parametrize("name", CLEAN)
+@pytest.mark.parametrize("off", [False, True])
+def test_what_is_given_beside_a_preset_comes_first(name, off):
+    value = None if off and CLEAN[name] is not None else OTHER[name]
+    found = MethodSettings(preset="clean", **{name: value})
+    assert getattr(found, name) == value != CLEAN[name]
+    others = {key: CLEAN[key] for key in CLEAN if key != name}
+    assert found.named() == MethodSettings(**others, **{name: value}).named()
+    assert set(found.of_preset()) == set(others)
+
+
+def test_a_preset_is_set_on_the_command_line_and_read_again_from_a_record():
+    given = {"images": "/i", "output": "/o", "bank": "/b", "method": {"preset": "clean"}}
+    config = build_config(given, ["method.iou_power=null"])
+    assert config.method == MethodSettings(preset="clean", iou_power=None)
+    assert build_config(config.resolved()) == config
+    assert config.resolved()["method"]["largest_component"] == {"min_share": 1.0}
+
+
+def test_a_preset_of_which_nothing_is_left_is_refused():
+    """As where its line in the example config is changed, and those of its settings are left."""
+    defaults = MethodSettings().model_dump(include=set(CLEAN))
+    with pytest.raises(ValidationError, match=r"clean stands for .* all of these are given"):
+        MethodSettings(preset="clean", **defaults)
+
+
+def test_what_is_off_is_not_named():
+    assert set(MethodSettings().named()) == {
+        "points_per_side",
+        "min_predicted_iou",
+        "nms_iou",
+        "max_detections",
+        "context_ratio",
+    }
+    assert MethodSettings(all_outputs=True).named()["all_outputs"] is True

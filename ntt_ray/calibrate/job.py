@@ -300,7 +300,10 @@ def _label(
     """The Ray task: label pictures one by one, each with the bank of all others."""
     models.set_up_torch()
     bank = MemoryBank.from_bytes(data, "the bank")
-    encoder, proposer = models.load_encoder(), models.load_proposer(method.points_per_side)
+    encoder, proposer = (
+        models.load_encoder(),
+        models.load_proposer(method.points_per_side, method.all_outputs),
+    )
     rows = []
     for picture in pictures:
         image_rgb = picture.read(models.store)

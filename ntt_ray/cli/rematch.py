@@ -58,10 +58,13 @@ def rematch(
 
 
 def _print_plan(settings: Config, source: str, check: CheckClasses) -> None:
+    from ntt_ray.run.outlook import preset_lines
     from ntt_ray.run.rematch_plan import make_rematch_plan
 
     plan = make_rematch_plan(settings, source, check)
     bank = "is built first, by the encoder" if plan.bank is None else "is there"
+    for line in preset_lines(settings):
+        say(line)
     say(f"proposals: {storage.redact(plan.source)}, {len(plan.sizes)} units")
     say(f"bank: {bank}")
     names = ", ".join(label.name for label in plan.classes)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,7 @@ from ntt_ray.method.detections import BestMasks, nothing_found
 from ntt_ray.method.host import Host
 from ntt_ray.method.masks_at_size import StripMasks, masks_at_size
 from ntt_ray.method.merging import decayed_at_once, merged_scores, weighted_scores
+from ntt_ray.method.options.averaging import averaged_masks
 from ntt_ray.method.options.prompting import Prompting
 from ntt_ray.method.options.prototypes import clustered_prototypes
 from ntt_ray.method.pooling import pooled_features
@@ -158,8 +160,10 @@ class Labeler:
     def suppress(self, candidates: Candidates) -> Candidates:
         """NMS, the cut, and only then the scores above 0 (METHOD 31, 32).
 
-        Empty masks come last, so that they take no place of others.
+        Empty masks come last, so that they take no place of others. Where near doubles are
+        averaged, that comes first.
         """
+        candidates = self.average(candidates)
         logits, labels, scores = candidates.proposals.logits, candidates.labels, candidates.scores
         masks = logits > 0
         boxes, max_iou = inclusive_boxes(masks), self.settings.nms_iou
@@ -171,6 +175,17 @@ class Labeler:
             kept = nms_order(boxes, iou, labels, max_iou)[:limit]
             kept = kept[scores[kept] > 0]
         return candidates.select(kept)
+
+    def average(self, candidates: Candidates) -> Candidates:
+        """Near doubles of a class as the best of them, with the mean of their logits, if wanted."""
+        if self.settings.averaging is None:
+            return candidates
+        proposals, min_iou = candidates.proposals, self.settings.averaging.min_iou
+        kept, logits = averaged_masks(
+            proposals.logits, proposals.predicted_iou, candidates.labels, min_iou
+        )
+        candidates = candidates.select(kept)
+        return candidates._replace(proposals=replace(candidates.proposals, logits=logits))
 
     def merge(
         self, candidates: Candidates, size_hw: tuple[int, int], wanted: int | None = None

@@ -29,7 +29,9 @@ def inclusive_boxes(masks: Tensor) -> Tensor:
     return torch.where(rows.any(dim=1)[:, None], boxes, 0).float()
 
 
-def nms_order(boxes_xyxy: Tensor, predicted_iou: Tensor, labels: Tensor, max_iou: float) -> Tensor:
+def nms_order(
+    boxes_xyxy: Tensor, predicted_iou: Tensor, labels: Tensor, max_iou: float | None
+) -> Tensor:
     """Class-wise NMS, ordered by predicted IoU, not by similarity (METHOD 31).
 
     A box is suppressed when its IoU with a kept one of its class is above `max_iou`, strictly.
@@ -38,7 +40,8 @@ def nms_order(boxes_xyxy: Tensor, predicted_iou: Tensor, labels: Tensor, max_iou
         boxes_xyxy: ``(N, 4)`` float32 with small integer values.
         predicted_iou: ``(N,)`` float32; of equal ones the earlier position goes first.
         labels: ``(N,)`` int64 class indices.
-        max_iou: box IoU in [0, 1] that two kept boxes of a class may have at most.
+        max_iou: box IoU in [0, 1] that two kept boxes of a class may have at most; None
+            suppresses none, an option beyond the paper.
 
     Returns:
         Positions of the kept boxes, by falling predicted IoU, int64.
@@ -46,6 +49,8 @@ def nms_order(boxes_xyxy: Tensor, predicted_iou: Tensor, labels: Tensor, max_iou
     if len(boxes_xyxy) == 0:
         return torch.zeros(0, dtype=torch.int64, device=boxes_xyxy.device)
     order = predicted_iou.argsort(descending=True, stable=True)
+    if max_iou is None:
+        return order
     # Boxes of different classes are moved apart; exact, since all values are small integers.
     span = boxes_xyxy.max() + 1
     apart = boxes_xyxy + (labels.to(boxes_xyxy) * span)[:, None]
@@ -56,7 +61,7 @@ def nms_at_once(
     boxes_xyxy: Tensor,
     predicted_iou: Tensor,
     labels: Tensor,
-    max_iou: float,
+    max_iou: float | None,
     limit: int,
     wanted: Tensor,
 ) -> Tensor:
@@ -78,6 +83,9 @@ def nms_at_once(
         Positions, by falling predicted IoU, int64.
     """
     order = predicted_iou.argsort(descending=True, stable=True)
+    if max_iou is None:
+        order = order[:limit]
+        return order[wanted[order]]
     boxes, labels = boxes_xyxy[order], labels[order]
     is_rival = (_box_iou(boxes) > max_iou) & (labels[:, None] == labels[None, :])
     rivals = is_rival.triu(1).float()  # [j, i]: the earlier j would suppress i

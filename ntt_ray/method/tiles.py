@@ -17,6 +17,7 @@ from torchvision.ops import box_iou
 from ntt_ray.records import View
 
 MIN_RATIO = 1.5  # longer side of the image over the side of a tile; tiles gain little below it
+DUPLICATES_IOU = 0.5  # of boxes of two scales, where NMS is off: the paper's for NMS
 
 
 def views_of(size_hw: tuple[int, int], side: int, overlap: float) -> list[View]:

@@ -29,7 +29,7 @@ from ntt_ray.method.masks_at_size import (
 )
 from ntt_ray.method.merging import merged_scores, weighted_scores
 from ntt_ray.method.suppression import nms_order, ranking
-from ntt_ray.method.tiles import cut_off, seen_finer, views_of
+from ntt_ray.method.tiles import DUPLICATES_IOU, cut_off, seen_finer, views_of
 from ntt_ray.models.inputs import to_input
 from ntt_ray.models.interfaces import Encoder, Proposer
 from ntt_ray.records import Detection, PromptWork, View
@@ -205,10 +205,12 @@ def merged_views(
     boxes = _inclusive_boxes(rles)
     view_of = torch.repeat_interleave(torch.tensor([len(own) for own in placed]))
     rectangles = [masks.view for masks in views]
-    finer = seen_finer(boxes, every.labels, view_of, rectangles, settings.nms_iou)
+    max_iou = settings.nms_iou
+    duplicates = DUPLICATES_IOU if max_iou is None else max_iou
+    finer = seen_finer(boxes, every.labels, view_of, rectangles, duplicates)
     left = torch.nonzero(~finer).squeeze(1)
     _, dense = torch.unique(every.labels[left], return_inverse=True)  # small: boxes stay exact
-    order = nms_order(boxes[left], every.predicted_iou[left], dense, settings.nms_iou)
+    order = nms_order(boxes[left], every.predicted_iou[left], dense, max_iou)
     order = left[order[: MERGE_FACTOR * limit]]
     masks, kept = RleMasks(tuple(rles)).select(order), every.select(order)
     power, wanted = settings.iou_power, limit if settings.iou_power is None else None

@@ -110,8 +110,8 @@ class ModelSpec:
             encoder.compile(self._compile_options())
         return encoder
 
-    def load_proposer(self, points_per_side: int) -> Proposer:
-        """The proposer, ready to run; `points_per_side` is for one that has a grid of points."""
+    def load_proposer(self, points_per_side: int, all_outputs: bool = False) -> Proposer:
+        """The proposer, ready to run; of the arguments see `settings.MethodSettings`."""
         from ntt_ray.models.sam2.proposer import Sam2Proposer
 
         use_full_precision()
@@ -123,6 +123,7 @@ class ModelSpec:
             config=self._proposer_config(),
             device=self.device,
             dtype=self._dtype(),
+            all_outputs=all_outputs,
         )
         if self.settings.compile:
             proposer.compile(self._compile_options())

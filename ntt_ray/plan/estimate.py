@@ -164,8 +164,8 @@ def _sample_config(config: Config, entries: Sequence[ImageEntry], made_of: Seque
     steps = -(-len(images) // (UNITS * IMAGES_PER_GPU_STEP))  # half a step costs a whole one
     most = MOST if config.job.images_per_unit == "auto" else config.job.images_per_unit
     size = min(most, steps * IMAGES_PER_GPU_STEP)
-    # so that the sample can be matched again; with prompts the classes choose what is proposed
-    keep = config.proposals.keep or config.method.prompts is None
+    # so that the sample can be matched again, where it can be
+    keep = config.proposals.keep or not config.method.unlike_kept()
     return config.model_copy(
         update={
             "proposals": config.proposals.model_copy(update={"keep": keep}),

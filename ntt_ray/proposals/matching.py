@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from ntt_ray.bank.memory import MemoryBank
+from ntt_ray.errors import ConfigError
 from ntt_ray.method.detections import BestMasks
 from ntt_ray.method.labeler import MERGE_FACTOR
 from ntt_ray.method.masks_at_size import RleMasks
@@ -33,9 +34,17 @@ class Matcher:
         bank: the classes.
         settings: the settings of the method; `min_predicted_iou` may be raised, not lowered.
         fixed: whether features are integers, as stored; else float32, as the models give them.
+
+    Raises:
+        ConfigError: when built with an option that needs what is not kept.
     """
 
     def __init__(self, bank: MemoryBank, settings: MethodSettings, *, fixed: bool = True) -> None:
+        if settings.averaging is not None:
+            why = settings.unlike_kept()["averaging"]
+            raise ConfigError(
+                "the settings do not fit kept proposals:", [f"method.averaging: {why}"]
+            )
         self._settings, self._fixed = settings, fixed
         self._category_ids = [label.category_id for label in bank.classes]
         if fixed:

@@ -77,7 +77,7 @@ def identity_of(config: Config, manifest: Source, found: Found) -> Identity:
                 mode="json", include={"sixteen_bit", "background"}, exclude_defaults=True
             ),
         },
-        "method": config.method.model_dump(mode="json", exclude_none=True),
+        "method": config.method.named(),
         "job": {"images_per_unit": config.job.images_per_unit},
     }
     if config.proposals.keep:

@@ -27,7 +27,7 @@ def loaded_labeler(
     encoder = models.load_encoder()
     memory = MemoryBank.from_bytes(bank, "the memory bank")
     memory.check_width(encoder.feature_dim)
-    proposer = models.load_proposer(method.points_per_side)
+    proposer = models.load_proposer(method.points_per_side, method.all_outputs)
     return make_labeler(encoder, proposer, memory, method)
 
 
@@ -72,4 +72,6 @@ def loaded_keeper(
     """
     encoder = models.load_encoder()
     MemoryBank.from_bytes(bank, "the memory bank").check_width(encoder.feature_dim)
-    return Keeper(encoder, models.load_proposer(method.points_per_side), method, max_iou)
+    return Keeper(
+        encoder, models.load_proposer(method.points_per_side, method.all_outputs), method, max_iou
+    )

@@ -7,6 +7,7 @@ is said and not refused.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import socket
@@ -79,15 +80,24 @@ def check_outlook(config: Config, store: Storage) -> list[Weights]:
 
 
 def describe(config: Config, weights: Sequence[Weights]) -> list[str]:
-    """Lines for people: weights, as `check_outlook` gives them, device, Ray, and the files."""
+    """Lines for people: preset, weights (as `check_outlook` gives them), device, Ray and files."""
     output, profiles = storage.redact(config.output), ", ".join(config.profiles)
     return [
+        *preset_lines(config),
         *(f"weights: {found.name}, {found.where}" for found in weights),
         f"device: {_device(config)}",
         f"Ray: {_ray()}",
         f"output: {storage.join(output, LABELS_FOLDER)}/, merged files ({profiles}) and "
         f"{REPORT_PAGE} in {output}",
     ]
+
+
+def preset_lines(config: Config) -> list[str]:
+    """What the preset stands for, but for what is given beside it; no line without a preset."""
+    method = config.method
+    if method.preset is None:
+        return []
+    return [f"method.preset: {method.preset}, which is {json.dumps(method.of_preset())}"]
 
 
 def find_weights(config: Config, store: Storage) -> list[Weights]:

@@ -59,6 +59,7 @@ def rematch(
         How many images each unit has.
 
     Raises:
+        ConfigError: an option of the method needs what is not kept.
         InputError: there are no kept proposals, or not of all units; or the bank or the references
             cannot be used.
         OutputMismatchError: the proposals were kept with other settings, or the output holds

@@ -16,7 +16,7 @@ from ntt_ray import storage
 from ntt_ray.bank.file import BankFile, bank_digest
 from ntt_ray.bank.inputs import BankInputs, bank_sources, existing_bank
 from ntt_ray.config import Config
-from ntt_ray.errors import InputError, OutputMismatchError
+from ntt_ray.errors import ConfigError, InputError, OutputMismatchError
 from ntt_ray.models.spec import ModelSpec
 from ntt_ray.records import ClassLabel
 from ntt_ray.run import manifest as manifest_file
@@ -105,6 +105,11 @@ def make_rematch_plan(
     source, store = storage.absolute(source).rstrip("/"), Storage(config.storage_options)
     check_output(config.output)
     kept = _kept_run(source, config.output, store)
+    if reasons := config.method.unlike_kept():
+        raise ConfigError(
+            "kept proposals cannot be matched so; label anew, or set to null:",
+            [f"method.{name}: {why}" for name, why in reasons.items()],
+        )
     manifest = _manifest(source, kept, store)
     config = _with_kept_settings(config, kept, manifest)
     _refuse_other_settings(config, kept, manifest, source)

@@ -135,7 +135,8 @@ def test_eight_masks_for_each_detection_wanted_enter_soft_merging(others, is_fou
 
 
 @pytest.mark.parametrize("strips", [False, True], ids=["run lengths", "strips"])
-def test_the_whole_method_equals_the_plain_one(strips):
+@pytest.mark.parametrize("nms_iou", [1.0, None])  # a box IoU is never above 1
+def test_the_whole_method_equals_the_plain_one(strips, nms_iou):
     rng = np.random.default_rng(3)
     logits = torch.nn.functional.interpolate(
         torch.from_numpy(rng.normal(size=(1, 60, 6, 6)).astype(np.float32)), size=(32, 32)
@@ -148,7 +149,7 @@ def test_the_whole_method_equals_the_plain_one(strips):
         FakeEncoder(),
         FakeProposer(proposals),
         BANK,
-        MethodSettings(min_predicted_iou=0.0, nms_iou=1.0, max_detections=20),
+        MethodSettings(min_predicted_iou=0.0, nms_iou=nms_iou, max_detections=20),
     )
     labeler.strips = strips
     found = labeler.label([image])[0]

@@ -55,7 +55,7 @@ def test_nms_equals_the_plain_one(seed, count, threshold):
 @given(
     st.integers(0, 2**32 - 1),
     st.integers(0, 40),
-    st.sampled_from([0.0, 0.25, 0.5, 1.0]),
+    st.sampled_from([0.0, 0.25, 0.5, 1.0, None]),
     st.integers(1, 12),
 )
 def test_nms_at_once_is_nms_then_the_cut_then_those_wanted(seed, count, threshold, limit):
@@ -90,6 +90,15 @@ def test_nms_at_once_asks_the_device_for_one_number():
         nms_at_once(empty[:, None].expand(-1, 4), empty, empty.long(), 0.5, 800, empty > 0)
     assert launches.operations["stack"] == 1  # all but the choice was done before it asked
     assert sum(launches.operations.values()) < 80
+
+
+def test_without_nms_every_box_stays_in_the_order_of_predicted_iou():
+    boxes = torch.tensor([[0.0, 0, 9, 9]]).expand(4, -1)
+    iou, labels = torch.tensor([0.5, 0.9, 0.7, 0.9]), torch.zeros(4, dtype=torch.int64)
+    assert nms_order(boxes, iou, labels, None).tolist() == [1, 3, 2, 0]
+    assert nms_order(boxes, iou, labels, 1.0).tolist() == [1, 3, 2, 0]
+    wanted = torch.tensor([True, True, True, False])
+    assert nms_at_once(boxes, iou, labels, None, 3, wanted).tolist() == [1, 2]
 
 
 def test_iou_of_exactly_the_threshold_stays():

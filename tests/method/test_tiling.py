@@ -100,6 +100,22 @@ def test_boxes_of_different_views_are_compared_with_inclusive_corners(max_iou, a
     assert {d.bbox_xywh[:2] for d in found} == {(25, 5)}
 
 
+def test_without_nms_the_finest_mask_of_an_object_still_comes_first():
+    """Two tiles show a square whole, and so does the image: its coarser mask is a duplicate."""
+    image = _canvas(64, 64)
+    image[..., 0] = 255
+    views = views_of((64, 64), SIDE, 0.25)
+    assert (views[1].left, views[1].top) == (0, 0)
+    coarse, fine = torch.zeros(2, SIDE, SIDE, dtype=torch.bool)
+    coarse[4:10, 4:10] = True  # 8 to 20 of the image
+    fine[8:19, 8:20] = True
+    proposer = ByView({0: coarse, 1: fine}, {0: 0.9, 1: 0.8})
+    (found,) = _tiled(proposer, nms_iou=None).label([image])[0]
+    assert found.area == fine.sum()
+    two = ByView({0: coarse, 1: fine}, {0: 0.9, 1: 0.8})
+    assert len(_tiled(two, nms_iou=1.0).label([image])[0]) == 2
+
+
 @pytest.mark.parametrize("strips", [False, True], ids=["run lengths", "strips"])
 @pytest.mark.parametrize("overlap", [0.25, 0.5])
 @pytest.mark.parametrize("size_hw", [(70, 96), (49, 30), (64, 200)], ids=str)

@@ -14,6 +14,7 @@ from torch import nn
 from benchmarks.pretend_cuda import CUDA, MixedDevicesError, PretendCuda, PretendTensor
 from ntt_ray.method.pooling import pooled_features
 from ntt_ray.settings import (
+    AveragingSettings,
     DiffusionSettings,
     MethodSettings,
     PromptSettings,
@@ -34,6 +35,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "soft prototypes": {"prototypes": PrototypeSettings(per_class=2, temperature=0.1, seed=1)},
     "diffusion": {"diffusion": DiffusionSettings(alpha=0.3, power=0.5, steps=5)},
     "tiles": {"tiles": TileSettings(side=100, overlap=0.25)},
+    "no NMS": {"nms_iou": None},
+    "averaging": {"averaging": AveragingSettings(min_iou=0.5)},
+    "all outputs": {"all_outputs": True},
 }
 WITHOUT_LABELS = {"none survive", "no prompts"}
 

@@ -23,6 +23,7 @@ OPTIONS = {
     "normalised diffusion": {"diffusion": DiffusionSettings(form="normalised", power=0.7)},
     "prototypes": {"prototypes": PrototypeSettings(per_class=2)},
     "averaged prototypes": {"prototypes": PrototypeSettings(per_class=3, temperature=0.1)},
+    "no NMS": {"nms_iou": None},
     "parts and power": {"largest_component": ComponentSettings(), "iou_power": 0.25},
 }
 

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from ntt_ray.errors import ConfigError
 from ntt_ray.proposals.kept import ImageProposals
 from ntt_ray.proposals.matching import Matcher
 from ntt_ray.records import ImageEntry
-from ntt_ray.settings import MethodSettings, PrototypeSettings
+from ntt_ray.settings import AveragingSettings, MethodSettings, PrototypeSettings
 from tests.support.kept_rows import four_rows
 from tests.support.match_digests import SIDE, digests, noisy_bank, noisy_view
 from tests.support.paths import ROOT
@@ -117,3 +118,8 @@ def test_features_are_read_as_they_were_kept(fixed):
         (noisy_view(6),), SIZE
     )
     assert [d.rle for d in found.detections((view,), SIZE)] == [d.rle for d in exact]
+
+
+def test_an_option_that_needs_logits_is_refused():
+    with pytest.raises(ConfigError, match=r"method\.averaging: .*logits of masks"):
+        Matcher(_small_bank(), MethodSettings(averaging=AveragingSettings()))

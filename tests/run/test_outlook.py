@@ -13,7 +13,7 @@ from ntt_ray.models.published import PUBLISHED
 from ntt_ray.run import outlook
 from ntt_ray.run.cluster import connect
 from ntt_ray.run.cluster.placement import Layout, Node
-from ntt_ray.run.outlook import check_outlook, describe, find_weights
+from ntt_ray.run.outlook import check_outlook, describe, find_weights, preset_lines
 from ntt_ray.storage import Storage
 
 NAME, FILE = "dinov2_vits14", "dinov2_vits14_pretrain.pth"
@@ -179,3 +179,13 @@ def test_the_lines_of_a_dry_run():
         "Ray: is started on this machine, and ends with the command",
         "output: /out/labels/, merged files (coco) and report.html in /out",
     ]
+
+
+def test_a_dry_run_shows_what_a_preset_stands_for():
+    config = _config(models=DEMO, method={"preset": "clean", "iou_power": 0.3})
+    (line,) = preset_lines(config)
+    assert describe(config, [])[0] == line
+    assert line.startswith("method.preset: clean, which is {")
+    assert '"largest_component": {"min_share": 1.0}' in line
+    assert "iou_power" not in line  # it is not the preset's
+    assert preset_lines(_config()) == []

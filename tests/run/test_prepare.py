@@ -62,6 +62,8 @@ REFUSED = {
     "method.tiles.overlap": (0.5, "method.tiles"),
     "method.largest_component.min_share": (0.5, "method.largest_component"),
     "method.iou_power": (0.25, "method.iou_power"),
+    "method.averaging.min_iou": (0.7, "method.averaging"),
+    "method.all_outputs": (True, "method.all_outputs"),
     "proposals.keep": (True, "proposals"),
     "job.images_per_unit": (7, "job.images_per_unit"),
 }
@@ -71,6 +73,7 @@ BY_CONTENT = {
     "models.encoder.checkpoint",
     "models.proposer.checkpoint",
     "models.proposer.config",
+    "method.preset",
 }
 # Where the work runs and what is made of the labels.
 ACCEPTED = {
@@ -158,6 +161,20 @@ def test_how_proposals_are_kept_changes_labels():
     other = {**DATA, "proposals": {"keep": True, "max_iou": 0.9}}
     found = differences(_made(kept), _made(other))
     assert [line.split(":")[0] for line in found] == ["proposals.max_iou"]
+
+
+def test_a_preset_is_what_it_stands_for():
+    by_hand = {"largest_component": {}, "iou_power": 0.25}
+    preset = _made({**DATA, "method": {"preset": "clean"}})
+    assert preset == _made({**DATA, "method": by_hand})
+    assert preset["method"]["largest_component"] == {"min_share": 1.0}
+    assert "preset" not in preset["method"]
+
+
+def test_nms_that_is_off_is_missing_and_differs():
+    off = _made({**DATA, "method": {"nms_iou": None}})
+    assert "nms_iou" not in off["method"]
+    assert differences(_made(DATA), off) == ["method.nms_iou: 0.5 there, None here"]
 
 
 def test_options_that_are_off_are_not_named():

@@ -12,7 +12,7 @@ from PIL import Image
 
 import ntt_ray
 from ntt_ray.config import build_config
-from ntt_ray.errors import InputError, OutputMismatchError, RunIncompleteError
+from ntt_ray.errors import ConfigError, InputError, OutputMismatchError, RunIncompleteError
 from ntt_ray.merge import job as merge_job
 from ntt_ray.run.label import label
 from ntt_ray.run.proposal_shard import open_proposals
@@ -220,6 +220,7 @@ def test_what_cannot_be_matched_is_refused_before_ray_is_started(data, monkeypat
         "lower": ({"method": {**method, "min_predicted_iou": 0.3}}, "below 0.4 were not kept"),
         "points": ({"method": {**method, "points_per_side": 8}}, r"points_per_side: 16 there, 8"),
         "tiles": ({"method": {**method, "tiles": {}}}, r"method\.tiles"),
+        "outputs": ({"method": {**method, "all_outputs": True}}, r"method\.all_outputs: None"),
         "decode": ({"decode": {"orientation": "stored"}}, r"decode\.orientation"),
         "images": ({"images": str(tmp_path / "other.jsonl")}, "images"),
         "thinning": ({"proposals": {"keep": True, "max_iou": 0.9}}, r"proposals\.max_iou: 0.95"),
@@ -237,6 +238,10 @@ def test_what_cannot_be_matched_is_refused_before_ray_is_started(data, monkeypat
     for name, (changes, said) in refused.items():
         with pytest.raises(OutputMismatchError, match=said):
             make_rematch_plan(build_config(into(data, name, **changes)), source)
+    for name in ("averaging", "prompts"):
+        other = into(data, name, method={**method, name: {}}, proposals={"keep": False})
+        with pytest.raises(ConfigError, match=rf"(?s)label anew.*method\.{name}: "):
+            make_rematch_plan(build_config(other), source)
     raised = into(data, "raised", bank=bank, method={**method, "min_predicted_iou": 0.6})
     raised["proposals"] = {"keep": False}  # the source says how they were kept
     plan = make_rematch_plan(build_config(raised), source)

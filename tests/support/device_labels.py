@@ -104,6 +104,7 @@ def small_labeler(
         config=config,
         device=device,
         dtype=dtype,
+        all_outputs=settings.all_outputs,
     )
     if options is not None:
         encoder.compile(options)

@@ -35,7 +35,7 @@ class FakeSpec(ModelSpec):
 
         return FakeEncoder()
 
-    def load_proposer(self, points_per_side: int) -> FakeProposer:
+    def load_proposer(self, points_per_side: int, all_outputs: bool = False) -> FakeProposer:
         import torch
 
         from tests.support.fakes import FakeProposer, make_proposals

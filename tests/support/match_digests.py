@@ -31,6 +31,7 @@ OPTIONS = {
         prototypes=PrototypeSettings(per_class=3, temperature=0.07)
     ),
     "power": MethodSettings(iou_power=0.3),
+    "no NMS": MethodSettings(nms_iou=None),
 }
 
 

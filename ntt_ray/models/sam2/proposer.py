@@ -58,7 +58,13 @@ class Sam2Proposer:
     """
 
     def __init__(
-        self, model: nn.Module, *, points_per_side: int, device: torch.device, dtype: torch.dtype
+        self,
+        model: nn.Module,
+        *,
+        points_per_side: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        all_outputs: bool = False,
     ) -> None:
         self.image_size = int(model.image_size)  # type: ignore[arg-type]
         self.device, self._dtype = device, dtype
@@ -66,6 +72,7 @@ class Sam2Proposer:
         self.points = point_grid(self.image_size, points_per_side).to(device)
         # folds the decoder's weights, in full precision: before the model is cast
         self._decoder = PointDecoder(model, self.points, dtype=dtype)
+        self._decoder.all_outputs = all_outputs
         self._model: Any = model.to(dtype)
 
     def halve_step(self) -> bool:
@@ -92,6 +99,7 @@ class Sam2Proposer:
         config: Path | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        all_outputs: bool = False,
     ) -> Sam2Proposer:
         """Build the model and load an official ``.pt`` or a safetensors file of the same keys.
 
@@ -103,12 +111,19 @@ class Sam2Proposer:
             config: path of a SAM2 YAML, when it is not one of the published ones.
             device: device that the model runs on.
             dtype: precision of weights and activations.
+            all_outputs: whether each output of a point is a proposal, see `PointDecoder`.
 
         Raises:
             WeightsError: the YAML is not a SAM2's, or keys or shapes do not fit.
         """
         model = load_sam2(checkpoint, name, image_size, config)
-        return cls(model, points_per_side=points_per_side, device=torch.device(device), dtype=dtype)
+        return cls(
+            model,
+            points_per_side=points_per_side,
+            device=torch.device(device),
+            dtype=dtype,
+            all_outputs=all_outputs,
+        )
 
     @torch.inference_mode()
     def encode_images(self, images: Tensor) -> Sam2Features:
@@ -124,7 +139,8 @@ class Sam2Proposer:
     ) -> tuple[Proposals, Tensor]:
         """Decode the points of the grid for one image (METHOD 20 to 25); see `PointDecoder.decode`.
 
-        Of outputs 1 to 3 the one with the highest predicted IoU is taken, output 0 never.
+        Of outputs 1 to 3 the one with the highest predicted IoU is taken, or with `all_outputs`
+        each; output 0 never.
         """
         return self._decoder.decode(features, min_predicted_iou, points)
 

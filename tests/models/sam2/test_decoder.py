@@ -65,6 +65,14 @@ def about_half(iou: Tensor) -> float:
     return float(near[gap : gap + 2].mean())
 
 
+def amid(iou: Tensor) -> float:
+    """A threshold that about half of the outputs 1 to 3 pass, in the widest gap near the median."""
+    values = iou[:, 1:].flatten().sort().values
+    near = values[len(values) // 3 : -(len(values) // 3)]
+    gap = int(near.diff().argmax())
+    return float(near[gap : gap + 2].mean())
+
+
 @pytest.fixture(scope="module")
 def golden() -> tuple[Any, Tensor, Sam2Features, Tensor, Tensor]:
     """The golden model, its grid, the features of a golden image and what stock makes of them."""
@@ -183,6 +191,50 @@ def test_layer_1_is_computed_for_the_points_asked_alone(monkeypatch):
     assert len(given) == 1
     for found, all_points in zip(given[0], every):
         torch.testing.assert_close(found, all_points[index], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("low_rank", [True, False])
+@pytest.mark.parametrize("step", [7, 25])
+def test_all_outputs_are_those_of_the_stock_decoder(step, low_rank):
+    model = random_model(dtype=torch.float64)
+    points, features = point_grid(16 * SIDE, 5), random_features(dtype=torch.float64)
+    masks, iou = plain_decode(model, points, features)
+    decoder = PointDecoder(
+        model, points, dtype=torch.float64, points_per_step=step, low_rank=low_rank
+    )
+    decoder.all_outputs = True
+    for threshold, count in ((-1.0, 75), (amid(iou), None), (1.0, 0)):
+        wanted = [(p, o) for p in range(25) for o in range(3) if iou[p, o + 1] > threshold]
+        assert len(wanted) == count or 25 < len(wanted) < 50
+        point, output = torch.tensor(wanted, dtype=torch.int64).view(-1, 2).T
+        found = [torch.cat(part) for part in zip(*decoder.steps(features, threshold))]
+        assert found[2].tolist() == [3 * p + o for p, o in wanted]
+        expected = (masks[point, output + 1], iou[point, output + 1], iou)
+        for value, own in zip((found[0], found[1], found[3]), expected):
+            torch.testing.assert_close(value, own, atol=2e-12, rtol=0)
+
+
+@pytest.mark.parametrize("full_steps", [False, True])
+def test_all_outputs_of_chosen_points_are_those_among_all(full_steps):
+    model, features = random_model(), random_features()
+    decoder = PointDecoder(model, point_grid(16 * SIDE, 5), points_per_step=6)
+    threshold = amid(decoder.decode(features, -1.0)[1])
+    best, _ = decoder.decode(features, threshold)
+    decoder.all_outputs = True
+    everything, iou = decoder.decode(features, threshold)
+    # the best output of each point is among them, in its place
+    own = 3 * best.index + iou[best.index, 1:].argmax(dim=1)
+    among = torch.isin(everything.index, own)
+    assert len(everything) > int(among.sum()) == len(best) > 0
+    torch.testing.assert_close(everything.logits[among], best.logits, atol=1e-5, rtol=0)
+    decoder._compiled = full_steps
+    index = torch.tensor([1, 2, 3, 8, 11, 12, 20, 23])
+    found, own_iou = decoder.decode(features, threshold, index)
+    expected = everything.select(torch.isin(everything.index // 3, index))
+    assert found.index.tolist() == expected.index.tolist()
+    torch.testing.assert_close(own_iou, iou[index], atol=1e-5, rtol=0)
+    torch.testing.assert_close(found.predicted_iou, expected.predicted_iou, atol=1e-5, rtol=0)
+    torch.testing.assert_close(found.logits, expected.logits, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("low_rank", [True, False])

@@ -3,7 +3,7 @@
 What an image cannot change is computed once per model (`fold`), what a point cannot change once per
 image (`image`); the image tokens of a point are not stored where the point's own tokens express
 them (`keys`). The predicted IoU comes first; only survivors are upscaled, one mask each (METHOD 20
-to 25). `DECODER.md` derives it.
+to 25), or up to three with `all_outputs`. `DECODER.md` derives it.
 
 `prompt_tokens`, `transform` and `upscale` are functions of tensors without host synchronisation.
 On a GPU kernels compute `transform` (`fused_transform`) and `upscale` (`upscale_kernel`), where
@@ -49,6 +49,7 @@ CACHED_ELEMENTS = 1 << 20
 # Elements of any intermediate of a step: libraries and kernels that count them in 32 bits fail
 # beyond, some of them without a word.
 MAX_ELEMENTS = (1 << 31) - 1
+OUTPUTS = 3  # masks of a point that may be proposals: SAM2's first output is none (METHOD 23)
 
 
 class PointDecoder:
@@ -58,7 +59,11 @@ class PointDecoder:
         points_per_step: number of points whose image tokens exist at a time. On a CPU few, so that
             they stay in the cache; on a GPU many, but no more than `MAX_ELEMENTS` allows.
         low_rank: whether image tokens are `LowRankKeys`, else `DenseKeys`.
+        all_outputs: whether each of outputs 1 to 3 of a point is a proposal of its own, an option
+            beyond the paper; else the one with the highest predicted IoU is (METHOD 23).
     """
+
+    all_outputs = False
 
     def __init__(
         self,
@@ -128,10 +133,13 @@ class PointDecoder:
 
         Returns:
             The surviving proposals in the order of their points, and the predicted IoU of all
-            four outputs of the points, ``(P, 4)`` or ``(n, 4)`` float32.
+            four outputs of the points, ``(P, 4)`` or ``(n, 4)`` float32. The index of a proposal
+            is the position of its point in the grid; with `all_outputs` it is three times that,
+            and 0 to 2 for outputs 1 to 3 more, in this order.
         """
         asked = None if points is None else self._full_steps(points)
-        masks = _Rows(len(self._weights.tokens if asked is None else asked))
+        each = OUTPUTS if self.all_outputs else 1
+        masks = _Rows(each * len(self._weights.tokens if asked is None else asked))
         ious, indices, every = [], [], []
         for logits, iou, index, of_all in self.steps(features, min_predicted_iou, asked):
             masks.append(logits)
@@ -141,8 +149,8 @@ class PointDecoder:
         proposals = Proposals(masks.rows(), torch.cat(ious).float(), torch.cat(indices))
         if points is None or asked is None:
             return proposals, torch.cat(every).float()
-        proposals = proposals.select(proposals.index < len(points))
-        index = points[proposals.index]
+        proposals = proposals.select(proposals.index < each * len(points))
+        index = each * points[proposals.index // each] + proposals.index % each
         return replace(proposals, index=index), torch.cat(every).float()[: len(points)]
 
     def _full_steps(self, points: Tensor) -> Tensor:
@@ -157,8 +165,8 @@ class PointDecoder:
 
         Yields:
             For each step the logits ``(n, 4 h, 4 w)`` of its survivors, their predicted IoU, their
-            positions in `points` (in the grid where that is None), and the predicted IoU of all
-            four outputs of all its points.
+            index as of `decode`, with positions in `points` where some are given, and the predicted
+            IoU of all four outputs of all its points.
         """
         weights = self._weights
         maps = image_maps(self._image, weights, features)
@@ -167,12 +175,40 @@ class PointDecoder:
         for start in range(0, len(prompt.tokens), self.points_per_step):
             step = slice(start, start + self.points_per_step)
             keys, iou, hypernetworks = self._transform(weights, maps, prompt.part(step))
+            if self.all_outputs:
+                found = self._every_output(maps, keys, iou, hypernetworks, min_predicted_iou)
+                logits, own_iou, index = found
+                yield logits, own_iou, index + OUTPUTS * start, iou
+                continue
             best_iou, best = iou[:, 1:].max(dim=1)
             index = torch.nonzero(best_iou > min_predicted_iou).squeeze(1)
             if len(index) < len(iou):
                 keys = keys.select(index)
             logits = self._upscale(weights, maps, keys, hypernetworks[index, best[index]])
             yield logits, best_iou[index], index + start, iou
+
+    def _every_output(
+        self,
+        maps: ImageMaps,
+        keys: LowRankKeys | DenseKeys,
+        iou: Tensor,
+        hypernetworks: Tensor,
+        min_predicted_iou: float,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits, predicted IoU and index of the outputs of a step above the threshold.
+
+        One output after the other, so that no intermediate is larger than with one mask each.
+        """
+        found = []
+        for output in range(OUTPUTS):
+            own_iou = iou[:, 1 + output]
+            kept = torch.nonzero(own_iou > min_predicted_iou).squeeze(1)
+            own = hypernetworks[kept, output]
+            logits = self._upscale(self._weights, maps, keys.select(kept), own)
+            found.append((logits, own_iou[kept], OUTPUTS * kept + output))
+        logits, own_iou, index = (torch.cat(parts) for parts in zip(*found))
+        order = index.argsort()
+        return logits[order], own_iou[order], index[order]
 
 
 class _Rows:
