@@ -38,7 +38,8 @@ def loaded_image_labeler(
     if not proposals.keep:
         return loaded_labeler(models, bank, method)
     keeper = loaded_keeper(models, bank, method, proposals.max_iou)
-    return KeptLabeler(keeper, Matcher(MemoryBank.from_bytes(bank, "the memory bank"), method))
+    memory = MemoryBank.from_bytes(bank, "the memory bank")
+    return KeptLabeler(keeper, Matcher(memory, method, embeddings=proposals.embeddings))
 
 
 def labeler_of_images(
