@@ -39,6 +39,7 @@ from benchmarks.synthetic_proposals import (
 from ntt_ray.demo.families import NOVEL_FAMILIES
 from ntt_ray.images import resize_square
 from ntt_ray.method.labeler import Labeler
+from ntt_ray.method.pooling import mean_patch_feature, pooled_features
 from ntt_ray.models.dinov2 import Dinov2Encoder
 from ntt_ray.models.inputs import to_input
 from ntt_ray.models.interfaces import Proposals
@@ -90,11 +91,12 @@ def demo(seed: int, images: int) -> dict[str, Any]:
         (proposals,) = proposer.propose(inputs, settings.min_predicted_iou, [0])
         detections = plain.best(features[0], proposals, size_hw).detections(plain.category_ids)
         measured[PLAIN].add(image["id"], detections, time.process_time() - started)
-        pooled = keeping.pooled_features(features[0], proposals.logits > 0)
+        pooled = pooled_features(features[0], proposals.logits > 0)
+        mean = mean_patch_feature(features[0])
         view = View(0, 0, size_hw[1], size_hw[0])
         for name, keeper in keepers.items():
             started = time.process_time()
-            kept = keeper.staying(view, proposals, pooled).encoded()
+            kept = keeper.staying(view, proposals, pooled, mean).encoded()
             keeping_s[name] += time.process_time() - started
             entry = ImageEntry(image["id"], image["file_name"], "")
             rows[name].append(ImageProposals.kept(entry, size_hw, (kept,)))
@@ -203,7 +205,12 @@ class _SleepingKeeper(Keeper):
         features = models.encode(torch.zeros(examples, 1))
         view = View(0, 0, SIZE_HW[1], SIZE_HW[0])
         self._examples = [
-            self.staying(view, proposed, keeping.pooled_features(own, proposed.logits > 0))
+            self.staying(
+                view,
+                proposed,
+                pooled_features(own, proposed.logits > 0),
+                mean_patch_feature(own),
+            )
             for own, proposed in zip(features, models.propose(features, 0.0), strict=True)
         ]
 

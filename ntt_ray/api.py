@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, overload
 
 import numpy as np
@@ -52,6 +52,8 @@ class LabelledImage:
         status: ``ok`` with detections, ``empty`` without any, ``failed`` if it could not be read.
         error: why it failed, for a person to read; else None.
         detections: the instances found, by falling score.
+        embedding: ``(C,)`` float32 of length 1, the mean of the encoder's features of the image;
+            None unless the run has `proposals.embeddings`, and where the image failed.
     """
 
     image_id: int
@@ -60,6 +62,7 @@ class LabelledImage:
     status: Status
     error: str | None
     detections: tuple[Detection, ...]
+    embedding: records.Embedding | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def of(cls, labels: ImageLabels, names: Mapping[int, str]) -> Self:
@@ -68,7 +71,10 @@ class LabelledImage:
         if labels.height is not None and labels.width is not None:
             size_hw = labels.height, labels.width
         entry, found = labels.entry, tuple(_named(found, names) for found in labels.detections)
-        return cls(entry.image_id, entry.file_name, size_hw, labels.status, labels.error, found)
+        return cls(
+            *(entry.image_id, entry.file_name, size_hw, labels.status, labels.error, found),
+            embedding=labels.embedding,
+        )
 
 
 class ImageLabeler:
@@ -114,11 +120,16 @@ class ImageLabeler:
 
     def _labelled(self, number: int, image: Any) -> LabelledImage:
         image_rgb = self._pixels(image)
-        (found,) = self._labeler.label([image_rgb])
+        from ntt_ray.proposals.keeping import KeptLabeler
+
+        embedding = None
+        if isinstance(self._labeler, KeptLabeler):
+            ((found, embedding),) = self._labeler.label_and_embed([image_rgb])
+        else:
+            (found,) = self._labeler.label([image_rgb])
         size_hw = image_rgb.shape[0], image_rgb.shape[1]
-        return LabelledImage.of(
-            ImageLabels.labelled(_entry(number, image), size_hw, found), self._names
-        )
+        labels = ImageLabels.labelled(_entry(number, image), size_hw, found, embedding=embedding)
+        return LabelledImage.of(labels, self._names)
 
     def _labelled_or_failed(self, number: int, image: Any) -> LabelledImage:
         try:
@@ -224,7 +235,8 @@ def read_labels(
     """Iterate over the images of a run in order, one shard in memory at a time.
 
     Every image of the run comes, also those without detections and those that failed; detections
-    of all scores come, where merged files leave out those below ``merge.min_score``.
+    of all scores come, where merged files leave out those below ``merge.min_score``. Of a run with
+    `proposals.embeddings` images and detections have their `embedding`.
 
     Args:
         output: the prefix of the run.
@@ -248,10 +260,13 @@ def read_labels(
             f"{storage.redact(place)}: {units - len(shards)} of {units} shards are missing; label "
             "the rest, or read what is there with partial=True"
         )
+    embedded = recorded.identity.makes_embeddings
     return (
         LabelledImage.of(labels, names)
         for shard_id in shards
-        for labels in iter_labels(read_shard(place, shard_id, store))
+        for labels in iter_labels(
+            read_shard(place, shard_id, store, embeddings=embedded), embedded=embedded
+        )
     )
 
 
@@ -263,7 +278,7 @@ def _are_several(images: Any) -> bool:
 
 
 def _named(found: records.Detection, names: Mapping[int, str]) -> Detection:
-    values = {field.name: getattr(found, field.name) for field in fields(found)}
+    values = {one.name: getattr(found, one.name) for one in fields(found)}
     return Detection(**values, name=names[found.category_id])
 
 

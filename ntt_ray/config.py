@@ -16,6 +16,7 @@ from pydantic import AfterValidator, Field, ValidationError, field_validator, mo
 from ntt_ray import storage
 from ntt_ray.errors import ConfigError, did_you_mean
 from ntt_ray.settings import (
+    EMBEDDING_COLUMNS,
     AnnotatedOrientation,
     DecodeSettings,
     MethodSettings,
@@ -290,6 +291,17 @@ class Config(Settings):
             raise ValueError(
                 f"proposals.keep and method.{name} exclude each other: {why}. Set method.{name} to "
                 "null, or proposals.keep to false"
+            )
+        if self.proposals.embeddings and not self.proposals.keep:
+            raise ValueError(
+                "proposals.embeddings: embeddings are made of what is kept; set proposals.keep to "
+                "true"
+            )
+        taken = EMBEDDING_COLUMNS.intersection(self.columns.keep)
+        if self.proposals.embeddings and taken:
+            raise ValueError(
+                "columns.keep: with proposals.embeddings shards have columns of the name "
+                f"{', '.join(sorted(taken))}; rename it in the table"
             )
         return self
 

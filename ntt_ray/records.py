@@ -6,11 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+import numpy.typing as npt
+
 from ntt_ray.errors import Failure
 from ntt_ray.masks import BoolMask, Rle, decode_rle
 
 if TYPE_CHECKING:
     from ntt_ray.settings import AnnotatedOrientation
+
+Embedding = npt.NDArray[np.float32]
 
 Status = Literal["ok", "empty", "failed"]
 # what is said of images that carry a note, in `ImageLabels.notes`
@@ -111,6 +116,8 @@ class Detection:
         bbox_xywh: tight box of the mask in pixels of the image; width and height at least 1.
         area: pixels of the mask, at least 1.
         rle: the mask at the image's size.
+        embedding: ``(C,)`` of length 1, the mean of the encoder's features in the mask that SAM2
+            proposed; None unless it was asked for. It does not count in comparisons.
     """
 
     category_id: int
@@ -119,6 +126,7 @@ class Detection:
     bbox_xywh: tuple[float, float, float, float]
     area: int
     rle: Rle = field(repr=False)
+    embedding: Embedding | None = field(default=None, repr=False, compare=False, kw_only=True)
 
     def mask(self) -> BoolMask:
         """The mask as a bool array ``(height, width)`` of the image's size."""
@@ -139,6 +147,8 @@ class ImageLabels:
             ``access``, the bytes could not be read, and ``worker``, it ended its process twice
             although it was alone in it, which are tried again. None in rows of older versions.
         notes: what may surprise in how the file became pixels, by the names of `NOTES`.
+        embedding: ``(C,)`` of length 1, the mean of the encoder's features of the image; None
+            unless it was asked for, and where the image failed. It does not count in comparisons.
     """
 
     entry: ImageEntry
@@ -149,6 +159,7 @@ class ImageLabels:
     detections: tuple[Detection, ...]
     failure: Failure | None = None
     notes: tuple[str, ...] = ()
+    embedding: Embedding | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if (self.status == "failed") != (self.error is not None):
@@ -165,10 +176,15 @@ class ImageLabels:
         size_hw: tuple[int, int],
         detections: tuple[Detection, ...],
         notes: tuple[str, ...] = (),
+        embedding: Embedding | None = None,
     ) -> ImageLabels:
         """The row of an image that went through the method."""
         status: Status = "ok" if detections else "empty"
-        return cls(entry, status, size_hw[0], size_hw[1], None, detections, notes=notes)
+        return cls(
+            *(entry, status, size_hw[0], size_hw[1], None, detections),
+            notes=notes,
+            embedding=embedding,
+        )
 
     @classmethod
     def failed(

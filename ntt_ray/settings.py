@@ -38,6 +38,10 @@ TAKEN_COLUMNS = frozenset(
 )
 
 
+# likewise where `ProposalSettings.embeddings` are asked for
+EMBEDDING_COLUMNS = frozenset({"embedding", "embeddings"})
+
+
 class TableColumns(Settings):
     """Which columns of the table of images mean what, beside `uri` and `file_name`.
 
@@ -298,7 +302,10 @@ class ProposalSettings(Settings):
         keep: each shard of labels has a shard of proposals beside it.
         max_iou: IoU at low resolution that two masks of an image may have at most; of more the one
             with the higher predicted IoU is kept. None keeps all, which takes a quarter more room.
+        embeddings: shards of labels, and the profile `parquet`, have the features of images and of
+            detections as columns, to search and to cluster by. Needs `keep`.
     """
 
     keep: bool = False
     max_iou: Share | None = 0.95
+    embeddings: bool = False

@@ -72,6 +72,14 @@ WRONG = {
         {"method": {"preset": "clean", **dict.fromkeys(("largest_component", "iou_power"))}},
         "method.preset: clean stands for .*delete them, or the preset",
     ),
+    "embeddings of what is not kept": (
+        {"proposals": {"embeddings": True}},
+        "set proposals.keep to true",
+    ),
+    "embeddings beside a column of that name": (
+        {"proposals": {"keep": True, "embeddings": True}, "columns": {"keep": ["embedding"]}},
+        "columns of the name embedding; rename it",
+    ),
     "two sources": ({"references": {"annotations": "a"}}, "exactly one"),
     "true is not a number": ({"job": {"images_per_unit": True}}, "images_per_unit"),
     "patch": ({"models": {"encoder": {"image_size": 512}}}, "not a multiple of 14"),

@@ -20,12 +20,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
+
 from ntt_ray import storage
 from ntt_ray.bank.file import bank_digest
 from ntt_ray.bank.inputs import BankInputs
 from ntt_ray.bank.memory import MemoryBank
 from ntt_ray.bank.padding import PaddedMeans
 from ntt_ray.calibrate.copies import Signature, grouped, signature_of
+from ntt_ray.calibrate.kept import PictureStore
 from ntt_ray.calibrate.page import Judged, render_calibration, render_judged, worst_first
 from ntt_ray.calibrate.thresholds import ClassCalibration, calibrate, calibration_of, judge
 from ntt_ray.config import Config
@@ -33,16 +36,26 @@ from ntt_ray.errors import InputError, NttRayError
 from ntt_ray.evaluate.matching import GroundTruth
 from ntt_ray.images import RgbImage
 from ntt_ray.json_input import read_json
+from ntt_ray.method.tiling import make_labeler
 from ntt_ray.models.spec import ModelSpec
 from ntt_ray.pages.environment import counted
-from ntt_ray.records import ClassLabel, ImageEntry, ImageLabels, Reference, ReferenceSet
+from ntt_ray.proposals.keeping import Keeper
+from ntt_ray.proposals.kept import ImageProposals
+from ntt_ray.proposals.matching import Matcher
+from ntt_ray.records import (
+    ClassLabel,
+    Detection,
+    ImageEntry,
+    ImageLabels,
+    Reference,
+    ReferenceSet,
+)
 from ntt_ray.references.background import images_of
 from ntt_ray.references.dataset import decode_sized, read_all
 from ntt_ray.run.cluster.tasks import run_tasks
 from ntt_ray.run.layout import CALIBRATION_FILE, CALIBRATION_PAGE
-from ntt_ray.run.loading import labeler_of_images
 from ntt_ray.run.prepare import ReferenceRun, prepare_references
-from ntt_ray.settings import AnnotatedOrientation, MethodSettings, ProposalSettings
+from ntt_ray.settings import AnnotatedOrientation, MethodSettings
 from ntt_ray.storage import Storage
 
 logger = logging.getLogger(__name__)
@@ -64,6 +77,7 @@ class Picture:
         names: file names of the images at these addresses.
         size_hw: its height and width according to the reference file.
         orientation: how it was seen when it was annotated.
+        digest: SHA-256 of the file's bytes in hex, or its address where it could not be read.
     """
 
     entry: ImageEntry
@@ -72,6 +86,13 @@ class Picture:
     names: tuple[str, ...]
     size_hw: tuple[int, int]
     orientation: AnnotatedOrientation = "auto"
+    digest: str = ""
+
+    @property
+    def key(self) -> str:
+        """What its pixels depend on: the same picture has the same key in any reference file."""
+        height, width = self.size_hw
+        return f"{self.digest}-{self.orientation}-{width}x{height}"
 
     def read(self, store: Storage) -> RgbImage:
         """Its pixels ``(h, w, 3)`` as they were annotated; errors as of `decode_sized`."""
@@ -83,6 +104,7 @@ def calibrate_run(
     *,
     wanted_precision: float | None = None,
     complete: bool = False,
+    kept_by: str | None = None,
     on_images: Callable[[int, int], None] | None = None,
 ) -> list[ClassCalibration]:
     """Choose score thresholds from the references; write ``calibration.json`` and its page.
@@ -91,11 +113,18 @@ def calibrate_run(
         config: the run; needs references.
         wanted_precision: share of the detections that must be right, instead of the best F1.
         complete: whether every object of the run's classes is annotated in the reference images.
+        kept_by: an output whose calibration kept proposals of reference pictures, which are taken
+            where they fit, as those below the config's own output are.
         on_images: called with how many reference images are done, and how many there are.
 
     Raises:
-        InputError: the config names a ready bank: there is no reference image to label.
+        InputError: the config names a ready bank: there is no reference image to label; or
+            proposals are named, and the config keeps none.
     """
+    if kept_by is not None and not config.proposals.keep:
+        raise InputError(
+            "--from: proposals of pictures are kept, and taken, with proposals.keep: true"
+        )
     if config.references is None:
         raise InputError(
             "calibrate: the config names a ready bank; references are needed, with their images"
@@ -111,7 +140,7 @@ def calibrate_run(
     are_objects = config.references.crowds == "objects"
     truth = GroundTruth(one_image_each(coco, pictures, crowds_are_objects=are_objects), classes)
     judged: list[Judged] = []
-    for labels, known in _labelled(config, run, pictures):
+    for labels, known in _labelled(config, run, pictures, store, kept_by):
         matches = truth.match(labels)
         if matches is None:
             raise InputError(
@@ -287,46 +316,119 @@ def _background_rows(
     return rows
 
 
-def _label(
-    models: ModelSpec,
-    method: MethodSettings,
-    proposals: ProposalSettings,
-    data: bytes,
-    references: ReferenceSet,
-    negatives: ReferenceSet | None,
-    per_background: int,
-    pictures: Sequence[Picture],
-) -> list[_Labelled]:
-    """The Ray task: label pictures one by one, each with the bank of all others."""
+@dataclass(frozen=True)
+class _Judging:
+    """What a task needs to label pictures, each with the bank of all others.
+
+    Attributes:
+        models: how to load both models.
+        method: the settings of the method.
+        max_iou: as of `ProposalSettings`.
+        bank: the bank's file.
+        references: the references in the bank, under the bank's category ids.
+        negatives: likewise the negative references.
+        per_background: how many negatives each image of a class's references gave.
+        kept: where proposals of pictures are kept; None where they are not.
+    """
+
+    models: ModelSpec
+    method: MethodSettings
+    max_iou: float | None
+    bank: bytes
+    references: ReferenceSet
+    negatives: ReferenceSet | None
+    per_background: int
+    kept: PictureStore | None
+
+    def others(self, bank: MemoryBank, picture: Picture) -> MemoryBank:
+        """The bank without the references of a picture."""
+        return bank_without(
+            bank, self.references, picture.uris, self.negatives, self.per_background
+        )
+
+
+def _label(judging: _Judging, pictures: Sequence[Picture]) -> list[_Labelled]:
+    """The Ray task: label pictures one by one; where proposals are kept, by what was kept."""
+    models, method = judging.models, judging.method
     models.set_up_torch()
-    bank = MemoryBank.from_bytes(data, "the bank")
-    encoder, proposer = (
-        models.load_encoder(),
-        models.load_proposer(method.points_per_side, method.all_outputs),
-    )
-    rows = []
+    bank = MemoryBank.from_bytes(judging.bank, "the bank")
+    encoder = models.load_encoder()
+    proposer = models.load_proposer(method.points_per_side, method.all_outputs)
+    if judging.kept is not None:
+        keeper = Keeper(encoder, proposer, method, judging.max_iou)
+        rows = [_kept(keeper, picture, picture.read(models.store)) for picture in pictures]
+        judging.kept.publish(rows, encoder.feature_dim)
+        return [_matched(judging, bank, *item) for item in zip(pictures, rows, strict=True)]
+    found = []
     for picture in pictures:
         image_rgb = picture.read(models.store)
-        others = bank_without(bank, references, picture.uris, negatives, per_background)
-        labeler = labeler_of_images(encoder, proposer, others, method, proposals)
-        (found,) = labeler.label([image_rgb])
-        height, width = image_rgb.shape[:2]
-        known = frozenset(label.category_id for label in others.classes)
-        rows.append((ImageLabels.labelled(picture.entry, (height, width), found), known))
-    return rows
+        others = judging.others(bank, picture)
+        (detections,) = make_labeler(encoder, proposer, others, method).label([image_rgb])
+        found.append((_row(picture, detections), _category_ids(others)))
+    return found
+
+
+def _kept(keeper: Keeper, picture: Picture, image_rgb: RgbImage) -> ImageProposals:
+    (views,) = keeper.keep([image_rgb])
+    entry = ImageEntry(picture.entry.image_id, picture.key, "")
+    return ImageProposals.kept(entry, picture.size_hw, views)
+
+
+def _match(judging: _Judging, part: tuple[str, Sequence[Picture]]) -> list[_Labelled]:
+    """The Ray task where a file has the proposals of pictures: no model is loaded."""
+    uri, pictures = part
+    assert judging.kept is not None
+    torch.set_num_threads(1)
+    rows, bank = judging.kept.read(uri), MemoryBank.from_bytes(judging.bank, "the bank")
+    return [_matched(judging, bank, picture, rows[picture.key]) for picture in pictures]
+
+
+def _matched(
+    judging: _Judging, bank: MemoryBank, picture: Picture, row: ImageProposals
+) -> _Labelled:
+    others = judging.others(bank, picture)
+    detections = Matcher(others, judging.method).detections(row.views, picture.size_hw)
+    return _row(picture, detections), _category_ids(others)
+
+
+def _row(picture: Picture, detections: tuple[Detection, ...]) -> ImageLabels:
+    return ImageLabels.labelled(picture.entry, picture.size_hw, detections)
+
+
+def _category_ids(bank: MemoryBank) -> frozenset[int]:
+    return frozenset(label.category_id for label in bank.classes)
 
 
 def _labelled(
-    config: Config, run: ReferenceRun, pictures: Sequence[Picture]
+    config: Config,
+    run: ReferenceRun,
+    pictures: Sequence[Picture],
+    store: Storage,
+    kept_by: str | None,
 ) -> Iterator[_Labelled]:
     """Labels of the pictures in any order, each with the classes that its bank had."""
     background = config.references and config.references.background
-    around = background.per_image if background else 0
-    models, sets = run.models.uncompiled(), run.inputs.in_bank()
-    task = partial(_label, models, config.method, config.proposals, run.bank, *sets, around)
-    size = max(1, min(IMAGES_PER_TASK, -(-len(pictures) // run.resources.actors)))
-    parts = [list(pictures[start : start + size]) for start in range(0, len(pictures), size)]
-    for labelled in run_tasks(task, parts, run.resources.actor_options()):
+    kept = PictureStore.of(config, run.found, store) if config.proposals.keep else None
+    judging = _Judging(
+        *(run.models.uncompiled(), config.method, config.proposals.max_iou, run.bank),
+        *run.inputs.in_bank(),
+        background.per_image if background else 0,
+        kept,
+    )
+    left = list(pictures)
+    if kept is not None:
+        by_key = {picture.key: picture for picture in pictures}
+        outputs = [config.output, *([kept_by] if kept_by else [])]
+        files = kept.files_of(by_key, outputs)
+        known = {key for keys in files.values() for key in keys}
+        logger.info("proposals of %d of %d reference pictures are kept", len(known), len(by_key))
+        left = [picture for picture in pictures if picture.key not in known]
+        matching = [(uri, [by_key[key] for key in keys]) for uri, keys in files.items()]
+        for labelled in run_tasks(partial(_match, judging), matching, {"num_cpus": 1}):
+            yield from labelled
+    size = max(1, min(IMAGES_PER_TASK, -(-len(left) // run.resources.actors)))
+    parts = [left[start : start + size] for start in range(0, len(left), size)]
+    for labelled in run_tasks(partial(_label, judging), parts, run.resources.actor_options()):
         yield from labelled
 
 
@@ -357,5 +459,6 @@ def pictures_of(inputs: BankInputs, store: Storage) -> list[Picture]:
             ids = tuple(entry.image_id for entry in shown)
             all_of_it, one = copies[groups[digest]], references[shown[0]]
             uris, names = frozenset(all_of_it), tuple(sorted(all_of_it.values()))
-            pictures.append(Picture(shown[0], ids, uris, names, one.size_hw, one.orientation))
+            seen_so = one.size_hw, one.orientation
+            pictures.append(Picture(shown[0], ids, uris, names, *seen_so, digest))
     return sorted(pictures, key=lambda picture: picture.entry.image_id)

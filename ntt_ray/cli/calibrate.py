@@ -35,12 +35,21 @@ def calibrate(
             "--complete", help="Say that every object in the reference images is annotated."
         ),
     ] = False,
+    kept_by: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="OUTPUT",
+            help="Take the proposals of pictures that its calibration kept.",
+        ),
+    ] = None,
 ) -> None:
     """Choose a score threshold for each class from the references: OUTPUT/calibration.json.
 
     Every reference image is labelled with a bank made of the others; calibration.html shows each
     one. Classes with few references share the score of all classes; where nothing can be told,
-    `merge.min_score` stays.
+    `merge.min_score` stays. With proposals.keep the proposals of the pictures are kept in
+    OUTPUT/calibration: with other classes or thresholds only new pictures are looked at.
 
     Example: ntt-ray calibrate birds.yaml --precision 0.9
     """
@@ -52,6 +61,7 @@ def calibrate(
             settings,
             wanted_precision=precision,
             complete=complete,
+            kept_by=kept_by,
             on_images=on_images,
         )
     _print_table(found)

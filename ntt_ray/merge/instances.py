@@ -137,29 +137,40 @@ def _bits(readable: Sequence[npt.NDArray[np.bool_]]) -> npt.NDArray[np.uint8] | 
     return None if rows.all() else np.packbits(rows)
 
 
-def flat_instances(rows: pa.RecordBatch, thresholds: Thresholds | None = None) -> pa.Table:
+def flat_instances(
+    rows: pa.RecordBatch, thresholds: Thresholds | None = None, *, embedded: bool = False
+) -> pa.Table:
     """The instances of some rows of a shard, one row each, in manifest order, then by rank.
 
     Args:
         rows: some rows of a shard, with all of its columns or some.
         thresholds: keep only what reaches them; None keeps all.
+        embedded: whether the column ``embeddings`` has one for each annotation.
 
     Returns:
         The columns of `rows` but ``annotations``, ``error``, ``failure`` and ``notes``, repeated
         for every instance, and the fields of ``annotations``, with the category ids of the merged
-        files.
+        files; in the place of ``embeddings`` each instance has its ``embedding``.
+
+    Raises:
+        ValueError: an image has another number of embeddings than of annotations.
     """
     lengths, instances = _flattened(rows)
     row = np.repeat(np.arange(len(rows)), lengths)
+    embeddings = _embeddings(rows, lengths) if embedded else None
     if thresholds is not None:
         reached = _reached(instances, thresholds)
         if not reached.all():
             row, instances = row[reached], instances.filter(pa.array(reached))
+            embeddings = None if embeddings is None else embeddings.filter(pa.array(reached))
+    others = ("annotations", "error", "failure", "notes", *(("embeddings",) if embedded else ()))
     columns = {
         name: rows.column(name).take(pa.array(row))
         for name in rows.schema.names
-        if name not in ("annotations", "error", "failure", "notes")
+        if name not in others
     }
+    if embeddings is not None:
+        columns["embedding"] = embeddings
     columns |= {item.name: instances.field(item.name) for item in instances.type}
     if thresholds is not None and "category_id" in columns:
         ids = columns["category_id"].to_numpy()
@@ -170,6 +181,14 @@ def flat_instances(rows: pa.RecordBatch, thresholds: Thresholds | None = None) -
 def _flattened(rows: pa.RecordBatch) -> tuple[IntArray, pa.StructArray]:
     annotations = rows.column("annotations")
     return annotations.value_lengths().to_numpy(), annotations.flatten()
+
+
+def _embeddings(rows: pa.RecordBatch, lengths: IntArray) -> pa.Array:
+    found = rows.column("embeddings")
+    own = pc.fill_null(pc.list_value_length(found), 0).to_numpy()
+    if (own != lengths).any():
+        raise ValueError("an image has another number of embeddings than of annotations")
+    return found.flatten()
 
 
 def _reached(instances: pa.StructArray, thresholds: Thresholds) -> npt.NDArray[np.bool_]:

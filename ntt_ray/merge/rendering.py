@@ -21,7 +21,13 @@ from ntt_ray.merge.fragments import Layout, Slice
 from ntt_ray.merge.thresholds import Thresholds
 from ntt_ray.records import ClassLabel
 from ntt_ray.run.layout import shard_name
-from ntt_ray.run.shard import carried_columns, iter_batches, misfit, open_shard
+from ntt_ray.run.shard import (
+    carried_columns,
+    has_embeddings,
+    iter_batches,
+    misfit,
+    open_shard,
+)
 from ntt_ray.sources.schema import PACKED
 from ntt_ray.storage import Storage
 
@@ -151,6 +157,11 @@ class Source:
         with open_shard(self.output, shard_id, self.store) as file:
             schema = file.schema_arrow
             return [schema.field(name) for name in carried_columns(schema)]
+
+    def embedded(self, shard_id: int) -> bool:
+        """Whether a shard has the embeddings of its annotations."""
+        with open_shard(self.output, shard_id, self.store) as file:
+            return has_embeddings(file.schema_arrow)
 
     def publish(self, name: str, data: bytes) -> FileDigest:
         """Publish a small file of the output; gives its digest."""

@@ -26,6 +26,7 @@ class BestMasks:
         scores: ``(F,)`` float32, falling; those below 0 are no detections.
         predicted_iou: ``(F,)`` float32.
         parts: which parts of the masks stay; None: all.
+        features: ``(F, C)``, which the detections get as their embeddings; None: they get none.
     """
 
     size_hw: tuple[int, int]
@@ -34,6 +35,7 @@ class BestMasks:
     scores: Tensor
     predicted_iou: Tensor
     parts: ComponentSettings | None = None
+    features: Tensor | None = None
 
     def detections(self, category_ids: Sequence[int]) -> tuple[Detection, ...]:
         """Fetch, encode and measure; waits for the device. None of the masks found may be empty."""
@@ -44,6 +46,8 @@ class BestMasks:
             masks = without_small_parts(encoded, self.size_hw, self.parts)
         scores, ious = torch.stack((self.scores, self.predicted_iou)).tolist()  # one copy
         boxes, areas = masks.boxes_xywh.astype(float).tolist(), masks.areas.tolist()
+        features = self.features
+        embeddings = [None] * len(boxes) if features is None else features.float().cpu().numpy()
         return tuple(
             Detection(
                 category_id=category_ids[label],
@@ -52,9 +56,11 @@ class BestMasks:
                 bbox_xywh=tuple(box),
                 area=area,
                 rle=rle,
+                embedding=embedding,
             )
-            for label, score, predicted_iou, box, area, rle in zip(
-                self.labels.tolist(), scores, ious, boxes, areas, masks.rles, strict=True
+            for label, score, predicted_iou, box, area, rle, embedding in zip(
+                *(self.labels.tolist(), scores, ious, boxes, areas, masks.rles, embeddings),
+                strict=True,
             )
             if score >= 0
         )

@@ -37,6 +37,18 @@ def pooled_features(features: Tensor, masks: Tensor) -> Tensor:
     return F.normalize(sums / areas.clamp(min=1), dim=1)
 
 
+def mean_patch_feature(features: Tensor) -> Tensor:
+    """L2-normalised mean of all patch features of an image: what a mask of all of it would have.
+
+    Args:
+        features: ``(h, w, C)`` float32 patch features.
+
+    Returns:
+        ``(C,)`` float32 of length 1.
+    """
+    return F.normalize(features.flatten(0, 1).mean(dim=0), dim=0)
+
+
 @lru_cache(maxsize=64)
 def resize_matrix_on(n_in: int, n_out: int, device: torch.device) -> Tensor:
     """`resize_matrix`, resident on a device: sizes repeat from image to image.

@@ -187,6 +187,8 @@ def merged_views(
     size_hw: tuple[int, int],
     settings: MethodSettings,
     category_ids: Sequence[int],
+    *,
+    embeddings: bool = False,
 ) -> tuple[Detection, ...]:
     """NMS, the cut, merging and ranking of all views' masks, at the image's size.
 
@@ -197,6 +199,7 @@ def merged_views(
         size_hw: height and width of the image.
         settings: the settings of the method.
         category_ids: the category id of each class, by its index.
+        embeddings: whether detections get the features of their masks.
     """
     limit = settings.max_detections
     placed, values = zip(*(masks.placed(size_hw) for masks in views))
@@ -219,9 +222,15 @@ def merged_views(
     )
     scores = weighted_scores(scores, kept.predicted_iou, power)
     best = ranking(scores, order, limit)
-    labels, predicted_iou = kept.labels[best], kept.predicted_iou[best]
-    parts = settings.largest_component
-    chosen = BestMasks(size_hw, masks.select(best), labels, scores[best], predicted_iou, parts)
+    chosen = BestMasks(
+        size_hw,
+        masks.select(best),
+        kept.labels[best],
+        scores[best],
+        kept.predicted_iou[best],
+        settings.largest_component,
+        kept.features[best] if embeddings else None,
+    )
     return chosen.detections(category_ids)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from ntt_ray.images import RgbImage, resize_square
 from ntt_ray.method.host import Host
 from ntt_ray.method.masks_at_size import EncodedMask, as_rles, masks_to_encode
-from ntt_ray.method.pooling import pooled_features
+from ntt_ray.method.pooling import mean_patch_feature, pooled_features
 from ntt_ray.method.suppression import inclusive_boxes
 from ntt_ray.method.tiles import cut_off, views_of
 from ntt_ray.method.tiling import view_squares
@@ -27,7 +27,7 @@ from ntt_ray.proposals.fixed_point import to_fixed
 from ntt_ray.proposals.kept import KeptView
 from ntt_ray.proposals.matching import Matcher
 from ntt_ray.proposals.thinning import thinned
-from ntt_ray.records import Detection, PromptWork, View
+from ntt_ray.records import Detection, Embedding, PromptWork, View
 from ntt_ray.settings import MethodSettings
 
 # what the host does for each image beside the device: one thread waits for it, these make strings
@@ -116,9 +116,10 @@ class Keeper:
         proposals = self.proposer.propose(inputs, threshold, wanted)
         found = []
         for position, view, proposed in zip(wanted, views, proposals, strict=True):
-            pooled = pooled_features(features[position], proposed.logits > 0)
+            own = features[position]
+            pooled, mean = pooled_features(own, proposed.logits > 0), mean_patch_feature(own)
             staying = self._host.submit(
-                inputs.device, self.staying, view, proposed, pooled, size_hw
+                inputs.device, self.staying, view, proposed, pooled, mean, size_hw
             )
             found.append(self._encoding.submit(_encoded, staying))
         return found
@@ -128,6 +129,7 @@ class Keeper:
         view: View,
         proposals: Proposals,
         pooled: Tensor,
+        mean: Tensor,
         size_hw: tuple[int, int] | None = None,
     ) -> Staying:
         """Leave out what no class could make a label of, and near doubles; waits for the device.
@@ -136,6 +138,7 @@ class Keeper:
             view: where the view lies in the image.
             proposals: N masks of the view.
             pooled: ``(N, C)`` float32, their features.
+            mean: ``(C,)`` float32, that of all of the view.
             size_hw: height and width of the image, where masks that a border of the view cuts are
                 left out, too.
         """
@@ -149,18 +152,28 @@ class Keeper:
         stay = stay.to(masks.device)
         proposals, pooled, boxes = proposals.select(stay), pooled[stay], boxes[stay]
         in_strips = proposals.logits.is_cuda if self.strips is None else self.strips
-        features = to_fixed(pooled) if self.fixed else pooled
+        every = torch.cat((pooled, mean[None]))  # one copy to the host
+        features = (to_fixed(every) if self.fixed else every).cpu().numpy()
         return Staying(
             view=view,
             boxes_xyxy=boxes.cpu().numpy().astype(np.uint16),
             points=proposals.index.cpu().numpy().astype(np.int32),
             predicted_iou=proposals.predicted_iou.cpu().numpy(),
-            features=features.cpu().numpy(),
+            features=features[:-1],
+            mean_feature=features[-1],
             masks=masks_to_encode(proposals.logits, view.size_hw, in_strips).encoded(),
         )
 
     def _joined(self, found: Sequence[Future[KeptView]]) -> Future[Views]:
         return self._encoding.submit(lambda: tuple(view.result() for view in found))
+
+    def keep(self, images_rgb: Sequence[RgbImage]) -> list[Views]:
+        """What is kept of decoded images of any sizes, view by view."""
+        inputs = images_rgb
+        if not self.takes_whole_images:
+            inputs = [resize_square(image, self.proposer.image_size) for image in images_rgb]
+        sizes_hw = [(image.shape[0], image.shape[1]) for image in images_rgb]
+        return [found.result() for found in self.begin(inputs, sizes_hw)]
 
     def take_work(self) -> PromptWork:
         """No points are chosen where proposals are kept."""
@@ -181,6 +194,7 @@ class Staying:
     points: npt.NDArray[np.int32]
     predicted_iou: npt.NDArray[np.float32]
     features: npt.NDArray[np.int16] | npt.NDArray[np.float32]
+    mean_feature: npt.NDArray[np.int16] | npt.NDArray[np.float32]
 
     def encoded(self) -> KeptView:
         """Masks as RLE strings, which needs no device."""
@@ -193,6 +207,7 @@ class Staying:
             areas=masks.areas,
             counts=tuple(rle["counts"] for rle in masks.rles),
             features=self.features,
+            mean_feature=self.mean_feature,
         )
 
 
@@ -208,12 +223,14 @@ class KeptLabeler:
 
     def label(self, images_rgb: Sequence[RgbImage]) -> list[tuple[Detection, ...]]:
         """Label decoded images of any sizes; see `Labeler.label`."""
-        keeper, sizes_hw = self._keeper, [(image.shape[0], image.shape[1]) for image in images_rgb]
-        inputs = images_rgb
-        if not keeper.takes_whole_images:
-            inputs = [resize_square(image, keeper.proposer.image_size) for image in images_rgb]
-        found = keeper.begin(inputs, sizes_hw)
+        return [found for found, _ in self.label_and_embed(images_rgb)]
+
+    def label_and_embed(
+        self, images_rgb: Sequence[RgbImage]
+    ) -> list[tuple[tuple[Detection, ...], Embedding | None]]:
+        """Label decoded images of any sizes; gives their embeddings, too, where they are wanted."""
+        matcher = self._matcher
         return [
-            self._matcher.detections(views.result(), size)
-            for views, size in zip(found, sizes_hw, strict=True)
+            (matcher.detections(views, image.shape[:2]), matcher.embedding(views))
+            for views, image in zip(self._keeper.keep(images_rgb), images_rgb, strict=True)
         ]

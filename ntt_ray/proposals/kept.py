@@ -34,6 +34,7 @@ class KeptView:
         counts: N masks at the view's size, COCO's compressed RLE.
         features: ``(N, C)`` int16 fixed point (see `fixed_point`), pooled, of length 1; or float32,
             where nothing is stored.
+        mean_feature: ``(C,)``, the same of all of the view; None where it was not kept.
 
     Raises:
         ValueError: when built with fields of other types or lengths.
@@ -46,6 +47,7 @@ class KeptView:
     areas: npt.NDArray[np.int64]
     counts: tuple[str, ...]
     features: npt.NDArray[np.int16] | npt.NDArray[np.float32]
+    mean_feature: npt.NDArray[np.int16] | npt.NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.counts)
@@ -55,6 +57,12 @@ class KeptView:
                 raise ValueError(f"{name} must be {dtype.__name__} {(n, *inner)}")
         if self.features.dtype not in (np.int16, np.float32) or self.features.shape[:1] != (n,):
             raise ValueError(f"features must be int16 or float32 ({n}, C)")
+        mean = self.mean_feature
+        if mean is not None and (mean.dtype, mean.shape) != (
+            self.features.dtype,
+            self.features.shape[1:],
+        ):
+            raise ValueError("mean_feature must be like one of features")
 
     def __len__(self) -> int:
         return len(self.counts)
@@ -63,7 +71,7 @@ class KeptView:
         """The proposals at some positions."""
         counts = tuple(self.counts[position] for position in index.tolist())
         arrays = {name: getattr(self, name)[index] for name in (*_FIELDS, "features")}
-        return KeptView(self.view, counts=counts, **arrays)
+        return KeptView(self.view, counts=counts, mean_feature=self.mean_feature, **arrays)
 
     def rles(self) -> list[Rle]:
         """The masks at the view's size."""

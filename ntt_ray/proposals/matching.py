@@ -23,7 +23,7 @@ from ntt_ray.method.suppression import nms_order, ranking
 from ntt_ray.method.tiling import MaskValues, ViewMasks, merged_views
 from ntt_ray.proposals.fixed_point import from_fixed, to_fixed
 from ntt_ray.proposals.kept import ImageProposals, KeptView
-from ntt_ray.records import Detection, ImageLabels
+from ntt_ray.records import Detection, Embedding, ImageLabels
 from ntt_ray.settings import MethodSettings
 
 
@@ -34,18 +34,26 @@ class Matcher:
         bank: the classes.
         settings: the settings of the method; `min_predicted_iou` may be raised, not lowered.
         fixed: whether features are integers, as stored; else float32, as the models give them.
+        embeddings: whether images and detections get the features that were kept of them.
 
     Raises:
         ConfigError: when built with an option that needs what is not kept.
     """
 
-    def __init__(self, bank: MemoryBank, settings: MethodSettings, *, fixed: bool = True) -> None:
+    def __init__(
+        self,
+        bank: MemoryBank,
+        settings: MethodSettings,
+        *,
+        fixed: bool = True,
+        embeddings: bool = False,
+    ) -> None:
         if settings.averaging is not None:
             why = settings.unlike_kept()["averaging"]
             raise ConfigError(
                 "the settings do not fit kept proposals:", [f"method.averaging: {why}"]
             )
-        self._settings, self._fixed = settings, fixed
+        self._settings, self._fixed, self.embeddings = settings, fixed, embeddings
         self._category_ids = [label.category_id for label in bank.classes]
         if fixed:
             bank = bank.double()
@@ -63,7 +71,16 @@ class Matcher:
             return ImageLabels.failed(image.entry, str(image.error), image.failure)
         size_hw = image.height, image.width
         found = self.detections(image.views, size_hw)
-        return ImageLabels.labelled(image.entry, size_hw, found, image.notes)
+        embedding = self.embedding(image.views)
+        return ImageLabels.labelled(image.entry, size_hw, found, image.notes, embedding)
+
+    def embedding(self, views: tuple[KeptView, ...]) -> Embedding | None:
+        """The mean feature of an image, that of its first view; None if unwanted, or not kept."""
+        mean = views[0].mean_feature if views and self.embeddings else None
+        if mean is None:
+            return None
+        features = torch.from_numpy(mean)
+        return (from_fixed(features) if self._fixed else features).float().numpy()
 
     @torch.inference_mode()
     def detections(
@@ -72,7 +89,9 @@ class Matcher:
         """Detections of one image by falling score; none is a normal result."""
         if len(views) > 1:
             found = [self._of_view(view) for view in views]
-            return merged_views(found, size_hw, self._settings, self._category_ids)
+            return merged_views(
+                *(found, size_hw, self._settings, self._category_ids), embeddings=self.embeddings
+            )
         return self._of_whole(views[0], size_hw) if views else ()
 
     def _of_whole(self, view: KeptView, size_hw: tuple[int, int]) -> tuple[Detection, ...]:
@@ -88,9 +107,15 @@ class Matcher:
         )
         scores = weighted_scores(scores, values.predicted_iou, power)
         best = ranking(scores, torch.from_numpy(kept.points), limit)
-        labels, predicted_iou = values.labels[best], values.predicted_iou[best]
-        parts = settings.largest_component
-        chosen = BestMasks(size_hw, masks.select(best), labels, scores[best], predicted_iou, parts)
+        chosen = BestMasks(
+            size_hw,
+            masks.select(best),
+            values.labels[best],
+            scores[best],
+            values.predicted_iou[best],
+            settings.largest_component,
+            values.features[best] if self.embeddings else None,
+        )
         return chosen.detections(self._category_ids)
 
     def _of_view(self, view: KeptView) -> ViewMasks:

@@ -18,6 +18,7 @@ from ntt_ray.records import ImageEntry, View
 
 ROWS_AT_ONCE = 32  # images of a row group: of published models some tens of megabytes
 _VIEW = pa.struct([(name, pa.int32()) for name in ("left", "top", "width", "height")])
+_VIEW_FEATURE = "view_feature"  # the only column that a table may lack
 _LISTS: dict[str, pa.DataType] = {
     "view": pa.uint16(),
     "box": pa.list_(pa.uint16(), 4),
@@ -33,7 +34,8 @@ def proposal_schema(channels: int) -> pa.Schema:
 
     ``view`` says for each proposal which of the image's ``views`` it lies in; ``box`` is x1, y1,
     x2, y2 in pixels of the low-resolution mask, inclusive; ``counts`` is the mask at the size of
-    the view; ``feature`` are little-endian int16, see `fixed_point`.
+    the view; ``feature`` are little-endian int16, see `fixed_point`; and ``view_feature`` are
+    those of ``views`` as a whole, null where they were not kept: tables of older versions lack it.
     """
     features = pa.binary(2 * channels)
     return pa.schema(
@@ -49,6 +51,7 @@ def proposal_schema(channels: int) -> pa.Schema:
             pa.field("views", _list_of(_VIEW), nullable=False),
             *(pa.field(name, _list_of(kind), nullable=False) for name, kind in _LISTS.items()),
             pa.field("feature", _list_of(features), nullable=False),
+            pa.field(_VIEW_FEATURE, _list_of(features)),
         ]
     )
 
@@ -67,12 +70,22 @@ def channels_of(schema: pa.Schema) -> int:
     if "feature" in schema.names and pa.types.is_list(schema.field("feature").type):
         kind = schema.field("feature").type.value_type
     channels = kind.byte_width // 2 if pa.types.is_fixed_size_binary(kind) else 0
-    wanted = proposal_schema(channels)
-    wrong = [f.name for f in wanted if f.name not in schema.names or schema.field(f.name) != f]
+    found = {name: schema.field(name) for name in schema.names}
+    wanted = {field.name: field for field in proposal_schema(channels)}
+    found.setdefault(_VIEW_FEATURE, wanted[_VIEW_FEATURE])
+    wrong = [n for n, field in wanted.items() if n not in found or found[n] != field]
     wrong += [] if pa.types.is_fixed_size_binary(kind) else ["feature"]
     if wrong:
         raise ValueError(f"not the columns of proposals: {', '.join(dict.fromkeys(wrong))}")
     return channels
+
+
+def completed(table: pa.Table) -> pa.Table:
+    """A table of an older version, with nulls in the column that it may lack."""
+    if _VIEW_FEATURE in table.column_names:
+        return table
+    field = proposal_schema(channels_of(table.schema)).field(_VIEW_FEATURE)
+    return table.append_column(field, pa.nulls(len(table), field.type))
 
 
 def to_table(rows: Sequence[ImageProposals], channels: int) -> pa.Table:
@@ -117,6 +130,7 @@ def _batch(rows: Sequence[ImageProposals], schema: pa.Schema, channels: int) -> 
                 {"left": v.left, "top": v.top, "width": v.width, "height": v.height}
                 for v in (kept.view for kept in row.views)
             ],
+            _VIEW_FEATURE: _means(row.views),
         }
         for row in rows
     ]
@@ -127,6 +141,11 @@ def _batch(rows: Sequence[ImageProposals], schema: pa.Schema, channels: int) -> 
         for field in schema
     ]
     return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _means(views: Sequence[KeptView]) -> list[bytes] | None:
+    found = [v.mean_feature.astype("<i2").tobytes() for v in views if v.mean_feature is not None]
+    return found if len(found) == len(views) else None
 
 
 def _joined(arrays: Sequence[npt.NDArray[Any]], dtype: Any, *inner: int) -> npt.NDArray[Any]:
@@ -172,8 +191,13 @@ def _image(
     owner = arrays["view"]
     if len(owner) and int(owner.max()) >= len(row["views"]):
         raise ValueError(f"image {row['image_id']}: a proposal lies in no view")
+    means = row.get(_VIEW_FEATURE)
+    if means is None:
+        means = [None] * len(row["views"])
+    if len(means) != len(row["views"]):
+        raise ValueError(f"image {row['image_id']}: not as many features of views as views")
     views = []
-    for number, rectangle in enumerate(row["views"]):
+    for number, (rectangle, mean) in enumerate(zip(row["views"], means, strict=True)):
         own = np.flatnonzero(owner == number)
         views.append(
             KeptView(
@@ -184,6 +208,7 @@ def _image(
                 areas=arrays["area"][own],
                 counts=tuple(counts[position] for position in own.tolist()),
                 features=arrays["feature"][own],
+                mean_feature=None if mean is None else np.frombuffer(mean, "<i2").astype(np.int16),
             )
         )
     return ImageProposals(

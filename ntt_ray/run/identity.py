@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ntt_ray import storage
 from ntt_ray.config import Config
@@ -43,32 +44,42 @@ class Found:
         return cls(plain["bank"], digests, *known)
 
 
-def identity_of(config: Config, manifest: Source, found: Found) -> Identity:
-    """The identity of a run, from its config, its manifest file, and what only its files tell."""
+def models_content(config: Config, found: Found) -> dict[str, Any]:
+    """What an identity says of both models, as plain data."""
     encoder, proposer = config.models.encoder, config.models.proposer
     digests = found.digests
-    content = {
+    return {
+        "encoder": {
+            "name": encoder.name,
+            "image_size": encoder.image_size,
+            "checkpoint": digests["encoder"],
+            "architecture": encoder.architecture and encoder.architecture.model_dump(),
+        },
+        "proposer": {
+            "name": proposer.name,
+            "image_size": proposer.image_size,
+            "checkpoint": digests["proposer"],
+            "config": digests.get("proposer_config"),
+        },
+        "precision": found.precision,
+        "compile": config.models.compile,
+        "device": found.device,
+    }
+
+
+def proposals_content(config: Config) -> dict[str, Any]:
+    """What an identity says of how proposals are kept, as plain data."""
+    return config.proposals.model_dump(mode="json", exclude={"embeddings"})
+
+
+def identity_of(config: Config, manifest: Source, found: Found) -> Identity:
+    """The identity of a run, from its config, its manifest file, and what only its files tell."""
+    content: dict[str, Any] = {
         "images": storage.redact(config.images),
         "image_root": config.image_root and storage.redact(config.image_root),
         "manifest": manifest_file.manifest_digest(manifest),
         "bank": found.bank,
-        "models": {
-            "encoder": {
-                "name": encoder.name,
-                "image_size": encoder.image_size,
-                "checkpoint": digests["encoder"],
-                "architecture": encoder.architecture and encoder.architecture.model_dump(),
-            },
-            "proposer": {
-                "name": proposer.name,
-                "image_size": proposer.image_size,
-                "checkpoint": digests["proposer"],
-                "config": digests.get("proposer_config"),
-            },
-            "precision": found.precision,
-            "compile": config.models.compile,
-            "device": found.device,
-        },
+        "models": models_content(config, found),
         # options that are off are no part of it: they were none when older runs began
         "decode": {
             "orientation": config.decode.orientation,
@@ -81,7 +92,9 @@ def identity_of(config: Config, manifest: Source, found: Found) -> Identity:
         "job": {"images_per_unit": config.job.images_per_unit},
     }
     if config.proposals.keep:
-        content["proposals"] = config.proposals.model_dump(mode="json")
+        content["proposals"] = proposals_content(config)
+    if config.proposals.embeddings:
+        content["embeddings"] = True
     if columns := config.columns.model_dump(mode="json", exclude_defaults=True):
         content["columns"] = columns
     return Identity.model_validate(content)

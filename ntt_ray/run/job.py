@@ -102,6 +102,7 @@ class RematchJob:
         manifest_digest: SHA-256 of the manifest.
         provenance: what the metadata of every shard of labels says.
         carries: whether the manifest has columns that go into these shards too.
+        embeddings: whether they get the features of images and detections.
     """
 
     source: str
@@ -113,6 +114,7 @@ class RematchJob:
     manifest_digest: str
     provenance: Mapping[str, str]
     carries: bool
+    embeddings: bool = False
 
 
 class Pace:
@@ -181,10 +183,12 @@ class Keeping:
         max_iou: the IoU at low resolution that two kept masks of an image may have at most; None
             keeps all masks.
         metadata: what the metadata of every proposal shard says.
+        embeddings: whether shards of labels get the features of images and detections.
     """
 
     max_iou: float | None
     metadata: Mapping[str, str]
+    embeddings: bool = False
 
 
 @dataclass(frozen=True)

@@ -184,7 +184,8 @@ def _label_units(
 def _job(config: Config, store: Storage, token: str, prepared: Prepared) -> LabelJob:
     models, keeping = prepared.models, None
     if config.proposals.keep:
-        keeping = Keeping(config.proposals.max_iou, metadata_of(prepared.identity))
+        kept = config.proposals
+        keeping = Keeping(kept.max_iou, metadata_of(prepared.identity), kept.embeddings)
     return LabelJob(
         output=config.output,
         store=store,

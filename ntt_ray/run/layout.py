@@ -35,6 +35,7 @@ LABEL_TARS, DATASET_FOLDER = "webdataset/", "hf/data"
 METRICS_FILE = "metrics.json"
 REPORT_PAGE, REPORT_FILE = "report.html", "report.json"
 CALIBRATION_PAGE, CALIBRATION_FILE = "calibration.html", "calibration.json"
+CALIBRATION_FOLDER = "calibration"  # proposals of reference pictures
 PLAN_FOLDER, PLAN_FILE, SAMPLE_FILE = "plan", "plan.json", "sample.jsonl"
 REVIEW_FOLDER = "review"
 DRAW_FILE, REVIEW_PAGE = "review/draw.json", "review/review.html"
@@ -61,6 +62,7 @@ FILES = (
     f"{INSTANCES_FOLDER}/part-*-of-*.parquet",
     *(f"{LABEL_TARS}*.tar", f"{DATASET_FOLDER}/train-*-of-*.parquet"),
     *(METRICS_FILE, REPORT_PAGE, REPORT_FILE, CALIBRATION_PAGE, CALIBRATION_FILE),
+    f"{CALIBRATION_FOLDER}/pictures-*{SHARD_SUFFIX}",
     *(f"{PLAN_FOLDER}/*/{name}" for name in (PLAN_FILE, SAMPLE_FILE)),
     *(DRAW_FILE, REVIEW_PAGE, REVIEW_COCO, REVIEW_TASKS, REVIEW_INTERFACE),
     *(f"{REVIEW_FOLDER}/{VERDICTS_PREFIX}*.json", ESTIMATE_FILE, PROMISE_FILE),
@@ -127,6 +129,15 @@ def shard_uri(output: str, shard_id: int) -> str:
 def proposals_uri(output: str, shard_id: int) -> str:
     """Where the proposals of a unit lie, in a run that keeps them."""
     return storage.join(output, PROPOSALS_FOLDER, shard_name(shard_id))
+
+
+def picture_proposals(digest: str) -> str:
+    """File name of the proposals of some reference pictures, relative to the output.
+
+    Args:
+        digest: a digest of the file's content, in hex.
+    """
+    return f"{CALIBRATION_FOLDER}/pictures-{digest[:16]}{SHARD_SUFFIX}"
 
 
 def shard_ids(names: Iterable[str], suffix: str = SHARD_SUFFIX) -> set[int]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from ntt_ray.bank.memory import MemoryBank
 from ntt_ray.method.labeler import Labeler
 from ntt_ray.method.tiling import TiledLabeler, make_labeler
-from ntt_ray.models.interfaces import Encoder, Proposer
 from ntt_ray.models.spec import ModelSpec
 from ntt_ray.proposals.keeping import Keeper, KeptLabeler
 from ntt_ray.proposals.matching import Matcher
@@ -38,21 +37,8 @@ def loaded_image_labeler(
     if not proposals.keep:
         return loaded_labeler(models, bank, method)
     keeper = loaded_keeper(models, bank, method, proposals.max_iou)
-    return KeptLabeler(keeper, Matcher(MemoryBank.from_bytes(bank, "the memory bank"), method))
-
-
-def labeler_of_images(
-    encoder: Encoder,
-    proposer: Proposer,
-    bank: MemoryBank,
-    method: MethodSettings,
-    proposals: ProposalSettings,
-) -> Labeler | TiledLabeler | KeptLabeler:
-    """A labeller for single images, whose labels are those that a run with the settings makes."""
-    if not proposals.keep:
-        return make_labeler(encoder, proposer, bank, method)
-    keeper = Keeper(encoder, proposer, method, proposals.max_iou)
-    return KeptLabeler(keeper, Matcher(bank, method))
+    memory = MemoryBank.from_bytes(bank, "the memory bank")
+    return KeptLabeler(keeper, Matcher(memory, method, embeddings=proposals.embeddings))
 
 
 def loaded_keeper(

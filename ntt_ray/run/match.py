@@ -21,7 +21,7 @@ from ntt_ray.bank.memory import MemoryBank
 from ntt_ray.errors import InputError, LabelError, StorageError
 from ntt_ray.proposals.kept import ImageProposals
 from ntt_ray.proposals.matching import Matcher
-from ntt_ray.proposals.table import ROWS_AT_ONCE, iter_images
+from ntt_ray.proposals.table import ROWS_AT_ONCE, completed, iter_images
 from ntt_ray.records import ImageLabels
 from ntt_ray.run.job import LabelJob, RematchJob, UnitDone
 from ntt_ray.run.layout import proposals_uri, shard_uri
@@ -32,7 +32,13 @@ from ntt_ray.run.proposal_shard import (
     to_bytes,
     unit_metadata,
 )
-from ntt_ray.run.shard import ACCELERATORS_KEY, SCHEMA, accelerators_of, labels_to_row
+from ntt_ray.run.shard import (
+    ACCELERATORS_KEY,
+    SCHEMA,
+    accelerators_of,
+    labels_to_row,
+    with_embeddings,
+)
 from ntt_ray.run.write import counts_of, publish_labels, replaced
 from ntt_ray.settings import MethodSettings
 
@@ -69,14 +75,15 @@ def keep_and_match(
     if again:
         old = _kept_before(job, shard_id)
         accelerators |= accelerators_of(old.schema)
-        table = replaced(old.replace_schema_metadata(None), table.replace_schema_metadata(None))
+        old, new = (completed(part).replace_schema_metadata(None) for part in (old, table))
+        table = replaced(old, new)
     metadata = {**job.keeping.metadata, **unit_metadata(shard_id, table)}
     if accelerators:
         metadata[ACCELERATORS_KEY] = ", ".join(sorted(accelerators))
     kept = to_bytes(table, metadata)
     job.store.publish_bytes(proposals_uri(job.output, shard_id), kept)
     with open_proposals(job.output, shard_id, job.store, kept) as file:
-        labels = matched(shard_id, file, matcher_of(bank, job.method))
+        labels = matched(shard_id, file, matcher_of(bank, job.method, job.keeping.embeddings))
     publish_labels(shard_id, labels, accelerators, job)
     return labels.filter(pc.is_in(labels["image_id"], new_ids.combine_chunks()))
 
@@ -110,7 +117,7 @@ def rematched(job: RematchJob, shard_id: int) -> UnitDone:
                 uri = storage.redact(proposals_uri(job.source, shard_id))
                 raise InputError(f"{uri}: {problem}")
             accelerators = accelerators_of(file.schema_arrow)
-            labels = matched(shard_id, file, matcher_of(job.bank, job.method))
+            labels = matched(shard_id, file, matcher_of(job.bank, job.method, job.embeddings))
         matched_s = time.perf_counter() - started - read_s
         publish_labels(shard_id, labels, accelerators, job)
     except (InputError, StorageError) as error:
@@ -136,14 +143,15 @@ def _proposals(job: RematchJob, shard_id: int) -> bytes:
 
 
 @lru_cache(maxsize=2)  # a process writes or matches unit after unit
-def matcher_of(bank: bytes, method: MethodSettings) -> Matcher:
+def matcher_of(bank: bytes, method: MethodSettings, embeddings: bool) -> Matcher:
     """A memory bank in a file's bytes, ready to be matched with, in one thread.
 
     Raises:
         InputError: the bank is damaged.
     """
     torch.set_num_threads(1)
-    return Matcher(MemoryBank.from_bytes(bank, "the memory bank"), method)
+    memory = MemoryBank.from_bytes(bank, "the memory bank")
+    return Matcher(memory, method, embeddings=embeddings)
 
 
 def matched(shard_id: int, file: pq.ParquetFile, matcher: Matcher) -> pa.Table:
@@ -153,8 +161,10 @@ def matched(shard_id: int, file: pq.ParquetFile, matcher: Matcher) -> pa.Table:
         InputError: the proposals are damaged.
         LabelError: the method failed on an image; it and the unit are named.
     """
-    rows = [labels_to_row(_labels(shard_id, image, matcher)) for image in _images(file)]
-    return pa.Table.from_pylist(rows, schema=SCHEMA)
+    labels = (_labels(shard_id, image, matcher) for image in _images(file))
+    if matcher.embeddings:
+        return with_embeddings(list(labels))
+    return pa.Table.from_pylist([labels_to_row(item) for item in labels], schema=SCHEMA)
 
 
 def _images(file: pq.ParquetFile) -> Iterator[ImageProposals]:

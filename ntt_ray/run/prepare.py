@@ -101,12 +101,21 @@ class Images:
 
 @dataclass(frozen=True)
 class ReferenceRun:
-    """Checked references, their bank, and what is needed to label with it."""
+    """Checked references, their bank, and what is needed to label with it.
+
+    Attributes:
+        inputs: the references.
+        bank: the bank file.
+        models: how to load both models.
+        resources: what a labelling process reserves.
+        found: what of an identity stands in no config.
+    """
 
     inputs: BankInputs
     bank: bytes
     models: ModelSpec
     resources: Resources
+    found: Found
 
 
 @dataclass(frozen=True)
@@ -175,7 +184,13 @@ def prepare_references(config: Config, store: Storage) -> ReferenceRun:
     assert isinstance(inputs, BankInputs), "the config names a ready bank"
     models = start_models(config, store)
     bank, _ = usable_bank(config, store, inputs, models)
-    return ReferenceRun(inputs, bank.data, models.spec, models.resources)
+    found = _found(models, bank)
+    return ReferenceRun(inputs, bank.data, models.spec, models.resources, found)
+
+
+def _found(models: CheckedModels, bank: BankFile) -> Found:
+    spec = models.spec
+    return Found(bank_digest(bank.data), models.digests, spec.precision, spec.device)
 
 
 def prepare_run(
@@ -197,8 +212,7 @@ def prepare_run(
     models = start_models(config, store)
     bank, built = usable_bank(config, store, sources, models)
     config = with_unit_images(config, images.manifest, images.recorded)
-    found = Found(bank_digest(bank.data), models.digests, models.spec.precision, models.spec.device)
-    identity = identity_of(config, images.manifest, found)
+    identity = identity_of(config, images.manifest, _found(models, bank))
     if images.recorded is not None:
         check_same_run(images.recorded, identity, config.output)
         _restore(config, store, images, bank)

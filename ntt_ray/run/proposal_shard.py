@@ -12,7 +12,7 @@ import hashlib
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import pyarrow as pa
@@ -35,7 +35,8 @@ def made_of(identity: Identity) -> dict[str, Any]:
     """What decides which proposals a run keeps: its identity without bank and classes."""
     plain = identity.plain()
     method = {key: value for key, value in plain["method"].items() if key in PROPOSING}
-    rest = {key: value for key, value in plain.items() if key not in ("bank", "method")}
+    others = ("bank", "method", "embeddings")
+    rest = {key: value for key, value in plain.items() if key not in others}
     return {**rest, "method": method}
 
 
@@ -46,15 +47,24 @@ def keeps_proposals(recorded: RunRecord) -> bool:
 
 def proposals_hash(identity: Identity) -> str:
     """SHA-256 over what decides which proposals a run keeps, in hex."""
-    return hashlib.sha256(json.dumps(made_of(identity), sort_keys=True).encode()).hexdigest()
+    return _digest(made_of(identity))
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def metadata_of(identity: Identity) -> dict[str, str]:
     """What the metadata of every proposal shard of a run say."""
+    return metadata_made_of(made_of(identity))
+
+
+def metadata_made_of(content: Mapping[str, Any]) -> dict[str, str]:
+    """What the metadata of a file of proposals say that were made of something, as plain data."""
     return {
         "format_version": FORMAT_VERSION,
-        HASH_KEY: proposals_hash(identity),
-        "made_of": json.dumps(made_of(identity), sort_keys=True),
+        HASH_KEY: _digest(content),
+        "made_of": json.dumps(content, sort_keys=True),
         "versions": json.dumps(installed_versions(), sort_keys=True),
     }
 
@@ -84,10 +94,9 @@ def existing_proposals(output: str, store: storage.Storage) -> set[int]:
     return shard_ids(store.list_files(folder, (SHARD_SUFFIX,), divide_at=NAMES_BETWEEN))
 
 
-@contextmanager
 def open_proposals(
     output: str, shard_id: int, store: storage.Storage, data: bytes | None = None
-) -> Iterator[pq.ParquetFile]:
+) -> AbstractContextManager[pq.ParquetFile]:
     """Open the proposals of a unit, and check their format.
 
     Args:
@@ -99,7 +108,14 @@ def open_proposals(
     Raises:
         InputError: missing, truncated or of another format; also for what is read in the block.
     """
-    uri = proposals_uri(output, shard_id)
+    return open_proposal_file(proposals_uri(output, shard_id), store, data)
+
+
+@contextmanager
+def open_proposal_file(
+    uri: str, store: storage.Storage, data: bytes | None = None
+) -> Iterator[pq.ParquetFile]:
+    """Open a file of proposals by its address; see `open_proposals`."""
     opened = store.open_read(uri) if data is None else io.BytesIO(data)
     try:
         with opened as stream, pq.ParquetFile(stream, pre_buffer=True) as file:

@@ -82,6 +82,11 @@ class Identity(_Recorded):
     images: str = ""
     decode: dict[str, Any] = Field(default_factory=dict)
 
+    @property
+    def makes_embeddings(self) -> bool:
+        """Whether shards of labels have embeddings."""
+        return bool(self.plain().get("embeddings"))
+
     def digest(self) -> str:
         """SHA-256 over the identity, in hex: the run's ``labels_hash``."""
         return hashlib.sha256(json.dumps(self.plain(), sort_keys=True).encode()).hexdigest()

@@ -121,6 +121,7 @@ def _prepared(plan: RematchPlan, store: Storage) -> RematchJob:
         manifest_digest=identity.manifest,
         provenance=identity.provenance(),
         carries=bool(carried(manifest_file.manifest_schema(plan.manifest))),
+        embeddings=config.proposals.embeddings,
     )
 
 

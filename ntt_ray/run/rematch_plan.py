@@ -42,7 +42,7 @@ from ntt_ray.storage import Storage
 
 # what may be another one than the proposals were kept with; of the threshold see `_refusals`
 FREE = (
-    "bank",
+    *("bank", "embeddings"),
     *(f"method.{name}" for name in MethodSettings.model_fields if name not in PROPOSING),
 )
 

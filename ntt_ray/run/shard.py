@@ -15,8 +15,10 @@ import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -66,6 +68,12 @@ ROW_FIELDS = [
     pa.field("annotations", LIST, nullable=False),
 ]
 SCHEMA = pa.schema(ROW_FIELDS)
+# columns that shards have where they were asked for, see `with_embeddings`
+VECTOR = pa.list_(pa.float32())
+EMBEDDING_FIELDS = (
+    pa.field("embedding", VECTOR),
+    pa.field("embeddings", pa.list_(pa.field("item", VECTOR, nullable=False))),
+)
 PENDING = ("access", "worker")  # failures that are tried again
 ADDED = frozenset({"failure", "notes"})  # nullable columns that shards written before them lack
 
@@ -145,6 +153,29 @@ def labels_to_table(labels: Sequence[ImageLabels]) -> pa.Table:
     return table
 
 
+def with_embeddings(labels: Sequence[ImageLabels]) -> pa.Table:
+    """Labels of a unit as a table of `SCHEMA`, with the embeddings of images and detections.
+
+    ``embedding`` is that of the image, null where it failed; ``embeddings`` has one for each of its
+    annotations, in their order. Both are float32 of length 1.
+    """
+    table = pa.Table.from_pylist([labels_to_row(item) for item in labels], schema=SCHEMA)
+    own = pa.array([item.embedding for item in labels], VECTOR)
+    found = [
+        None if item.status == "failed" else [d.embedding for d in item.detections]
+        for item in labels
+    ]
+    for field, column in zip(EMBEDDING_FIELDS, (own, pa.array(found, EMBEDDING_FIELDS[1].type))):
+        table = table.append_column(field, column)
+    return table
+
+
+def has_embeddings(schema: pa.Schema) -> bool:
+    """Whether a shard has the columns of `with_embeddings`; a table may have had such, too."""
+    names = {field.name for field in EMBEDDING_FIELDS}
+    return names.issubset(schema.names) and names.isdisjoint(kept_columns(schema))
+
+
 def with_carried(table: pa.Table, images: pa.Table) -> pa.Table:
     """The rows of a unit with the columns of the manifest that shards get too.
 
@@ -198,12 +229,14 @@ def _parquet(table: pa.Table, metadata: Mapping[str, str]) -> bytes:
     return sink.getvalue()
 
 
-def unit_metadata(shard_id: int, table: pa.Table) -> dict[str, str]:
+def unit_metadata(shard_id: int, table: pa.Table, *, embedded: bool = False) -> dict[str, str]:
     """What the metadata of a shard say of its unit: its number, and a digest of its image ids.
 
-    Of columns that were kept of a table, their names.
+    Of columns that were kept of a table, their names; with `embedded` those of `with_embeddings`
+    are none of them.
     """
     own = {*SCHEMA.names, *(field.name for field in PACKED)}
+    own |= {field.name for field in EMBEDDING_FIELDS} if embedded else set()
     kept = [name for name in table.column_names if name not in own]
     said = {KEPT_KEY: json.dumps(kept)} if kept else {}
     return {"unit": str(shard_id), "images": ids_digest(table["image_id"]), **said}
@@ -265,14 +298,23 @@ def sha256_before_footer(data: bytes) -> str:
 
 
 def read_shard(
-    output: str, shard_id: int, store: storage.Storage, data: bytes | None = None
+    output: str,
+    shard_id: int,
+    store: storage.Storage,
+    data: bytes | None = None,
+    *,
+    embeddings: bool = False,
 ) -> pa.Table:
     """Read a shard, with what it carries of the manifest, and check its format.
 
-    Arguments and errors as for `open_shard`.
+    With `embeddings` its embeddings come too. Arguments and errors as for `open_shard`.
     """
     with open_shard(output, shard_id, store, data) as file:
         names = [*SCHEMA.names, *carried_columns(file.schema_arrow)]
+        if embeddings:
+            if not has_embeddings(file.schema_arrow):
+                raise ValueError("it has no embeddings")
+            names += [field.name for field in EMBEDDING_FIELDS]
         table = file.read(names)
         table.validate(full=True)
     for name in ADDED.difference(table.column_names):
@@ -386,8 +428,12 @@ def _inner(kind: pa.ListType) -> Iterable[pa.Field]:
     return [inner.type.field(index) for index in range(inner.type.num_fields)]
 
 
-def iter_labels(table: pa.Table) -> Iterator[ImageLabels]:
+def iter_labels(table: pa.Table, *, embedded: bool = False) -> Iterator[ImageLabels]:
     """The rows of a shard as records, a few at a time in memory.
+
+    Args:
+        table: what `read_shard` gave.
+        embedded: whether the table has embeddings, which the records get then.
 
     Raises:
         InputError: a row contradicts itself: it was not written by this package.
@@ -396,6 +442,19 @@ def iter_labels(table: pa.Table) -> Iterator[ImageLabels]:
         for row in batch.to_pylist():
             try:
                 labels = row_to_labels(row)
+                labels = _embedded(labels, row) if embedded else labels
             except ValueError as error:
                 raise InputError(f"a damaged row of image {row['image_id']}: {error}") from None
             yield labels
+
+
+def _embedded(labels: ImageLabels, row: Mapping[str, Any]) -> ImageLabels:
+    own, found = row["embedding"], row["embeddings"] or ()
+    return replace(
+        labels,
+        embedding=None if own is None else np.array(own, np.float32),
+        detections=tuple(
+            replace(detection, embedding=np.array(vector, np.float32))
+            for detection, vector in zip(labels.detections, found, strict=True)
+        ),
+    )

@@ -102,20 +102,21 @@ def publish_labels(
 
     Args:
         shard_id: the unit.
-        table: its rows, with the columns of a shard.
+        table: its rows, with the columns of `SCHEMA`, or those of `shard.with_embeddings`.
         accelerators: the models of the GPUs that the images went through.
         run: the run.
 
     Raises:
         InputError, StorageError: it cannot be written.
     """
+    embedded = set(table.column_names) > set(SCHEMA.names)
     if run.carries:
         images = read_unit_table(run.output, shard_id, run.manifest_digest, run.store)
         table = with_carried(table, images)
     if pending := counts_of(table)["unreachable"]:
         note = json.dumps({"images": pending}).encode()
         run.store.publish_bytes(again_uri(run.output, shard_id), note)
-    metadata = {**run.provenance, **unit_metadata(shard_id, table)}
+    metadata = {**run.provenance, **unit_metadata(shard_id, table, embedded=embedded)}
     if accelerators:
         metadata[ACCELERATORS_KEY] = ", ".join(sorted(accelerators))
     data = table_to_bytes(table, metadata)

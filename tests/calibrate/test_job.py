@@ -11,7 +11,14 @@ from PIL import Image
 
 from ntt_ray.bank.inputs import BankInputs
 from ntt_ray.bank.memory import MemoryBank
-from ntt_ray.calibrate.job import bank_without, one_image_each, pictures_of, warn_of
+from ntt_ray.calibrate import job
+from ntt_ray.calibrate.job import (
+    bank_without,
+    calibrate_run,
+    one_image_each,
+    pictures_of,
+    warn_of,
+)
 from ntt_ray.calibrate.thresholds import (
     MIN_IMAGES,
     ImageOutcomes,
@@ -22,6 +29,7 @@ from ntt_ray.calibrate.thresholds import (
 )
 from ntt_ray.cli import app
 from ntt_ray.cli.app import console
+from ntt_ray.config import build_config
 from ntt_ray.errors import InputError
 from ntt_ray.evaluate.matching import TruthObject, match
 from ntt_ray.intervals import share_range
@@ -401,6 +409,67 @@ def test_the_command(golden_config, tmp_path):
     ready = [f"--set=bank={output}/bank.safetensors", "--set=references=null"]
     with pytest.raises(InputError, match="references are needed"):
         app(["calibrate", str(path), *ready], standalone_mode=False)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_pictures_that_were_kept_are_not_looked_at_again(golden_config, tmp_path, monkeypatch):
+    """Thresholds are those by the models, with other classes and another output's pictures, too."""
+    data = {**golden_config, "proposals": {"keep": True}}
+
+    def calibrated(name, kept_by=None, **changes):
+        config = build_config({**data, "output": str(tmp_path / name), **changes})
+        found = calibrate_run(config, kept_by=kept_by and str(tmp_path / kept_by))
+        return found, config.output
+
+    calls = _counted(monkeypatch)
+    first, output = calibrated("first")
+    assert calls.pop() == {"_label": len(_pictures(golden_config))}
+    names = [item.label.name for item in first]
+    kept = {path.name: path.read_bytes() for path in Path(output, "calibration").iterdir()}
+    again, _ = calibrated("first")
+    assert calls.pop() == {"_match": len(_pictures(golden_config))}
+    assert again == first
+    assert {p.name: p.read_bytes() for p in Path(output, "calibration").iterdir()} == kept
+
+    fewer = {"references": {**data["references"], "classes": names[1:]}}
+    changes = fewer | {"method": {**data["method"], "nms_iou": 0.8}}
+    anew, _ = calibrated("anew", **changes)
+    assert calls.pop().keys() == {"_label"}
+    other, _ = calibrated("other", "first", **changes)
+    assert calls.pop().keys() == {"_match"}
+    assert other == anew
+    with pytest.raises(InputError, match=r"--from: .* with proposals\.keep: true"):
+        calibrated("plain", "first", proposals={})
+
+    calibrated("first", method={**data["method"], "points_per_side": 8})  # other proposals
+    assert calls.pop().keys() == {"_label"}
+    for path in Path(output, "calibration").iterdir():
+        path.write_bytes(path.read_bytes()[:-9])
+    calibrated("first")
+    assert calls.pop().keys() == {"_label"}
+
+
+def _counted(monkeypatch) -> list[dict[str, int]]:
+    """Of each calibration, how many pictures which tasks got."""
+    counts, run_tasks = [], job.run_tasks
+
+    def counting(function, items, options=None):
+        items = list(items)
+        if function.func is job._match or not counts:
+            counts.append({})
+        name = function.func.__name__
+        sizes = [len(item[1] if name == "_match" else item) for item in items]
+        if sizes:
+            counts[-1][name] = sum(sizes)
+        return run_tasks(function, items, options)
+
+    monkeypatch.setattr(job, "run_tasks", counting)
+    return counts
+
+
+def _pictures(config) -> set[int]:
+    return {row["image_id"] for row in _golden_annotations(config)}
 
 
 def _golden_annotations(config) -> list[dict]:

@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from ntt_ray.method.pooling import (
+    mean_patch_feature,
     pooled_features,
     resize_matrix,
 )
@@ -30,6 +31,16 @@ def test_pooling_equals_resizing_and_averaging(grid, size):
     expected = torch.stack([reference.pooled_feature(features, mask) for mask in masks])
     error = (pooled_features(features, masks) - expected).abs().max()
     assert error < 1e-6
+
+
+@pytest.mark.parametrize(("grid", "size"), [(8, 64), (5, 20)])
+def test_the_mean_of_all_patches_is_that_of_a_mask_of_everything(grid, size):
+    features = torch.randn(grid, grid, 24, generator=torch.Generator().manual_seed(2))
+    (expected,) = pooled_features(features, torch.ones(1, size, size, dtype=torch.bool))
+    torch.testing.assert_close(mean_patch_feature(features), expected, rtol=0, atol=1e-6)
+    half = torch.cat((torch.full((1, 2, 3), 3.0), torch.tensor([[[0.0, 4, 0], [0, 0, 0]]])))
+    wanted = torch.tensor([6.0, 10.0, 6.0]) / 172**0.5
+    torch.testing.assert_close(mean_patch_feature(half), wanted)
 
 
 def test_pooling_without_masks():

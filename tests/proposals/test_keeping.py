@@ -3,8 +3,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from ntt_ray.images import resize_square
 from ntt_ray.masks import rle_area
-from ntt_ray.method.tiling import make_labeler
+from ntt_ray.method.pooling import mean_patch_feature
+from ntt_ray.method.tiling import make_labeler, view_squares
+from ntt_ray.models.inputs import to_input
 from ntt_ray.proposals.keeping import Keeper, KeptLabeler
 from ntt_ray.proposals.matching import Matcher
 from ntt_ray.settings import (
@@ -86,6 +89,36 @@ def test_what_is_kept():
     assert (np.diff(view.points) > 0).all()
     assert [rle_area(rle) for rle in view.rles()] == view.areas.tolist()
     assert len(kept(min_predicted_iou=0.5)) < len(view)
+
+
+@pytest.mark.parametrize("tiled", [False, True])
+def test_every_view_has_the_mean_of_its_features(tiled):
+    settings = MethodSettings(tiles=TileSettings() if tiled else None)
+    keeper = Keeper(RandomEncoder(), RandomProposer(), settings, None)
+    (picture,) = images((120, 160))
+    side = keeper.proposer.image_size
+    given = picture if tiled else resize_square(picture, side)
+    (found,) = keeper.begin([given], [(120, 160)])
+    views = found.result()
+    assert len(views) > 1 or not tiled
+    for view in views:
+        (square,) = view_squares(picture, [view.view], side, 1)
+        mean = mean_patch_feature(RandomEncoder().encode(to_input([square]))[0])
+        assert np.abs(view.mean_feature - mean.numpy() * 2**15).max() <= 1
+
+
+def test_single_images_have_embeddings_where_they_are_asked_for():
+    bank, settings = bank_of(0, 1, 2), MethodSettings()
+    keeper = Keeper(RandomEncoder(), RandomProposer(), settings, None)
+    pictures = images((48, 72), (120, 160))
+    embedded = KeptLabeler(keeper, Matcher(bank, settings, embeddings=True))
+    for found, embedding in embedded.label_and_embed(pictures):
+        assert found
+        for vector in (embedding, *(detection.embedding for detection in found)):
+            assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-3)
+    plain = KeptLabeler(keeper, Matcher(bank, settings))
+    assert [embedding for _, embedding in plain.label_and_embed(pictures)] == [None, None]
+    assert plain.label(pictures) == embedded.label(pictures)
 
 
 def test_raising_the_threshold_before_or_after_thinning_is_the_same():

@@ -68,6 +68,37 @@ def test_rows_of_images():
     assert matcher.labels(nothing).status == "empty"
 
 
+@pytest.mark.parametrize("row", [0, 2], ids=["whole", "tiles"])
+def test_detections_have_the_features_of_their_masks_where_they_are_asked_for(row):
+    image = four_rows()[row]
+    matcher = Matcher(_small_bank(), MethodSettings(), embeddings=True)
+    labels, plain = matcher.labels(image), Matcher(_small_bank(), MethodSettings()).labels(image)
+    assert labels == plain
+    assert plain.embedding is None
+    assert {d.embedding for d in plain.detections} == {None}
+    assert labels.detections
+    features = {
+        iou: feature / np.float32(2**15)
+        for view in image.views
+        for iou, feature in zip(view.predicted_iou.tolist(), view.features, strict=True)
+    }
+    for detection in labels.detections:
+        assert detection.embedding.dtype == np.float32
+        np.testing.assert_array_equal(detection.embedding, features[detection.predicted_iou])
+    whole = image.views[0].mean_feature / np.float32(2**15)
+    np.testing.assert_array_equal(labels.embedding, whole)
+    assert labels.embedding.dtype == np.float32
+
+
+def test_images_that_failed_or_were_kept_before_have_no_embedding():
+    matcher = Matcher(_small_bank(), MethodSettings(), embeddings=True)
+    whole, failed, _, empty = four_rows()
+    assert matcher.labels(failed).embedding is None
+    assert matcher.labels(empty).embedding is not None
+    old = replace(whole, views=(replace(whole.views[0], mean_feature=None),))
+    assert matcher.labels(old).embedding is None
+
+
 def _small_bank():
     from ntt_ray.bank.memory import MemoryBank
     from ntt_ray.records import ClassLabel

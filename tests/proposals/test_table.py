@@ -8,6 +8,7 @@ from ntt_ray.proposals.kept import ImageProposals
 from ntt_ray.proposals.table import (
     ROWS_AT_ONCE,
     channels_of,
+    completed,
     iter_images,
     proposal_schema,
     to_table,
@@ -36,6 +37,26 @@ def test_rows_come_back_as_they_were(times):
     assert plain(sliced) == plain(wanted[2])
 
 
+def test_tables_of_older_versions_know_no_features_of_views():
+    wanted = four_rows()
+    old = to_table(wanted, 6).drop_columns("view_feature")
+    assert channels_of(old.schema) == 6
+    (batch,) = old.to_batches()
+    assert {v.mean_feature for image in iter_images(batch) for v in image.views} == {None}
+    new = completed(old)
+    assert new.schema == proposal_schema(6)
+    assert new.drop_columns("view_feature").equals(old)
+    assert completed(new) is new
+    without = [
+        dataclasses.replace(
+            row, views=tuple(dataclasses.replace(view, mean_feature=None) for view in row.views)
+        )
+        for row in wanted
+    ]
+    (again,) = to_table(without, 6).to_batches()
+    assert [plain(image) for image in iter_images(again)] == [plain(image) for image in without]
+
+
 def test_images_without_proposals_have_rows_too():
     table = to_table(four_rows()[1:2], 6)
     assert [image.status for image in iter_images(table.to_batches()[0])] == ["failed"]
@@ -59,6 +80,11 @@ def test_damaged_rows_are_refused():
     wrong = pa.RecordBatch.from_arrays(columns, schema=batch.schema)
     with pytest.raises(ValueError, match="image 1: a proposal lies in no view"):
         list(iter_images(wrong))
+    place = batch.schema.names.index("view_feature")
+    fewer = pa.array([None, None, [b"x" * 12]]).cast(batch.schema.field("view_feature").type)
+    wrong = batch.set_column(place, batch.schema.field(place), fewer)
+    with pytest.raises(ValueError, match="image 3: not as many features of views as views"):
+        list(iter_images(wrong))
     columns[column] = pa.array([[0], [], []]).cast(batch.schema.field("view").type)
     wrong = pa.RecordBatch.from_arrays(columns, schema=batch.schema)
     with pytest.raises(ValueError, match="different lengths"):
@@ -70,6 +96,7 @@ WRONG = {
     "points": np.zeros(3, np.int32),
     "predicted_iou": np.zeros(2),
     "features": np.zeros((2, 6)),
+    "mean_feature": np.zeros(5, np.int16),
 }
 
 

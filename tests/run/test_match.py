@@ -18,7 +18,7 @@ from ntt_ray.run.job import LABELLED, Keeping, LabelJob, RematchJob
 from ntt_ray.run.layout import again_uri, proposals_uri, shard_uri
 from ntt_ray.run.match import rematched
 from ntt_ray.run.proposal_shard import open_proposals, to_bytes
-from ntt_ray.run.shard import accelerators_of, iter_labels, read_shard
+from ntt_ray.run.shard import SCHEMA, accelerators_of, iter_labels, read_shard
 from ntt_ray.run.write import write_units
 from ntt_ray.settings import DecodeSettings, MethodSettings
 from ntt_ray.storage import Storage
@@ -36,7 +36,7 @@ def _bank() -> bytes:
     return MemoryBank.from_means(labels, means, encoder=encoder, reference_digest="d").to_bytes()
 
 
-def _job(output: str) -> LabelJob:
+def _job(output: str, *, embeddings: bool = False) -> LabelJob:
     return LabelJob(
         output=output,
         store=STORE,
@@ -51,7 +51,7 @@ def _job(output: str) -> LabelJob:
         unit_bytes=1 << 20,
         run_token="run",
         provenance={"labels_hash": "0"},
-        keeping=Keeping(0.95, SAID),
+        keeping=Keeping(0.95, SAID, embeddings),
     )
 
 
@@ -62,17 +62,27 @@ def _image(number: int, error: str | None = None):
     return proposals_of(ImageLabels.labelled(entry, (20, 30), ()), seed=number)
 
 
-def _written(output: str, images, again: bool = False, accelerator: str | None = None):
+def _written(
+    output: str,
+    images,
+    again: bool = False,
+    accelerator: str | None = None,
+    *,
+    embeddings: bool = False,
+    older: bool = False,
+):
+    table = to_table(images, CHANNELS)
+    if older:
+        table = table.drop_columns("view_feature")
     unit = {
         "shard_id": 0,
         "again": again,
         "accelerator": accelerator,
         "rows": [],
-        "proposals": to_bytes(to_table(images, CHANNELS), SAID),
+        "proposals": to_bytes(table, SAID),
     }
-    (done,) = write_units(
-        pa.Table.from_pylist([unit], schema=LABELLED), _job(output), _bank()
-    ).to_pylist()
+    job = _job(output, embeddings=embeddings)
+    (done,) = write_units(pa.Table.from_pylist([unit], schema=LABELLED), job, _bank()).to_pylist()
     return done
 
 
@@ -98,6 +108,39 @@ def test_a_unit_and_those_of_its_images_that_are_tried_again(tmp_path):
     assert accelerators_of(read_shard(healed, 0, STORE).schema) == {"NVIDIA L4"}
     with open_proposals(healed, 0, STORE) as file:
         assert accelerators_of(file.schema_arrow) == {"NVIDIA L4"}
+
+
+def test_embeddings_of_a_unit_whose_images_are_tried_again(tmp_path):
+    """Those of proposals of an older version are null; labels do not depend on embeddings."""
+    whole, healed, plain = (str(tmp_path / name) for name in ("whole", "healed", "plain"))
+    _written(whole, [_image(1), _image(2), _image(3)], embeddings=True)
+    _written(plain, [_image(1), _image(2), _image(3)])
+    _written(healed, [_image(1), _image(2, "no answer"), _image(3)], embeddings=True)
+    failed, *_ = _embedded_rows(healed)[1:]
+    assert failed.embedding is None
+    _written(healed, [_image(2)], again=True, embeddings=True)
+    assert _files(healed) == _files(whole)
+    rows = _embedded_rows(whole)
+    assert rows == list(iter_labels(read_shard(plain, 0, STORE)))
+    assert all(row.embedding.shape == (CHANNELS,) for row in rows)
+    assert all(d.embedding.shape == (CHANNELS,) for row in rows for d in row.detections)
+    assert read_shard(whole, 0, STORE).schema.names == SCHEMA.names
+
+    older = str(tmp_path / "older")
+    _written(older, [_image(1), _image(2, "no answer"), _image(3)], embeddings=True, older=True)
+    _written(older, [_image(2)], again=True, embeddings=True)
+    known = [row.embedding is not None for row in _embedded_rows(older)]
+    assert known == [False, True, False]
+    job = RematchJob(
+        whole, "p", _bank(), METHOD, plain, STORE, "", {"labels_hash": "0"}, False, embeddings=True
+    )
+    rematched(job, 0)
+    assert STORE.read_bytes(shard_uri(plain, 0)) == _files(whole)[0]
+
+
+def _embedded_rows(output: str) -> list[ImageLabels]:
+    table = read_shard(output, 0, STORE, embeddings=True)
+    return list(iter_labels(table, embedded=True))
 
 
 def test_proposals_that_were_lost_are_said(tmp_path):

@@ -12,7 +12,8 @@ from ntt_ray.config import Config, build_config
 from ntt_ray.errors import InputError
 from ntt_ray.run.identity import Found, identity_of
 from ntt_ray.run.prepare import check_images
-from ntt_ray.run.record import differences
+from ntt_ray.run.proposal_shard import proposals_hash
+from ntt_ray.run.record import Identity, differences
 from ntt_ray.sources import archives
 from ntt_ray.storage import Storage
 from tests.support.golden import GOLDEN_MODELS
@@ -75,6 +76,7 @@ BY_CONTENT = {
     "models.proposer.config",
     "method.preset",
 }
+KEPT = {"proposals.embeddings"}  # goes with another only: `test_how_proposals_are_kept`
 # Where the work runs and what is made of the labels.
 ACCEPTED = {
     "images_allow_local": True,
@@ -139,7 +141,7 @@ def _leaves(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 
 def test_every_setting_is_on_one_side():
-    sides = [*REFUSED, *BY_CONTENT, *ACCEPTED]
+    sides = [*REFUSED, *BY_CONTENT, *ACCEPTED, *KEPT]
     leaves = [path for path in _leaves(Config) if not path.startswith("references.")]
     assert sorted(sides) == sorted(leaves)
 
@@ -156,11 +158,16 @@ def test_what_cannot_is_accepted(path):
     assert differences(_made(DATA), _made(_with(path, ACCEPTED[path]))) == []
 
 
-def test_how_proposals_are_kept_changes_labels():
+def test_how_proposals_are_kept():
     kept = {**DATA, "proposals": {"keep": True}}
     other = {**DATA, "proposals": {"keep": True, "max_iou": 0.9}}
     found = differences(_made(kept), _made(other))
     assert [line.split(":")[0] for line in found] == ["proposals.max_iou"]
+    embedded = {**DATA, "proposals": {"keep": True, "embeddings": True}}
+    found = differences(_made(kept), _made(embedded))
+    assert [line.split(":")[0] for line in found] == ["embeddings"]
+    hashes = [proposals_hash(Identity.model_validate(_made(data))) for data in (kept, embedded)]
+    assert hashes[0] == hashes[1]
 
 
 def test_a_preset_is_what_it_stands_for():

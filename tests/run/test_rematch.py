@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from PIL import Image
@@ -194,6 +195,34 @@ def test_matching_again_gives_the_bytes_of_labelling(data, tmp_path):
         matched(direct, source)
         assert files(more) == files(direct)
         assert whole(more)
+
+
+def test_embeddings_come_of_what_is_kept(data):
+    """Labels are the same with them; matching again makes them of proposals kept without."""
+    source, kept = data["output"], {"proposals": {"keep": True, "embeddings": True}}
+    labelled_so, matched_so = into(data, "labelled", **kept), into(data, "matched", **kept)
+    labelled(labelled_so)
+    matched(matched_so, source)
+    assert files(labelled_so) == files(matched_so) != files(data)
+    assert files(labelled_so, "proposals") == files(data, "proposals")
+    rows = list(ntt_ray.read_labels(matched_so["output"]))
+    assert rows == list(ntt_ray.read_labels(source))
+    for row in rows:
+        vectors = [row.embedding, *(found.embedding for found in row.detections)]
+        if row.status == "failed":
+            assert vectors == [None]
+            continue
+        lengths = [np.linalg.norm(vector) for vector in vectors]
+        assert lengths == pytest.approx([1.0] * len(vectors), abs=1e-3)
+    merged_so = {**matched_so, "merge": {"min_score": 0.0, "profiles": ["coco", "parquet"]}}
+    assert whole(merged_so)
+    table = pq.read_table(Path(matched_so["output"], "instances"))
+    assert table["embedding"].to_pylist() == [
+        found.embedding.tolist() for row in rows for found in row.detections
+    ]
+    without = into(data, "matched")
+    with pytest.raises(OutputMismatchError, match="embeddings: True there"):
+        matched(without, source)
 
 
 def test_tiles_keep_their_views(settings, tmp_path):

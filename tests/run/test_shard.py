@@ -1,5 +1,7 @@
+import json
 from dataclasses import replace
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -8,6 +10,7 @@ from ntt_ray.errors import InputError
 from ntt_ray.records import ImageEntry, ImageLabels
 from ntt_ray.run import shard as shards
 from ntt_ray.run.layout import shard_uri
+from ntt_ray.settings import EMBEDDING_COLUMNS
 from ntt_ray.sources.schema import packed_schema
 from ntt_ray.storage import Storage
 from tests.support.run_files import make_labels, manifest_table
@@ -77,6 +80,49 @@ def test_records_refuse_contradictions():
         ImageLabels(entry, "failed", None, None, None, ())
     with pytest.raises(ValueError, match="at least one"):
         ImageLabels(entry, "ok", 1, 1, None, ())
+
+
+def _embedded(labels, seed=0):
+    vectors = np.random.default_rng(seed).normal(size=(9, 4)).astype(np.float32)
+    found = tuple(
+        replace(detection, embedding=vector)
+        for detection, vector in zip(labels.detections, vectors[1:])
+    )
+    own = None if labels.status == "failed" else vectors[0]
+    return replace(labels, detections=found, embedding=own)
+
+
+def test_embeddings_round_trip_and_are_only_read_when_asked_for(tmp_path):
+    rows = [_embedded(row, n) for n, row in enumerate(ROWS.values()) if row.entry.key is None]
+    table = shards.with_embeddings(rows)
+    data = shards.table_to_bytes(table, shards.unit_metadata(0, table, embedded=True))
+    Storage().publish_bytes(shard_uri(str(tmp_path), 0), data)
+    plain = shards.read_shard(str(tmp_path), 0, Storage())
+    assert plain.column_names == shards.SCHEMA.names
+    assert list(shards.iter_labels(plain)) == rows
+    assert all(row.embedding is None for row in shards.iter_labels(plain))
+    read = shards.read_shard(str(tmp_path), 0, Storage(), embeddings=True)
+    assert shards.has_embeddings(pq.read_schema(tmp_path / "labels" / "shard-000000.parquet"))
+    found = list(shards.iter_labels(read, embedded=True))
+    assert found == rows
+    for row, wanted in zip(found, rows, strict=True):
+        assert (row.embedding is None) == (wanted.embedding is None) == (row.status == "failed")
+        if row.embedding is not None:
+            np.testing.assert_array_equal(row.embedding, wanted.embedding)
+        for detection, one in zip(row.detections, wanted.detections, strict=True):
+            np.testing.assert_array_equal(detection.embedding, one.embedding)
+    _publish(tmp_path, shards.labels_to_table(rows))
+    with pytest.raises(InputError, match="it has no embeddings"):
+        shards.read_shard(str(tmp_path), 0, Storage(), embeddings=True)
+
+
+def test_kept_columns_of_such_names_are_no_embeddings():
+    table = shards.with_embeddings([_embedded(make_labels())])
+    said = shards.unit_metadata(0, table)
+    assert json.loads(said["kept"]) == ["embedding", "embeddings"]
+    assert not shards.has_embeddings(table.schema.with_metadata(said))
+    assert "kept" not in shards.unit_metadata(0, table, embedded=True)
+    assert {field.name for field in shards.EMBEDDING_FIELDS} == EMBEDDING_COLUMNS
 
 
 def _publish(folder, table: pa.Table) -> str:

@@ -31,6 +31,7 @@ def random_view(count: int, seed: int = 0, rectangle: View = WHOLE) -> KeptView:
         np.array([rle_area(rle) for rle in rles], dtype=np.int64),
         tuple(rle["counts"] for rle in rles),
         np.rint(features * (2**15 - 1)).astype(np.int16),
+        np.rint((2**15 - 1) * np.eye(CHANNELS)[seed % CHANNELS]).astype(np.int16),
     )
 
 

@@ -40,14 +40,15 @@ def missing_packages(blocks: list[str]) -> list[str]:
     return [name for name in names if importlib.util.find_spec(name) is None]
 
 
-def write_example(folder: Path) -> tuple[str, list[str]]:
+def write_example(folder: Path, *more: str) -> tuple[str, list[str]]:
     """What ``ntt-ray demo`` leaves in a folder, as far as the recipes read it, with few images.
 
-    Gives its config, and what it was overridden with.
+    Gives its config, and what it was overridden with: `more`, too.
     """
-    path, overrides = render_example(folder / "runs" / "demo", images=IMAGES)
-    label(load_config(str(path), [*overrides, *SMALL]), lambda *_: None)
-    return str(path), [*overrides, *SMALL]
+    path, demo = render_example(folder / "runs" / "demo", images=IMAGES)
+    overrides = [*demo, *SMALL, *more]
+    label(load_config(str(path), overrides), lambda *_: None)
+    return str(path), overrides
 
 
 def run_recipe(title: str, folder: Path, page: str = "python.md") -> tuple[dict[str, Any], str]:

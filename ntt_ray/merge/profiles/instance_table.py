@@ -3,7 +3,7 @@
 ``instances/part-00001-of-00012.parquet`` and so on, in the order of ``annotations.json`` and with
 its ids; a part holds instances of at most `images_per_file` images. The masks are the compressed
 RLEs of the shards. Of packed images there are ``key`` and ``source`` too, and the columns that were
-kept of a table, as in the shards.
+kept of a table, as in the shards; and an ``embedding`` where the run made them.
 """
 
 from __future__ import annotations
@@ -17,18 +17,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ntt_ray import storage
+from ntt_ray.errors import InputError
 from ntt_ray.merge.digests import FileDigest
 from ntt_ray.merge.fragments import KEPT, Fragment
 from ntt_ray.merge.instances import annotation_columns, flat_instances
 from ntt_ray.merge.profiles.coco import split
 from ntt_ray.merge.rendering import Merge, Source, Written, iter_rows
 from ntt_ray.records import ClassLabel
-from ntt_ray.run.layout import COCO_FILE, INSTANCES_FOLDER, PART, part_name
+from ntt_ray.run.layout import COCO_FILE, INSTANCES_FOLDER, PART, part_name, shard_name
+from ntt_ray.run.shard import VECTOR
 
 _ANNOTATION = ("category_id", "score", "predicted_iou", "bbox.list.element", "area", "counts")
 _IMAGE = ("image_id", "file_name", "uri", "height", "width")
 _COLUMNS = (*_IMAGE, *annotation_columns(*_ANNOTATION))
 _BOX = ("bbox_x", "bbox_y", "bbox_width", "bbox_height")
+_EMBEDDING = pa.field("embedding", VECTOR)
 SCHEMA = pa.schema(
     [
         pa.field("instance_id", pa.int64()),
@@ -55,7 +58,10 @@ def write_table(merge: Merge) -> Written:
     source.store.discard_unfinished(storage.join(source.target, INSTANCES_FOLDER), PART)
     some = fragments[0].slices
     carried = tuple(source.carried(some[0].shard_id)) if some else ()
-    work = partial(publish_part, source=source, classes=merge.classes, carried=carried)
+    embedded = bool(some) and source.embedded(some[0].shard_id)
+    work = partial(
+        publish_part, source=source, classes=merge.classes, carried=carried, embedded=embedded
+    )
     items = [fragment.items for fragment in fragments]
     files = dict(zip(names, merge.mapped(work, parts, items), strict=True))
     source.delete_others(PART, files, INSTANCES_FOLDER)
@@ -75,15 +81,28 @@ def publish_part(
     source: Source,
     classes: Sequence[ClassLabel],
     carried: Sequence[pa.Field] = (),
+    embedded: bool = False,
 ) -> FileDigest:
-    """Publish a part, by its name and its rows, with columns that are carried; gives its digest."""
+    """Publish a part, by its name and its rows; gives its digest.
+
+    Args:
+        part: name and rows.
+        source: the shards.
+        classes: the classes of the merged files.
+        carried: columns of the shards that instances have of their image.
+        embedded: whether instances have their embeddings.
+    """
     name, fragment = part
-    schema = pa.schema([*SCHEMA, *carried])
-    columns = (*_COLUMNS, *(field.name for field in carried))
+    schema = pa.schema([*SCHEMA, *carried, *([_EMBEDDING] if embedded else [])])
+    columns = (*_COLUMNS, *(field.name for field in carried), *(["embeddings"] * embedded))
     tables, next_id = [schema.empty_table()], fragment.first_id
     for piece in fragment.slices:
         for rows in iter_rows(piece, columns, source):
-            instances = flat_instances(rows, source.thresholds)
+            try:
+                instances = flat_instances(rows, source.thresholds, embedded=embedded)
+            except ValueError as error:
+                unit = shard_name(piece.shard_id)
+                raise InputError(f"{unit}: damaged shard ({error})") from None
             tables.append(_table(instances, next_id, classes, schema))
             next_id += len(tables[-1])
     sink = io.BytesIO()

@@ -3,14 +3,22 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ntt_ray.errors import InputError
 from ntt_ray.merge import fragments
 from ntt_ray.merge.profiles.instance_table import SCHEMA
 from ntt_ray.run.layout import shard_uri
-from ntt_ray.run.shard import labels_to_table, table_to_bytes, unit_metadata
+from ntt_ray.run.shard import (
+    VECTOR,
+    labels_to_table,
+    table_to_bytes,
+    unit_metadata,
+    with_embeddings,
+)
 from ntt_ray.storage import Storage
 from tests.support.odd_masks import MASKS
 from tests.support.profile_run import CLASSES, labelled_images, merged, uris, write_run
@@ -90,6 +98,37 @@ def test_columns_of_packed_images_stand_after_the_others(output):
     assert table["key"].equals(table["file_name"])
     assert set(table["source"].to_pylist()) == {"a.tar"}
     assert table["area of town"].to_pylist() == [(i - 1) % 3 for i in table["image_id"].to_pylist()]
+
+
+def test_instances_have_their_embeddings_where_the_run_made_them(output):
+    images, vectors = [], iter(np.arange(400, dtype=np.float32).reshape(100, 4))
+    for image in labelled_images():
+        found = tuple(replace(d, embedding=next(vectors)) for d in image.detections)
+        images.append(replace(image, detections=found))
+    for shard_id, rows in enumerate((images[:3], images[3:])):
+        table = with_embeddings(rows)
+        data = table_to_bytes(table, unit_metadata(shard_id, table, embedded=True))
+        Storage().publish_bytes(shard_uri(str(output), shard_id), data)
+    scores = [d.score for image in images for d in image.detections]
+    least = sorted(scores)[len(scores) // 2]
+    (name,) = merged(output, "parquet", min_score=least)["parquet"].files
+    table = pq.read_table(output / name)
+    assert table.schema.equals(SCHEMA.append(pa.field("embedding", VECTOR)))
+    kept = [d for image in images for d in image.detections if d.score >= least]
+    assert 0 < len(kept) < len(scores)
+    assert table["embedding"].to_pylist() == [d.embedding.tolist() for d in kept]
+    assert table["score"].to_pylist() == [d.score for d in kept]
+
+
+def test_an_image_with_fewer_embeddings_than_annotations_is_damaged(output):
+    images = labelled_images()[:1]
+    table = with_embeddings(images)
+    column = pa.array([[]], table["embeddings"].type)
+    table = table.set_column(table.column_names.index("embeddings"), "embeddings", column)
+    data = table_to_bytes(table, unit_metadata(0, table, embedded=True))
+    Storage().publish_bytes(shard_uri(str(output), 0), data)
+    with pytest.raises(InputError, match="another number of embeddings than of annotations"):
+        merged(output, "parquet", shard_ids=[0])
 
 
 def test_credentials_stay_out(output):
