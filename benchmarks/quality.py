@@ -63,6 +63,7 @@ from ntt_ray.models.published import BUNDLED, bundled_file
 from ntt_ray.models.sam2.proposer import Sam2Proposer
 from ntt_ray.records import ClassLabel, Detection, PromptWork
 from ntt_ray.settings import (
+    AveragingSettings,
     ComponentSettings,
     DiffusionSettings,
     MethodSettings,
@@ -103,6 +104,23 @@ PARTS = {
         MethodSettings(largest_component=ComponentSettings(), iou_power=0.25)
     ),
 }
+POWER = {"iou_power": 0.25}
+MASKS = {
+    "NMS at 0.7": Variant(MethodSettings(nms_iou=0.7)),
+    "no NMS": Variant(MethodSettings(nms_iou=None)),
+    "averaging": Variant(MethodSettings(averaging=AveragingSettings())),
+    "all outputs": Variant(MethodSettings(all_outputs=True)),
+    "clean": Variant(MethodSettings(preset="clean")),
+    "clean, averaging": Variant(MethodSettings(preset="clean", averaging=AveragingSettings())),
+    "clean, IoU to 0.25": Variant(MethodSettings(preset="clean", **POWER)),
+    "clean, no NMS, IoU to 0.25": Variant(MethodSettings(preset="clean", nms_iou=None, **POWER)),
+    "clean, all outputs, averaging": Variant(
+        MethodSettings(preset="clean", all_outputs=True, averaging=AveragingSettings())
+    ),
+    "clean, all outputs, averaging, IoU to 0.25": Variant(
+        MethodSettings(preset="clean", all_outputs=True, averaging=AveragingSettings(), **POWER)
+    ),
+}
 MATCHING = {
     PLAIN: Variant(),
     "diffusion": Variant(MethodSettings(diffusion=DiffusionSettings())),
@@ -111,6 +129,7 @@ MATCHING = {
         MethodSettings(prototypes=PrototypeSettings(temperature=0.1))
     ),
     **PARTS,
+    **MASKS,
 }
 BACKGROUNDS = {
     "background of the crops": Variant(background="crops"),
@@ -132,6 +151,7 @@ VARIANTS: Mapping[str, Mapping[str, Variant]] = {
     "large": {
         PLAIN: Variant(),
         **PARTS,
+        **MASKS,
         "prompts from 0.3": ASKED_LESS["prompts from 0.3"],
         "tiles": Variant(MethodSettings(tiles=TileSettings())),
         "tiles, prompts from 0.3": Variant(MethodSettings(tiles=TileSettings(), prompts=PROMPTS)),

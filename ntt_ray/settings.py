@@ -200,7 +200,7 @@ class TileSettings(Settings):
 
 # settings by the name of a combination; what is given beside the name comes first
 PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "clean": {"largest_component": ComponentSettings(), "iou_power": 0.25},
+    "clean": {"nms_iou": 0.7, "largest_component": ComponentSettings()},
 }
 
 

@@ -69,7 +69,7 @@ WRONG = {
     "no preset": ({"method": {"preset": "clen"}}, "method.preset: input should be 'clean'"),
     "a preset of another type": ({"method": {"preset": ["clean"]}}, "method.preset: input should"),
     "nothing left of a preset": (
-        {"method": {"preset": "clean", **dict.fromkeys(("largest_component", "iou_power"))}},
+        {"method": {"preset": "clean", "largest_component": None, "nms_iou": 0.5}},
         "method.preset: clean stands for .*delete them, or the preset",
     ),
     "embeddings of what is not kept": (

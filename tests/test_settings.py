@@ -75,7 +75,7 @@ def test_columns_can_be_set_on_the_command_line():
 
 
 CLEAN = PRESETS["clean"]
-OTHER = {"largest_component": ComponentSettings(min_share=0.5), "iou_power": 0.5, "nms_iou": 0.6}
+OTHER = {"largest_component": ComponentSettings(min_share=0.5), "nms_iou": 0.6}
 
 
 def test_a_preset_stands_for_the_settings_that_it_names():
@@ -91,7 +91,7 @@ def test_a_preset_stands_for_the_settings_that_it_names():
 @pytest.mark.parametrize("name", CLEAN)
 @pytest.mark.parametrize("off", [False, True])
 def test_what_is_given_beside_a_preset_comes_first(name, off):
-    value = None if off and CLEAN[name] is not None else OTHER[name]
+    value = None if off else OTHER[name]
     found = MethodSettings(preset="clean", **{name: value})
     assert getattr(found, name) == value != CLEAN[name]
     others = {key: CLEAN[key] for key in CLEAN if key != name}
@@ -101,8 +101,8 @@ def test_what_is_given_beside_a_preset_comes_first(name, off):
 
 def test_a_preset_is_set_on_the_command_line_and_read_again_from_a_record():
     given = {"images": "/i", "output": "/o", "bank": "/b", "method": {"preset": "clean"}}
-    config = build_config(given, ["method.iou_power=null"])
-    assert config.method == MethodSettings(preset="clean", iou_power=None)
+    config = build_config(given, ["method.nms_iou=0.5"])
+    assert config.method == MethodSettings(preset="clean", nms_iou=0.5)
     assert build_config(config.resolved()) == config
     assert config.resolved()["method"]["largest_component"] == {"min_share": 1.0}
 

@@ -171,7 +171,7 @@ def test_how_proposals_are_kept():
 
 
 def test_a_preset_is_what_it_stands_for():
-    by_hand = {"largest_component": {}, "iou_power": 0.25}
+    by_hand = {"largest_component": {}, "nms_iou": 0.7}
     preset = _made({**DATA, "method": {"preset": "clean"}})
     assert preset == _made({**DATA, "method": by_hand})
     assert preset["method"]["largest_component"] == {"min_share": 1.0}
