@@ -111,6 +111,8 @@ MASKS = {
     "averaging": Variant(MethodSettings(averaging=AveragingSettings())),
     "all outputs": Variant(MethodSettings(all_outputs=True)),
     "clean": Variant(MethodSettings(preset="clean")),
+    "clean, no NMS": Variant(MethodSettings(preset="clean", nms_iou=None)),
+    "clean, all outputs": Variant(MethodSettings(preset="clean", all_outputs=True)),
     "clean, averaging": Variant(MethodSettings(preset="clean", averaging=AveragingSettings())),
     "clean, IoU to 0.25": Variant(MethodSettings(preset="clean", **POWER)),
     "clean, no NMS, IoU to 0.25": Variant(MethodSettings(preset="clean", nms_iou=None, **POWER)),

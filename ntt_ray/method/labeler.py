@@ -177,7 +177,10 @@ class Labeler:
         return candidates.select(kept)
 
     def average(self, candidates: Candidates) -> Candidates:
-        """Near doubles of a class as the best of them, with the mean of their logits, if wanted."""
+        """Near doubles of a class as one, where the settings say so.
+
+        It has the mean of their logits; all else is of the one with the highest predicted IoU.
+        """
         if self.settings.averaging is None:
             return candidates
         proposals, min_iou = candidates.proposals, self.settings.averaging.min_iou
