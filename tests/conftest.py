@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if terminal := config.pluginmanager.get_plugin("terminalreporter"):
         config.pluginmanager.register(_FailuresAtOnce(terminal))
+        config.pluginmanager.register(_SlowestFiles())
 
 
 class _FailuresAtOnce:
@@ -54,6 +56,25 @@ class _FailuresAtOnce:
             self._terminal.write_line("")
             self._terminal.write_line(f"{report.nodeid}, {report.when}, {report.duration:.0f} s:")
             self._terminal.write_line("\n".join(said))
+
+
+class _SlowestFiles:
+    """Says at the end where the minutes went: of each file the seconds of tests and fixtures."""
+
+    SHOWN, LEAST_S = 20, 10.0
+
+    def __init__(self) -> None:
+        self._seconds: Counter[str] = Counter()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._seconds[report.nodeid.partition("::")[0]] += report.duration
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        files = [f for f in self._seconds.most_common(self.SHOWN) if f[1] >= self.LEAST_S]
+        if files:
+            terminalreporter.section(f"slowest files, {sum(self._seconds.values()):.0f} s in all")
+        for name, seconds in files:
+            terminalreporter.write_line(f"{seconds:7.0f} s  {name}")
 
 
 @pytest.fixture(autouse=True)

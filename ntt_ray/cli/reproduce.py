@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 def reproduce(
     name: Annotated[
         str,
-        typer.Argument(metavar="NAME", help="coco-novel, voc, lvis-minival, coco-20i or cd-fsod."),
+        typer.Argument(
+            metavar="NAME", help="coco-novel, voc, lvis-minival, coco-20i, cd-fsod or isaid."
+        ),
     ],
     data: Annotated[
         str,

@@ -21,7 +21,7 @@ from ntt_ray.cli.app import (
 from ntt_ray.errors import InputError
 from ntt_ray.run.layout import ESTIMATE_FILE, PROMISE_FILE, REVIEW_PAGE
 
-By = Literal["random", "outliers", "duplicates", "disagreement"]
+By = Literal["random", "outliers", "duplicates", "disagreement", "novelties"]
 
 
 group = typer.Typer(
@@ -51,7 +51,8 @@ def draw(
             "--order",
             help="random: for an estimate. Or what to look at, of which no estimate can be made: "
             "outliers look unlike their class; duplicates look alike in different images; "
-            "disagreement: a second run has them otherwise.",
+            "disagreement: a second run has them otherwise; novelties: unlike the references, and "
+            "like many others, which are worth annotating next (needs proposals.embeddings).",
         ),
     ] = "random",
     pool: Annotated[

@@ -8,11 +8,12 @@ from ntt_ray.errors import InputError, did_you_mean
 from ntt_ray.reproduce.cd_fsod import CD_FSOD
 from ntt_ray.reproduce.coco import COCO_20I, COCO_NOVEL
 from ntt_ray.reproduce.declaration import Part, Protocol
+from ntt_ray.reproduce.isaid import ISAID
 from ntt_ray.reproduce.lvis import LVIS_MINIVAL
 from ntt_ray.reproduce.voc import VOC
 
 PROTOCOLS = MappingProxyType(
-    {p.name: p for p in (COCO_NOVEL, VOC, LVIS_MINIVAL, COCO_20I, CD_FSOD)}
+    {p.name: p for p in (COCO_NOVEL, VOC, LVIS_MINIVAL, COCO_20I, CD_FSOD, ISAID)}
 )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ntt_ray import storage
+from ntt_ray.bank.inputs import read_bank
 from ntt_ray.config import Config
 from ntt_ray.errors import InputError
 from ntt_ray.merge.job import class_choice
@@ -12,6 +14,7 @@ from ntt_ray.review.disagreement import other_objects
 from ntt_ray.review.draw import draw
 from ntt_ray.review.job import Review, population_of, published
 from ntt_ray.review.looks import (
+    Interest,
     chosen,
     disagreements,
     duplicates,
@@ -19,8 +22,10 @@ from ntt_ray.review.looks import (
     looks_of,
     outliers,
 )
+from ntt_ray.review.novelties import embeddings_of, novelties
 from ntt_ray.review.page import as_labelled
 from ntt_ray.review.records import Draw, Order
+from ntt_ray.run.layout import BANK_FILE
 from ntt_ray.run.record import RunRecord, recorded_run
 from ntt_ray.storage import Storage
 
@@ -84,6 +89,10 @@ def look_run(config: Config, wanted: Wanted, *, publish: Callable[[Review], None
     pool = draw(population, labels=wanted.pool, images=images, seed=wanted.seed)
     if wanted.against is not None:
         found = _disagreement(config, record, pool, wanted, wanted.against)
+    elif wanted.order == "novelties":
+        found = chosen(
+            pool, _novelties(config, record, pool, wanted), wanted.order, labels=wanted.labels
+        )
     else:
         entries = Review(config, store, record, pool, ()).entries()
         looks = looks_of(pool, entries, as_labelled(record.identity.decode), store)
@@ -95,6 +104,18 @@ def look_run(config: Config, wanted: Wanted, *, publish: Callable[[Review], None
             "takes a larger sample"
         )
     return published(Review(config, store, record, found, ()), publish)
+
+
+def _novelties(config: Config, record: RunRecord, pool: Draw, wanted: Wanted) -> list[Interest]:
+    if not record.identity.makes_embeddings:
+        raise InputError(
+            "--order novelties: compares embeddings, and this run made none; label with "
+            "proposals.embeddings: true, or match kept proposals again with it (ntt-ray rematch)"
+        )
+    store = Storage(config.storage_options)
+    bank = read_bank(storage.join(config.output, BANK_FILE), store)
+    embeddings = embeddings_of(pool, config.output, store)
+    return novelties(embeddings, bank, wanted.labels)
 
 
 def _disagreement(

@@ -22,7 +22,7 @@ from ntt_ray.merge.digests import SEAL, json_file, sealed
 from ntt_ray.records import ClassLabel
 from ntt_ray.storage import Storage
 
-Order = Literal["outliers", "duplicates", "disagreement"]
+Order = Literal["outliers", "duplicates", "disagreement", "novelties"]
 ORDERS: tuple[Order, ...] = get_args(Order)
 Verdict = Literal["right", "class", "mask", "nothing", "unclear"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)

@@ -16,7 +16,14 @@ from ntt_ray.reproduce.coco_files import tidied
 from ntt_ray.reproduce.runner import Steps, Wanted, measure, prepare
 from ntt_ray.reproduce.voc import NOVEL, voc_coco
 from ntt_ray.storage import Storage
-from tests.support.miniatures import COCO_IDS, write_cd_fsod, write_coco, write_lvis, write_voc
+from tests.support.miniatures import (
+    COCO_IDS,
+    write_cd_fsod,
+    write_coco,
+    write_isaid,
+    write_lvis,
+    write_voc,
+)
 
 
 class Recorder:
@@ -257,6 +264,26 @@ def test_cd_fsod(tmp_path, part):
     assert len(references.classes) == DATA_SETS[part][1]
     assert min(c.category_id for c in references.classes) == 1
     assert set(shots_of(references).values()) == {1}
+
+
+def test_isaid(tmp_path):
+    write_isaid(tmp_path / "isaid")
+    measured, recorder = run("isaid", tmp_path / "isaid", tmp_path / "out")
+    assert measured[0].figures.keys() == {"nAP mask", "nAP box", "nAP mask small"}
+    config, references = recorder.configs[0]
+    assert config.method.tiles.side == 512
+    assert len(references.classes) == 15
+    assert set(shots_of(references).values()) == {1}
+    assert all("instance_id" not in r.image.file_name for r in references.references)
+    val = tmp_path / "isaid" / "iSAID_patches" / "val"
+    file = val / "instancesonly_filtered_val.json"
+    other = file.rename(val / "instance_only_filtered_val.json")  # as the page spells it
+    assert run("isaid", tmp_path / "isaid" / "iSAID_patches", tmp_path / "other")[1].configs
+    content = json.loads(other.read_text())
+    content["categories"][0]["name"] = "another"
+    other.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="the same 15 classes"):
+        run("isaid", tmp_path / "isaid", tmp_path / "third")
 
 
 def test_masks_are_made_once(tmp_path):

@@ -15,7 +15,14 @@ from ntt_ray.errors import NttRayError, RunIncompleteError
 from ntt_ray.reproduce.catalogue import find_protocol
 from ntt_ray.reproduce.comparison import compare
 from ntt_ray.reproduce.runner import Measured
-from tests.support.miniatures import COCO_IDS, write_cd_fsod, write_coco, write_lvis, write_voc
+from tests.support.miniatures import (
+    COCO_IDS,
+    write_cd_fsod,
+    write_coco,
+    write_isaid,
+    write_lvis,
+    write_voc,
+)
 
 DEMO = (
     "models.encoder={name: dinov2_demo, image_size: 140}",
@@ -55,6 +62,7 @@ CASES = {
         {"nAP box", "nAP50 box"},
         "18.0",
     ),
+    "isaid": (write_isaid, ("--shots", "1"), {"nAP mask", "nAP box", "nAP mask small"}, "-"),
 }  # fmt: skip
 
 

@@ -27,6 +27,7 @@ from ntt_ray.masks import decode_rle
 from ntt_ray.merge.outlines import mask_polygons
 from ntt_ray.reproduce.cd_fsod import DATA_SETS
 from ntt_ray.reproduce.coco import NOVEL_IDS
+from ntt_ray.reproduce.isaid import CLASSES as ISAID_CLASSES
 from ntt_ray.reproduce.voc import CLASSES as VOC_CLASSES
 from ntt_ray.reproduce.voc import NOVEL
 
@@ -235,6 +236,28 @@ def _voc_xml(year: str, stem: str, image: Coco, objects: list[Coco], classes: Se
             "<ymin>1</ymin><xmax>2</xmax><ymax>2</ymax></bndbox></part>\n\t</object>"
         )
     return "\n".join([*lines, "</annotation>"])
+
+
+def write_isaid(folder: Path, images: int = 2) -> None:
+    """iSAID in patches: COCO files beside the images, with pictures of the masks among them."""
+    source, train, test = drawn(ISAID_CLASSES, 1, images)
+    categories = [{"id": n, "name": f"Aerial_{n}"} for n in range(1, ISAID_CLASSES + 1)]
+    for half, kind, coco in (("train", "train", train), ("val", "test", test)):
+        place = folder / "iSAID_patches" / half
+        names = _copy_images(source / kind, coco, place / "images", "P%04d_0_800_0_800.png")
+        for name in names.values():
+            stem = name.removesuffix(".png")
+            (place / "images" / f"{stem}_instance_id_RGB.png").write_bytes(b"a picture of masks")
+        content = {
+            "images": [
+                {"id": i["id"], "file_name": names[i["id"]], "ins_file_name": "any.png"}
+                | {"seg_file_name": "any.png", "width": i["width"], "height": i["height"]}
+                for i in coco["images"]
+            ],
+            "annotations": [_polygons(a) for a in coco["annotations"]],
+            "categories": categories,
+        }
+        _dump(place / f"instancesonly_filtered_{half}.json", content)
 
 
 def write_cd_fsod(folder: Path, part: str, images: int = 2) -> None:

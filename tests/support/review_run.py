@@ -6,20 +6,24 @@ Each image has a rectangle of each class that was labelled; names are as hostile
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import torch
 from PIL import Image
 
+from ntt_ray.bank.memory import MemoryBank
 from ntt_ray.config import Config, build_config
 from ntt_ray.masks import Rle, encode_mask, rle_area, rle_bbox_xywh
 from ntt_ray.records import ClassLabel, Detection, ImageEntry, ImageLabels
 from ntt_ray.run import manifest as manifest_file
 from ntt_ray.run import manifest_writer
-from ntt_ray.run.layout import MANIFEST_FILE, shard_uri
+from ntt_ray.run.layout import BANK_FILE, MANIFEST_FILE, shard_uri
 from ntt_ray.run.record import Identity, make_record, write_record
-from ntt_ray.run.shard import labels_to_table, table_to_bytes
+from ntt_ray.run.shard import labels_to_table, table_to_bytes, with_embeddings
 from ntt_ray.storage import Storage
 from tests.support.run_files import manifest_table
 
@@ -38,10 +42,13 @@ def box_rle(x: int, y: int, width: int, height: int) -> Rle:
     return encode_mask(mask)
 
 
-def review_run(folder: Path, images: int = 24, **merge: Any) -> Config:
+def review_run(
+    folder: Path, images: int = 24, *, vectors: npt.NDArray[np.float32] | None = None, **merge: Any
+) -> Config:
     """Write a run; of every six images one failed and one is empty, the others have two labels.
 
-    A third label of each image has a score below `MIN_SCORE`.
+    A third label of each image has a score below `MIN_SCORE`. With `vectors` labels have these for
+    embeddings, in turn, and there is a bank: its classes look as the first two axes.
     """
     pictures, output = folder / "pictures", folder / "run"
     pictures.mkdir(parents=True)
@@ -54,7 +61,8 @@ def review_run(folder: Path, images: int = 24, **merge: Any) -> Config:
     config = _config(folder, output, merge)
     STORE.publish_bytes(str(output / MANIFEST_FILE), manifest)
     identity = Identity.model_validate(
-        {
+        ({} if vectors is None else {"embeddings": True})
+        | {
             "manifest": manifest_file.manifest_digest(manifest),
             "bank": "cd" * 32,
             "models": {
@@ -76,9 +84,28 @@ def review_run(folder: Path, images: int = 24, **merge: Any) -> Config:
     write_record(str(output), record, STORE)
     for unit, own in enumerate(units):
         table = labels_to_table(own)
+        if vectors is not None:
+            table = with_embeddings([_embedded(row, vectors) for row in own])
         data = table_to_bytes(table, identity.provenance())
         STORE.publish_bytes(shard_uri(str(output), unit), data)
+    if vectors is not None:
+        STORE.publish_bytes(str(output / BANK_FILE), _bank(vectors.shape[1]))
     return config
+
+
+def _embedded(row: ImageLabels, vectors: npt.NDArray[np.float32]) -> ImageLabels:
+    first = len(row.detections) * (row.entry.image_id - 10)
+    found = tuple(
+        replace(detection, embedding=vectors[(first + n) % len(vectors)])
+        for n, detection in enumerate(row.detections)
+    )
+    return replace(row, detections=found)
+
+
+def _bank(channels: int) -> bytes:
+    means = [[(torch.eye(channels)[k], 1.0)] for k in range(len(CLASSES))]
+    encoder = {"name": "dinov2", "image_size": 518, "checkpoint": "ef" * 32}
+    return MemoryBank.from_means(CLASSES, means, encoder=encoder, reference_digest="d").to_bytes()
 
 
 def _config(folder: Path, output: Path, merge: dict[str, Any]) -> Config:
