@@ -53,7 +53,8 @@ class LabelledImage:
         error: why it failed, for a person to read; else None.
         detections: the instances found, by falling score.
         embedding: ``(C,)`` float32 of length 1, the mean of the encoder's features of the image;
-            None unless the run has `proposals.embeddings`, and where the image failed.
+            None unless the run has `proposals.embeddings`, and where the image failed or its
+            proposals were kept by a version that did not keep it.
     """
 
     image_id: int
@@ -231,6 +232,7 @@ def read_labels(
     storage_options: StorageOptions | None = None,
     *,
     partial: bool = False,
+    embeddings: bool = True,
 ) -> Iterator[LabelledImage]:
     """Iterate over the images of a run in order, one shard in memory at a time.
 
@@ -242,6 +244,7 @@ def read_labels(
         output: the prefix of the run.
         storage_options: access to stores, passed to fsspec by protocol.
         partial: read what is there although shards are missing.
+        embeddings: read them where the run has them; without, it is faster.
 
     Raises:
         InputError: there is no run, or a shard is damaged.
@@ -260,7 +263,7 @@ def read_labels(
             f"{storage.redact(place)}: {units - len(shards)} of {units} shards are missing; label "
             "the rest, or read what is there with partial=True"
         )
-    embedded = recorded.identity.makes_embeddings
+    embedded = embeddings and recorded.identity.makes_embeddings
     return (
         LabelledImage.of(labels, names)
         for shard_id in shards

@@ -116,8 +116,8 @@ class Detection:
         bbox_xywh: tight box of the mask in pixels of the image; width and height at least 1.
         area: pixels of the mask, at least 1.
         rle: the mask at the image's size.
-        embedding: ``(C,)`` of length 1, the mean of the encoder's features in the mask that SAM2
-            proposed; None unless it was asked for. It does not count in comparisons.
+        embedding: ``(C,)`` float32 of length 1, the mean of the encoder's features in the mask that
+            SAM2 proposed; None unless it was asked for. It does not count in comparisons.
     """
 
     category_id: int
@@ -147,8 +147,9 @@ class ImageLabels:
             ``access``, the bytes could not be read, and ``worker``, it ended its process twice
             although it was alone in it, which are tried again. None in rows of older versions.
         notes: what may surprise in how the file became pixels, by the names of `NOTES`.
-        embedding: ``(C,)`` of length 1, the mean of the encoder's features of the image; None
-            unless it was asked for, and where the image failed. It does not count in comparisons.
+        embedding: ``(C,)`` float32 of length 1, the mean of the encoder's features of the image;
+            None unless it was asked for, and where the image failed or older proposals lack it. It
+            does not count in comparisons.
     """
 
     entry: ImageEntry

@@ -49,7 +49,7 @@ def calibrate(
     Every reference image is labelled with a bank made of the others; calibration.html shows each
     one. Classes with few references share the score of all classes; where nothing can be told,
     `merge.min_score` stays. With proposals.keep the proposals of the pictures are kept in
-    OUTPUT/calibration: with other classes or thresholds only new pictures are looked at.
+    OUTPUT: with other classes or thresholds SAM2 looks at new pictures only.
 
     Example: ntt-ray calibrate birds.yaml --precision 0.9
     """

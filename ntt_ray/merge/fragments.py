@@ -20,6 +20,7 @@ from ntt_ray.merge.thresholds import IntArray
 
 FRAGMENT_BYTES = 8 << 20
 ROW_BYTES, INSTANCE_BYTES = 60, 190  # of JSON around a file name, around the counts of a mask
+EMBEDDING_BYTES = 4096  # of 1,024 channels
 OUTLINE_TIMES = 18  # so much longer than the counts of a mask are its polygons, about
 IMAGES_AT_ONCE = 256  # in a fragment, where each has a file of its own
 
@@ -77,6 +78,10 @@ def _instance_bytes(
 IMAGES = Measure(lambda shard: shard.readable, _image_bytes)
 KEPT = Measure(lambda shard: shard.kept, lambda shard: _instance_bytes(shard, shard.kept))
 FOUND = Measure(lambda shard: shard.found, lambda shard: _instance_bytes(shard, shard.found))
+EMBEDDED = Measure(  # of tables: an embedding of a few kilobytes beside each mask
+    lambda shard: shard.kept,
+    lambda shard: np.asarray(shard.kept * (INSTANCE_BYTES + EMBEDDING_BYTES)),
+)
 OUTLINES = Measure(
     lambda shard: shard.kept, lambda shard: _instance_bytes(shard, shard.kept, OUTLINE_TIMES)
 )
@@ -97,6 +102,11 @@ class Layout:
         self._shards = shards
         self._starts = [0, *np.cumsum([shard.rows for shard in shards]).tolist()]
         self._kept: dict[int, int] | None = None
+
+    @property
+    def shard_ids(self) -> list[int]:
+        """The ids of the shards, in order."""
+        return [shard.shard_id for shard in self._shards]
 
     @property
     def rows(self) -> int:

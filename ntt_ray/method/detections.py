@@ -26,7 +26,8 @@ class BestMasks:
         scores: ``(F,)`` float32, falling; those below 0 are no detections.
         predicted_iou: ``(F,)`` float32.
         parts: which parts of the masks stay; None: all.
-        features: ``(F, C)``, which the detections get as their embeddings; None: they get none.
+        features: ``(F, C)`` float32 or float64 of length 1, which the detections get as their
+            embeddings; None: they get none.
     """
 
     size_hw: tuple[int, int]

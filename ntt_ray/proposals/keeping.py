@@ -138,7 +138,7 @@ class Keeper:
             view: where the view lies in the image.
             proposals: N masks of the view.
             pooled: ``(N, C)`` float32, their features.
-            mean: ``(C,)`` float32, that of all of the view.
+            mean: ``(C,)`` float32 of length 1, the mean feature of the whole view.
             size_hw: height and width of the image, where masks that a border of the view cuts are
                 left out, too.
         """
@@ -168,7 +168,14 @@ class Keeper:
         return self._encoding.submit(lambda: tuple(view.result() for view in found))
 
     def keep(self, images_rgb: Sequence[RgbImage]) -> list[Views]:
-        """What is kept of decoded images of any sizes, view by view."""
+        """Propose masks in decoded images, and encode what is kept of them.
+
+        Args:
+            images_rgb: uint8 ``(height, width, 3)`` each, RGB, of any sizes.
+
+        Returns:
+            For each image, in order, its views.
+        """
         inputs = images_rgb
         if not self.takes_whole_images:
             inputs = [resize_square(image, self.proposer.image_size) for image in images_rgb]

@@ -34,7 +34,8 @@ class KeptView:
         counts: N masks at the view's size, COCO's compressed RLE.
         features: ``(N, C)`` int16 fixed point (see `fixed_point`), pooled, of length 1; or float32,
             where nothing is stored.
-        mean_feature: ``(C,)``, the same of all of the view; None where it was not kept.
+        mean_feature: ``(C,)``, as one of `features`, the mean over the whole view; None where it
+            was not kept.
 
     Raises:
         ValueError: when built with fields of other types or lengths.

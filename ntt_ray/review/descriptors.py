@@ -1,7 +1,7 @@
 """What a label looks like in a few numbers of its pixels, and which labels look odd or alike.
 
-A run keeps no features, and the models are not asked again: colour, edges and shape are read from a
-thumbnail of the label. They know no meaning. A label is an *outlier* where the five labels of its
+For any run, and the models are not asked again: colour, edges and shape are read from a thumbnail
+of the label. They know no meaning. A label is an *outlier* where the five labels of its
 class that look most like it are far away; two labels are *near-duplicates* where the small pictures
 of their boxes are nearly the same. Pure arithmetic; it reads nothing.
 """

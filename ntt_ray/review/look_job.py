@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ntt_ray import storage
+from ntt_ray.bank.file import BankFile, bank_digest
 from ntt_ray.bank.inputs import read_bank
 from ntt_ray.config import Config
 from ntt_ray.errors import InputError
@@ -14,7 +15,6 @@ from ntt_ray.review.disagreement import other_objects
 from ntt_ray.review.draw import draw
 from ntt_ray.review.job import Review, population_of, published
 from ntt_ray.review.looks import (
-    Interest,
     chosen,
     disagreements,
     duplicates,
@@ -22,7 +22,7 @@ from ntt_ray.review.looks import (
     looks_of,
     outliers,
 )
-from ntt_ray.review.novelties import embeddings_of, novelties
+from ntt_ray.review.novelties import MOST, embeddings_of, novelties
 from ntt_ray.review.page import as_labelled
 from ntt_ray.review.records import Draw, Order
 from ntt_ray.run.layout import BANK_FILE
@@ -62,6 +62,8 @@ class Wanted:
             raise InputError(f"--against: goes with --order disagreement, not {self.order}")
         if self.against is not None and self.against.rstrip("/") == output.rstrip("/"):
             raise InputError("--against: is this run; name the output of another run")
+        if self.order == "novelties" and self.pool > MOST:
+            raise InputError(f"--pool: novelties are chosen among {MOST} labels at most")
         if self.images and self.order != "disagreement":
             raise InputError(
                 f"--images: {self.order} are labels; whole images are drawn without --order, or "
@@ -83,16 +85,16 @@ def look_run(config: Config, wanted: Wanted, *, publish: Callable[[Review], None
             other labels lie in the output.
     """
     wanted.check(config.output)
+    bank = _compared_bank(config) if wanted.order == "novelties" else None
     population = population_of(config)
     store, record = population.store, recorded_run(config.output, population.store)
     images = wanted.pool if wanted.images else 0
     pool = draw(population, labels=wanted.pool, images=images, seed=wanted.seed)
     if wanted.against is not None:
         found = _disagreement(config, record, pool, wanted, wanted.against)
-    elif wanted.order == "novelties":
-        found = chosen(
-            pool, _novelties(config, record, pool, wanted), wanted.order, labels=wanted.labels
-        )
+    elif bank is not None:
+        interests = novelties(embeddings_of(pool, config.output, store), bank, wanted.labels)
+        found = chosen(pool, interests, wanted.order, labels=wanted.labels)
     else:
         entries = Review(config, store, record, pool, ()).entries()
         looks = looks_of(pool, entries, as_labelled(record.identity.decode), store)
@@ -106,16 +108,20 @@ def look_run(config: Config, wanted: Wanted, *, publish: Callable[[Review], None
     return published(Review(config, store, record, found, ()), publish)
 
 
-def _novelties(config: Config, record: RunRecord, pool: Draw, wanted: Wanted) -> list[Interest]:
+def _compared_bank(config: Config) -> BankFile:
+    """The bank that made the labels of a run, which made embeddings, too."""
+    store = Storage(config.storage_options)
+    record = recorded_run(config.output, store)
     if not record.identity.makes_embeddings:
         raise InputError(
             "--order novelties: compares embeddings, and this run made none; label with "
             "proposals.embeddings: true, or match kept proposals again with it (ntt-ray rematch)"
         )
-    store = Storage(config.storage_options)
-    bank = read_bank(storage.join(config.output, BANK_FILE), store)
-    embeddings = embeddings_of(pool, config.output, store)
-    return novelties(embeddings, bank, wanted.labels)
+    place = storage.join(config.output, BANK_FILE)
+    bank = read_bank(place, store, "--order novelties")
+    if bank_digest(bank.data) != record.identity.bank:
+        raise InputError(f"{storage.redact(place)}: is not the bank that made these labels")
+    return bank
 
 
 def _disagreement(

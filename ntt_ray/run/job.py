@@ -102,7 +102,7 @@ class RematchJob:
         manifest_digest: SHA-256 of the manifest.
         provenance: what the metadata of every shard of labels says.
         carries: whether the manifest has columns that go into these shards too.
-        embeddings: whether they get the features of images and detections.
+        embeddings: whether the shards of labels get the features of images and detections.
     """
 
     source: str

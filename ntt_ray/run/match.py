@@ -81,11 +81,13 @@ def keep_and_match(
     if accelerators:
         metadata[ACCELERATORS_KEY] = ", ".join(sorted(accelerators))
     kept = to_bytes(table, metadata)
+    del table  # as large as the file again
     job.store.publish_bytes(proposals_uri(job.output, shard_id), kept)
     with open_proposals(job.output, shard_id, job.store, kept) as file:
         labels = matched(shard_id, file, matcher_of(bank, job.method, job.keeping.embeddings))
     publish_labels(shard_id, labels, accelerators, job)
-    return labels.filter(pc.is_in(labels["image_id"], new_ids.combine_chunks()))
+    counted = labels.select(SCHEMA.names)  # by whom they are counted needs no embeddings
+    return counted.filter(pc.is_in(counted["image_id"], new_ids.combine_chunks()))
 
 
 def _kept_before(job: LabelJob, shard_id: int) -> pa.Table:

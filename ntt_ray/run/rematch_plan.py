@@ -173,7 +173,10 @@ def _with_kept_settings(config: Config, kept: RunRecord, manifest: ManifestFile)
     config = with_unit_images(config, manifest, kept)
     if config.proposals.keep:
         return config
-    proposals = kept.identity.plain()["proposals"]
+    proposals = {
+        **kept.identity.plain()["proposals"],
+        "embeddings": kept.identity.makes_embeddings,
+    }
     return config.model_copy(update={"proposals": type(config.proposals)(**proposals)})
 
 

@@ -3,8 +3,9 @@
 One row per image of the unit, in manifest order, always. A shard exists or it does not: its
 presence means that the unit is done. Columns that this version does not know are passed over if
 they are nullable, in the structs too; so a nullable column may be added without a new version.
-After the columns of `SCHEMA` stand those of the manifest that only packed images and tables with
-keys have: `PACKED`, and those that are kept of a table, which `kept_columns` names.
+After the columns of `SCHEMA` stand the embeddings, where they were asked for (`EMBEDDING_FIELDS`),
+and those of the manifest that only packed images and tables with keys have: `PACKED`, and those
+that are kept of a table, which `kept_columns` names.
 It does not know how labels are made.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,7 +28,7 @@ import pyarrow.parquet as pq
 from ntt_ray import storage
 from ntt_ray.errors import InputError
 from ntt_ray.masks import Rle
-from ntt_ray.records import Detection, ImageEntry, ImageLabels
+from ntt_ray.records import Detection, Embedding, ImageEntry, ImageLabels
 from ntt_ray.run.layout import (
     AGAIN_SUFFIX,
     LABELS_FOLDER,
@@ -438,23 +440,47 @@ def iter_labels(table: pa.Table, *, embedded: bool = False) -> Iterator[ImageLab
     Raises:
         InputError: a row contradicts itself: it was not written by this package.
     """
-    for batch in table.to_batches(max_chunksize=64):
+    plain = table.drop_columns([field.name for field in EMBEDDING_FIELDS]) if embedded else table
+    vectors = iter(_vectors(table)) if embedded else None
+    for batch in plain.to_batches(max_chunksize=64):
         for row in batch.to_pylist():
             try:
                 labels = row_to_labels(row)
-                labels = _embedded(labels, row) if embedded else labels
+                if vectors is not None:
+                    labels = _with_vectors(labels, *next(vectors))
             except ValueError as error:
                 raise InputError(f"a damaged row of image {row['image_id']}: {error}") from None
             yield labels
 
 
-def _embedded(labels: ImageLabels, row: Mapping[str, Any]) -> ImageLabels:
-    own, found = row["embedding"], row["embeddings"] or ()
+def _vectors(table: pa.Table) -> Iterator[tuple[Embedding | None, list[Embedding]]]:
+    """Of each row the embedding of the image, and those of its annotations; views, no copies."""
+    names = [field.name for field in EMBEDDING_FIELDS]
+    for batch in table.select(names).to_batches(max_chunksize=64):
+        own, found = (batch.column(name) for name in names)
+        of_images = iter(_split(own))
+        of_annotations = iter(_split(found.flatten()))
+        counts = pc.fill_null(pc.list_value_length(found), 0).to_pylist()
+        for is_known, count in zip(pc.is_valid(own).to_pylist(), counts, strict=True):
+            image = next(of_images)
+            yield image if is_known else None, list(itertools.islice(of_annotations, count))
+
+
+def _split(vectors: pa.ListArray) -> list[Embedding]:
+    """The lists of an array, each as an array of its own; one that is null is empty."""
+    values = vectors.flatten().to_numpy()
+    ends = np.cumsum(pc.fill_null(pc.list_value_length(vectors), 0).to_numpy())
+    return np.split(values, ends[:-1]) if len(ends) else []
+
+
+def _with_vectors(
+    labels: ImageLabels, own: Embedding | None, found: Sequence[Embedding]
+) -> ImageLabels:
     return replace(
         labels,
-        embedding=None if own is None else np.array(own, np.float32),
+        embedding=own,
         detections=tuple(
-            replace(detection, embedding=np.array(vector, np.float32))
+            replace(detection, embedding=vector)
             for detection, vector in zip(labels.detections, found, strict=True)
         ),
     )

@@ -17,6 +17,7 @@ from ntt_ray.run.layout import again_uri, journal_uri, shard_uri
 from ntt_ray.run.manifest import read_unit_table
 from ntt_ray.run.shard import (
     ACCELERATORS_KEY,
+    EMBEDDING_FIELDS,
     PENDING,
     SCHEMA,
     accelerators_of,
@@ -109,7 +110,7 @@ def publish_labels(
     Raises:
         InputError, StorageError: it cannot be written.
     """
-    embedded = set(table.column_names) > set(SCHEMA.names)
+    embedded = {field.name for field in EMBEDDING_FIELDS}.issubset(table.column_names)
     if run.carries:
         images = read_unit_table(run.output, shard_id, run.manifest_digest, run.store)
         table = with_carried(table, images)

@@ -426,11 +426,13 @@ def test_pictures_that_were_kept_are_not_looked_at_again(golden_config, tmp_path
     first, output = calibrated("first")
     assert calls.pop() == {"_label": len(_pictures(golden_config))}
     names = [item.label.name for item in first]
-    kept = {path.name: path.read_bytes() for path in Path(output, "calibration").iterdir()}
+    kept = {
+        path.name: path.read_bytes() for path in Path(output, "calibration-proposals").iterdir()
+    }
     again, _ = calibrated("first")
     assert calls.pop() == {"_match": len(_pictures(golden_config))}
     assert again == first
-    assert {p.name: p.read_bytes() for p in Path(output, "calibration").iterdir()} == kept
+    assert {p.name: p.read_bytes() for p in Path(output, "calibration-proposals").iterdir()} == kept
 
     fewer = {"references": {**data["references"], "classes": names[1:]}}
     changes = fewer | {"method": {**data["method"], "nms_iou": 0.8}}
@@ -444,7 +446,7 @@ def test_pictures_that_were_kept_are_not_looked_at_again(golden_config, tmp_path
 
     calibrated("first", method={**data["method"], "points_per_side": 8})  # other proposals
     assert calls.pop().keys() == {"_label"}
-    for path in Path(output, "calibration").iterdir():
+    for path in Path(output, "calibration-proposals").iterdir():
         path.write_bytes(path.read_bytes()[:-9])
     calibrated("first")
     assert calls.pop().keys() == {"_label"}

@@ -1,15 +1,16 @@
 """Labels worth annotating next: unlike the references, and like many others."""
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ntt_ray.errors import InputError
 from ntt_ray.review.look_job import Wanted, look_run
-from ntt_ray.review.novelties import facilities, in_turn
+from ntt_ray.review.novelties import MOST, by_novelty, embeddings_of, facility_location
 from ntt_ray.review.publish import publish_review
-from tests.support.review_run import CLASSES, review_run
+from tests.support.review_run import CLASSES, STORE, review_run
 
 AXES = np.eye(6, dtype=np.float32)
 
@@ -27,7 +28,7 @@ def _worth(features, chosen) -> float:
 def test_each_point_is_the_one_that_raises_the_sum_most(seed):
     """A plain reference: every point is tried; the first two are near the best pair there is."""
     features = _unit(np.random.default_rng(seed).normal(size=(14, 4)))
-    chosen = facilities(features, 14)
+    chosen = facility_location(features, 14)
     assert sorted(chosen) == list(range(14))
     for count in range(5):
         before = chosen[:count]
@@ -35,24 +36,26 @@ def test_each_point_is_the_one_that_raises_the_sum_most(seed):
         assert worth[chosen[count]] == pytest.approx(max(worth), rel=1e-6)
     best = max(_worth(features, pair) for pair in itertools.combinations(range(14), 2))
     assert _worth(features, chosen[:2]) >= (1 - 1 / np.e) * best
-    assert facilities(features, 5) == chosen[:5]
-    assert facilities(features[:0], 3) == []
+    assert facility_location(features, 5) == chosen[:5]
+    assert facility_location(features[:0], 3) == []
 
 
 def test_of_three_groups_one_each_the_largest_first():
     groups = np.repeat(AXES[[2, 3, 4]], [3, 6, 2], axis=0)
-    assert facilities(groups, 3) == [3, 0, 9]
+    assert facility_location(groups, 3) == [3, 0, 9]
 
 
 def test_the_half_that_is_unlike_the_references_comes_first():
     features = np.repeat(AXES[:4], 3, axis=0)
-    likeness = np.array([0.9, 0.9, 0.9, 0.3, 0.3, 0.3, 0.8, 0.8, 0.8, 0.2, 0.2, 0.2], np.float32)
-    order = in_turn(features, likeness, 12)
+    similarities = np.array(
+        [0.9, 0.9, 0.9, 0.3, 0.3, 0.3, 0.8, 0.8, 0.8, 0.2, 0.2, 0.2], np.float32
+    )
+    order = by_novelty(features, similarities, 12)
     assert sorted(order) == list(range(12))
     assert {n // 3 for n in order[:6]} == {1, 3}
     assert {n // 3 for n in order[:2]} == {1, 3}
-    assert in_turn(features, likeness, 7) == order[:7]
-    assert in_turn(features[:1], likeness[:1], 3) == [0]
+    assert by_novelty(features, similarities, 7) == order[:7]
+    assert by_novelty(features[:1], similarities[:1], 3) == [0]
 
 
 @pytest.fixture
@@ -70,8 +73,11 @@ def looked(config, labels, **more):
 def test_what_is_unlike_the_references_is_chosen(config):
     drawn = looked(config, 2)
     assert [own.reason for own in drawn.labels] == [
-        "like the references of its class by 0.00, where 0.98 is usual"
+        "similarity to the references of the nearest class 0.00, where 0.98 is usual"
     ] * 2
+    vectors = embeddings_of(drawn, config.output, STORE)
+    axes = {int(np.argmax(vector)) for vector in vectors.values()}
+    assert axes == {2, 3}  # one of each kind, and each label has its own
     more = looked(config, 20)
     assert more.labels[:2] == drawn.labels
     assert more.design == drawn.design
@@ -87,3 +93,16 @@ def test_a_run_without_embeddings_says_how_to_get_them(tmp_path):
         looked(plain, 3)
     with pytest.raises(InputError, match="--images: novelties are labels"):
         looked(plain, 3, images=2)
+
+
+def test_another_bank_or_too_large_a_sample_is_refused(config):
+    with pytest.raises(InputError, match=f"--pool: novelties are chosen among {MOST} labels at"):
+        looked(config, 3, pool=MOST + 1)
+    bank = Path(config.output, "bank.safetensors")
+    data = bank.read_bytes()
+    bank.write_bytes(data[:-4] + np.float32(0.5).tobytes())
+    with pytest.raises(InputError, match="is not the bank that made these labels"):
+        looked(config, 3)
+    bank.unlink()
+    with pytest.raises(InputError, match=r"--order novelties: .*no such file"):
+        looked(config, 3)

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
+from ntt_ray.bank.file import bank_digest
 from ntt_ray.bank.memory import MemoryBank
 from ntt_ray.config import Config, build_config
 from ntt_ray.masks import Rle, encode_mask, rle_area, rle_bbox_xywh
@@ -64,7 +65,7 @@ def review_run(
         ({} if vectors is None else {"embeddings": True})
         | {
             "manifest": manifest_file.manifest_digest(manifest),
-            "bank": "cd" * 32,
+            "bank": "cd" * 32 if vectors is None else bank_digest(_bank(vectors.shape[1])),
             "models": {
                 "encoder": {"name": "dinov2", "image_size": 518, "checkpoint": "ef" * 32},
                 "proposer": {"name": "sam2", "image_size": 1024, "checkpoint": "01" * 32},

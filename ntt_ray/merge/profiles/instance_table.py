@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from ntt_ray import storage
 from ntt_ray.errors import InputError
 from ntt_ray.merge.digests import FileDigest
-from ntt_ray.merge.fragments import KEPT, Fragment
+from ntt_ray.merge.fragments import EMBEDDED, KEPT, Fragment, Measure
 from ntt_ray.merge.instances import annotation_columns, flat_instances
 from ntt_ray.merge.profiles.coco import split
 from ntt_ray.merge.rendering import Merge, Source, Written, iter_rows
@@ -51,14 +51,15 @@ SCHEMA = pa.schema(
 
 def write_table(merge: Merge) -> Written:
     """Write the parts; of an earlier merge with other parts nothing stays."""
-    fragments = _fragments(merge) or [Fragment((), 1, 0)]
+    first = merge.layout.shard_ids[:1]
+    embedded = any(merge.source.embedded(shard_id) for shard_id in first)
+    fragments = _fragments(merge, EMBEDDED if embedded else KEPT) or [Fragment((), 1, 0)]
     names = [part_name(number, len(fragments)) for number in range(1, len(fragments) + 1)]
     parts = list(zip(names, fragments, strict=True))
     source = merge.source
     source.store.discard_unfinished(storage.join(source.target, INSTANCES_FOLDER), PART)
     some = fragments[0].slices
     carried = tuple(source.carried(some[0].shard_id)) if some else ()
-    embedded = bool(some) and source.embedded(some[0].shard_id)
     work = partial(
         publish_part, source=source, classes=merge.classes, carried=carried, embedded=embedded
     )
@@ -68,11 +69,11 @@ def write_table(merge: Merge) -> Written:
     return Written(files)
 
 
-def _fragments(merge: Merge) -> list[Fragment]:
+def _fragments(merge: Merge, measure: Measure) -> list[Fragment]:
     found: list[Fragment] = []
     for _, start, stop in split(merge, COCO_FILE):
         next_id = found[-1].first_id + found[-1].items if found else 1
-        found += merge.layout.fragments(KEPT, start, stop, next_id)
+        found += merge.layout.fragments(measure, start, stop, next_id)
     return found
 
 
