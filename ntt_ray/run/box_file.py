@@ -85,7 +85,9 @@ def _write(placed: PlacedBoxes, manifest: ManifestFile, made_of: BoxesOf, sink: 
         sink, SCHEMA.with_metadata({**said, **made_of.metadata()}), compression="zstd"
     ) as writer:
         for start, end in _groups(units, whole_units=bool(said)):
-            first, last = np.searchsorted(placed.rows, [start, end])
+            # of the type of the rows, or all of these would be copied to that of the others
+            ends = np.array([start, end], placed.rows.dtype)
+            first, last = np.searchsorted(placed.rows, ends)
             rows = placed.rows[first:last]
             offsets = np.searchsorted(rows, np.arange(start, end + 1)).astype(np.int32)
             flat = pa.array(placed.boxes_xyxy[first:last].reshape(-1), pa.float32())

@@ -81,14 +81,14 @@ class PlacedBoxes:
     """The boxes of all images, by rising row of the image, then by falling score.
 
     Attributes:
-        rows: ``(N,)`` int64, the row of each box's image in the list of images.
+        rows: ``(N,)`` int32, the row of each box's image in the list of images.
         boxes_xyxy: ``(N, 4)`` float32.
         scores: ``(N,)`` float32; 1 in a file without scores.
         has_scores: whether the file has scores.
         counts: what became of the boxes.
     """
 
-    rows: npt.NDArray[np.int64]
+    rows: npt.NDArray[np.int32]
     boxes_xyxy: npt.NDArray[np.float32]
     scores: npt.NDArray[np.float32]
     has_scores: bool
@@ -114,8 +114,8 @@ def placed_boxes(
 ) -> PlacedBoxes:
     """Read a file of boxes, and give each image those of its own.
 
-    Memory holds 28 bytes for each box that is kept, beside the names of the images; of JSON the
-    file as well.
+    Memory holds about 70 bytes for each box that is kept, beside the names of the images; of JSON
+    the file as well.
 
     Args:
         uri: a ``.json`` or ``.parquet`` file.
@@ -295,7 +295,7 @@ def _placed(
                 others[str(images[number].as_py())] = None
         kept = there & some
         own = np.ones(len(rows), np.float32) if scores is None else scores
-        held.add(rows[kept].astype(np.int64), boxes[kept], own[kept])
+        held.add(rows[kept].astype(np.int32), boxes[kept], own[kept])
     rows, boxes, found = held.best()
     names = known["file_name"]
     if not len(rows):
@@ -355,24 +355,38 @@ class _Held:
 
     def __init__(self, per_image: int) -> None:
         self._per_image, self.over, self._count = per_image, 0, 0
-        self._parts: list[tuple[Any, Any, Any]] = [
-            (np.zeros(0, np.int64), np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
-        ]
+        # rows, boxes and scores, each in parts that are let go once they are joined
+        self._parts: tuple[list[Any], list[Any], list[Any]] = ([], [], [])
+        self.add(np.zeros(0, np.int32), np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
 
-    def add(self, rows: Any, boxes: Any, scores: Any) -> None:
-        """Boxes that come behind those there are."""
-        self._parts.append((rows, boxes, scores))
-        self._count += len(rows)
+    def add(self, *fields: Any) -> None:
+        """Rows, boxes and scores of boxes that come behind those there are."""
+        for parts, field in zip(self._parts, fields, strict=True):
+            parts.append(field)
+        self._count += len(fields[0])
         if self._count > MOST_HELD:
-            self._parts = [self.best()]
+            for parts, field in zip(self._parts, self.best(), strict=True):
+                parts.append(field)
             self._count = 0  # what is left may be as many: then there is no more to drop
 
     def best(self) -> tuple[Any, Any, Any]:
-        """The best boxes of each image, by rising row, then by falling score."""
-        rows, boxes, scores = (np.concatenate(part) for part in zip(*self._parts))
-        order = np.lexsort((-scores, rows))  # stable
-        rows = rows[order]
-        rank = np.arange(len(rows)) - np.searchsorted(rows, rows)
+        """The best boxes of each image, by rising row, then by falling score; none is held then."""
+        every, boxes, scores = (_popped(parts) for parts in self._parts)
+        order = np.lexsort((-scores, every)).astype(np.int32)  # stable
+        rows = every[order]
+        del every
+        rank = np.arange(len(rows), dtype=np.int32)
+        rank -= np.searchsorted(rows, rows).astype(np.int32)
         kept = rank < self._per_image
         self.over += int((~kept).sum())
-        return rows[kept], boxes[order[kept]], scores[order[kept]]
+        order, rows = order[kept], rows[kept]
+        del rank, kept
+        scores = scores[order]
+        return rows, boxes[order], scores
+
+
+def _popped(parts: list[Any]) -> Any:
+    """The parts in one, and none of them left."""
+    whole = np.concatenate(parts)
+    parts.clear()
+    return whole
