@@ -188,6 +188,7 @@ def load_labeler(
     from ntt_ray.models.spec import ModelSpec
     from ntt_ray.run.loading import loaded_image_labeler
 
+    config.refuse_boxes("a labeller of single images", "boxes are those of the images of a run")
     models = ModelSpec.here(config.models, store).uncompiled()
     bank = _bank_of(config, models)
     labeler = loaded_image_labeler(models, bank.data, config.method, config.proposals)

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Any, Generic, Literal, Protocol, TypeVar
+from typing import Annotated, Any, Generic, Literal, NoReturn, Protocol, TypeVar
 
 from pydantic import Field, Strict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as record
@@ -25,6 +25,7 @@ from ntt_ray.json_input import (
     JsonPieces,
     NotInPiecesError,
     PlainJson,
+    list_of,
     no_collection,
     parse_json,
     read_with,
@@ -73,6 +74,15 @@ class Item(Protocol):
     @property
     def id(self) -> int:
         """The id of an image, an annotation or a category."""
+
+
+@record(frozen=True, slots=True)
+class FoundBox:
+    """A box of COCO results or annotations, ``[x, y, width, height]`` in pixels."""
+
+    image_id: Id
+    bbox: tuple[Number, Number, Number, Number]
+    score: Number | None = None
 
 
 @record(frozen=True, slots=True)
@@ -140,6 +150,7 @@ class TruthAnnotation(Annotation):
 
 _TEXTS = {
     "bbox": "its bbox is not [x, y, width, height]",
+    "score": "its score is no number",
     "area": "its area is no number",
     "height": "needs width and height as whole numbers above 0",
     "width": "needs width and height as whole numbers above 0",
@@ -227,6 +238,10 @@ class CocoFile:
     def get(self, key: str) -> Any:
         """A part of the file as it stands there; None where it has no such part."""
         return self._source.get(key)
+
+    def listed(self, key: Key) -> JsonList | None:
+        """One list of the file, of which nothing is checked; None where it has no such list."""
+        return self._source.list_of(key)
 
     def items(self, key: Key, model: type[T]) -> Items[T] | None:
         """Check one list of the file; None where it has no such list.
@@ -333,6 +348,64 @@ def check_results(results: Any, name: str) -> list[dict[str, Any]]:
     if problems:
         raise InputError(f"{name}: {shown(problems)}; merge again")
     return results
+
+
+class BoxesFile:
+    """Boxes in COCO results format, or the annotations of a COCO file with its images.
+
+    Attributes:
+        names: the file name of each image by its id, of a COCO file with images; None of results,
+            which name images by their ids alone.
+        what: what an item is called in messages.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        """Look at the form of the file.
+
+        Raises:
+            ValueError, RecursionError: it is not JSON, as far as was looked.
+            InputError: it is neither, or its images cannot be used.
+        """
+        self.names: dict[int, str] | None = None
+        self.what, found = "results", list_of(data)
+        if found is None:
+            file = CocoFile.parse(data)
+            self.what, found = "annotations", file.listed("annotations")
+            images = file.items("images", ListedImage)
+            if found is None or images is None:
+                raise InputError(
+                    "is neither COCO results, a list of objects with image_id, bbox and score, nor "
+                    "a COCO file with images and annotations"
+                )
+            if images.problems:
+                raise InputError(shown(images.listed_problems("images")))
+            self.names = {image.id: image.file_name for _, image in images.sound()}
+        self._items = found
+
+    def pieces(self) -> Iterator[tuple[int, list[FoundBox]]]:
+        """Some boxes at a time, and the position of the first.
+
+        Raises:
+            InputError: a box is malformed; each of a piece is named by its position.
+        """
+        adapter = TypeAdapter(list[FoundBox])
+        for start in range(0, len(self._items), PIECE):
+            end = min(start + PIECE, len(self._items))
+            with no_collection():
+                try:
+                    found = self._items.checked(adapter, start, end)
+                except (ValidationError, NotInPiecesError):
+                    self._refuse(start, end)
+            yield start, found
+
+    def _refuse(self, start: int, end: int) -> NoReturn:
+        adapter, problems = TypeAdapter(list[FoundBox]), list[str]()
+        for position in range(start, end):
+            try:
+                adapter.validate_python([self._items.raw(position)])
+            except ValidationError as error:
+                problems += [f"{self.what}[{position}]: {p.text}" for p in _problems(error)]
+        raise InputError(shown(problems or [f"{self.what}[{start}] and on: not JSON"]))
 
 
 def shown(problems: Sequence[str]) -> str:

@@ -18,6 +18,7 @@ from ntt_ray.errors import ConfigError, did_you_mean
 from ntt_ray.settings import (
     EMBEDDING_COLUMNS,
     AnnotatedOrientation,
+    BoxSettings,
     DecodeSettings,
     MethodSettings,
     ProposalSettings,
@@ -168,6 +169,44 @@ class ModelsConfig(Settings):
     compile: bool | Literal["cuda-graphs"] = False
 
 
+class BoxesConfig(BoxSettings):
+    """Where boxes come from, see `sources.boxes`, and how SAM2 is asked with them."""
+
+    uri: Place
+
+
+class ProposalsConfig(ProposalSettings):
+    """What SAM2 is asked, and what is kept of its answers.
+
+    `grid` asks it at `method.points_per_side`; `boxes` in boxes that a detector found, besides the
+    grid or, with `grid` false, instead of it. A text is the `uri` of boxes.
+    """
+
+    grid: bool = True
+    boxes: BoxesConfig | None = None
+
+    @field_validator("boxes", mode="before")
+    @classmethod
+    def _of_uri(cls, boxes: Any) -> Any:
+        return {"uri": boxes} if isinstance(boxes, str) else boxes
+
+    @model_validator(mode="after")
+    def _check(self) -> ProposalsConfig:
+        if self.boxes is None and not self.grid:
+            raise ValueError(".grid: false needs boxes: SAM2 would be asked nothing")
+        if self.boxes is None:
+            return self
+        if self.grid and self.boxes.score_power is not None:
+            raise ValueError(
+                ".boxes.score_power: needs grid: false, for masks of the grid have no such score"
+            )
+        if self.keep:
+            raise ValueError(
+                ".keep: nothing is kept of boxes yet; set keep to false, or boxes to null"
+            )
+        return self
+
+
 class ActorsRange(Settings):
     """Bounds of a pool that grows and shrinks with the work; `max` null: with the cluster.
 
@@ -268,7 +307,7 @@ class Config(Settings):
     models: ModelsConfig = Field(default_factory=ModelsConfig)
     decode: DecodeSettings = Field(default_factory=DecodeSettings)
     method: MethodSettings = Field(default_factory=MethodSettings)
-    proposals: ProposalSettings = Field(default_factory=ProposalSettings)
+    proposals: ProposalsConfig = Field(default_factory=ProposalsConfig)
     job: JobConfig = Field(default_factory=JobConfig)
     merge: MergeConfig = Field(default_factory=MergeConfig)
     ground_truth: Location | None = None
@@ -292,6 +331,13 @@ class Config(Settings):
                 f"proposals.keep and method.{name} exclude each other: {why}. Set method.{name} to "
                 "null, or proposals.keep to false"
             )
+        if self.proposals.boxes is not None:
+            for name in ("prompts", "tiles"):
+                if getattr(self.method, name) is not None:
+                    raise ValueError(
+                        f"proposals.boxes and method.{name} exclude each other; set one of both to "
+                        "null"
+                    )
         if self.proposals.embeddings and not self.proposals.keep:
             raise ValueError(
                 "proposals.embeddings: embeddings are made of what is kept; set proposals.keep to "
@@ -304,6 +350,16 @@ class Config(Settings):
                 f"{', '.join(sorted(taken))}; rename it in the table"
             )
         return self
+
+    def refuse_boxes(self, what: str, why: str) -> None:
+        """Refuse boxes where they cannot be asked.
+
+        Raises:
+            ConfigError: the config names boxes.
+        """
+        if self.proposals.boxes is not None:
+            problem = f"{why}; set proposals.boxes to null and proposals.grid to true"
+            raise ConfigError(f"{what} takes no boxes:", [f"proposals.boxes: {problem}"])
 
     def resolved(self) -> dict[str, Any]:
         """All settings as plain data for the run record; secrets are replaced by ``***``."""

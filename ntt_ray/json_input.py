@@ -170,3 +170,17 @@ class _PieceList(JsonList):
             if error.errors(include_input=False)[0]["type"] == "json_invalid":
                 raise NotInPiecesError from None
             raise
+
+
+def list_of(data: bytes) -> JsonList | None:
+    """The objects of a file that is a list; None for one that is none.
+
+    Raises:
+        ValueError, RecursionError: it begins as a list, and is not JSON.
+    """
+    if data.lstrip()[:1] != b"[":
+        return None
+    try:
+        return _PieceList(msgspec.json.decode(data, type=list[Raw]))
+    except (msgspec.MsgspecError, RecursionError):
+        return JsonList(parse_json(data))

@@ -1,4 +1,4 @@
-"""Frozen records that cross module borders. Plain Python only: no torch, ray or pyarrow here."""
+"""Frozen records that cross module borders. Python and numpy: no torch, ray or pyarrow here."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ NOTES = {
     "decode.sixteen_bit",
     "transparent": "have transparent parts, and the colours below these are labelled: see "
     "decode.background",
+    "beside_boxes": "have boxes that do not lie on the picture, and are not asked: a detector "
+    "may have seen it at another size, or turned (proposals.boxes)",
 }
 
 
@@ -103,6 +105,34 @@ class View:
     def size_hw(self) -> tuple[int, int]:
         """Height and width in pixels."""
         return self.height, self.width
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ImageBoxes:
+    """The boxes that a detector found in one image, the best first.
+
+    Attributes:
+        boxes_xyxy: ``(N, 4)`` float32 in pixels of the image as it is labelled.
+        scores: ``(N,)`` float32, 0 to 1.
+    """
+
+    boxes_xyxy: npt.NDArray[np.float32]
+    scores: npt.NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        if self.boxes_xyxy.shape != (len(self.scores), 4):
+            raise ValueError(f"{len(self.scores)} scores for boxes {self.boxes_xyxy.shape}")
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def on_image(self, size_hw: tuple[int, int]) -> ImageBoxes:
+        """The boxes cut to an image; those that have no part of it are left out."""
+        height, width = size_hw
+        most = np.array([width, height, width, height], np.float32)
+        cut = np.clip(self.boxes_xyxy, 0, most)
+        inside = (cut[:, 2:] > cut[:, :2]).all(axis=1)
+        return ImageBoxes(cut[inside], self.scores[inside])
 
 
 @dataclass(frozen=True, slots=True)

@@ -309,3 +309,23 @@ class ProposalSettings(Settings):
     keep: bool = False
     max_iou: Share | None = 0.95
     embeddings: bool = False
+
+
+class BoxSettings(Settings):
+    """Boxes of a detector as SAM2's prompts, see `method.options.boxes`.
+
+    Attributes:
+        per_image: how many boxes of an image are asked at most, those with the highest scores.
+            Higher finds more in crowded images; the time grows with the number of boxes.
+        prompt: SAM2 is asked with the ``box``, or with its ``centre``, or with five ``points`` of
+            it, where of SAM2's masks the one is taken that fits the box best. Points are for models
+            that were trained on points alone; five take more time, and find objects whose middle
+            is not theirs.
+        score_power: final scores are multiplied by the score of the box to this power, above 0.
+            None: 0, what the detector thought of a box does not count any more. It needs boxes with
+            scores, and no grid, whose masks have none.
+    """
+
+    per_image: Annotated[int, Field(ge=1, le=10_000)] = 100
+    prompt: Literal["box", "centre", "points"] = "box"
+    score_power: Annotated[float, Field(gt=0.0, le=10.0)] | None = None

@@ -80,6 +80,25 @@ WRONG = {
         {"proposals": {"keep": True, "embeddings": True}, "columns": {"keep": ["embedding"]}},
         "columns of the name embedding; rename it",
     ),
+    "no grid and no boxes": ({"proposals": {"grid": False}}, r"proposals.grid: false needs boxes"),
+    "scores of boxes that the grid has not": (
+        {"proposals": {"boxes": {"uri": "b.json", "score_power": 1.0}}},
+        r"proposals.boxes.score_power: needs grid: false",
+    ),
+    "boxes that are kept": (
+        {"proposals": {"boxes": "b.json", "keep": True}},
+        r"proposals.keep: nothing is kept of boxes",
+    ),
+    "boxes and prompts": (
+        {"proposals": {"boxes": "b.json"}, "method": {"prompts": {}}},
+        "proposals.boxes and method.prompts exclude each other",
+    ),
+    "boxes and tiles": (
+        {"proposals": {"boxes": "b.json"}, "method": {"tiles": {}}},
+        "proposals.boxes and method.tiles exclude each other",
+    ),
+    "boxes without a place": ({"proposals": {"boxes": {}}}, "proposals.boxes.uri: is needed"),
+    "boxes of nowhere": ({"proposals": {"boxes": ""}}, "proposals.boxes.uri: string should have"),
     "two sources": ({"references": {"annotations": "a"}}, "exactly one"),
     "true is not a number": ({"job": {"images_per_unit": True}}, "images_per_unit"),
     "patch": ({"models": {"encoder": {"image_size": 512}}}, "not a multiple of 14"),

@@ -140,6 +140,9 @@ def test_the_forms_of_packed_images_on_the_page_of_inputs_are_read(
     row = {"file_name": "a.png", "caption": "a"}
     (tmp_path / "folder" / "metadata.jsonl").write_text(json.dumps(row))
     (tmp_path / "list.csv").write_text("uri,caption,licence\nfolder/a.png,a,CC0\n")
+    boxes = {"images": [{"id": 1, "file_name": "a.png"}]}
+    boxes["annotations"] = [{"image_id": 1, "bbox": [1, 2, 3, 4]}]
+    (tmp_path / "boxes.json").write_text(json.dumps(boxes))
     monkeypatch.chdir(tmp_path)
     commands = re.findall(r"`ntt-ray (run my.yaml[^`]+)`", INPUTS)
     assert len(commands) >= 7

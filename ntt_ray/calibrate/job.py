@@ -120,6 +120,7 @@ def calibrate_run(
     Raises:
         InputError: the config names a ready bank: there is no reference image to label; or
             proposals are named, and the config keeps none.
+        ConfigError: the config names boxes.
     """
     if kept_by is not None and not config.proposals.keep:
         raise InputError(
@@ -129,6 +130,7 @@ def calibrate_run(
         raise InputError(
             "calibrate: the config names a ready bank; references are needed, with their images"
         )
+    config.refuse_boxes("calibrate", "the images of references have none")
     store = Storage(config.storage_options)
     run = prepare_references(config, store)
     classes = run.inputs.classes()

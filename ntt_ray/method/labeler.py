@@ -23,6 +23,7 @@ from ntt_ray.method.host import Host
 from ntt_ray.method.masks_at_size import StripMasks, masks_at_size
 from ntt_ray.method.merging import decayed_at_once, merged_scores, weighted_scores
 from ntt_ray.method.options.averaging import averaged_masks
+from ntt_ray.method.options.boxes import BoxPrompting
 from ntt_ray.method.options.prompting import Prompting
 from ntt_ray.method.options.prototypes import clustered_prototypes
 from ntt_ray.method.pooling import pooled_features
@@ -30,8 +31,8 @@ from ntt_ray.method.scoring import best_class, similarities
 from ntt_ray.method.suppression import inclusive_boxes, nms_at_once, nms_order, ranking
 from ntt_ray.models.inputs import InputRing, to_input
 from ntt_ray.models.interfaces import Encoder, Proposals, Proposer
-from ntt_ray.records import Detection, PromptWork
-from ntt_ray.settings import MethodSettings
+from ntt_ray.records import Detection, ImageBoxes, PromptWork
+from ntt_ray.settings import BoxSettings, MethodSettings
 
 MERGE_FACTOR = 8  # METHOD 32: masks that enter soft merging, per detection wanted
 
@@ -59,7 +60,20 @@ class Labeler:
         proposer: Proposer,
         bank: MemoryBank,
         settings: MethodSettings | None = None,
+        *,
+        boxes: BoxSettings | None = None,
+        grid: bool = True,
     ) -> None:
+        """Join both models and the bank.
+
+        Args:
+            encoder: makes patch features.
+            proposer: proposes masks.
+            bank: the classes.
+            settings: the settings of the method; None: the paper's.
+            boxes: how the proposer is asked with the boxes that images come with; None: not.
+            grid: with `boxes`, whether it is asked for all that an image shows, too.
+        """
         self.encoder, self.proposer = encoder, proposer
         self.settings = settings or MethodSettings()
         self.category_ids = [label.category_id for label in bank.classes]
@@ -70,24 +84,31 @@ class Labeler:
         self.negatives = None if negatives is None else negatives.to(proposer.device)
         prompts = self.settings.prompts
         self._prompting = None if prompts is None else Prompting(proposer, prompts)
+        self._boxes = None if boxes is None else BoxPrompting(proposer, boxes, grid=grid)
         self.host, self.ring = Host(), InputRing.to(proposer.device)
 
-    def label(self, images_rgb: Sequence[RgbImage]) -> list[tuple[Detection, ...]]:
+    def label(
+        self, images_rgb: Sequence[RgbImage], boxes: Sequence[ImageBoxes | None] = ()
+    ) -> list[tuple[Detection, ...]]:
         """Label a batch of decoded images.
 
         Args:
             images_rgb: uint8 ``(height, width, 3)`` each, of any sizes.
+            boxes: what a detector found in each, cut to it, for a labeller that asks with boxes.
 
         Returns:
             For each image its detections by falling score; none is a normal result.
         """
         resized = [resize_square(image, self.proposer.image_size) for image in images_rgb]
         sizes_hw = [(image.shape[0], image.shape[1]) for image in images_rgb]
-        return [found.result() for found in self.begin(resized, sizes_hw)]
+        return [found.result() for found in self.begin(resized, sizes_hw, boxes)]
 
     @torch.inference_mode()
     def begin(
-        self, resized_rgb: Sequence[RgbImage], sizes_hw: Sequence[tuple[int, int] | None]
+        self,
+        resized_rgb: Sequence[RgbImage],
+        sizes_hw: Sequence[tuple[int, int] | None],
+        boxes: Sequence[ImageBoxes | None] = (),
     ) -> list[Future[tuple[Detection, ...]]]:
         """Do the device's part of labelling; a thread waits for it and makes the RLE strings.
 
@@ -95,6 +116,7 @@ class Labeler:
             resized_rgb: uint8 ``(S, S, 3)`` each, images at the proposer's size S.
             sizes_hw: height and width of each original image; None, or a missing one at the end,
                 marks a place that only keeps the batch full, and gives no detections.
+            boxes: what a detector found in each original image, cut to it; see `label`.
 
         Returns:
             For each of `sizes_hw` what will be its detections, by falling score; none is a normal
@@ -103,7 +125,11 @@ class Labeler:
         inputs = to_input(resized_rgb, self.ring)
         features = self.encoder.encode(inputs)
         wanted = [position for position, size in enumerate(sizes_hw) if size is not None]
-        proposals = self.propose(inputs, features, wanted)
+        if self._boxes is None:
+            proposals = self.propose(inputs, features, wanted)
+        else:
+            threshold = self.settings.min_predicted_iou
+            proposals = self._boxes.propose(inputs, threshold, wanted, boxes, sizes_hw)
         found = [nothing_found()] * len(sizes_hw)
         for position, proposed in zip(wanted, proposals, strict=True):
             size_hw = sizes_hw[position]
@@ -137,10 +163,14 @@ class Labeler:
             size_hw: height and width of the image.
         """
         limit, power = self.settings.max_detections, self.settings.iou_power
+        box_power = None if self._boxes is None else self._boxes.score_power
+        as_merged = power is None and box_power is None  # the order after merging is the last one
         candidates = self.suppress(self.match(features, proposals))
-        merged = self.merge(candidates, size_hw, limit if power is None else None)
+        merged = self.merge(candidates, size_hw, limit if as_merged else None)
         kept = merged.candidates
         scores = weighted_scores(merged.scores, kept.proposals.predicted_iou, power)
+        if kept.proposals.objectness is not None:
+            scores = weighted_scores(scores, kept.proposals.objectness, box_power)
         best = ranking(scores, kept.proposals.index, limit)
         masks, labels = merged.masks.select(best), kept.labels[best]
         predicted_iou, parts = kept.proposals.predicted_iou[best], self.settings.largest_component

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+
+BoxPrompt = Literal["box", "centre", "points"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +26,14 @@ class Proposals:
         predicted_iou: ``(N,)`` float32, the model's own estimate of each mask's IoU, 0 to 1.
         index: ``(N,)`` int64, strictly rising, the place of each mask among all that the proposer
             considered; of two detections with equal scores the lower one goes first.
+        objectness: ``(N,)`` float32, the score that a detector gave the box of each mask, 0 to 1;
+            None where nothing is made of it.
     """
 
     logits: Tensor
     predicted_iou: Tensor
     index: Tensor
+    objectness: Tensor | None = None
 
     def __post_init__(self) -> None:
         n = len(self.logits)
@@ -36,6 +41,8 @@ class Proposals:
             raise ValueError(f"logits must be float32 (N, h, w), not {tuple(self.logits.shape)}")
         if self.predicted_iou.shape != (n,) or self.index.shape != (n,):
             raise ValueError("predicted_iou and index need one value per mask")
+        if self.objectness is not None and self.objectness.shape != (n,):
+            raise ValueError("objectness needs one value per mask")
 
     @classmethod
     def none(cls, side: int, device: torch.device) -> Proposals:
@@ -48,7 +55,8 @@ class Proposals:
 
     def select(self, kept: Tensor) -> Proposals:
         """Keep some proposals: `kept` is a bool mask or int64 positions, for all fields alike."""
-        return Proposals(self.logits[kept], self.predicted_iou[kept], self.index[kept])
+        objectness = None if self.objectness is None else self.objectness[kept]
+        return Proposals(self.logits[kept], self.predicted_iou[kept], self.index[kept], objectness)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +142,32 @@ class PromptableProposer(Proposer, Protocol):
             image: one image.
             min_predicted_iou: proposals have a predicted IoU above it, strictly.
             points: int64 ``(n,)``, positions in `points`, rising; there may be none.
+        """
+
+
+@runtime_checkable
+class BoxedProposer(Proposer, Protocol):
+    """A proposer that can be asked for the objects in boxes, besides or instead of all objects."""
+
+    def propose_in_boxes(
+        self,
+        images: Tensor,
+        min_predicted_iou: float,
+        wanted: Sequence[int],
+        boxes_xyxy: Sequence[Tensor],
+        *,
+        prompt: BoxPrompt,
+        everywhere: bool,
+    ) -> list[Proposals]:
+        """Images ``(B, 3, S, S)`` to the proposals of boxes; what one gets depends on its own.
+
+        Args:
+            images: the images.
+            min_predicted_iou: proposals have a predicted IoU above it, strictly.
+            wanted: the positions in `images` that proposals are given for.
+            boxes_xyxy: ``(N, 4)`` float32 for each of `wanted`, in pixels of the input; N may be 0.
+            prompt: with what of a box it is asked.
+            everywhere: whether what `propose` finds comes first; `index` counts on behind it.
         """
 
 

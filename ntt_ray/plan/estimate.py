@@ -35,6 +35,7 @@ from ntt_ray.run.prepare import check_sources, new_manifest
 from ntt_ray.run.proposal_shard import existing_proposals
 from ntt_ray.run.shard import existing_shards
 from ntt_ray.settings import TableColumns
+from ntt_ray.sources.boxes import boxes_digest
 from ntt_ray.storage import Storage
 
 logger = logging.getLogger(__name__)
@@ -148,12 +149,13 @@ def sample_file(entries: Sequence[ImageEntry]) -> bytes:
 
 
 def _made_of(config: Config, store: Storage) -> list[str]:
-    """Digests of what the bank will be made of: files may change under the same name."""
-    sources = check_sources(config, store)
+    """Digests of what labels will be made of, but for the images: files may change."""
+    sources, boxes = check_sources(config, store), config.proposals.boxes
+    asked = [] if boxes is None else [boxes_digest(boxes.uri, store)]
     if not isinstance(sources, BankInputs):
-        return [bank_digest(sources.data)]
+        return [bank_digest(sources.data), *asked]
     base = () if sources.base is None else sources.base.history()
-    return [*(source.bank for source in base), sources.digest]
+    return [*(source.bank for source in base), sources.digest, *asked]
 
 
 def _sample_config(config: Config, entries: Sequence[ImageEntry], made_of: Sequence[str]) -> Config:
@@ -165,7 +167,8 @@ def _sample_config(config: Config, entries: Sequence[ImageEntry], made_of: Seque
     most = MOST if config.job.images_per_unit == "auto" else config.job.images_per_unit
     size = min(most, steps * IMAGES_PER_GPU_STEP)
     # so that the sample can be matched again, where it can be
-    keep = config.proposals.keep or not config.method.unlike_kept()
+    unlike = bool(config.method.unlike_kept()) or config.proposals.boxes is not None
+    keep = config.proposals.keep or not unlike
     return config.model_copy(
         update={
             "proposals": config.proposals.model_copy(update={"keep": keep}),

@@ -20,12 +20,12 @@ def predicted_gpu_hours(config: Config, images: int) -> dict[str, float]:
     """GPU hours of a run by the model of the GPU; none where nothing was counted for its models.
 
     Args:
-        config: the run; one with another grid of points, with all outputs, with tiles or with
-            chosen points asks other things of a GPU.
+        config: the run; one with another grid of points, with all outputs, with tiles, with chosen
+            points or with boxes asks other things of a GPU.
         images: how many images it has.
     """
     models, method = config.models, config.method
-    if method.points_per_side != 32 or method.all_outputs:
+    if method.points_per_side != 32 or method.all_outputs or config.proposals.boxes is not None:
         return {}
     if method.tiles is not None or method.prompts is not None:
         return {}

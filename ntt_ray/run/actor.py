@@ -28,6 +28,7 @@ from ntt_ray.errors import (
 from ntt_ray.proposals.kept import ImageProposals
 from ntt_ray.proposals.table import to_table
 from ntt_ray.records import FetchedImage, ImageLabels, PromptWork
+from ntt_ray.run.box_file import read_boxes
 from ntt_ray.run.cluster.connect import see_reserved_gpus_only, this_log
 from ntt_ray.run.cluster.metrics import ActorMetrics
 from ntt_ray.run.fetch import read_later
@@ -78,7 +79,7 @@ class LabelActor:
         job.models.set_up_torch()
         self._accelerator = _accelerator(on_cpu)
         if job.keeping is None:
-            labeler: AnyLabeler = loaded_labeler(job.models, bank, job.method)
+            labeler: AnyLabeler = loaded_labeler(job.models, bank, job.method, job.boxes)
         else:
             labeler = loaded_keeper(job.models, bank, job.method, job.keeping.max_iou)
             self._channels = labeler.encoder.feature_dim
@@ -94,6 +95,7 @@ class LabelActor:
             device=_device_name(on_cpu),
             labelling=self._thread,
             read=partial(read_later, job=job),
+            boxes=None if job.boxes is None else partial(read_boxes, job=job),
         )
 
     def __call__(self, batch: pa.Table) -> pa.Table:

@@ -25,12 +25,14 @@ class Found:
         digests: SHA-256 of the models' files, as `CheckedModels` has them.
         precision: what both models compute in.
         device: where they compute.
+        boxes: SHA-256 of the file of boxes; None where SAM2 is not asked with boxes.
     """
 
     bank: str
     digests: Mapping[str, str]
     precision: str
     device: str
+    boxes: str | None = None
 
     @classmethod
     def as_recorded(cls, recorded: RunRecord) -> Found:
@@ -69,7 +71,7 @@ def models_content(config: Config, found: Found) -> dict[str, Any]:
 
 def proposals_content(config: Config) -> dict[str, Any]:
     """What an identity says of how proposals are kept, as plain data."""
-    return config.proposals.model_dump(mode="json", exclude={"embeddings"})
+    return config.proposals.model_dump(mode="json", include={"keep", "max_iou"})
 
 
 def identity_of(config: Config, manifest: Source, found: Found) -> Identity:
@@ -95,6 +97,12 @@ def identity_of(config: Config, manifest: Source, found: Found) -> Identity:
         content["proposals"] = proposals_content(config)
     if config.proposals.embeddings:
         content["embeddings"] = True
+    if (boxes := config.proposals.boxes) is not None:
+        asked = boxes.model_dump(mode="json", exclude={"uri"}, exclude_none=True)
+        content["proposals"] = {
+            "grid": config.proposals.grid,
+            "boxes": {"sha256": found.boxes, **asked},
+        }
     if columns := config.columns.model_dump(mode="json", exclude_defaults=True):
         content["columns"] = columns
     return Identity.model_validate(content)

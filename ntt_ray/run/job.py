@@ -12,7 +12,7 @@ from ntt_ray.models.spec import ModelSpec
 from ntt_ray.proposals.kept import ImageProposals
 from ntt_ray.records import ImageLabels, PromptWork
 from ntt_ray.run.shard import ROW_FIELDS
-from ntt_ray.settings import DecodeSettings, MethodSettings
+from ntt_ray.settings import BoxSettings, DecodeSettings, MethodSettings
 from ntt_ray.storage import Storage
 
 _TIMES = [(name, pa.float64()) for name in ("fetch_s", "begun_at", "label_s")]
@@ -192,6 +192,21 @@ class Keeping:
 
 
 @dataclass(frozen=True)
+class BoxPrompts:
+    """How SAM2 is asked with boxes, which lie in a file of the output (`run.box_file`).
+
+    Attributes:
+        settings: how it is asked.
+        grid: whether it is asked at the points of the grid, too.
+        source_sha256: SHA-256 of the file that the boxes are from, in hex.
+    """
+
+    settings: BoxSettings
+    grid: bool
+    source_sha256: str
+
+
+@dataclass(frozen=True)
 class LabelJob:
     """Plain values that every stage of the chain gets.
 
@@ -212,6 +227,7 @@ class LabelJob:
         provenance: what the metadata of every shard says.
         carries: whether the manifest has columns that go into the shards too.
         keeping: how proposals are kept; None where they are not.
+        boxes: how SAM2 is asked with boxes; None where it is not.
     """
 
     output: str
@@ -229,3 +245,4 @@ class LabelJob:
     provenance: Mapping[str, str]
     carries: bool = False
     keeping: Keeping | None = None
+    boxes: BoxPrompts | None = None

@@ -20,7 +20,7 @@ from ntt_ray.run.cluster.metrics import DriverMetrics
 from ntt_ray.run.drift import unit_order
 from ntt_ray.run.drift_watch import DriftWatch
 from ntt_ray.run.early_stop import EarlyStop
-from ntt_ray.run.job import Keeping, LabelJob, Pace, UnitDone
+from ntt_ray.run.job import BoxPrompts, Keeping, LabelJob, Pace, UnitDone
 from ntt_ray.run.journal import delete_finished
 from ntt_ray.run.layout import again_uri, shard_uri
 from ntt_ray.run.lock import RunLock
@@ -30,6 +30,7 @@ from ntt_ray.run.prepare import CheckClasses, Prepared, check_sources, classes_o
 from ntt_ray.run.proposal_shard import metadata_of
 from ntt_ray.run.shard import existing_shards, noted_units
 from ntt_ray.run.stall_watch import StallWatch
+from ntt_ray.settings import BoxSettings
 from ntt_ray.sources.schema import carried
 from ntt_ray.stages import Stage
 from ntt_ray.storage import Storage
@@ -182,10 +183,13 @@ def _label_units(
 
 
 def _job(config: Config, store: Storage, token: str, prepared: Prepared) -> LabelJob:
-    models, keeping = prepared.models, None
+    models, keeping, boxes = prepared.models, None, None
     if config.proposals.keep:
         kept = config.proposals
         keeping = Keeping(kept.max_iou, metadata_of(prepared.identity), kept.embeddings)
+    if (asked := config.proposals.boxes) is not None:
+        how = BoxSettings(**asked.model_dump(exclude={"uri"}))
+        boxes = BoxPrompts(how, config.proposals.grid, prepared.boxes_sha256)
     return LabelJob(
         output=config.output,
         store=store,
@@ -202,6 +206,7 @@ def _job(config: Config, store: Storage, token: str, prepared: Prepared) -> Labe
         provenance=prepared.identity.provenance(),
         carries=bool(carried(manifest_schema(prepared.images.manifest))),
         keeping=keeping,
+        boxes=boxes,
     )
 
 

@@ -15,6 +15,7 @@ from ntt_ray import storage
 RECORD_FILE = "run.json"
 MANIFEST_FILE = "manifest.parquet"
 BANK_FILE, BANK_PAGE, BANK_REPORT = "bank.safetensors", "bank.html", "bank.json"
+BOXES_FILE = "boxes.parquet"
 LABELS_FOLDER, SHARD_SUFFIX, JOURNAL_SUFFIX = "labels", ".parquet", ".journal.json"
 AGAIN_SUFFIX = ".again.json"
 PROPOSALS_FOLDER = "proposals"  # shards of the names of those of labels
@@ -45,7 +46,7 @@ ESTIMATE_FILE, PROMISE_FILE = "review/estimate.json", "review/thresholds.json"
 LOOK_PREFIX = "by-"  # folder of labels that were chosen by an order, and not drawn
 
 FILES = (
-    *(RECORD_FILE, MANIFEST_FILE, BANK_FILE, BANK_PAGE, BANK_REPORT),
+    *(RECORD_FILE, MANIFEST_FILE, BANK_FILE, BANK_PAGE, BANK_REPORT, BOXES_FILE),
     *(
         f"{LABELS_FOLDER}/shard-*{suffix}"
         for suffix in (SHARD_SUFFIX, JOURNAL_SUFFIX, AGAIN_SUFFIX)

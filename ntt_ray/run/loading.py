@@ -11,13 +11,20 @@ from ntt_ray.method.tiling import TiledLabeler, make_labeler
 from ntt_ray.models.spec import ModelSpec
 from ntt_ray.proposals.keeping import Keeper, KeptLabeler
 from ntt_ray.proposals.matching import Matcher
+from ntt_ray.run.job import BoxPrompts
 from ntt_ray.settings import MethodSettings, ProposalSettings
 
 
 def loaded_labeler(
-    models: ModelSpec, bank: bytes, method: MethodSettings
+    models: ModelSpec, bank: bytes, method: MethodSettings, boxes: BoxPrompts | None = None
 ) -> Labeler | TiledLabeler:
     """Load both models and join them with the memory bank in a file's bytes.
+
+    Args:
+        models: how to load them.
+        bank: the memory bank's file.
+        method: the settings of the method; with `boxes` without tiles.
+        boxes: how the proposer is asked with boxes; None: not.
 
     Raises:
         WeightsError: a checkpoint is missing, damaged or does not fit its model.
@@ -27,6 +34,9 @@ def loaded_labeler(
     memory = MemoryBank.from_bytes(bank, "the memory bank")
     memory.check_width(encoder.feature_dim)
     proposer = models.load_proposer(method.points_per_side, method.all_outputs)
+    if boxes is not None:
+        asked = boxes.settings
+        return Labeler(encoder, proposer, memory, method, boxes=asked, grid=boxes.grid)
     return make_labeler(encoder, proposer, memory, method)
 
 

@@ -27,7 +27,7 @@ from ntt_ray.errors import InputError
 from ntt_ray.records import ImageEntry
 from ntt_ray.run.layout import MANIFEST_FILE
 from ntt_ray.run.local_manifest import ManifestFile, Source
-from ntt_ray.run.units import Units
+from ntt_ray.run.units import UNIT_KEYS, Units
 from ntt_ray.sources.schema import SCHEMA, entries_of, schema_of
 from ntt_ray.storage import Storage
 
@@ -76,6 +76,28 @@ def name_columns(source: Source) -> Iterator[pa.Array]:
     with _reading():
         for batch in _opened(source).iter_batches(ROWS_AT_ONCE, columns=["file_name"]):
             yield batch["file_name"]
+
+
+def column(source: Source, name: str) -> pa.ChunkedArray:
+    """A column of all images, in the manifest's order, in memory.
+
+    Raises:
+        InputError: the manifest is damaged.
+    """
+    with _reading():
+        return _opened(source).read([name])[name]
+
+
+def division(source: Source) -> tuple[list[int], dict[bytes, bytes]]:
+    """The images of each unit, and the metadata that say so; none where a row group is a unit.
+
+    Raises:
+        InputError: the manifest is damaged.
+    """
+    with _reading():
+        footer = _opened(source).metadata
+        said = {key: value for key, value in (footer.metadata or {}).items() if key in UNIT_KEYS}
+        return Units.of(footer).sizes(), said
 
 
 def name_batches(source: Source) -> Iterator[list[str]]:

@@ -31,6 +31,7 @@ from ntt_ray.records import ClassLabel
 from ntt_ray.run import manifest as manifest_file
 from ntt_ray.run import manifest_writer
 from ntt_ray.run.bank_ahead import check_bank
+from ntt_ray.run.boxes_ahead import Boxes, check_boxes
 from ntt_ray.run.cluster.placement import Resources
 from ntt_ray.run.done import whole_shards
 from ntt_ray.run.first_look import LOOKED_AT, look
@@ -128,12 +129,14 @@ class Prepared:
         bank: the bank file.
         identity: the identity as it is recorded: an older record may lack what is None today,
             and has another hash for it.
+        boxes_sha256: SHA-256 of the file of boxes; empty where SAM2 is not asked with boxes.
     """
 
     images: Images
     models: CheckedModels
     bank: bytes
     identity: Identity
+    boxes_sha256: str = ""
 
 
 def make_plan(config: Config, check: CheckClasses | None = None) -> Plan:
@@ -142,7 +145,8 @@ def make_plan(config: Config, check: CheckClasses | None = None) -> Plan:
     sources = check_sources(config, store)
     check_names = None if check is None else check(classes_of(sources))
     images = _seen_images(config, store, check_names)
-    check_settings(config, images, sources)
+    boxes = check_boxes(config, store, images.manifest, images.recorded)
+    check_settings(config, images, sources, boxes)
     check_bank(config, store, sources, images.recorded)
     weights = check_outlook(config, store)
     say_held(config.output, store)
@@ -202,22 +206,29 @@ def prepare_run(
     """Everything before the first unit; the caller holds the lock of the output.
 
     Raises:
-        InputError: the images cannot be listed, or the output holds something else.
+        InputError: the images cannot be listed, boxes cannot be used, or the output holds
+            something else.
         WeightsError: a checkpoint does not fit.
         OutputMismatchError: the output holds a run with other settings.
     """
     images = _seen_images(config, store, check_names)
-    check_settings(config, images, sources)
+    boxes = check_boxes(config, store, images.manifest, images.recorded)
+    check_settings(config, images, sources, boxes)
     check_bank(config, store, sources, images.recorded)
     models = start_models(config, store)
     bank, built = usable_bank(config, store, sources, models)
     config = with_unit_images(config, images.manifest, images.recorded)
-    identity = identity_of(config, images.manifest, _found(models, bank))
+    found = replace(_found(models, bank), boxes=None if boxes is None else boxes.sha256)
+    identity = identity_of(config, images.manifest, found)
     if images.recorded is not None:
         check_same_run(images.recorded, identity, config.output)
         _restore(config, store, images, bank)
-        return Prepared(images, models, bank.data, images.recorded.identity)
+        if boxes is not None:
+            boxes.publish(config.output, store)
+        return Prepared(images, models, bank.data, images.recorded.identity, found.boxes or "")
     store.publish_stream(storage.join(config.output, MANIFEST_FILE), images.manifest.chunks())
+    if boxes is not None:
+        boxes.publish(config.output, store)
     publish_bank(config, store, bank, sources, built)
     record = make_record(
         identity=identity,
@@ -226,9 +237,10 @@ def prepare_run(
         units=len(images.sizes),
         images=sum(images.sizes),
         images_sha256=list_digest(config.images, store, config.columns),
+        boxes=None if boxes is None else boxes.recorded(),
     )
     write_record(config.output, record, store)
-    return Prepared(images, models, bank.data, identity)
+    return Prepared(images, models, bank.data, identity, found.boxes or "")
 
 
 def check_sources(config: Config, store: Storage) -> BankInputs | BankFile:
@@ -252,12 +264,13 @@ def _named_files(config: Config) -> dict[str, str | None]:
 
     Published checkpoints are none of them: they are fetched when a run starts.
     """
-    models, references = config.models, config.references
+    models, references, boxes = config.models, config.references, config.proposals.boxes
     return {
         "models.encoder.checkpoint": models.encoder.checkpoint,
         "models.proposer.checkpoint": models.proposer.checkpoint,
         "models.proposer.config": models.proposer.config,
         "references.annotations": None if references is None else references.annotations,
+        "proposals.boxes": None if boxes is None else boxes.uri,
     }
 
 
@@ -431,7 +444,9 @@ def publish_bank(
     return found
 
 
-def check_settings(config: Config, images: Images, sources: BankInputs | BankFile) -> None:
+def check_settings(
+    config: Config, images: Images, sources: BankInputs | BankFile, boxes: Boxes | None = None
+) -> None:
     """Refuse other settings than the run that is there began with, as far as the config tells.
 
     What only the models or the references tell is compared when they are there (`prepare_run`).
@@ -441,7 +456,8 @@ def check_settings(config: Config, images: Images, sources: BankInputs | BankFil
     """
     if images.recorded is None:
         return
-    found = Found.as_recorded(images.recorded)
+    own = None if boxes is None else boxes.sha256
+    found = replace(Found.as_recorded(images.recorded), boxes=own)
     if isinstance(sources, BankFile):
         found = replace(found, bank=bank_digest(sources.data))
     if config.models.device != "auto":

@@ -42,7 +42,8 @@ def made_of(identity: Identity) -> dict[str, Any]:
 
 def keeps_proposals(recorded: RunRecord) -> bool:
     """Whether a run has proposals of its own: it keeps them, and did not match those of another."""
-    return "proposals" in recorded.identity.plain() and recorded.rematched_from is None
+    proposals = recorded.identity.plain().get("proposals", {})
+    return bool(proposals.get("keep")) and recorded.rematched_from is None
 
 
 def proposals_hash(identity: Identity) -> str:

@@ -131,6 +131,8 @@ class RunRecord(_Recorded):
             None for a prefix, and in older records.
         rematched_from: the output whose kept proposals the labels were made of, without secrets;
             None where images were labelled.
+        boxes: what became of the boxes of a detector (`sources.boxes.BoxCounts`); None where none
+            were asked.
     """
 
     format_version: Literal[1]
@@ -143,6 +145,7 @@ class RunRecord(_Recorded):
     git_revision: str | None = None
     images_sha256: str | None = None
     rematched_from: str | None = None
+    boxes: dict[str, Any] | None = None
 
     @property
     def class_labels(self) -> tuple[ClassLabel, ...]:
@@ -171,6 +174,7 @@ def make_record(
     images: int,
     images_sha256: str | None = None,
     rematched_from: str | None = None,
+    boxes: Mapping[str, Any] | None = None,
 ) -> RunRecord:
     """The record of a new run.
 
@@ -182,8 +186,11 @@ def make_record(
         images: number of images.
         images_sha256: SHA-256 of the table or COCO file that lists them, if one does.
         rematched_from: the output whose proposals the labels are made of, without secrets.
+        boxes: what became of the boxes of a detector, if SAM2 is asked with any.
     """
-    own = {} if rematched_from is None else {"rematched_from": rematched_from}
+    own: dict[str, Any] = {} if rematched_from is None else {"rematched_from": rematched_from}
+    if boxes is not None:
+        own["boxes"] = dict(boxes)
     return RunRecord(
         format_version=FORMAT_VERSION,
         labels_hash=identity.digest(),

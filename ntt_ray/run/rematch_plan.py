@@ -102,6 +102,7 @@ def make_rematch_plan(
 
     Arguments and errors are those of `rematch.rematch`.
     """
+    config.refuse_boxes("rematch", "proposals that are kept were asked without any")
     source, store = storage.absolute(source).rstrip("/"), Storage(config.storage_options)
     check_output(config.output)
     kept = _kept_run(source, config.output, store)

@@ -20,10 +20,11 @@ import torch
 from ntt_ray.errors import ImageError, LabelError, NttRayError, SickDeviceError
 from ntt_ray.images import RgbImage
 from ntt_ray.method.labeler import Labeler
+from ntt_ray.method.options.boxes import NO_BOXES
 from ntt_ray.method.tiling import TiledLabeler
 from ntt_ray.proposals.keeping import Keeper
 from ntt_ray.proposals.kept import ImageProposals
-from ntt_ray.records import FetchedImage, ImageLabels
+from ntt_ray.records import FetchedImage, ImageBoxes, ImageLabels
 from ntt_ray.run.decoding import Decoded
 
 logger = logging.getLogger(__name__)
@@ -47,10 +48,13 @@ class Unit(NamedTuple):
     Attributes:
         shard_id: its number.
         images: its images, which the rest knows by their positions here.
+        boxes: what a detector found in the images, by image id; None where nothing is asked with
+            boxes.
     """
 
     shard_id: int
     images: Sequence[FetchedImage]
+    boxes: Mapping[int, ImageBoxes] | None = None
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,7 @@ class StepLabeler:
         inputs = self._inputs(list(step), good)
         sizes = [good[p].size_hw if p in good else None for p in step]
         try:
-            begun: Sequence[Future[Any]] = self._labeler.begin(inputs, sizes)
+            begun: Sequence[Future[Any]] = self._begun(unit, inputs, step, sizes)
             found = dict(zip(step, begun, strict=True))
         except torch.OutOfMemoryError:
             raise
@@ -113,8 +117,28 @@ class StepLabeler:
                 raise torch.OutOfMemoryError(str(error)) from error
             raise _named(unit, good, error) from error
         none = np.zeros((0, 0, 3), dtype=np.uint8)
-        kept = {p: (image._replace(pixels=none), found[p]) for p, image in good.items()}
+        kept = {
+            p: (image._replace(pixels=none, notes=image.notes + _beside(unit, p, image)), found[p])
+            for p, image in good.items()
+        }
         return Begun(tuple(step), failed, kept)
+
+    def _begun(
+        self,
+        unit: Unit,
+        inputs: Sequence[RgbImage],
+        step: Iterable[int],
+        sizes: Sequence[tuple[int, int] | None],
+    ) -> Sequence[Future[Any]]:
+        """Do the device's part, with the boxes of each image where the unit has boxes."""
+        if unit.boxes is None:
+            return self._labeler.begin(inputs, sizes)
+        assert isinstance(self._labeler, Labeler), "only a labeller of whole images takes boxes"
+        boxes = [
+            None if size is None else _boxes_of(unit, p).on_image(size)
+            for p, size in zip(step, sizes, strict=True)
+        ]
+        return self._labeler.begin(inputs, sizes, boxes)
 
     def rows(self, unit: Unit, begun: Begun) -> dict[int, Row]:
         """Wait for the rows of a step, by the positions of their images; raises as `begin` does."""
@@ -155,6 +179,16 @@ class StepLabeler:
         black = np.zeros((side, side, 3), dtype=np.uint8)
         filled = [good[p].pixels if p in good else black for p in places]
         return filled + [black] * (self.images_per_step - len(filled))
+
+
+def _boxes_of(unit: Unit, position: int) -> ImageBoxes:
+    return (unit.boxes or {}).get(unit.images[position].entry.image_id, NO_BOXES)
+
+
+def _beside(unit: Unit, position: int, image: Decoded) -> tuple[str, ...]:
+    """A note where boxes of an image do not lie on it."""
+    boxes = _boxes_of(unit, position)
+    return ("beside_boxes",) if len(boxes.on_image(image.size_hw)) < len(boxes) else ()
 
 
 def _named(unit: Unit, positions: Iterable[int], error: Exception) -> NttRayError:

@@ -7,7 +7,7 @@ is taken up as it comes, and one thread labels them, one after the other.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -21,7 +21,7 @@ from ntt_ray.errors import (
     LabelError,
     SickDeviceError,
 )
-from ntt_ray.records import FetchedImage, ImageEntry
+from ntt_ray.records import FetchedImage, ImageBoxes, ImageEntry
 from ntt_ray.run.decoding import Decoded, DecoderPool
 from ntt_ray.run.hang_watch import HangWatch
 from ntt_ray.run.job import LabelledUnit
@@ -57,6 +57,7 @@ class UnitLabeler:
         device: str = "cpu",
         labelling: ThreadPoolExecutor | None = None,
         read: Callable[[Sequence[ImageEntry]], list[FetchedImage]] | None = None,
+        boxes: Callable[[int], Mapping[int, ImageBoxes]] | None = None,
     ) -> None:
         self._labeler, self._steps = labeler, StepLabeler(labeler, images_per_step)
         self._output, self._token, self._store = output, run_token, store
@@ -64,6 +65,7 @@ class UnitLabeler:
         side = None if labeler.takes_whole_images else labeler.proposer.image_size
         self._decoders = DecoderPool(decoders, side, decode or DecodeSettings())
         self._read = read  # images that come unread
+        self._boxes = boxes  # of a unit, by image id
         self._turns, self._journals = Turns(), set[UnitJournal]()
         self._noting = ThreadPoolExecutor(2, "note")
         # One thread, because CUDA graphs belong to the thread that recorded them: that which loaded
@@ -88,15 +90,16 @@ class UnitLabeler:
             LabelError: the method failed; the unit and the images are named.
             SickDeviceError: the GPU cannot be used any more; the process should end.
             GivenBackError: GPUs failed, or workers died over this unit again and again.
-            StorageError: the notes on the unit cannot be written.
+            StorageError: the notes on the unit cannot be written, or its boxes cannot be read.
         """
+        boxes = None if self._boxes is None else self._boxes(shard_id)
         journal = UnitJournal(self._output, shard_id, self._token, self._store)
         journal.open()
         _check_losses(journal)
         with self._turns.in_work(alone=journal.lost > 0):
             self._journals.add(journal)
             try:
-                return self._label(Unit(shard_id, images), journal)
+                return self._label(Unit(shard_id, images, boxes), journal)
             finally:
                 self._journals.discard(journal)
 

@@ -22,6 +22,7 @@ from ntt_ray.sources.schema import schema_of
 
 UNIT_KEY = b"images_per_unit"
 SIZES_KEY = b"unit_sizes"
+UNIT_KEYS = frozenset((UNIT_KEY, SIZES_KEY))
 _BYTES = b" images or "  # between the numbers of images and bytes that a unit has at most
 MOST_BYTES = 1 << 40  # of one image, as far as dividing goes
 

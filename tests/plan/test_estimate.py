@@ -10,7 +10,7 @@ import yaml
 import ntt_ray
 from ntt_ray.cli import app
 from ntt_ray.cli.app import console
-from ntt_ray.config import build_config
+from ntt_ray.config import ProposalsConfig, build_config
 from ntt_ray.errors import InputError
 from ntt_ray.plan import estimate as sample_module
 from ntt_ray.plan.again import match_sample_again
@@ -180,6 +180,13 @@ def test_changed_references_are_another_sample(golden_config, golden_references,
     coco["annotations"][0]["bbox"][2] -= 1
     own.write_text(json.dumps(coco))
     assert output() != before  # its gallery would show labels of references that are gone
+    boxes = tmp_path / "boxes.json"
+    config = config.model_copy(update={"proposals": ProposalsConfig(boxes=str(boxes))})
+    boxes.write_text("[1]")
+    before = output()
+    boxes.write_text("[2]")
+    assert output() != before
+    assert not _sample_config(config, entries, []).proposals.keep  # nothing is kept of boxes
     elsewhere = [replace(entries[0], uri="/elsewhere.png"), *entries[1:]]
     assert _sample_config(config, elsewhere, []) != _sample_config(config, entries, [])
     fewer = _sample_config(config, entries[:2], [])

@@ -75,6 +75,15 @@ BY_CONTENT = {
     "models.proposer.checkpoint",
     "models.proposer.config",
     "method.preset",
+    "proposals.boxes.uri",
+}
+# What means something with boxes only.
+BOXES = DATA | {"proposals": {"grid": False, "boxes": {"uri": "/boxes.json"}}}
+REFUSED_OF_BOXES = {
+    "proposals.grid": (True, "proposals.grid"),
+    "proposals.boxes.per_image": (30, "proposals.boxes.per_image"),
+    "proposals.boxes.prompt": ("centre", "proposals.boxes.prompt"),
+    "proposals.boxes.score_power": (0.5, "proposals.boxes.score_power"),
 }
 KEPT = {"proposals.embeddings"}  # goes with another only: `test_how_proposals_are_kept`
 # Where the work runs and what is made of the labels.
@@ -119,18 +128,18 @@ def _made(data: dict[str, Any], **content: Any) -> dict[str, Any]:
     config = build_config(data)
     precision = config.models.precision.replace("auto", "fp32")
     device = config.models.device.replace("auto", "cpu")
-    given = {"digests": DIGESTS, "manifest": b"m", "bank": "b", **content}
-    found = Found(given["bank"], given["digests"], precision, device)
+    given = {"digests": DIGESTS, "manifest": b"m", "bank": "b", "boxes": None, **content}
+    found = Found(given["bank"], given["digests"], precision, device, given["boxes"])
     return identity_of(config, given["manifest"], found).plain()
 
 
-def _with(path: str, value: Any) -> dict[str, Any]:
+def _with(path: str, value: Any, base: dict[str, Any] = DATA) -> dict[str, Any]:
     def put(data: Any, keys: list[str]) -> Any:
         if not keys:
             return value
         return {**(data or {}), keys[0]: put((data or {}).get(keys[0]), keys[1:])}
 
-    return put(DATA, path.split("."))
+    return put(base, path.split("."))
 
 
 def _leaves(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
@@ -141,7 +150,7 @@ def _leaves(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 
 def test_every_setting_is_on_one_side():
-    sides = [*REFUSED, *BY_CONTENT, *ACCEPTED, *KEPT]
+    sides = [*REFUSED, *REFUSED_OF_BOXES, *BY_CONTENT, *ACCEPTED, *KEPT]
     leaves = [path for path in _leaves(Config) if not path.startswith("references.")]
     assert sorted(sides) == sorted(leaves)
 
@@ -151,6 +160,23 @@ def test_what_may_change_labels_is_refused(path):
     value, named = REFUSED[path]
     found = differences(_made(DATA), _made(_with(path, value)))
     assert [line.split(":")[0] for line in found] == [named]
+
+
+@pytest.mark.parametrize("path", REFUSED_OF_BOXES)
+def test_how_boxes_are_asked_changes_labels(path):
+    value, named = REFUSED_OF_BOXES[path]
+    before, after = _made(BOXES, boxes="d"), _made(_with(path, value, BOXES), boxes="d")
+    assert [line.split(":")[0] for line in differences(before, after)] == [named]
+
+
+def test_boxes_are_compared_by_their_file_and_not_by_its_name():
+    elsewhere = _with("proposals.boxes.uri", "/moved.json", BOXES)
+    assert differences(_made(BOXES, boxes="d"), _made(elsewhere, boxes="d")) == []
+    found = differences(_made(BOXES, boxes="d"), _made(BOXES, boxes="e"))
+    assert found == ["proposals.boxes.sha256: 'd' there, 'e' here"]
+    assert [line.split(":")[0] for line in differences(_made(DATA), _made(BOXES, boxes="d"))] == [
+        "proposals"
+    ]
 
 
 @pytest.mark.parametrize("path", ACCEPTED)

@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from ntt_ray.errors import WeightsError
 from ntt_ray.models.compilation import CompileOptions
 from ntt_ray.models.inputs import normalize_imagenet
-from ntt_ray.models.interfaces import Proposals
+from ntt_ray.models.interfaces import BoxPrompt, Proposals
 from ntt_ray.models.published import BUNDLED, bundled_file
+from ntt_ray.models.sam2.decoder.boxed import BoxDecoder
 from ntt_ray.models.sam2.decoder.image import Sam2Features
-from ntt_ray.models.sam2.decoder.run import PointDecoder
+from ntt_ray.models.sam2.decoder.run import OUTPUTS, PointDecoder
 from ntt_ray.models.weights import load_into, read_state_dict
 
 MIN_POINTS_PER_STEP = 32  # fewer save no memory that counts
@@ -70,9 +71,10 @@ class Sam2Proposer:
         self.device, self._dtype = device, dtype
         model = model.to(device).eval().requires_grad_(False)
         self.points = point_grid(self.image_size, points_per_side).to(device)
-        # folds the decoder's weights, in full precision: before the model is cast
+        # fold the decoder's weights, in full precision: before the model is cast
         self._decoder = PointDecoder(model, self.points, dtype=dtype)
         self._decoder.all_outputs = all_outputs
+        self._boxes = BoxDecoder(model, self._decoder, dtype)
         self._model: Any = model.to(dtype)
 
     def halve_step(self) -> bool:
@@ -157,6 +159,45 @@ class Sam2Proposer:
         if len(points) == 0:
             return Proposals.none(self.image_size // 4, self.device)
         return self.predict(self.encode_images(image[None]), min_predicted_iou, points)[0]
+
+    def propose_in_boxes(
+        self,
+        images: Tensor,
+        min_predicted_iou: float,
+        wanted: Sequence[int],
+        boxes_xyxy: Sequence[Tensor],
+        *,
+        prompt: BoxPrompt,
+        everywhere: bool,
+    ) -> list[Proposals]:
+        """Proposals of each wanted image in its boxes, behind those of the grid with `everywhere`.
+
+        Which of SAM2's outputs is the mask of a box, `decoder.boxed` says. Without the grid, images
+        are not looked at where none has a box.
+        """
+        none = Proposals.none(self.image_size // 4, self.device)
+        if not everywhere and not any(len(boxes) for boxes in boxes_xyxy):
+            return [none for _ in wanted]
+        features, found = self.encode_images(images), []
+        for position, boxes in zip(wanted, boxes_xyxy, strict=True):
+            own, proposed = features.image(position), none
+            if len(boxes):
+                proposed = self._boxes.decode(own, min_predicted_iou, boxes.to(self.device), prompt)
+            if everywhere:
+                grid, _ = self.predict(own, min_predicted_iou)
+                places = len(self.points) * (OUTPUTS if self._decoder.all_outputs else 1)
+                proposed = _behind(grid, proposed, places)
+            found.append(proposed)
+        return found
+
+
+def _behind(first: Proposals, second: Proposals, considered: int) -> Proposals:
+    """Proposals, and others behind the `considered` places that the first were chosen from."""
+    return Proposals(
+        torch.cat((first.logits, second.logits)),
+        torch.cat((first.predicted_iou, second.predicted_iou)),
+        torch.cat((first.index, considered + second.index)),
+    )
 
 
 def image_features(model: Any, images: Tensor, dtype: torch.dtype) -> Sam2Features:

@@ -11,10 +11,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ntt_ray.errors import WeightsError
+from ntt_ray.models.sam2.decoder.prompts import POINT, FoldedPrompts, PromptFolder, double_of
 
 
 class Linear(NamedTuple):
@@ -160,11 +160,12 @@ class DecoderWeights(NamedTuple):
 
     def at(self, points: Tensor) -> DecoderWeights:
         """The weights for some points of the grid, by their positions ``(n,)`` int64."""
-        return self._replace(
-            tokens=self.tokens[points],
-            queries=self.queries[points],
-            tokens_query=self.tokens_query[points],
-        )
+        own = (self.tokens, self.queries, self.tokens_query)
+        return self.of(FoldedPrompts(*(tensor[points] for tensor in own)))
+
+    def of(self, prompts: FoldedPrompts) -> DecoderWeights:
+        """The weights for other prompts than the grid, of any number of points each."""
+        return self._replace(**prompts._asdict())
 
 
 @torch.no_grad()
@@ -188,17 +189,12 @@ def fold_decoder(model: Any, points: Tensor, dtype: torch.dtype) -> DecoderWeigh
     last, self_2 = transformer.final_attn_token_to_image, two.self_attn
     store = _Store(dtype, transformer.num_heads, last.internal_dim // transformer.num_heads)
 
-    tokens = _prompt_tokens(encoder, decoder, points)
-    queries = _normed(one.norm1, _attend(one.self_attn, tokens))
-    tokens_query = _apply(cross_1.q_proj, queries + tokens) * store.softmax_scale
+    prompts = PromptFolder(model, dtype)(points[:, None], (POINT,))
     pe = encoder.get_dense_pe()[0].flatten(1).double()
     (scale_1, shift_1), (scale_2, shift_2) = double_of(one.norm4), double_of(two.norm4)
-    networks = [mlp.layers for mlp in decoder.output_hypernetworks_mlps[1:]]
     head = decoder.iou_prediction_head
     return DecoderWeights(
-        tokens=store(tokens),
-        queries=store(queries),
-        tokens_query=store(split_heads(tokens_query, store.heads)),
+        *prompts,
         tokens_out=store.output(cross_1, torch.zeros_like(shift_1)),
         layers=(_fold_layer(one, None, pe, store), _fold_layer(two, one.norm4, pe, store)),
         image_scale=store(scale_1),
@@ -212,13 +208,7 @@ def fold_decoder(model: Any, points: Tensor, dtype: torch.dtype) -> DecoderWeigh
         used=torch.tensor([0, 2, 3, 4], device=pe.device) + int(decoder.pred_obj_scores),
         iou_head=tuple(Linear(*(store.wide(x) for x in double_of(m))) for m in head.layers),
         iou_sigmoid=bool(head.sigmoid_output),
-        hypernetworks=tuple(
-            Linear(
-                store(torch.stack([double_of(m)[0].T for m in depth])),
-                store(torch.stack([double_of(m)[1][None] for m in depth])),
-            )
-            for depth in zip(*networks)
-        ),
+        hypernetworks=fold_hypernetworks(decoder.output_hypernetworks_mlps[1:], dtype),
         upscaling=_fold_upscaling(
             decoder.output_upscaling, scale_2, encoder.image_embedding_size, store
         ),
@@ -331,36 +321,15 @@ def _fold_upscaling(modules: Any, scale: Tensor, size: tuple[int, int], store: _
     )
 
 
-def _prompt_tokens(encoder: Any, decoder: Any, points: Tensor) -> Tensor:
-    labels = torch.ones(len(points), 1, dtype=torch.int32, device=points.device)
-    sparse, _ = encoder(points=(points[:, None], labels), boxes=None, masks=None)
-    embeddings = [decoder.obj_score_token] if decoder.pred_obj_scores else []
-    embeddings += [decoder.iou_token, decoder.mask_tokens]
-    outputs = torch.cat([module.weight.detach().double() for module in embeddings])
-    return torch.cat([outputs.expand(len(points), -1, -1), sparse.double()], dim=1)
-
-
-def _attend(attention: Any, x: Tensor) -> Tensor:
-    def split(module: Any) -> Tensor:
-        return split_heads(_apply(module, x), attention.num_heads).transpose(1, 2)
-
-    mixed = F.scaled_dot_product_attention(
-        split(attention.q_proj), split(attention.k_proj), split(attention.v_proj)
+def fold_hypernetworks(networks: Any, dtype: torch.dtype) -> tuple[Linear, ...]:
+    """The layers of n MLPs side by side: ``(n, in, out)`` and ``(n, 1, out)`` each."""
+    return tuple(
+        Linear(
+            torch.stack([double_of(m)[0].T for m in depth]).to(dtype).contiguous(),
+            torch.stack([double_of(m)[1][None] for m in depth]).to(dtype).contiguous(),
+        )
+        for depth in zip(*(mlp.layers for mlp in networks))
     )
-    return _apply(attention.out_proj, mixed.transpose(1, 2).flatten(2))
-
-
-def _apply(module: Any, x: Tensor) -> Tensor:
-    return F.linear(x, *double_of(module))
-
-
-def _normed(module: Any, x: Tensor) -> Tensor:
-    return F.layer_norm(x, x.shape[-1:], *double_of(module), module.eps)
-
-
-def double_of(module: Any) -> tuple[Tensor, Tensor]:
-    """Weight and bias in float64."""
-    return module.weight.detach().double(), module.bias.detach().double()
 
 
 def centred(x: Tensor) -> Tensor:
@@ -372,8 +341,3 @@ def centred_first(weight: Tensor) -> Tensor:
     """A transposed convolution ``(C, C/4, 2, 2)`` as ``(4 * C/4, C)``, centred over each C/4."""
     weight = weight.permute(2, 3, 1, 0)
     return (weight - weight.mean(2, keepdim=True)).flatten(0, 2)
-
-
-def split_heads(x: Tensor, heads: int) -> Tensor:
-    """``(..., H * d)`` to ``(..., H, d)``."""
-    return x.view(*x.shape[:-1], heads, -1)

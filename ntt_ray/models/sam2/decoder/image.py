@@ -22,9 +22,9 @@ from ntt_ray.models.sam2.decoder.fold import (
     TokensToImage,
     centred,
     centred_first,
-    double_of,
 )
 from ntt_ray.models.sam2.decoder.keys import SharedMaps
+from ntt_ray.models.sam2.decoder.prompts import double_of
 
 
 @dataclass(frozen=True, slots=True)

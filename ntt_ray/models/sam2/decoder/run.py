@@ -110,6 +110,15 @@ class PointDecoder:
         if has_upscale_kernel(points.device, dtype, low_rank):
             self._upscale = checked_upscale(upscale, dtype)
 
+    @property
+    def weights(self) -> DecoderWeights:
+        """The folded weights, with the prompts of the grid."""
+        return self._weights
+
+    def maps(self, features: Sam2Features) -> ImageMaps:
+        """What all prompts of one image share."""
+        return image_maps(self._image, self._weights, features)
+
     def compile(self, options: CompileOptions) -> None:
         """Compile the two functions that take the time; survivors vary in number, points do not.
 
@@ -169,7 +178,7 @@ class PointDecoder:
             IoU of all four outputs of all its points.
         """
         weights = self._weights
-        maps = image_maps(self._image, weights, features)
+        maps = self.maps(features)
         # compiled steps get the weights as they are, whatever is asked
         prompt = prompt_tokens(weights if points is None else weights.at(points), maps)
         for start in range(0, len(prompt.tokens), self.points_per_step):

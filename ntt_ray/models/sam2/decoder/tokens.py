@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ntt_ray.models.sam2.decoder.fold import DecoderWeights, Layer, Linear, Norm, split_heads
+from ntt_ray.models.sam2.decoder.fold import DecoderWeights, Layer, Linear, Norm
 from ntt_ray.models.sam2.decoder.keys import DenseKeys, LowRankKeys
+from ntt_ray.models.sam2.decoder.prompts import split_heads
 
 
 class PromptTokens(NamedTuple):
