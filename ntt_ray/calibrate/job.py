@@ -16,7 +16,7 @@ import hashlib
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -28,7 +28,7 @@ from ntt_ray.bank.inputs import BankInputs
 from ntt_ray.bank.memory import MemoryBank
 from ntt_ray.bank.padding import PaddedMeans
 from ntt_ray.calibrate.copies import Signature, grouped, signature_of
-from ntt_ray.calibrate.kept import PictureStore
+from ntt_ray.calibrate.kept import PictureStore, check_kept_by
 from ntt_ray.calibrate.page import Judged, render_calibration, render_judged, worst_first
 from ntt_ray.calibrate.thresholds import ClassCalibration, calibrate, calibration_of, judge
 from ntt_ray.config import Config
@@ -77,7 +77,7 @@ class Picture:
         names: file names of the images at these addresses.
         size_hw: its height and width according to the reference file.
         orientation: how it was seen when it was annotated.
-        digest: SHA-256 of the file's bytes in hex, or its address where it could not be read.
+        digest: SHA-256 of the file's bytes in hex; empty where it could not be read.
     """
 
     entry: ImageEntry
@@ -118,8 +118,8 @@ def calibrate_run(
         on_images: called with how many reference images are done, and how many there are.
 
     Raises:
-        InputError: the config names a ready bank: there is no reference image to label; or
-            proposals are named, and the config keeps none.
+        InputError: the config names a ready bank: there is no reference image to label; or an
+            output is named whose calibration kept nothing, or the config keeps no proposals.
         ConfigError: the config names boxes.
     """
     if kept_by is not None and not config.proposals.keep:
@@ -132,6 +132,9 @@ def calibrate_run(
         )
     config.refuse_boxes("calibrate", "the images of references have none")
     store = Storage(config.storage_options)
+    if kept_by is not None:
+        kept_by = storage.absolute(kept_by).rstrip("/")
+        check_kept_by(kept_by, store)
     run = prepare_references(config, store)
     classes = run.inputs.classes()
     pictures = pictures_of(run.inputs, store)
@@ -325,7 +328,7 @@ class _Judging:
     Attributes:
         models: how to load both models.
         method: the settings of the method.
-        max_iou: as of `ProposalSettings`.
+        max_iou: the IoU at low resolution that two kept masks may have at most; None keeps all.
         bank: the bank's file.
         references: the references in the bank, under the bank's category ids.
         negatives: likewise the negative references.
@@ -358,7 +361,7 @@ def _label(judging: _Judging, pictures: Sequence[Picture]) -> list[_Labelled]:
     proposer = models.load_proposer(method.points_per_side, method.all_outputs)
     if judging.kept is not None:
         keeper = Keeper(encoder, proposer, method, judging.max_iou)
-        rows = [_kept(keeper, picture, picture.read(models.store)) for picture in pictures]
+        rows = [_kept(keeper, picture, models.store) for picture in pictures]
         judging.kept.publish(rows, encoder.feature_dim)
         return [_matched(judging, bank, *item) for item in zip(pictures, rows, strict=True)]
     found = []
@@ -370,19 +373,31 @@ def _label(judging: _Judging, pictures: Sequence[Picture]) -> list[_Labelled]:
     return found
 
 
-def _kept(keeper: Keeper, picture: Picture, image_rgb: RgbImage) -> ImageProposals:
-    (views,) = keeper.keep([image_rgb])
-    entry = ImageEntry(picture.entry.image_id, picture.key, "")
+def _kept(keeper: Keeper, picture: Picture, store: Storage) -> ImageProposals:
+    data = store.read_bytes(picture.entry.uri)
+    (views,) = keeper.keep([decode_sized(data, picture.size_hw, picture.orientation)])
+    seen = replace(picture, digest=hashlib.sha256(data).hexdigest())
+    entry = ImageEntry(picture.entry.image_id, seen.key, "")
     return ImageProposals.kept(entry, picture.size_hw, views)
 
 
-def _match(judging: _Judging, part: tuple[str, Sequence[Picture]]) -> list[_Labelled]:
-    """The Ray task where a file has the proposals of pictures: no model is loaded."""
+def _match(
+    judging: _Judging, part: tuple[str, Sequence[Picture]]
+) -> list[_Labelled] | tuple[str, Sequence[Picture]]:
+    """The Ray task where a file has the proposals of pictures: no model is loaded.
+
+    A file that is damaged, or gone, gives its pictures back, and why.
+    """
     uri, pictures = part
     assert judging.kept is not None
     torch.set_num_threads(1)
-    rows, bank = judging.kept.read(uri), MemoryBank.from_bytes(judging.bank, "the bank")
-    return [_matched(judging, bank, picture, rows[picture.key]) for picture in pictures]
+    bank = MemoryBank.from_bytes(judging.bank, "the bank")
+    try:
+        rows = judging.kept.read(uri)
+        kept = [rows[picture.key] for picture in pictures]
+    except (InputError, KeyError, ValueError) as error:
+        return str(error), pictures
+    return [_matched(judging, bank, *item) for item in zip(pictures, kept, strict=True)]
 
 
 def _matched(
@@ -419,16 +434,23 @@ def _labelled(
     )
     left = list(pictures)
     if kept is not None:
-        by_key = {picture.key: picture for picture in pictures}
+        by_key = {picture.key: picture for picture in pictures if picture.digest}
         outputs = [config.output, *([kept_by] if kept_by else [])]
         files = kept.files_of(by_key, outputs)
         known = {key for keys in files.values() for key in keys}
-        logger.info("proposals of %d of %d reference pictures are kept", len(known), len(by_key))
+        level = logging.WARNING if kept_by and not known else logging.INFO
+        logger.log(level, "proposals of %d of %d pictures are kept", len(known), len(pictures))
         left = [picture for picture in pictures if picture.key not in known]
         matching = [(uri, [by_key[key] for key in keys]) for uri, keys in files.items()]
         for labelled in run_tasks(partial(_match, judging), matching, {"num_cpus": 1}):
-            yield from labelled
-    size = max(1, min(IMAGES_PER_TASK, -(-len(left) // run.resources.actors)))
+            if isinstance(labelled, list):
+                yield from labelled
+                continue
+            why, given_back = labelled
+            logger.warning("%s; its pictures are looked at again", why)
+            left += given_back
+    most = IMAGES_PER_TASK if kept is None or config.method.tiles is None else 1
+    size = max(1, min(most, -(-len(left) // run.resources.actors)))
     parts = [left[start : start + size] for start in range(0, len(left), size)]
     for labelled in run_tasks(partial(_label, judging), parts, run.resources.actor_options()):
         yield from labelled
@@ -462,5 +484,6 @@ def pictures_of(inputs: BankInputs, store: Storage) -> list[Picture]:
             all_of_it, one = copies[groups[digest]], references[shown[0]]
             uris, names = frozenset(all_of_it), tuple(sorted(all_of_it.values()))
             seen_so = one.size_hw, one.orientation
-            pictures.append(Picture(shown[0], ids, uris, names, *seen_so, digest))
+            known = "" if digest == shown[0].uri else digest
+            pictures.append(Picture(shown[0], ids, uris, names, *seen_so, known))
     return sorted(pictures, key=lambda picture: picture.entry.image_id)

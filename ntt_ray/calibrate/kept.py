@@ -1,8 +1,9 @@
-"""Proposals of reference pictures, kept to calibrate again without the models.
+"""Proposals of reference pictures, kept so that only new pictures go through the models.
 
 Where proposals are kept (`proposals.keep`), those of the reference pictures are, too: in files of
 some pictures each, named by their content. A picture is known by its bytes and by how it was seen,
-whatever its name, its references and the classes are.
+whatever its name, its references and the classes are. As in a rematch the threshold may be raised,
+and a config that leaves device and precision open takes what was made on others.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ntt_ray import storage
@@ -32,6 +33,8 @@ from ntt_ray.storage import Storage
 
 logger = logging.getLogger(__name__)
 
+THRESHOLD = "min_predicted_iou"  # of the metadata: what is below it was not kept
+
 
 @dataclass(frozen=True)
 class PictureStore:
@@ -40,28 +43,40 @@ class PictureStore:
     Attributes:
         output: the prefix below which they are written.
         store: access to files.
-        metadata: what the metadata of each file says.
+        metadata: what the metadata of each file that is written says.
+        wanted: which of these a file must have to be taken; of `THRESHOLD` it may have a lower one.
     """
 
     output: str
     store: Storage
     metadata: Mapping[str, str]
+    wanted: Mapping[str, str]
 
     @classmethod
     def of(cls, config: Config, found: Found, store: Storage) -> PictureStore:
-        """That of a config: everything counts that decides what is proposed in a picture."""
+        """The store of a config; everything counts that decides what is proposed in a picture."""
         named = config.method.named()
         method = {name: named[name] for name in PROPOSING if name in named}
-        content = {
-            "models": models_content(config, found),
-            "method": method,
-            "proposals": proposals_content(config),
+        models = models_content(config, found)
+        own = {
+            THRESHOLD: str(method.pop("min_predicted_iou")),
+            "device": models.pop("device"),
+            "precision": models.pop("precision"),
         }
-        return cls(config.output, store, metadata_made_of(content))
+        del models["compile"]  # pictures go through the models without it
+        content = {"models": models, "method": method, "proposals": proposals_content(config)}
+        metadata = metadata_made_of(content)
+        wanted = {HASH_KEY: metadata[HASH_KEY], **own}
+        for name in ("device", "precision"):
+            if getattr(config.models, name) == "auto":
+                del wanted[name]
+        return cls(config.output, store, {**metadata, **own}, wanted)
 
     def publish(self, rows: Sequence[ImageProposals], channels: int) -> None:
         """Write the proposals of some pictures; a file name of a row is the key of a picture."""
-        data = to_bytes(to_table(rows, channels), self.metadata)
+        self._publish(to_bytes(to_table(rows, channels), self.metadata))
+
+    def _publish(self, data: bytes) -> None:
         name = picture_proposals(hashlib.sha256(data).hexdigest())
         self.store.publish_bytes(storage.join(self.output, name), data)
 
@@ -90,8 +105,8 @@ class PictureStore:
         """The keys of a file's pictures; none of one that was made otherwise, or is damaged."""
         try:
             with open_proposal_file(uri, self.store) as file:
-                said = (file.schema_arrow.metadata or {}).get(HASH_KEY.encode(), b"").decode()
-                if said != self.metadata[HASH_KEY]:
+                said = {k.decode(): v.decode() for k, v in file.schema_arrow.metadata.items()}
+                if not self._fits(said):
                     return []
                 names: list[str] = file.read(["file_name"])["file_name"].to_pylist()
                 return names
@@ -99,8 +114,13 @@ class PictureStore:
             logger.warning("%s; its pictures are looked at again", error)
             return []
 
+    def _fits(self, said: Mapping[str, str]) -> bool:
+        low = float(said.get(THRESHOLD, "inf")) <= float(self.wanted[THRESHOLD])
+        others = {name: value for name, value in self.wanted.items() if name != THRESHOLD}
+        return low and others.items() <= said.items()
+
     def read(self, uri: str) -> dict[str, ImageProposals]:
-        """The proposals of a file by the keys of its pictures.
+        """The proposals of a file by the keys of its pictures; one of another output is copied.
 
         Raises:
             InputError: the file is missing or damaged.
@@ -111,10 +131,22 @@ class PictureStore:
             raise InputError(f"{storage.redact(uri)}: the proposals are missing") from None
         with open_proposal_file(uri, self.store, data) as file:
             if problem := check_body(file, data):
-                raise InputError(
-                    f"{storage.redact(uri)}: {problem}; delete it, and calibrate again"
-                )
-            batches: Iterator[Iterator[ImageProposals]] = (
-                iter_images(batch) for batch in file.iter_batches(ROWS_AT_ONCE, use_threads=False)
-            )
-            return {image.entry.file_name: image for batch in batches for image in batch}
+                raise InputError(f"{storage.redact(uri)}: {problem}")
+            batches = file.iter_batches(ROWS_AT_ONCE, use_threads=False)
+            rows = {row.entry.file_name: row for batch in batches for row in iter_images(batch)}
+        if not uri.startswith(storage.join(self.output, CALIBRATION_FOLDER)):
+            self._publish(data)
+        return rows
+
+
+def check_kept_by(output: str, store: Storage) -> None:
+    """Whether a calibration kept proposals of pictures below an output.
+
+    Raises:
+        InputError: it did not.
+    """
+    if not store.list_files(storage.join(output, CALIBRATION_FOLDER), (SHARD_SUFFIX,)):
+        raise InputError(
+            f"--from {storage.redact(output)}: no calibration kept proposals of pictures there; "
+            "name the output of a run that was calibrated with proposals.keep: true"
+        )

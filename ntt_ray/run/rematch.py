@@ -26,7 +26,7 @@ from ntt_ray.run.lock import RunLock
 from ntt_ray.run.models import start_encoder
 from ntt_ray.run.part import DriverLock
 from ntt_ray.run.prepare import CheckClasses, publish_bank
-from ntt_ray.run.proposal_shard import proposals_hash
+from ntt_ray.run.proposal_shard import open_proposals, proposals_hash
 from ntt_ray.run.record import make_record, write_record
 from ntt_ray.run.rematch_plan import (
     RematchPlan,
@@ -111,6 +111,8 @@ def _prepared(plan: RematchPlan, store: Storage) -> RematchJob:
             rematched_from=storage.redact(plan.source),
         )
         write_record(config.output, record, store)
+    if config.proposals.embeddings:
+        _say_what_is_not_kept(plan, store)
     return RematchJob(
         source=plan.source,
         proposals_hash=proposals_hash(plan.kept.identity),
@@ -123,6 +125,20 @@ def _prepared(plan: RematchPlan, store: Storage) -> RematchJob:
         carries=bool(carried(manifest_file.manifest_schema(plan.manifest))),
         embeddings=config.proposals.embeddings,
     )
+
+
+def _say_what_is_not_kept(plan: RematchPlan, store: Storage) -> None:
+    """Versions before this one did not keep the features of whole images."""
+    try:
+        with open_proposals(plan.source, 0, store) as file:
+            is_kept = "view_feature" in file.schema_arrow.names
+    except InputError:
+        return  # its unit will say it
+    if not is_kept:
+        logger.warning(
+            "the features of whole images were not kept when these proposals were: the column "
+            "embedding is null, those of detections are there"
+        )
 
 
 def _built(plan: RematchPlan, store: Storage) -> BuiltBank:

@@ -438,18 +438,31 @@ def test_pictures_that_were_kept_are_not_looked_at_again(golden_config, tmp_path
     changes = fewer | {"method": {**data["method"], "nms_iou": 0.8}}
     anew, _ = calibrated("anew", **changes)
     assert calls.pop().keys() == {"_label"}
-    other, _ = calibrated("other", "first", **changes)
+    other, place = calibrated("other", "first", **changes)
     assert calls.pop().keys() == {"_match"}
     assert other == anew
+    copied = {p.name: p.read_bytes() for p in Path(place, "calibration-proposals").iterdir()}
+    assert copied == kept
+    with pytest.raises(InputError, match="nowhere: no calibration kept proposals of pictures"):
+        calibrated("x", "nowhere")
+    higher = {"method": {**data["method"], "min_predicted_iou": 0.6}}
+    raised, _ = calibrated("other", **higher)
+    assert calls.pop().keys() == {"_match"}
+    assert raised == calibrated("higher", **higher)[0]
+    assert calls.pop().keys() == {"_label"}
     with pytest.raises(InputError, match=r"--from: .* with proposals\.keep: true"):
         calibrated("plain", "first", proposals={})
 
     calibrated("first", method={**data["method"], "points_per_side": 8})  # other proposals
     assert calls.pop().keys() == {"_label"}
-    for path in Path(output, "calibration-proposals").iterdir():
-        path.write_bytes(path.read_bytes()[:-9])
-    calibrated("first")
-    assert calls.pop().keys() == {"_label"}
+    for damage in (lambda data: data[:-9], lambda data: data[:200] + b"~~~" + data[203:]):
+        for name, content in kept.items():
+            Path(output, "calibration-proposals", name).write_bytes(damage(content))
+        found, _ = calibrated("first")
+        assert found == first
+        assert calls.pop()["_label"] == len(_pictures(golden_config))
+        again = {p.name: p.read_bytes() for p in Path(output, "calibration-proposals").iterdir()}
+        assert kept.items() <= again.items()  # written anew
 
 
 def _counted(monkeypatch) -> list[dict[str, int]]:

@@ -16,7 +16,7 @@ from ntt_ray.config import build_config
 from ntt_ray.errors import ConfigError, InputError, OutputMismatchError, RunIncompleteError
 from ntt_ray.merge import job as merge_job
 from ntt_ray.run.label import label
-from ntt_ray.run.proposal_shard import open_proposals
+from ntt_ray.run.proposal_shard import open_proposals, to_bytes
 from ntt_ray.run.rematch import rematch
 from ntt_ray.run.rematch_plan import make_rematch_plan
 from ntt_ray.storage import Storage
@@ -197,7 +197,7 @@ def test_matching_again_gives_the_bytes_of_labelling(data, tmp_path):
         assert whole(more)
 
 
-def test_embeddings_come_of_what_is_kept(data):
+def test_embeddings_come_of_what_is_kept(data, caplog):
     """Labels are the same with them; matching again makes them of proposals kept without."""
     source, kept = data["output"], {"proposals": {"keep": True, "embeddings": True}}
     labelled_so, matched_so = into(data, "labelled", **kept), into(data, "matched", **kept)
@@ -223,6 +223,21 @@ def test_embeddings_come_of_what_is_kept(data):
     without = into(data, "matched")
     with pytest.raises(OutputMismatchError, match="embeddings: True there"):
         matched(without, source)
+    plain = into(data, "unsaid", proposals={})  # takes what the source made
+    again = into(data, "again")
+    matched(plain, labelled_so["output"])
+    assert files(plain) == files(labelled_so)
+
+    for path in Path(source, "proposals").iterdir():  # as the version before wrote them
+        table = pq.read_table(path)
+        said = {k.decode(): v.decode() for k, v in table.schema.metadata.items()}
+        path.write_bytes(to_bytes(table.drop_columns("view_feature"), said))
+    matched({**again, **kept}, source)
+    assert "the column embedding is null" in caplog.text
+    older = list(ntt_ray.read_labels(again["output"]))
+    assert older == rows
+    assert {row.embedding for row in older} == {None}
+    assert all(found.embedding is not None for row in older for found in row.detections)
 
 
 def test_tiles_keep_their_views(settings, tmp_path):
