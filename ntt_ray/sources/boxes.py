@@ -25,9 +25,8 @@ from ntt_ray.json_input import read_with
 from ntt_ray.storage import Storage
 
 BOXES_AT_ONCE = 1 << 20
-MOST_HELD = (
-    1 << 24
-)  # boxes that are kept before those that are too many for their image are dropped
+# boxes that are kept before those that are too many for their image are dropped
+MOST_HELD = 1 << 24
 SHOWN = 3
 SIDES = ("bbox_x", "bbox_y", "bbox_width", "bbox_height")  # as in our own table of instances
 
