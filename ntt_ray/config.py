@@ -468,6 +468,7 @@ def _problem(error: Any) -> str:
     if error["type"] == "missing":
         return f"{path}: is needed and missing"
     message = str(error["msg"]).removeprefix("Value error, ").partition(" or instance of ")[0]
+    message = message.replace("a valid tuple", "a list")
     if error["type"] == "value_error":
         return f"{path}{message}" if message.startswith(".") else f"{path}: {message}"
     hidden = _SECRET.search(path) or path.startswith("storage_options")

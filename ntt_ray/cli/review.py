@@ -96,7 +96,7 @@ def draw(
         said = f"chose {len(drawn.labels)} of {min(pool, drawn.population)} labels by {order}"
     say(f"{said} and {len(drawn.whole_images)} of {drawn.images} images")
     if order != "random":
-        say("they were not drawn by probability: no estimate is made of them, references are")
+        say("no estimate is made of them, as they were not drawn by probability; references can be")
     if lost := undrawn(review):
         say(
             f"{lost} verdicts are on labels or images that this draw lacks, and count nowhere; a "

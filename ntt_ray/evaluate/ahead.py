@@ -28,7 +28,8 @@ def check_ahead(
         them at least is in the ground truth.
 
     Raises:
-        InputError: a class, a calibration or the ground truth is missing or does not fit.
+        InputError: a class, a calibration or the ground truth is missing or does not fit, or the
+            merge does not write what is evaluated.
     """
     choose_classes(classes, config.merge.classes, config.merge.rename)
     uri = config.merge.calibration
@@ -41,6 +42,11 @@ def check_ahead(
         calibrated(read_json(uri, store), uri, tuple(classes), config.merge.min_score)
     truth = None
     if config.ground_truth is not None:
+        if "coco-results" not in config.profiles:
+            raise InputError(
+                "merge.profiles: evaluation reads results.json; add coco-results, or set "
+                "ground_truth to null"
+            )
         truth = _read_truth(config.ground_truth, [label.name for label in classes], store)
     return functools.partial(_check_names, truth)
 

@@ -192,7 +192,8 @@ def _shards(
     if missing and not partial:
         raise RunIncompleteError(
             f"{len(missing)} of {len(units)} shards are missing: {units_text(missing)}. "
-            "Label the rest with the same command, or merge what is there with --partial"
+            "`ntt-ray label` with the same config labels the rest; or merge what is there with "
+            "--partial"
         )
     return [unit for unit in units if unit in existing], missing
 
@@ -220,7 +221,7 @@ def check_complete(config: Config, counts: MergeCounts) -> None:
     if counts.missing_shards:
         raise RunIncompleteError(
             f"{counts.missing_shards} shards are missing: the merged files hold a part of the run. "
-            "Label the rest with the same command, then merge again"
+            "`ntt-ray label` with the same config labels the rest, then merge again"
         )
     if (problem := Allowed.of(config.job).problem(counts.images, counts.reasons)) is not None:
         raise RunIncompleteError(problem)

@@ -226,7 +226,8 @@ def _all_units(config: Config, record: RunRecord, store: Storage) -> list[int]:
     if missing:
         raise RunIncompleteError(
             f"{len(missing)} of {record.plan.units} shards are missing: {units_text(missing)}. "
-            "Label the rest with the same command: a sample speaks of what it was drawn from"
+            "`ntt-ray label` with the same config labels the rest: a sample speaks of what it was "
+            "drawn from"
         )
     return list(range(record.plan.units))
 

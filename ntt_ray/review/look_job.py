@@ -114,8 +114,9 @@ def _compared_bank(config: Config) -> BankFile:
     record = recorded_run(config.output, store)
     if not record.identity.makes_embeddings:
         raise InputError(
-            "--order novelties: compares embeddings, and this run made none; label with "
-            "proposals.embeddings: true, or match kept proposals again with it (ntt-ray rematch)"
+            f"--order novelties: compares embeddings, and {storage.redact(config.output)} has "
+            "none; label with proposals: {keep: true, embeddings: true}, or, if it kept its "
+            "proposals, match them again with that into another output (ntt-ray rematch)"
         )
     place = storage.join(config.output, BANK_FILE)
     bank = read_bank(place, store, "--order novelties")

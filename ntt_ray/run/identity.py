@@ -95,8 +95,8 @@ def identity_of(config: Config, manifest: Source, found: Found) -> Identity:
     }
     if config.proposals.keep:
         content["proposals"] = proposals_content(config)
-    if config.proposals.embeddings:
-        content["embeddings"] = True
+        if config.proposals.embeddings:
+            content["proposals"]["embeddings"] = True
     if (boxes := config.proposals.boxes) is not None:
         asked = boxes.model_dump(mode="json", exclude={"uri"}, exclude_none=True)
         content["proposals"] = {

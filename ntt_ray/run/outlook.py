@@ -97,7 +97,7 @@ def preset_lines(config: Config) -> list[str]:
     method = config.method
     if method.preset is None:
         return []
-    return [f"method.preset: {method.preset}, which is {json.dumps(method.of_preset())}"]
+    return [f"method.preset: {method.preset}, of which stands {json.dumps(method.of_preset())}"]
 
 
 def find_weights(config: Config, store: Storage) -> list[Weights]:

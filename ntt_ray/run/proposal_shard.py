@@ -35,9 +35,10 @@ def made_of(identity: Identity) -> dict[str, Any]:
     """What decides which proposals a run keeps: its identity without bank and classes."""
     plain = identity.plain()
     method = {key: value for key, value in plain["method"].items() if key in PROPOSING}
-    others = ("bank", "method", "embeddings")
-    rest = {key: value for key, value in plain.items() if key not in others}
-    return {**rest, "method": method}
+    proposals = plain.get("proposals", {})
+    kept = {key: value for key, value in proposals.items() if key != "embeddings"}
+    rest = {key: value for key, value in plain.items() if key not in ("bank", "method")}
+    return {**rest, **({"proposals": kept} if kept else {}), "method": method}
 
 
 def keeps_proposals(recorded: RunRecord) -> bool:

@@ -85,7 +85,7 @@ class Identity(_Recorded):
     @property
     def makes_embeddings(self) -> bool:
         """Whether shards of labels have embeddings."""
-        return bool(self.plain().get("embeddings"))
+        return bool(self.plain().get("proposals", {}).get("embeddings"))
 
     def digest(self) -> str:
         """SHA-256 over the identity, in hex: the run's ``labels_hash``."""

@@ -82,7 +82,8 @@ def rematch(
         reasons = [f"; unit {unit}: {why}" for unit, why in given_back.items()][:UNITS_NAMED]
         raise RunIncompleteError(
             f"{len(lost)} of {len(plan.sizes)} units could not be matched; start the same command "
-            f"again{''.join(reasons)}"
+            "again. Where proposals are damaged, delete them and the shard of labels beside them, "
+            f"and run `ntt-ray label` for their output first{''.join(reasons)}"
         )
     return dict(enumerate(plan.sizes))
 

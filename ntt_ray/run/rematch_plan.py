@@ -42,7 +42,7 @@ from ntt_ray.storage import Storage
 
 # what may be another one than the proposals were kept with; of the threshold see `_refusals`
 FREE = (
-    *("bank", "embeddings"),
+    *("bank", "proposals.embeddings"),
     *(f"method.{name}" for name in MethodSettings.model_fields if name not in PROPOSING),
 )
 
@@ -104,6 +104,8 @@ def make_rematch_plan(
     """
     config.refuse_boxes("rematch", "proposals that are kept were asked without any")
     source, store = storage.absolute(source).rstrip("/"), Storage(config.storage_options)
+    if source.endswith((".yaml", ".yml")):
+        raise InputError(f"--from {storage.redact(source)}: is a config; name the output of a run")
     check_output(config.output)
     kept = _kept_run(source, config.output, store)
     if reasons := config.method.unlike_kept():

@@ -89,7 +89,7 @@ def test_what_is_unlike_the_references_is_chosen(config):
 
 def test_a_run_without_embeddings_says_how_to_get_them(tmp_path):
     plain = review_run(tmp_path / "plain")
-    with pytest.raises(InputError, match=r"made none; label with proposals\.embeddings: true"):
+    with pytest.raises(InputError, match=r"has none; label with proposals: \{keep: true, embe"):
         looked(plain, 3)
     with pytest.raises(InputError, match="--images: novelties are labels"):
         looked(plain, 3, images=2)

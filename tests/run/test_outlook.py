@@ -185,7 +185,7 @@ def test_a_dry_run_shows_what_a_preset_stands_for():
     config = _config(models=DEMO, method={"preset": "clean", "nms_iou": 0.6})
     (line,) = preset_lines(config)
     assert describe(config, [])[0] == line
-    assert line.startswith("method.preset: clean, which is {")
+    assert line.startswith("method.preset: clean, of which stands {")
     assert '"largest_component": {"min_share": 1.0}' in line
     assert "nms_iou" not in line  # it is not the preset's
     assert preset_lines(_config()) == []

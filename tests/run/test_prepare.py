@@ -191,7 +191,7 @@ def test_how_proposals_are_kept():
     assert [line.split(":")[0] for line in found] == ["proposals.max_iou"]
     embedded = {**DATA, "proposals": {"keep": True, "embeddings": True}}
     found = differences(_made(kept), _made(embedded))
-    assert [line.split(":")[0] for line in found] == ["embeddings"]
+    assert [line.split(":")[0] for line in found] == ["proposals.embeddings"]
     hashes = [proposals_hash(Identity.model_validate(_made(data))) for data in (kept, embedded)]
     assert hashes[0] == hashes[1]
 

@@ -221,7 +221,7 @@ def test_embeddings_come_of_what_is_kept(data, caplog):
         found.embedding.tolist() for row in rows for found in row.detections
     ]
     without = into(data, "matched")
-    with pytest.raises(OutputMismatchError, match="embeddings: True there"):
+    with pytest.raises(OutputMismatchError, match=r"proposals\.embeddings: True there"):
         matched(without, source)
     plain = into(data, "unsaid", proposals={})  # takes what the source made
     again = into(data, "again")

@@ -62,7 +62,7 @@ def review_run(
     config = _config(folder, output, merge)
     STORE.publish_bytes(str(output / MANIFEST_FILE), manifest)
     identity = Identity.model_validate(
-        ({} if vectors is None else {"embeddings": True})
+        ({} if vectors is None else {"proposals": {"keep": True, "embeddings": True}})
         | {
             "manifest": manifest_file.manifest_digest(manifest),
             "bank": "cd" * 32 if vectors is None else bank_digest(_bank(vectors.shape[1])),
