@@ -147,10 +147,11 @@ def test_images_have_their_time_each(start):
     """What those before have used does not count."""
     pool = start(settings=DecodeSettings(timeout_s=0.4))
     small = hostile_images.many_scans(22_000, 1000)
-    for _ in range(8):
+    child, images = None, 0
+    while child is None or sum(child.cpu_times()[:2]) <= 0.4:  # however fast the processor is
         assert pool.submit(small).result()[1] == (1000, 1000)
-    (child,) = _children()
-    assert sum(child.cpu_times()[:2]) > 0.4
+        (child,), images = _children(), images + 1
+    assert images > 2
 
 
 def test_a_limit_of_memory_costs_the_image_and_nothing_else(start):

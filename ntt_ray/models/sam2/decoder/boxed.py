@@ -63,7 +63,7 @@ class BoxDecoder:
             dtype: type of weights and activations.
         """
         decoder = model.sam_mask_decoder
-        self._points, self._fold = points, PromptFolder(model, dtype)
+        self._points, self._fold = points, PromptFolder(model, dtype, later=True)
         first = int(decoder.pred_obj_scores)  # the token of the predicted IoU, then four masks
         device = points.weights.tokens.device
         self._weights = points.weights._replace(

@@ -34,23 +34,26 @@ class FoldedPrompts(NamedTuple):
 
 
 class PromptFolder:
-    """What folds prompts of any kind; it holds weights of its own, in full precision."""
+    """What folds prompts of any kind, in full precision."""
 
-    def __init__(self, model: Any, dtype: torch.dtype) -> None:
-        """Copy what is needed: 2 MB of a published model.
+    def __init__(self, model: Any, dtype: torch.dtype, *, later: bool = False) -> None:
+        """Take what is needed of a model.
 
         Args:
             model: a ``SAM2Base`` with its prompt encoder in float32: fold before casting down.
             dtype: type of what is folded.
+            later: whether prompts come when the model was cast down; then what is needed of it is
+                copied, 2 MB of a published model.
         """
+        own = copy.deepcopy if later else _itself
         decoder = model.sam_mask_decoder
         one = decoder.transformer.layers[0]
         embeddings = [decoder.obj_score_token] if decoder.pred_obj_scores else []
         embeddings += [decoder.iou_token, decoder.mask_tokens]
         self._outputs = torch.cat([module.weight.detach().double() for module in embeddings])
-        self._encoder = copy.deepcopy(model.sam_prompt_encoder)
+        self._encoder = own(model.sam_prompt_encoder)
         parts = one.self_attn, one.norm1, one.cross_attn_token_to_image.q_proj
-        self._self, self._norm, self._query = (copy.deepcopy(part).double() for part in parts)
+        self._self, self._norm, self._query = map(own, parts)
         last = decoder.transformer.final_attn_token_to_image
         self._heads = decoder.transformer.num_heads
         self._scale = (last.internal_dim // self._heads) ** -0.5
@@ -70,10 +73,15 @@ class PromptFolder:
         return FoldedPrompts(*(x.to(self._dtype).contiguous() for x in (tokens, queries, query)))
 
     def _tokens(self, points: Tensor, labels: tuple[int, ...]) -> Tensor:
-        label = torch.tensor([labels], dtype=torch.int32, device=points.device)
-        given = (points, label.expand(len(points), -1))
+        # made on the device: no copy to it
+        kinds = [torch.full_like(points[:, 0, 0], label, dtype=torch.int32) for label in labels]
+        given = (points, torch.stack(kinds, dim=1))
         sparse, _ = self._encoder(points=given, boxes=None, masks=None)
         return torch.cat([self._outputs.expand(len(points), -1, -1), sparse.double()], dim=1)
+
+
+def _itself(module: Any) -> Any:
+    return module
 
 
 def _attend(attention: Any, x: Tensor) -> Tensor:
