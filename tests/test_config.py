@@ -99,6 +99,7 @@ WRONG = {
     ),
     "boxes without a place": ({"proposals": {"boxes": {}}}, "proposals.boxes.uri: is needed"),
     "boxes of nowhere": ({"proposals": {"boxes": ""}}, "proposals.boxes.uri: string should have"),
+    "a list": ({"merge": {"profiles": {"parquet": {}}}}, "profiles: input should be a list"),
     "two sources": ({"references": {"annotations": "a"}}, "exactly one"),
     "true is not a number": ({"job": {"images_per_unit": True}}, "images_per_unit"),
     "patch": ({"models": {"encoder": {"image_size": 512}}}, "not a multiple of 14"),

@@ -8,7 +8,6 @@ verdicts of its own. `summary` refuses it; references are made of it as of any o
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -94,9 +93,7 @@ def looks_of(
     Raises:
         InputError: no image can be read.
     """
-    own: dict[int, list[int]] = defaultdict(list)
-    for position, label in enumerate(pool.labels):
-        own[label.image_id].append(position)
+    own = pool.positions
     found, pictures = dict[int, Look](), pool.by_image
     for entry, data, _ in read_all([entries[image_id] for image_id in sorted(own)], store):
         picture = pictures[entry.image_id]
@@ -155,9 +152,7 @@ def duplicates(pool: Draw, looks: Mapping[int, Look]) -> list[Interest]:
 
 def disagreements(pool: Draw, others: Mapping[str, Objects]) -> list[Interest]:
     """Labels by how far the other run is from them; of equal ones the highest score first."""
-    own: dict[int, list[int]] = defaultdict(list)
-    for position, label in enumerate(pool.labels):
-        own[label.image_id].append(position)
+    own = pool.positions
     pictures, found, unknown = pool.by_image, [], 0
     for image_id, positions in sorted(own.items()):
         picture = pictures[image_id]

@@ -108,9 +108,7 @@ def embeddings_of(pool: Draw, output: str, store: Storage) -> dict[int, Floats]:
     Raises:
         InputError: a shard is missing or damaged, or has no embeddings.
     """
-    own: dict[int, list[int]] = defaultdict(list)
-    for position, label in enumerate(pool.labels):
-        own[label.image_id].append(position)
+    own = pool.positions
     units: dict[int, list[int]] = defaultdict(list)
     for picture in pool.pictures:
         if picture.image_id in own:

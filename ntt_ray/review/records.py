@@ -179,6 +179,14 @@ class Draw(_Frozen):
         return {picture.image_id: picture for picture in self.pictures}
 
     @property
+    def positions(self) -> dict[int, list[int]]:
+        """The positions of the labels by the id of their image, rising."""
+        found: dict[int, list[int]] = {}
+        for position, label in enumerate(self.labels):
+            found.setdefault(label.image_id, []).append(position)
+        return found
+
+    @property
     def names(self) -> dict[int, str]:
         """Class names by category id."""
         return {found.id: found.name for found in self.classes}

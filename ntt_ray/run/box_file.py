@@ -9,7 +9,6 @@ rows. The metadata say which file the boxes are from, and which manifest they be
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Iterator
 from typing import IO, Any, NamedTuple
 
@@ -23,10 +22,9 @@ from ntt_ray.records import ImageBoxes
 from ntt_ray.run import manifest as manifest_file
 from ntt_ray.run.job import LabelJob
 from ntt_ray.run.layout import BOXES_FILE
-from ntt_ray.run.local_manifest import ManifestFile
+from ntt_ray.run.local_manifest import ManifestFile, written_here
 from ntt_ray.run.units import Units
 from ntt_ray.sources.boxes import PlacedBoxes
-from ntt_ray.sources.spool import no_room
 from ntt_ray.storage import Storage
 
 FORMAT_VERSION = b"1"
@@ -69,13 +67,7 @@ def box_file(placed: PlacedBoxes, manifest: ManifestFile, made_of: BoxesOf) -> M
     Raises:
         StorageError: there is no room for temporary files.
     """
-    file = tempfile.TemporaryFile(prefix="ntt-ray-")  # noqa: SIM115  # closed with its owner
-    try:
-        _write(placed, manifest, made_of, file)
-        file.flush()
-    except OSError as error:
-        raise no_room(error) from error
-    return ManifestFile(file)
+    return written_here(lambda sink: _write(placed, manifest, made_of, sink))
 
 
 def _write(placed: PlacedBoxes, manifest: ManifestFile, made_of: BoxesOf, sink: IO[bytes]) -> None:

@@ -10,7 +10,7 @@ import hashlib
 import io
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO
 
 from ntt_ray import storage
@@ -58,6 +58,21 @@ class ManifestFile:
 
 
 Source = ManifestFile | bytes  # what is read of a manifest
+
+
+def written_here(write: Callable[[IO[bytes]], None]) -> ManifestFile:
+    """What a function writes, in a temporary file that is gone with the process.
+
+    Raises:
+        StorageError: there is no room for temporary files.
+    """
+    file = tempfile.TemporaryFile(prefix="ntt-ray-")  # noqa: SIM115  # closed with its owner
+    try:
+        write(file)
+        file.flush()
+    except OSError as error:
+        raise no_room(error) from error
+    return ManifestFile(file)
 
 
 def local_manifest(output: str, store: Storage) -> ManifestFile:

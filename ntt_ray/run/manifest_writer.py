@@ -7,7 +7,6 @@ they are those of a list of which no size is known.
 from __future__ import annotations
 
 import io
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import IO, Literal
@@ -18,10 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ntt_ray.run.local_manifest import ManifestFile
+from ntt_ray.run.local_manifest import ManifestFile, written_here
 from ntt_ray.run.units import metadata_of, unit_ends
 from ntt_ray.sources.schema import Piece, schema_of, without_sizes
-from ntt_ray.sources.spool import no_room
 
 ROWS_PER_GROUP = 8192
 # what `auto` makes of a number of images: enough units for every actor and for progress to be seen,
@@ -65,13 +63,7 @@ def write_manifest(
     Raises:
         StorageError: there is no room for temporary files.
     """
-    file = tempfile.TemporaryFile(prefix="ntt-ray-")  # noqa: SIM115  # closed with its owner
-    try:
-        _write(pieces, wanted, unit_bytes, file)
-        file.flush()
-    except OSError as error:
-        raise no_room(error) from error
-    return ManifestFile(file)
+    return written_here(lambda sink: _write(pieces, wanted, unit_bytes, sink))
 
 
 def _write(

@@ -86,7 +86,7 @@ def keep_and_match(
     with open_proposals(job.output, shard_id, job.store, kept) as file:
         labels = matched(shard_id, file, matcher_of(bank, job.method, job.keeping.embeddings))
     publish_labels(shard_id, labels, accelerators, job)
-    counted = labels.select(SCHEMA.names)  # by whom they are counted needs no embeddings
+    counted = labels.select(SCHEMA.names)  # counting needs no embeddings
     return counted.filter(pc.is_in(counted["image_id"], new_ids.combine_chunks()))
 
 

@@ -50,6 +50,15 @@ def test_what_merging_would_refuse(merge, said):
         _check(merge=merge)
 
 
+def test_a_merge_that_does_not_write_what_is_evaluated(tmp_path):
+    truth = {"images": [], "annotations": [], "categories": [{"id": 5, "name": "nut"}]}
+    file = _file(tmp_path / "t.json", truth)
+    with pytest.raises(InputError, match=r"merge\.profiles: .* add coco-results"):
+        _check(ground_truth=file, merge={"profiles": ["coco"]})
+    _check(ground_truth=file, merge={"profiles": ["coco", "coco-results"]})
+    _check(merge={"profiles": ["coco"]})
+
+
 def test_a_calibration_of_other_classes(tmp_path):
     with pytest.raises(InputError, match="screw"):
         _check(merge={"calibration": _file(tmp_path / "c.json", {"thresholds": {"screw": 0.5}})})

@@ -207,6 +207,8 @@ def test_embeddings_come_of_what_is_kept(data, caplog):
     assert files(labelled_so, "proposals") == files(data, "proposals")
     rows = list(ntt_ray.read_labels(matched_so["output"]))
     assert rows == list(ntt_ray.read_labels(source))
+    without = ntt_ray.read_labels(matched_so["output"], embeddings=False)
+    assert {row.embedding for row in without} == {None}
     for row in rows:
         vectors = [row.embedding, *(found.embedding for found in row.detections)]
         if row.status == "failed":
@@ -303,6 +305,8 @@ def test_what_cannot_be_matched_is_refused_before_ray_is_started(data, monkeypat
 
     with pytest.raises(InputError, match="name another one"):
         make_rematch_plan(build_config(data), source)
+    with pytest.raises(InputError, match=r"new\.yaml: is a config; name the output of a run"):
+        make_rematch_plan(build_config(new), str(config))
     with pytest.raises(InputError, match="there is no run here"):
         make_rematch_plan(build_config(into(data, "x")), str(tmp_path))
     with pytest.raises(InputError, match=r"labelled images; choose another output"):

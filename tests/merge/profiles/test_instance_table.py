@@ -100,7 +100,7 @@ def test_columns_of_packed_images_stand_after_the_others(output):
     assert table["area of town"].to_pylist() == [(i - 1) % 3 for i in table["image_id"].to_pylist()]
 
 
-def test_instances_have_their_embeddings_where_the_run_made_them(output):
+def test_instances_have_their_embeddings_where_the_run_made_them(output, monkeypatch):
     images, vectors = [], iter(np.arange(400, dtype=np.float32).reshape(100, 4))
     for image in labelled_images():
         found = tuple(replace(d, embedding=next(vectors)) for d in image.detections)
@@ -118,6 +118,10 @@ def test_instances_have_their_embeddings_where_the_run_made_them(output):
     assert 0 < len(kept) < len(scores)
     assert table["embedding"].to_pylist() == [d.embedding.tolist() for d in kept]
     assert table["score"].to_pylist() == [d.score for d in kept]
+    monkeypatch.setattr(fragments, "FRAGMENT_BYTES", 2 * fragments.EMBEDDING_BYTES)
+    names = merged(output, "parquet", min_score=least)["parquet"].files
+    assert len(names) > 1  # by what embeddings weigh; of masks alone it would be one
+    assert pq.read_table(output / "instances").equals(table)
 
 
 def test_an_image_with_fewer_embeddings_than_annotations_is_damaged(output):
