@@ -12,7 +12,7 @@ import pytest
 
 from ntt_ray.errors import InputError, StorageError
 from ntt_ray.records import ImageEntry
-from ntt_ray.run import manifest, manifest_writer, units
+from ntt_ray.run import local_manifest, manifest, manifest_writer, units
 from ntt_ray.run.layout import MANIFEST_FILE
 from ntt_ray.run.units import Units, metadata_of, unit_ends
 from ntt_ray.sources.schema import Piece
@@ -99,7 +99,7 @@ def test_auto_reads_no_more_of_a_list_than_it_takes(monkeypatch):
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a full disk of Linux")
 def test_a_full_disk_is_named_with_what_to_do(monkeypatch):
     full = SimpleNamespace(TemporaryFile=lambda **_: open("/dev/full", "wb"))  # noqa: SIM115
-    monkeypatch.setattr(manifest_writer, "tempfile", full)
+    monkeypatch.setattr(local_manifest, "tempfile", full)
     with pytest.raises(StorageError, match=r"No space left on device; .* with TMPDIR"):
         manifest_writer.write_manifest(_pieces([1] * 100_000, 50_000), "auto", None)
 
