@@ -1,11 +1,13 @@
-"""Train the demo's SAM2: Meta's classes and switches, small widths, one point as prompt.
+"""Train the demo's SAM2: Meta's classes and switches, small widths, points and boxes as prompts.
 
-    python demo/train_sam2.py --data build/demo --output ntt_ray/demo/weights --steps 8000
+    python demo/train_sam2.py --data build/demo --output ntt_ray/demo/weights --steps 12000
 
-Loss per point on an object: focal x 10 + dice on the best of the three masks, and the regression
-of all three predicted IoUs. For a point on the background only the predicted IoU is taught,
-towards 0, so that the method's threshold drops such masks. The decoder is run exactly as the
-pipeline runs it.
+Loss per prompt of an object: focal x 10 + dice on the best of the three masks, the same of the mask
+for prompts without doubt, and the regression of all four predicted IoUs. For a point on the
+background only the predicted IoU is taught, towards 0, so that the method's threshold drops such
+masks. The decoder is run exactly as the pipeline runs it.
+
+Processes share each step: gradients are their mean.
 
 Two things make so small a decoder learn that a mask belongs to its point: cross-attention starts
 as a soft disc around the point (query and key projections pick single frequencies of the point
@@ -16,11 +18,17 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import re
+import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 import torch.nn.functional as F
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
@@ -30,7 +38,11 @@ from training_scenes import TrainingScenes, recoloured
 
 MEAN = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
 STD = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
-PICTURES, POINTS, ON_BACKGROUND = 4, 8, 2
+# of each process: pictures of a step, prompts of a picture, and points of these on the background
+PICTURES, POINTS, BOXES, ON_BACKGROUND = 4, 8, 2, 2
+POINT, UPPER_LEFT, LOWER_RIGHT = 1, 2, 3  # labels of SAM2's prompt encoder
+BOX_NOISE = 0.12  # of a box's side: the largest deviation of its edges
+SINGLE_WEIGHT = 0.3  # of output 0, which the method asks for references alone
 DISC_RADIUS = 0.12  # of the picture's side
 EMA = 0.998
 
@@ -96,19 +108,36 @@ def start_as_discs(model: nn.Module) -> None:
         table.weight *= 0.2
 
 
-def decode(model: nn.Module, pictures: Tensor, points_xy: Tensor) -> tuple[Tensor, Tensor]:
-    """Mask logits (n * p, 3, S/4, S/4) and predicted IoUs (n * p, 3) of points (n, p, 2)."""
-    return decode_points(model, model.forward_image(pictures)["backbone_fpn"], points_xy)
+@dataclass(frozen=True)
+class Prompts:
+    """Prompts of n pictures, p for each, and the masks that belong to them.
+
+    Attributes:
+        xy: (n, p, t, 2): the t points of each prompt in pixels, x and y.
+        labels: What each of the t points is to SAM2; the same for all prompts.
+        targets: (n * p, S/4, S/4), the share of each cell that the object covers.
+        on_object: (n * p,): whether there is an object; elsewhere the target is the ground.
+    """
+
+    xy: Tensor
+    labels: tuple[int, ...]
+    targets: Tensor
+    on_object: Tensor
 
 
-def decode_points(
-    model: nn.Module, embedding: list[Tensor], points_xy: Tensor
+def decode(
+    model: nn.Module, embedding: list[Tensor], xy: Tensor, labels: tuple[int, ...]
 ) -> tuple[Tensor, Tensor]:
-    """The second half of `decode`, from the levels of the image embedding."""
-    n, p = points_xy.shape[:2]
+    """Mask logits (n * p, 4, S/4, S/4) and predicted IoUs (n * p, 4) of prompts (n, p, t, 2).
+
+    Output 0 is for prompts without doubt, the other three for ambiguous ones.
+    """
+    n, p, t = xy.shape[:3]
     fine0, fine1, coarse = (level.repeat_interleave(p, 0) for level in embedding)
-    prompts = points_xy.reshape(n * p, 1, 2), torch.ones(n * p, 1)
-    sparse, dense = model.sam_prompt_encoder(points=prompts, boxes=None, masks=None)
+    kinds = torch.tensor(labels, dtype=torch.int32).expand(n * p, t)
+    sparse, dense = model.sam_prompt_encoder(
+        points=(xy.reshape(n * p, t, 2), kinds), boxes=None, masks=None
+    )
     logits, ious, _, _ = model.sam_mask_decoder.predict_masks(
         image_embeddings=coarse,
         image_pe=model.sam_prompt_encoder.get_dense_pe(),
@@ -117,35 +146,62 @@ def decode_points(
         repeat_image=False,
         high_res_features=[fine0, fine1],
     )
-    return logits[:, 1:], ious[:, 1:]
+    return logits, ious
 
 
-def draw_batch(
+def draw_pictures(
     data: TrainingScenes, rng: np.random.Generator, generator: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Pictures, points (n, p, 2), targets (n * p, S/4, S/4) in [0, 1], which are on objects."""
+) -> tuple[Tensor, Tensor]:
+    """Pictures (n, 3, S, S), normalised, and their maps (n, S, S): turned, flipped, recoloured."""
     pictures, maps = data.scenes(rng.integers(len(data.labels), size=PICTURES))
     pictures = recoloured(pictures, generator)
     if rng.random() < 0.5:
         pictures, maps = pictures.transpose(2, 3), maps.transpose(1, 2)
     axes = [axis for axis in (-1, -2) if rng.random() < 0.5]
-    pictures, maps = pictures.flip(axes), maps.flip(axes)
-    points, owners = [], []
+    return (pictures.flip(axes) - MEAN) / STD, maps.flip(axes)
+
+
+def draw_prompts(maps: Tensor, rng: np.random.Generator) -> tuple[Prompts, Prompts]:
+    """Points and boxes for the objects of maps (n, S, S)."""
+    points, point_owners, boxes, box_owners = [], [], [], []
     for owner in maps.numpy():
-        places = [np.argwhere(owner == k) for k in np.unique(owner)]
-        ground = places[0] if owner.min() == 0 else None
-        bodies = places[1:] if ground is not None else places
+        bodies = [np.argwhere(owner == k) for k in np.unique(owner) if k > 0]
+        ground = np.argwhere(owner == 0)
         for index in range(POINTS):
-            on_ground = not bodies or (ground is not None and index < ON_BACKGROUND)
+            on_ground = not bodies or (len(ground) > 0 and index < ON_BACKGROUND)
             place = ground if on_ground else bodies[int(rng.integers(len(bodies)))]
             y, x = place[int(rng.integers(len(place)))]
-            points.append((x + 0.5, y + 0.5))
-            owners.append(int(owner[y, x]))
-    owner_ids = torch.tensor(owners)
-    full = (maps.repeat_interleave(POINTS, 0) == owner_ids[:, None, None]).float()
-    targets = F.avg_pool2d(full[:, None], 4)[:, 0]
-    where = torch.tensor(np.array(points, dtype=np.float32)).reshape(PICTURES, POINTS, 2)
-    return (pictures - MEAN) / STD, where, targets, owner_ids > 0
+            points.append(((x + 0.5, y + 0.5),))
+            point_owners.append(int(owner[y, x]))
+        for _ in range(BOXES):
+            if not bodies:
+                low, high = np.sort(rng.uniform(0, len(owner), (2, 2)), axis=0)
+                boxes.append((low, high))
+                box_owners.append(0)
+                continue
+            place = bodies[int(rng.integers(len(bodies)))]
+            low, high = place.min(axis=0)[::-1], place.max(axis=0)[::-1] + 1
+            noise = rng.uniform(0, BOX_NOISE) * rng.normal(0, 1, (2, 2)) * (high - low)
+            low, high = low + noise[0], high + noise[1]
+            boxes.append((np.minimum(low, high), np.maximum(low, high)))
+            box_owners.append(int(owner[place[0][0], place[0][1]]))
+    return (
+        _prompts(points, (POINT,), maps, point_owners),
+        _prompts(boxes, (UPPER_LEFT, LOWER_RIGHT), maps, box_owners),
+    )
+
+
+def _prompts(xy: list[Any], labels: tuple[int, ...], maps: Tensor, owners: list[int]) -> Prompts:
+    ids = torch.tensor(owners)
+    each = len(owners) // len(maps)
+    full = (maps.repeat_interleave(each, 0) == ids[:, None, None]).float()
+    where = torch.tensor(np.array(xy, dtype=np.float32))
+    return Prompts(
+        where.reshape(len(maps), each, len(labels), 2),
+        labels,
+        F.avg_pool2d(full[:, None], 4)[:, 0],
+        ids > 0,
+    )
 
 
 def discs(points_xy: Tensor, size: int) -> Tensor:
@@ -166,8 +222,9 @@ def learn_discs(
         pictures, _ = data.scenes(rng.integers(len(data.labels), size=1))
         with torch.no_grad():
             embedding = model.forward_image((pictures - MEAN) / STD)["backbone_fpn"]
-        points = torch.from_numpy(rng.uniform(0, pictures.shape[-1], (1, 16, 2)).astype(np.float32))
-        logits, _ = decode_points(model, embedding, points)
+        where = rng.uniform(0, pictures.shape[-1], (1, 16, 1, 2)).astype(np.float32)
+        points = torch.from_numpy(where)
+        logits, _ = decode(model, embedding, points, (POINT,))
         targets = discs(points, logits.shape[-1])[:, None].expand_as(logits)
         loss = mask_losses(logits, targets).mean()
         optimizer.zero_grad(set_to_none=True)
@@ -187,22 +244,64 @@ def mask_losses(logits: Tensor, targets: Tensor) -> Tensor:
     return 10 * focal + dice
 
 
-def loss_of(
-    logits: Tensor, ious: Tensor, targets: Tensor, on_object: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Loss, and the IoU of the mask the method would choose, for points on objects."""
-    target = targets[:, None].expand_as(logits)
+def loss_of(logits: Tensor, ious: Tensor, prompts: Prompts) -> tuple[Tensor, Tensor]:
+    """Loss, and the IoU of the mask the method would choose, for prompts on objects."""
+    target = prompts.targets[:, None].expand_as(logits)
     with torch.no_grad():
         found, true = logits > 0, target > 0.5
         real = (found & true).sum((2, 3)) / (found | true).sum((2, 3)).clamp(min=1)
-        real = real * on_object[:, None]
-    weight = on_object.float()
-    best = mask_losses(logits, target).min(dim=1).values
-    mask_loss = (best * weight).sum() / weight.sum().clamp(min=1)
-    chosen = real.gather(1, ious.argmax(dim=1, keepdim=True))[:, 0]
-    return mask_loss + (ious - real).square().mean() * 2 + (ious - real).abs().mean(), chosen[
-        on_object
-    ]
+        real = real * prompts.on_object[:, None]
+    weight = prompts.on_object.float()
+    losses = mask_losses(logits, target)
+    of_prompt = losses[:, 1:].min(dim=1).values + SINGLE_WEIGHT * losses[:, 0]
+    mask_loss = (of_prompt * weight).sum() / weight.sum().clamp(min=1)
+    iou_loss = (ious - real).square().mean() * 2 + (ious - real).abs().mean()
+    chosen = real[:, 1:].gather(1, ious[:, 1:].argmax(dim=1, keepdim=True))[:, 0]
+    return mask_loss + iou_loss, chosen[prompts.on_object]
+
+
+def average_gradients(parameters: list[nn.Parameter]) -> None:
+    """Make the gradients of all processes their mean."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(mean.view_as(gradient))
+
+
+def grown(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Weights of a shallower trunk for this model: blocks that they lack change nothing at first.
+
+    A stage's new blocks come after its old ones; the width tells the stages apart.
+    """
+    block = re.compile(r"(image_encoder\.trunk\.blocks\.)(\d+)\.(.*)")
+    own = model.state_dict()
+
+    def blocks_by_width(names: dict[str, Tensor]) -> dict[int, list[int]]:
+        found: dict[int, list[int]] = {}
+        for name, value in names.items():
+            match = block.fullmatch(name)
+            if match and match[3] == "attn.proj.bias":
+                found.setdefault(len(value), []).append(int(match[2]))
+        return found
+
+    old, new = blocks_by_width(weights), blocks_by_width(own)
+    places = {i: new[width][k] for width, all_ in old.items() for k, i in enumerate(all_)}
+    moved = dict(own)
+    for number in {i for all_ in new.values() for i in all_} - set(places.values()):
+        for name in (
+            "attn.proj.weight",
+            "attn.proj.bias",
+            "mlp.layers.1.weight",
+            "mlp.layers.1.bias",
+        ):
+            key = f"image_encoder.trunk.blocks.{number}.{name}"
+            moved[key] = torch.zeros_like(own[key])
+    for name, value in weights.items():
+        match = block.fullmatch(name)
+        moved[f"{match[1]}{places[int(match[2])]}.{match[3]}" if match else name] = value.float()
+    return moved
 
 
 def export(weights: dict[str, Tensor], path: Path) -> None:
@@ -219,70 +318,86 @@ def write_digests(folder: Path) -> None:
     (folder / "SHA256SUMS").write_text("".join(lines))
 
 
-def main() -> None:
-    """Read the command line and train."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--output", type=Path, required=True, help="holds sam2_demo.yaml")
-    parser.add_argument("--steps", type=int, default=8000)
-    parser.add_argument("--disc-steps", type=int, default=200)
-    parser.add_argument("--first", type=int, default=0, help="go on here with the written weights")
-    parser.add_argument("--stop", type=int, help="stop at this step; the rate falls as if for all")
-    parser.add_argument("--lr", type=float, default=1.5e-3)
-    parser.add_argument("--seed", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
-    args = parser.parse_args()
+def train(rank: int, args: argparse.Namespace, meeting: str) -> None:
+    """Train as one of the processes; the first writes the weights."""
+    dist.init_process_group(
+        "gloo", init_method=f"file://{meeting}", rank=rank, world_size=args.processes
+    )
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
-    rng, generator = (
-        np.random.default_rng([args.seed, args.first]),
-        torch.Generator().manual_seed(args.seed + args.first),
-    )
     data = TrainingScenes(args.data)
     model = build(args.output / "sam2_demo.yaml").train()
+    rng = np.random.default_rng([args.seed, args.first, rank])
     if args.first:
         model.load_state_dict(load_file(args.output / "sam2_demo.safetensors"))
+    elif args.start:
+        model.load_state_dict(grown(load_file(args.start), model))
     else:
         with torch.no_grad():
             start_as_discs(model)
-        learn_discs(model, data, args.disc_steps, rng)
-    used = [
-        p for name, p in model.named_parameters() if not name.startswith(("memory_", "obj_ptr"))
-    ]
+        learn_discs(model, data, args.disc_steps, np.random.default_rng(args.seed))
+    generator = torch.Generator().manual_seed(args.seed + args.first + 1_000_000 * rank)
+    unused = ("memory_", "obj_ptr", "mask_downsample", "maskmem", "no_mem", "no_obj")
+    used = [p for name, p in model.named_parameters() if not name.startswith(unused)]
     optimizer = torch.optim.AdamW(used, lr=args.lr, weight_decay=0.02, betas=(0.9, 0.98))
     average = {k: v.clone() for k, v in model.state_dict().items()}
-    ious_seen: list[float] = []
     losses: list[float] = []
+    seen: list[list[float]] = [[], []]
     started = time.monotonic()
     for step in range(args.first, args.stop or args.steps):
-        rate = (
-            min(1.0, (step - args.first + 1) / 100) * 0.5 * (1 + np.cos(np.pi * step / args.steps))
-        )
+        warm = min(1.0, (step - args.first + 1) / 100)
         for group in optimizer.param_groups:
-            group["lr"] = args.lr * rate
-        pictures, points, targets, on_object = draw_batch(data, rng, generator)
-        logits, ious = decode(model, pictures, points)
-        loss, chosen = loss_of(logits, ious, targets, on_object)
+            group["lr"] = args.lr * warm * 0.5 * (1 + np.cos(np.pi * step / args.steps))
+        pictures, maps = draw_pictures(data, rng, generator)
+        embedding = model.forward_image(pictures)["backbone_fpn"]
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        total = torch.zeros(())
+        for prompts, ious_seen in zip(draw_prompts(maps, rng), seen, strict=True):
+            logits, ious = decode(model, embedding, prompts.xy, prompts.labels)
+            loss, chosen = loss_of(logits, ious, prompts)
+            total = total + loss * len(prompts.targets) / (PICTURES * (POINTS + BOXES))
+            ious_seen.extend(chosen.tolist())
+        total.backward()
+        average_gradients(used)
         nn.utils.clip_grad_norm_(used, 1.0)
         optimizer.step()
+        losses.append(total.item())
+        if rank:
+            continue
         with torch.no_grad():
             keep = min(EMA, (step - args.first) / (step - args.first + 10))
             for name, value in model.state_dict().items():
                 if value.is_floating_point():
                     average[name].lerp_(value, 1 - keep)
-        losses.append(loss.item())
-        ious_seen.extend(chosen.tolist())
-        if (step + 1) % 50 == 0:
-            spent = time.monotonic() - started
+        if (step + 1) % 100 == 0:
+            points, boxes = (float(np.mean(ious)) for ious in seen)
             print(
-                f"{step + 1} loss {np.mean(losses):.4f} IoU {np.mean(ious_seen):.4f} {spent:.0f} s",
+                f"{step + 1} loss {np.mean(losses):.4f} IoU by points {points:.4f}, by boxes "
+                f"{boxes:.4f} {time.monotonic() - started:.0f} s",
                 flush=True,
             )
-            losses, ious_seen = [], []
+            losses, seen = [], [[], []]
         if (step + 1) % 500 == 0 or step + 1 == args.steps:
             export(average, args.output / "sam2_demo.safetensors")
+
+
+def main() -> None:
+    """Read the command line and train."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True, help="holds sam2_demo.yaml")
+    parser.add_argument("--steps", type=int, default=12_000)
+    parser.add_argument("--disc-steps", type=int, default=200)
+    parser.add_argument("--start", type=Path, help="begin with these weights, of a smaller trunk")
+    parser.add_argument("--first", type=int, default=0, help="go on here with the written weights")
+    parser.add_argument("--stop", type=int, help="stop at this step; the rate falls as if for all")
+    parser.add_argument("--lr", type=float, default=1.5e-3)
+    parser.add_argument("--seed", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1, help="of each process")
+    parser.add_argument("--processes", type=int, default=2)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        mp.spawn(train, (args, f"{folder}/meeting"), nprocs=args.processes)
 
 
 if __name__ == "__main__":
