@@ -32,11 +32,20 @@ Profile = Literal[
     "coco", "coco-results", "coco-polygon", "yolo-seg", "labelstudio", "parquet", "semantic-png",
     "webdataset", "hf",
 ]  # fmt: skip
-ENCODER_NAMES = (
-    *(f"dinov2_vit{size}14{registers}" for size in "sblg" for registers in ("", "_reg")),
-    "dinov2_demo",
-    *(f"dinov3_vit{size}" for size in ("s16", "s16plus", "b16", "l16", "h16plus", "7b16")),
-)
+# channels of a patch feature by the name of the encoder
+ENCODER_CHANNELS: Mapping[str, int] = {
+    **dict.fromkeys(("dinov2_vits14", "dinov2_vits14_reg"), 384),
+    **dict.fromkeys(("dinov2_vitb14", "dinov2_vitb14_reg"), 768),
+    **dict.fromkeys(("dinov2_vitl14", "dinov2_vitl14_reg"), 1024),
+    **dict.fromkeys(("dinov2_vitg14", "dinov2_vitg14_reg"), 1536),
+    "dinov2_demo": 192,
+    **dict.fromkeys(("dinov3_vits16", "dinov3_vits16plus"), 384),
+    "dinov3_vitb16": 768,
+    "dinov3_vitl16": 1024,
+    "dinov3_vith16plus": 1280,
+    "dinov3_vit7b16": 4096,
+}
+ENCODER_NAMES = tuple(ENCODER_CHANNELS)
 PROPOSER_NAMES = (
     *(f"{family}_hiera_{size}" for family in ("sam2", "sam2.1") for size in ("t", "s", "b+", "l")),
     "sam2_demo",
@@ -111,12 +120,18 @@ class Architecture(Settings):
 
 
 class EncoderConfig(Settings):
-    """The DINOv2 encoder, or a DINOv3 one; a name that begins with dinov3 is one of those."""
+    """The DINOv2 encoder, or a DINOv3 one; a name that begins with dinov3 is one of those.
+
+    `positional_debias` is how many directions are taken out of patch features that say where a
+    patch lies and not what it shows, see `models.positions`; None takes none. It is less than the
+    channels of a feature, and than the patches of an image.
+    """
 
     name: str = "dinov2_vitl14"
     checkpoint: Location | None = None
     image_size: Annotated[int, Field(ge=14)] = 518
     architecture: Architecture | None = None
+    positional_debias: Annotated[int, Field(ge=1)] | None = None
 
     @model_validator(mode="after")
     def _check(self) -> EncoderConfig:
@@ -132,7 +147,23 @@ class EncoderConfig(Settings):
             raise ValueError(
                 f".image_size: {self.image_size} is not a multiple of {patch}; take {near}"
             )
+        self._check_debias((self.image_size // patch) ** 2)
         return self
+
+    def _check_debias(self, patches: int) -> None:
+        """Refuse what no encoder of this size can do without; the rest is refused as it loads."""
+        k, architecture = self.positional_debias, self.architecture
+        channels = architecture.embed_dim if architecture else ENCODER_CHANNELS[self.name]
+        if k is not None and k >= channels:
+            raise ValueError(
+                f".positional_debias: {k} of {channels} channels leave nothing of a feature; take "
+                f"{channels - 1} at most"
+            )
+        if k is not None and k >= patches:
+            raise ValueError(
+                f".positional_debias: {k}: features of {patches} patches differ in "
+                f"{patches - 1} directions at most"
+            )
 
     @property
     def is_dinov3(self) -> bool:

@@ -119,6 +119,18 @@ WRONG = {
     "two sources": ({"references": {"annotations": "a"}}, "exactly one"),
     "true is not a number": ({"job": {"images_per_unit": True}}, "images_per_unit"),
     "patch": ({"models": {"encoder": {"image_size": 512}}}, "not a multiple of 14"),
+    "as many places as channels": (
+        {"models": {"encoder": {"name": "dinov2_vits14", "positional_debias": 384}}},
+        "encoder.positional_debias: 384 of 384 channels leave nothing of a feature; take 383",
+    ),
+    "as many places as patches": (
+        {"models": {"encoder": {"image_size": 70, "positional_debias": 25}}},
+        "positional_debias: 25: features of 25 patches differ in 24 directions at most",
+    ),
+    "no places": (
+        {"models": {"encoder": {"positional_debias": 0}}},
+        "positional_debias: input should be greater than or equal to 1",
+    ),
     "stride": ({"models": {"proposer": {"image_size": 1000}}}, "not a multiple of 32"),
     "own size without file": (
         {"models": {"encoder": {"architecture": {"embed_dim": 8, "depth": 1, "num_heads": 1}}}},
