@@ -51,6 +51,7 @@ PROPOSER_NAMES = (
     "sam2_demo",
 )
 DEMO_NAMES = ("dinov2_demo", "sam2_demo")  # they know drawn objects only
+PLACES_NAMED = 3  # of a key that stands elsewhere; one with more says nothing
 DINOV3_LICENCE = (
     "DINOv3's weights are under the DINOv3 License, which is not an open-source licence: "
     "https://ai.meta.com/resources/models-and-libraries/dinov3-license/"
@@ -422,7 +423,10 @@ class Config(Settings):
     def resolved(self) -> dict[str, Any]:
         """All settings as plain data for the run record; secrets are replaced by ``***``."""
         data = self.model_dump(mode="json")
-        return {k: _redacted(v, named=k == "storage_options") for k, v in data.items()}
+        shown = {k: _redacted(v, named=k == "storage_options") for k, v in data.items()}
+        if shown["merge"]["image_url"] != self.merge.image_url:  # a pattern that is not whole
+            shown["merge"]["image_url"] = "***"
+        return shown
 
 
 def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
@@ -515,11 +519,16 @@ def _location(error: Any) -> tuple[str, ...]:
     return tuple(p for i, p in enumerate(parts) if i == last or not _is_union_tag(p))
 
 
+PLACES_NAMED = 3
+
+
 def _problem(error: Any) -> str:
     unknown = error["type"] == "extra_forbidden"
     location = _location(error)
     path = ".".join(location) or "config"
     if unknown:
+        if places := _places_of(location[-1]):
+            return f"{path}: unknown key here; did you mean {' or '.join(places)}?"
         known = _known_keys(location[:-1])
         hint = did_you_mean(location[-1], known, f"known keys: {', '.join(known)}", str)
         return f"{path}: unknown key{hint}"
@@ -542,13 +551,33 @@ def _is_union_tag(part: str) -> bool:
 def _known_keys(location: Sequence[str]) -> list[str]:
     model: type[Settings] = Config
     for part in location:
-        annotation = model.model_fields[part].annotation if part in model.model_fields else None
-        types = [t for t in (annotation, *get_args(annotation)) if isinstance(t, type)]
-        blocks = [t for t in types if issubclass(t, Settings)]
-        if not blocks:
+        block = _block(model, part)
+        if block is None:
             return []
-        model = blocks[0]
+        model = block
     return sorted(model.model_fields)
+
+
+def _block(model: type[Settings], key: str) -> type[Settings] | None:
+    """The block of settings that stands at a key of another one, if one does."""
+    annotation = model.model_fields[key].annotation if key in model.model_fields else None
+    types = [t for t in (annotation, *get_args(annotation)) if isinstance(t, type)]
+    return next((t for t in types if issubclass(t, Settings)), None)
+
+
+def _places_of(key: str, model: type[Settings] = Config, path: str = "") -> list[str]:
+    """Every place, by dotted path, where a key of this name is known, at most `PLACES_NAMED`.
+
+    >>> _places_of("min_score")
+    ['merge.min_score']
+    """
+    found = []
+    for name in model.model_fields:
+        where = f"{path}{name}"
+        found += [f"{where} at the top of the config" if not path else where] * (name == key)
+        block = _block(model, name)
+        found += _places_of(key, block, f"{where}.") if block is not None else []
+    return found if len(found) <= PLACES_NAMED else []
 
 
 def _check_name(name: str, known: Sequence[str]) -> None:

@@ -56,6 +56,22 @@ def test_all_problems_at_once_by_dotted_path():
     assert caught.value.exit_status == 2
 
 
+MISPLACED = {
+    "references.bank=x": "references.bank: unknown key here; did you mean bank at the top of the",
+    "min_score=0.5": "min_score: unknown key here; did you mean merge.min_score?",
+    "method.keep=true": "method.keep: unknown key here; did you mean columns.keep or ",
+    "job.encoder=dinov2_vitb14": "job.encoder: unknown key here; did you mean models.encoder?",
+    "job.colour=5": "job.colour: unknown key; known keys: ",
+}
+
+
+@pytest.mark.parametrize(("given", "problem"), MISPLACED.items(), ids=MISPLACED)
+def test_a_key_in_a_wrong_place_is_told_where_it_belongs(given, problem):
+    with pytest.raises(ConfigError) as caught:
+        build_config(MINIMAL, [given])
+    assert any(line.startswith(problem) for line in caught.value.problems)
+
+
 WRONG = {
     "no source of classes": ({"bank": None}, "either references or bank"),
     "kept proposals that the classes choose": (
