@@ -56,9 +56,10 @@ from ntt_ray.evaluate.evaluation import evaluate
 from ntt_ray.images import RgbImage, resize_square
 from ntt_ray.method.labeler import Labeler
 from ntt_ray.method.tiling import TiledLabeler, make_labeler
+from ntt_ray.models.aspect import AspectEncoder
 from ntt_ray.models.dinov2 import Dinov2Encoder
 from ntt_ray.models.inputs import to_input
-from ntt_ray.models.interfaces import Proposals
+from ntt_ray.models.interfaces import Proposals, encoded
 from ntt_ray.models.published import BUNDLED, bundled_file
 from ntt_ray.models.sam2.proposer import Sam2Proposer
 from ntt_ray.records import ClassLabel, Detection, PromptWork
@@ -80,14 +81,28 @@ CHOSEN = ("images", "large_images", "kinds", "variants")
 
 @dataclass(frozen=True)
 class Variant:
-    """A way to label: settings, and whether backgrounds of the references count as negatives."""
+    """A way to label.
+
+    Attributes:
+        settings: the settings of the method.
+        background: the backgrounds of the references that count as negatives, if any do.
+        debias: `models.encoder.positional_debias`.
+        keep_aspect: `models.encoder.keep_aspect`.
+    """
 
     settings: MethodSettings = field(default_factory=MethodSettings)
     background: Form | None = None
+    debias: int | None = None
+    keep_aspect: bool = False
+
+    @property
+    def encoder(self) -> tuple[int | None, bool]:
+        """What tells the encoder that it needs from others."""
+        return self.debias, self.keep_aspect
 
     @property
     def matching_only(self) -> bool:
-        """Whether the models do what they do in the paper's path."""
+        """Whether SAM2 is asked what it is asked in the paper's path."""
         return self.settings.prompts is None and self.settings.tiles is None
 
 
@@ -133,6 +148,11 @@ MATCHING = {
     **PARTS,
     **MASKS,
 }
+# of the 192 channels of the demo's encoder
+ENCODERS = {
+    **{f"without {k} of places": Variant(debias=k) for k in (1, 5, 20)},
+    "in proportion": Variant(keep_aspect=True),
+}
 BACKGROUNDS = {
     "background of the crops": Variant(background="crops"),
     "background of the images": Variant(background="images"),
@@ -144,16 +164,18 @@ ASKED_LESS = {
 VARIANTS: Mapping[str, Mapping[str, Variant]] = {
     "demo": {
         **MATCHING,
+        **ENCODERS,
         **BACKGROUNDS,
         **ASKED_LESS,
         "tiles": Variant(MethodSettings(tiles=TileSettings())),
     },
-    "looks": MATCHING,
-    "strangers": {**MATCHING, **BACKGROUNDS, **ASKED_LESS},
+    "looks": {**MATCHING, **ENCODERS},
+    "strangers": {**MATCHING, **ENCODERS, **BACKGROUNDS, **ASKED_LESS},
     "large": {
         PLAIN: Variant(),
         **PARTS,
         **MASKS,
+        **ENCODERS,
         "prompts from 0.3": ASKED_LESS["prompts from 0.3"],
         "tiles": Variant(MethodSettings(tiles=TileSettings())),
         "tiles, prompts from 0.3": Variant(MethodSettings(tiles=TileSettings(), prompts=PROMPTS)),
@@ -265,9 +287,23 @@ def measure(
     variants: Sequence[str] | None = None,
 ) -> dict[str, Found]:
     """Figures of every variant, or of some and the paper's path, by kind, for one seed."""
-    encoder = Dinov2Encoder.load(
-        bundled_file(BUNDLED["dinov2_demo"]), name="dinov2_demo", image_size=280
-    )
+    chosen = {
+        kind: {
+            name: variant
+            for name, variant in VARIANTS[kind].items()
+            if variants is None or name in (PLAIN, *variants)
+        }
+        for kind in kinds
+    }
+    encoders = {
+        (debias, keep_aspect): (AspectEncoder if keep_aspect else Dinov2Encoder).load(
+            bundled_file(BUNDLED["dinov2_demo"]),
+            name="dinov2_demo",
+            image_size=280,
+            positional_debias=debias,
+        )
+        for debias, keep_aspect in {v.encoder for own in chosen.values() for v in own.values()}
+    }
     proposers = [
         Sam2Proposer.load(
             bundled_file(BUNDLED["sam2_demo"]),
@@ -285,25 +321,31 @@ def measure(
     looks = [[order[n], order[n + half]] for n in range(half)]
     known = [[k] for k in sorted(order[:half])]
     with tempfile.TemporaryDirectory() as folder:
-        clear = means_of(demo_examples(Path(folder) / "references", seed), encoder, side)
+        examples = list(demo_examples(Path(folder) / "references", seed))
         demo = demo_scenes(Path(folder) / "scenes", seed, images)
-    busy = means_of(busy_examples(seed), encoder, side)
+    clear = {key: means_of(examples, encoder, side) for key, encoder in encoders.items()}
+    examples = list(busy_examples(seed))
+    busy = {key: means_of(examples, encoder, side) for key, encoder in encoders.items()}
     large = large_scenes(seed, large_images)
 
-    def compared(kind: str, means: Means, groups: Sequence[Sequence[int]], scenes: Scenes) -> Found:
+    def compared(
+        kind: str,
+        means: Mapping[tuple[int | None, bool], Means],
+        groups: Sequence[Sequence[int]],
+        scenes: Scenes,
+    ) -> Found:
         measured = [
             Measured(
                 name,
                 variant,
                 make_labeler(
-                    encoder,
+                    encoders[variant.encoder],
                     proposers[variant.settings.all_outputs],
-                    means.bank(groups, variant.background),
+                    means[variant.encoder].bank(groups, variant.background),
                     variant.settings,
                 ),
             )
-            for name, variant in VARIANTS[kind].items()
-            if variants is None or name in (PLAIN, *variants)
+            for name, variant in chosen[kind].items()
         ]
         return compare(measured, scenes, class_labels(groups))
 
@@ -322,20 +364,23 @@ def compare(measured: Sequence[Measured], scenes: Scenes, classes: Sequence[Clas
         own.labeler.label([scenes.pictures[0][:320, :320]])  # what is computed once is no labelling
         own.labeler.take_work()
     for image, picture in zip(scenes.truth["images"], scenes.pictures, strict=True):
-        seen: dict[bool, tuple[Tensor, Proposals, float]] = {}  # by whether all outputs are taken
+        seen: dict[tuple[int | None, bool], tuple[Tensor, float]] = {}  # by the encoder
+        proposed: dict[bool, tuple[Proposals, float]] = {}  # by whether all outputs are taken
         for own in measured:
-            settings = own.variant.settings
-            if own.variant.matching_only and settings.all_outputs not in seen:
-                assert isinstance(own.labeler, Labeler)
-                seen[settings.all_outputs] = proposed(own.labeler, picture)
-            started = time.perf_counter()
+            all_outputs, encoder = own.variant.settings.all_outputs, own.variant.encoder
             if own.variant.matching_only:
                 assert isinstance(own.labeler, Labeler)
-                features, proposals, models_s = seen[settings.all_outputs]
+                if encoder not in seen:
+                    seen[encoder] = encode(own.labeler, picture)
+                if all_outputs not in proposed:
+                    proposed[all_outputs] = propose(own.labeler, picture)
+                (features, encoder_s), (proposals, s) = seen[encoder], proposed[all_outputs]
+                started = time.perf_counter()
                 best = own.labeler.best(features, proposals, picture.shape[:2])
                 detections = best.detections(own.labeler.category_ids)
-                seconds = models_s + time.perf_counter() - started
+                seconds = encoder_s + s + time.perf_counter() - started
             else:
+                started = time.perf_counter()
                 (detections,) = own.labeler.label([picture])
                 seconds = time.perf_counter() - started
             own.add(image["id"], detections, seconds)
@@ -344,13 +389,21 @@ def compare(measured: Sequence[Measured], scenes: Scenes, classes: Sequence[Clas
     return {"sizes": scenes.sizes(), "variants": figures}
 
 
-def proposed(labeler: Labeler, picture: RgbImage) -> tuple[Tensor, Proposals, float]:
-    """What the models say of a picture, features and proposals, and the seconds that took."""
+def encode(labeler: Labeler, picture: RgbImage) -> tuple[Tensor, float]:
+    """The features of a picture, ``(h, w, C)``, and the seconds that took, with its resizing."""
     started = time.perf_counter()
     inputs = to_input([resize_square(picture, labeler.proposer.image_size)])
-    features = labeler.encoder.encode(inputs)
-    (proposals,) = labeler.propose(inputs, features, [0])
-    return features[0], proposals, time.perf_counter() - started
+    features = encoded(labeler.encoder, inputs, [picture.shape[:2]])[0]
+    return features, time.perf_counter() - started
+
+
+def propose(labeler: Labeler, picture: RgbImage) -> tuple[Proposals, float]:
+    """The proposals in a picture that wait for no features, and the seconds that took."""
+    inputs = to_input([resize_square(picture, labeler.proposer.image_size)])
+    started = time.perf_counter()
+    threshold = labeler.settings.min_predicted_iou
+    (proposals,) = labeler.proposer.propose(inputs, threshold, [0])
+    return proposals, time.perf_counter() - started
 
 
 def tables(seeds: Sequence[Mapping[str, Found]]) -> Iterator[str]:

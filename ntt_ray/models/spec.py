@@ -93,11 +93,14 @@ class ModelSpec:
 
     def load_encoder(self) -> VitEncoder:
         """The encoder, ready to run."""
+        from ntt_ray.models.aspect import AspectEncoder
         from ntt_ray.models.dinov2 import Dinov2Encoder
         from ntt_ray.models.dinov3 import Dinov3Encoder
 
         use_full_precision()
         load = Dinov3Encoder.load if self.settings.encoder.is_dinov3 else Dinov2Encoder.load
+        if self.settings.encoder.keep_aspect:
+            load = AspectEncoder.load
         encoder: VitEncoder = load(
             self.checkpoint("encoder"),
             name=self.settings.encoder.name,
@@ -105,6 +108,7 @@ class ModelSpec:
             architecture=self.settings.encoder.architecture,
             device=self.device,
             dtype=self._dtype(),
+            positional_debias=self.settings.encoder.positional_debias,
         )
         if self.settings.compile:
             encoder.compile(self._compile_options())
@@ -150,6 +154,7 @@ class ModelSpec:
 
         Raises:
             WeightsError: a checkpoint is missing, damaged or does not fit its model.
+            ConfigError: the encoder says less of places than is to be taken out of its features.
         """
         on_cpu = replace(self.uncompiled(), device="cpu", precision="fp32")
         on_cpu.load_encoder()
@@ -175,7 +180,7 @@ class ModelSpec:
         record = {"name": encoder.name, "image_size": encoder.image_size, "checkpoint": digest}
         if encoder.architecture is not None:  # the number of heads is not in a checkpoint
             record["architecture"] = encoder.architecture.model_dump()
-        return record
+        return record | encoder.options()
 
 
 def use_full_precision() -> None:
