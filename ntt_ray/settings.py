@@ -173,6 +173,17 @@ class PrototypeSettings(Settings):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 33
 
 
+class CorrespondenceSettings(Settings):
+    """The forward-backward check of masks, see `method.options.correspondence`.
+
+    Attributes:
+        power: scores are multiplied by the share of a mask that leads back to the references, to
+            this power. To be lowered where scores of good masks fall too much.
+    """
+
+    power: Annotated[float, Field(gt=0.0, le=10.0)] = 1.0
+
+
 class PromptSettings(Settings):
     """Prompts only where an image resembles a class, see `method.options.prompting`.
 
@@ -233,6 +244,9 @@ class MethodSettings(Settings):
         iou_power: final scores are multiplied by the predicted IoU to this power, above 0: low
             powers raise well drawn masks a little. Score thresholds and calibrations are those of
             one power. None: 0, the paper's scores.
+        correspondence: scores are multiplied by the share of a mask's patches whose nearest patches
+            in the references lie in the references' masks. The memory bank is built with all
+            patches of the references for it, which is many times its size.
     """
 
     preset: Literal["clean"] | None = None
@@ -249,6 +263,7 @@ class MethodSettings(Settings):
     largest_component: ComponentSettings | None = None
     averaging: AveragingSettings | None = None
     iou_power: Annotated[float, Field(gt=0.0, le=10.0)] | None = None
+    correspondence: CorrespondenceSettings | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -288,6 +303,7 @@ class MethodSettings(Settings):
             "prompts": "prompts ask SAM2 only where an image resembles a class, so what is kept "
             "would depend on the classes",
             "averaging": "averaging takes the logits of masks, which are not kept",
+            "correspondence": "correspondence compares the patches of images, which are not kept",
         }
         return {name: why for name, why in reasons.items() if getattr(self, name) is not None}
 

@@ -255,7 +255,8 @@ def bank_without(
             they come before `negatives`.
     """
     positive = PaddedMeans(bank.features, bank.weights, bank.shots)
-    positive = positive.without(_rows_of(references, uris, bank.classes, bank.shots.tolist()))
+    own_rows = _rows_of(references, uris, bank.classes, bank.shots.tolist())
+    positive = positive.without(own_rows)
     left = [k for k, count in enumerate(positive.shots.tolist()) if count]
     if not left:
         raise InputError(
@@ -276,6 +277,7 @@ def bank_without(
         encoder=bank.encoder,
         reference_digest=bank.reference_digest,
         negatives=against,
+        patches=bank.patches and bank.patches.without(own_rows, bank.shots.tolist()),
     )
 
 

@@ -15,6 +15,7 @@ from benchmarks.pretend_cuda import CUDA, MixedDevicesError, PretendCuda, Preten
 from ntt_ray.method.pooling import pooled_features
 from ntt_ray.settings import (
     AveragingSettings,
+    CorrespondenceSettings,
     DiffusionSettings,
     MethodSettings,
     PromptSettings,
@@ -37,6 +38,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "tiles": {"tiles": TileSettings(side=100, overlap=0.25)},
     "no NMS": {"nms_iou": None},
     "averaging": {"averaging": AveragingSettings(min_iou=0.5)},
+    "correspondence": {"correspondence": CorrespondenceSettings(power=0.5)},
     "all outputs": {"all_outputs": True},
 }
 WITHOUT_LABELS = {"none survive", "no prompts"}

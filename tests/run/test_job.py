@@ -169,7 +169,7 @@ def test_the_job_end_to_end(golden_config):
 
 def test_options_of_the_method_run_to_the_end(golden_config, caplog):
     options = ("diffusion={}", "prototypes={}", "prompts={}", "averaging={}", "all_outputs=true")
-    options += ("preset=clean", "tiles={side: 64}")
+    options += ("preset=clean", "correspondence={}", "tiles={side: 64}")
     overrides = ["references.background={}", *(f"method.{option}" for option in options)]
     units, counts = run_all(golden_config, *overrides)
     assert (counts.images, counts.failed) == (4, 0)

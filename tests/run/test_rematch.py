@@ -284,7 +284,7 @@ def test_what_cannot_be_matched_is_refused_before_ray_is_started(data, monkeypat
     for name, (changes, said) in refused.items():
         with pytest.raises(OutputMismatchError, match=said):
             make_rematch_plan(build_config(into(data, name, **changes)), source)
-    for name in ("averaging", "prompts"):
+    for name in ("averaging", "prompts", "correspondence"):
         other = into(data, name, method={**method, name: {}}, proposals={"keep": False})
         with pytest.raises(ConfigError, match=rf"(?s)label anew.*method\.{name}: "):
             make_rematch_plan(build_config(other), source)
