@@ -65,6 +65,7 @@ from ntt_ray.records import ClassLabel, Detection, PromptWork
 from ntt_ray.settings import (
     AveragingSettings,
     ComponentSettings,
+    CorrespondenceSettings,
     DiffusionSettings,
     MethodSettings,
     PromptSettings,
@@ -129,6 +130,10 @@ MATCHING = {
     "prototypes, best of 3": Variant(MethodSettings(prototypes=PrototypeSettings())),
     "prototypes, soft-max of 3": Variant(
         MethodSettings(prototypes=PrototypeSettings(temperature=0.1))
+    ),
+    "forward-backward": Variant(MethodSettings(correspondence=CorrespondenceSettings())),
+    "forward-backward to 0.25": Variant(
+        MethodSettings(correspondence=CorrespondenceSettings(power=0.25))
     ),
     **PARTS,
     **MASKS,
@@ -298,7 +303,11 @@ def measure(
                 make_labeler(
                     encoder,
                     proposers[variant.settings.all_outputs],
-                    means.bank(groups, variant.background),
+                    means.bank(
+                        groups,
+                        variant.background,
+                        patches=variant.settings.correspondence is not None,
+                    ),
                     variant.settings,
                 ),
             )

@@ -8,10 +8,12 @@ import pytest
 import ray
 
 from ntt_ray.bank.file import bank_digest
+from ntt_ray.bank.inputs import existing_bank
 from ntt_ray.bank.memory import MemoryBank
 from ntt_ray.config import build_config
 from ntt_ray.errors import InputError, OutputMismatchError
 from ntt_ray.models.published import PUBLISHED
+from ntt_ray.records import ClassLabel
 from ntt_ray.run.bank_ahead import READ_BYTES, known_digest
 from ntt_ray.run.identity import Found, identity_of
 from ntt_ray.run.prepare import build_run_bank, check_images, check_sources, make_plan, prepare_run
@@ -134,6 +136,17 @@ def test_a_bank_to_extend_without_patches(golden_config, tmp_path):
     block = {**golden_config["references"], "extends": str(tmp_path / "base")}
     with pytest.raises(InputError, match=r"references\.extends: has no patch features"):
         make_plan(build_config({**golden_config, **CHECKED, "references": block}))
+
+
+def test_a_bank_of_the_same_references_without_patches_is_another_one(begun):
+    def found(data):
+        config = build_config(data)
+        encoder = dict(golden_bank([ClassLabel(1, "any")]).encoder)
+        return existing_bank(config, STORE, check_sources(config, STORE), encoder)
+
+    method = {**begun.get("method", {}), **CHECKED["method"]}
+    assert found(begun) is not None
+    assert found({**begun, "method": method}) is None
 
 
 @pytest.mark.parametrize("start", STARTS)
