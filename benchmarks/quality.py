@@ -81,14 +81,21 @@ CHOSEN = ("images", "large_images", "kinds", "variants")
 
 @dataclass(frozen=True)
 class Variant:
-    """A way to label: settings, and whether backgrounds of the references count as negatives."""
+    """A way to label.
+
+    Attributes:
+        settings: the settings of the method.
+        background: the backgrounds of the references that count as negatives, if any do.
+        debias: `models.encoder.positional_debias`.
+    """
 
     settings: MethodSettings = field(default_factory=MethodSettings)
     background: Form | None = None
+    debias: int | None = None
 
     @property
     def matching_only(self) -> bool:
-        """Whether the models do what they do in the paper's path."""
+        """Whether SAM2 is asked what it is asked in the paper's path."""
         return self.settings.prompts is None and self.settings.tiles is None
 
 
@@ -138,6 +145,11 @@ MATCHING = {
     **PARTS,
     **MASKS,
 }
+# of the 192 channels of the demo's encoder
+PLACES = {f"without {k} of places": Variant(debias=k) for k in (1, 5, 20)}
+PLACES["forward-backward, without 5 of places"] = Variant(
+    MethodSettings(correspondence=CorrespondenceSettings()), debias=5
+)
 BACKGROUNDS = {
     "background of the crops": Variant(background="crops"),
     "background of the images": Variant(background="images"),
@@ -149,16 +161,18 @@ ASKED_LESS = {
 VARIANTS: Mapping[str, Mapping[str, Variant]] = {
     "demo": {
         **MATCHING,
+        **PLACES,
         **BACKGROUNDS,
         **ASKED_LESS,
         "tiles": Variant(MethodSettings(tiles=TileSettings())),
     },
-    "looks": MATCHING,
-    "strangers": {**MATCHING, **BACKGROUNDS, **ASKED_LESS},
+    "looks": {**MATCHING, **PLACES},
+    "strangers": {**MATCHING, **PLACES, **BACKGROUNDS, **ASKED_LESS},
     "large": {
         PLAIN: Variant(),
         **PARTS,
         **MASKS,
+        **PLACES,
         "prompts from 0.3": ASKED_LESS["prompts from 0.3"],
         "tiles": Variant(MethodSettings(tiles=TileSettings())),
         "tiles, prompts from 0.3": Variant(MethodSettings(tiles=TileSettings(), prompts=PROMPTS)),
@@ -270,9 +284,23 @@ def measure(
     variants: Sequence[str] | None = None,
 ) -> dict[str, Found]:
     """Figures of every variant, or of some and the paper's path, by kind, for one seed."""
-    encoder = Dinov2Encoder.load(
-        bundled_file(BUNDLED["dinov2_demo"]), name="dinov2_demo", image_size=280
-    )
+    chosen = {
+        kind: {
+            name: variant
+            for name, variant in VARIANTS[kind].items()
+            if variants is None or name in (PLAIN, *variants)
+        }
+        for kind in kinds
+    }
+    encoders = {
+        debias: Dinov2Encoder.load(
+            bundled_file(BUNDLED["dinov2_demo"]),
+            name="dinov2_demo",
+            image_size=280,
+            positional_debias=debias,
+        )
+        for debias in {variant.debias for own in chosen.values() for variant in own.values()}
+    }
     proposers = [
         Sam2Proposer.load(
             bundled_file(BUNDLED["sam2_demo"]),
@@ -290,20 +318,27 @@ def measure(
     looks = [[order[n], order[n + half]] for n in range(half)]
     known = [[k] for k in sorted(order[:half])]
     with tempfile.TemporaryDirectory() as folder:
-        clear = means_of(demo_examples(Path(folder) / "references", seed), encoder, side)
+        examples = list(demo_examples(Path(folder) / "references", seed))
         demo = demo_scenes(Path(folder) / "scenes", seed, images)
-    busy = means_of(busy_examples(seed), encoder, side)
+    clear = {debias: means_of(examples, encoder, side) for debias, encoder in encoders.items()}
+    examples = list(busy_examples(seed))
+    busy = {debias: means_of(examples, encoder, side) for debias, encoder in encoders.items()}
     large = large_scenes(seed, large_images)
 
-    def compared(kind: str, means: Means, groups: Sequence[Sequence[int]], scenes: Scenes) -> Found:
+    def compared(
+        kind: str,
+        means: Mapping[int | None, Means],
+        groups: Sequence[Sequence[int]],
+        scenes: Scenes,
+    ) -> Found:
         measured = [
             Measured(
                 name,
                 variant,
                 make_labeler(
-                    encoder,
+                    encoders[variant.debias],
                     proposers[variant.settings.all_outputs],
-                    means.bank(
+                    means[variant.debias].bank(
                         groups,
                         variant.background,
                         patches=variant.settings.correspondence is not None,
@@ -311,8 +346,7 @@ def measure(
                     variant.settings,
                 ),
             )
-            for name, variant in VARIANTS[kind].items()
-            if variants is None or name in (PLAIN, *variants)
+            for name, variant in chosen[kind].items()
         ]
         return compare(measured, scenes, class_labels(groups))
 
@@ -331,20 +365,23 @@ def compare(measured: Sequence[Measured], scenes: Scenes, classes: Sequence[Clas
         own.labeler.label([scenes.pictures[0][:320, :320]])  # what is computed once is no labelling
         own.labeler.take_work()
     for image, picture in zip(scenes.truth["images"], scenes.pictures, strict=True):
-        seen: dict[bool, tuple[Tensor, Proposals, float]] = {}  # by whether all outputs are taken
+        encoded: dict[int | None, tuple[Tensor, float]] = {}  # by the directions taken out
+        proposed: dict[bool, tuple[Proposals, float]] = {}  # by whether all outputs are taken
         for own in measured:
-            settings = own.variant.settings
-            if own.variant.matching_only and settings.all_outputs not in seen:
-                assert isinstance(own.labeler, Labeler)
-                seen[settings.all_outputs] = proposed(own.labeler, picture)
-            started = time.perf_counter()
+            all_outputs, debias = own.variant.settings.all_outputs, own.variant.debias
             if own.variant.matching_only:
                 assert isinstance(own.labeler, Labeler)
-                features, proposals, models_s = seen[settings.all_outputs]
+                if debias not in encoded:
+                    encoded[debias] = encode(own.labeler, picture)
+                if all_outputs not in proposed:
+                    proposed[all_outputs] = propose(own.labeler, picture)
+                (features, encoder_s), (proposals, s) = encoded[debias], proposed[all_outputs]
+                started = time.perf_counter()
                 best = own.labeler.best(features, proposals, picture.shape[:2])
                 detections = best.detections(own.labeler.category_ids)
-                seconds = models_s + time.perf_counter() - started
+                seconds = encoder_s + s + time.perf_counter() - started
             else:
+                started = time.perf_counter()
                 (detections,) = own.labeler.label([picture])
                 seconds = time.perf_counter() - started
             own.add(image["id"], detections, seconds)
@@ -353,13 +390,20 @@ def compare(measured: Sequence[Measured], scenes: Scenes, classes: Sequence[Clas
     return {"sizes": scenes.sizes(), "variants": figures}
 
 
-def proposed(labeler: Labeler, picture: RgbImage) -> tuple[Tensor, Proposals, float]:
-    """What the models say of a picture, features and proposals, and the seconds that took."""
+def encode(labeler: Labeler, picture: RgbImage) -> tuple[Tensor, float]:
+    """The features of a picture, ``(h, w, C)``, and the seconds that took, with its resizing."""
     started = time.perf_counter()
     inputs = to_input([resize_square(picture, labeler.proposer.image_size)])
-    features = labeler.encoder.encode(inputs)
-    (proposals,) = labeler.propose(inputs, features, [0])
-    return features[0], proposals, time.perf_counter() - started
+    return labeler.encoder.encode(inputs)[0], time.perf_counter() - started
+
+
+def propose(labeler: Labeler, picture: RgbImage) -> tuple[Proposals, float]:
+    """The proposals in a picture that wait for no features, and the seconds that took."""
+    inputs = to_input([resize_square(picture, labeler.proposer.image_size)])
+    started = time.perf_counter()
+    threshold = labeler.settings.min_predicted_iou
+    (proposals,) = labeler.proposer.propose(inputs, threshold, [0])
+    return proposals, time.perf_counter() - started
 
 
 def tables(seeds: Sequence[Mapping[str, Found]]) -> Iterator[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -105,7 +105,7 @@ class Means:
 
     inside: Rows
     outside: dict[Form, Rows]
-    patches: list[list[ReferencePatches]]
+    patches: list[list[ReferencePatches]] = field(default_factory=list)
 
     def bank(
         self,

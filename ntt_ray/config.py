@@ -32,16 +32,26 @@ Profile = Literal[
     "coco", "coco-results", "coco-polygon", "yolo-seg", "labelstudio", "parquet", "semantic-png",
     "webdataset", "hf",
 ]  # fmt: skip
-ENCODER_NAMES = (
-    *(f"dinov2_vit{size}14{registers}" for size in "sblg" for registers in ("", "_reg")),
-    "dinov2_demo",
-    *(f"dinov3_vit{size}" for size in ("s16", "s16plus", "b16", "l16", "h16plus", "7b16")),
-)
+# channels of a patch feature by the name of the encoder
+ENCODER_CHANNELS: Mapping[str, int] = {
+    **dict.fromkeys(("dinov2_vits14", "dinov2_vits14_reg"), 384),
+    **dict.fromkeys(("dinov2_vitb14", "dinov2_vitb14_reg"), 768),
+    **dict.fromkeys(("dinov2_vitl14", "dinov2_vitl14_reg"), 1024),
+    **dict.fromkeys(("dinov2_vitg14", "dinov2_vitg14_reg"), 1536),
+    "dinov2_demo": 192,
+    **dict.fromkeys(("dinov3_vits16", "dinov3_vits16plus"), 384),
+    "dinov3_vitb16": 768,
+    "dinov3_vitl16": 1024,
+    "dinov3_vith16plus": 1280,
+    "dinov3_vit7b16": 4096,
+}
+ENCODER_NAMES = tuple(ENCODER_CHANNELS)
 PROPOSER_NAMES = (
     *(f"{family}_hiera_{size}" for family in ("sam2", "sam2.1") for size in ("t", "s", "b+", "l")),
     "sam2_demo",
 )
 DEMO_NAMES = ("dinov2_demo", "sam2_demo")  # they know drawn objects only
+PLACES_NAMED = 3  # of a key that stands elsewhere; one with more says nothing
 DINOV3_LICENCE = (
     "DINOv3's weights are under the DINOv3 License, which is not an open-source licence: "
     "https://ai.meta.com/resources/models-and-libraries/dinov3-license/"
@@ -110,12 +120,18 @@ class Architecture(Settings):
 
 
 class EncoderConfig(Settings):
-    """The DINOv2 encoder, or a DINOv3 one; a name that begins with dinov3 is one of those."""
+    """The DINOv2 encoder, or a DINOv3 one; a name that begins with dinov3 is one of those.
+
+    `positional_debias` is how many directions are taken out of patch features that say where a
+    patch lies and not what it shows, see `models.positions`; None takes none. It is less than the
+    channels of a feature, and than the patches of an image.
+    """
 
     name: str = "dinov2_vitl14"
     checkpoint: Location | None = None
     image_size: Annotated[int, Field(ge=14)] = 518
     architecture: Architecture | None = None
+    positional_debias: Annotated[int, Field(ge=1)] | None = None
 
     @model_validator(mode="after")
     def _check(self) -> EncoderConfig:
@@ -131,7 +147,23 @@ class EncoderConfig(Settings):
             raise ValueError(
                 f".image_size: {self.image_size} is not a multiple of {patch}; take {near}"
             )
+        self._check_debias((self.image_size // patch) ** 2)
         return self
+
+    def _check_debias(self, patches: int) -> None:
+        """Refuse what no encoder of this size can do without; the rest is refused as it loads."""
+        k, architecture = self.positional_debias, self.architecture
+        channels = architecture.embed_dim if architecture else ENCODER_CHANNELS[self.name]
+        if k is not None and k >= channels:
+            raise ValueError(
+                f".positional_debias: {k} of {channels} channels leave nothing of a feature; take "
+                f"{channels - 1} at most"
+            )
+        if k is not None and k >= patches:
+            raise ValueError(
+                f".positional_debias: {k}: features of {patches} patches differ in "
+                f"{patches - 1} directions at most"
+            )
 
     @property
     def is_dinov3(self) -> bool:
@@ -364,7 +396,10 @@ class Config(Settings):
     def resolved(self) -> dict[str, Any]:
         """All settings as plain data for the run record; secrets are replaced by ``***``."""
         data = self.model_dump(mode="json")
-        return {k: _redacted(v, named=k == "storage_options") for k, v in data.items()}
+        shown = {k: _redacted(v, named=k == "storage_options") for k, v in data.items()}
+        if shown["merge"]["image_url"] != self.merge.image_url:  # a pattern that is not whole
+            shown["merge"]["image_url"] = "***"
+        return shown
 
 
 def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
@@ -457,11 +492,16 @@ def _location(error: Any) -> tuple[str, ...]:
     return tuple(p for i, p in enumerate(parts) if i == last or not _is_union_tag(p))
 
 
+PLACES_NAMED = 3
+
+
 def _problem(error: Any) -> str:
     unknown = error["type"] == "extra_forbidden"
     location = _location(error)
     path = ".".join(location) or "config"
     if unknown:
+        if places := _places_of(location[-1]):
+            return f"{path}: unknown key here; did you mean {' or '.join(places)}?"
         known = _known_keys(location[:-1])
         hint = did_you_mean(location[-1], known, f"known keys: {', '.join(known)}", str)
         return f"{path}: unknown key{hint}"
@@ -484,13 +524,33 @@ def _is_union_tag(part: str) -> bool:
 def _known_keys(location: Sequence[str]) -> list[str]:
     model: type[Settings] = Config
     for part in location:
-        annotation = model.model_fields[part].annotation if part in model.model_fields else None
-        types = [t for t in (annotation, *get_args(annotation)) if isinstance(t, type)]
-        blocks = [t for t in types if issubclass(t, Settings)]
-        if not blocks:
+        block = _block(model, part)
+        if block is None:
             return []
-        model = blocks[0]
+        model = block
     return sorted(model.model_fields)
+
+
+def _block(model: type[Settings], key: str) -> type[Settings] | None:
+    """The block of settings that stands at a key of another one, if one does."""
+    annotation = model.model_fields[key].annotation if key in model.model_fields else None
+    types = [t for t in (annotation, *get_args(annotation)) if isinstance(t, type)]
+    return next((t for t in types if issubclass(t, Settings)), None)
+
+
+def _places_of(key: str, model: type[Settings] = Config, path: str = "") -> list[str]:
+    """Every place, by dotted path, where a key of this name is known, at most `PLACES_NAMED`.
+
+    >>> _places_of("min_score")
+    ['merge.min_score']
+    """
+    found = []
+    for name in model.model_fields:
+        where = f"{path}{name}"
+        found += [f"{where} at the top of the config" if not path else where] * (name == key)
+        block = _block(model, name)
+        found += _places_of(key, block, f"{where}.") if block is not None else []
+    return found if len(found) <= PLACES_NAMED else []
 
 
 def _check_name(name: str, known: Sequence[str]) -> None:

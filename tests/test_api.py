@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import ntt_ray
@@ -14,6 +15,7 @@ from ntt_ray.config import build_config
 from ntt_ray.errors import ConfigError, ImageError, InputError, RunIncompleteError
 from ntt_ray.run.label import label
 from ntt_ray.run.layout import shard_name
+from ntt_ray.storage import Storage
 from tests.support.golden import GOLDEN, GOLDEN_MODELS
 
 TARGETS = sorted((GOLDEN / "targets").glob("*.png"))
@@ -146,6 +148,32 @@ def test_a_bank_knows_its_encoder(labeler, config, tmp_path):
     assert other.label(TARGETS[0]) == labeler.label(TARGETS[0])
     with pytest.raises(InputError, match="another encoder"):
         ntt_ray.load_labeler(bank, [encoder, "models.encoder.image_size=56", *settings])
+
+
+def test_features_without_places_from_references_to_what_is_kept(config):
+    from ntt_ray.api import _bank_of
+    from ntt_ray.bank.memory import MemoryBank
+    from ntt_ray.models.spec import ModelSpec
+    from ntt_ray.proposals.fixed_point import from_fixed
+    from ntt_ray.run.loading import loaded_keeper
+
+    debiased = ["models.encoder.positional_debias=20", "models.encoder.image_size=56"]
+    with pytest.raises(ConfigError, match="20: features of 16 patches differ in 15 directions"):
+        build_config(config.model_dump(mode="json"), debiased)
+    own = build_config(config.model_dump(mode="json"), debiased[:1])
+    models = ModelSpec.here(own.models, Storage())
+    bank, basis = _bank_of(own, models), models.load_encoder().basis
+    assert bank.encoder["positional_debias"] == 20
+    memory = MemoryBank.from_bytes(bank.data, "bank")
+    means = memory.features[memory.weights > 0]
+    keeper = loaded_keeper(models, bank.data, own.method, None)
+    (views,) = keeper.keep([np.asarray(Image.open(TARGETS[0]).convert("RGB"))])
+    stored = np.concatenate((views[0].features, views[0].mean_feature[None]))
+    kept = from_fixed(torch.from_numpy(stored)).float()
+    assert len(kept) > 5
+    for features in (means, kept):  # kept ones are rounded to 16 bits
+        assert features.norm(dim=1).min() > 0.1
+        assert (features @ basis).abs().max() < 1e-3
 
 
 def test_what_cannot_be_loaded_says_so(tmp_path):

@@ -56,6 +56,22 @@ def test_all_problems_at_once_by_dotted_path():
     assert caught.value.exit_status == 2
 
 
+MISPLACED = {
+    "references.bank=x": "references.bank: unknown key here; did you mean bank at the top of the",
+    "min_score=0.5": "min_score: unknown key here; did you mean merge.min_score?",
+    "method.keep=true": "method.keep: unknown key here; did you mean columns.keep or ",
+    "job.encoder=dinov2_vitb14": "job.encoder: unknown key here; did you mean models.encoder?",
+    "job.colour=5": "job.colour: unknown key; known keys: ",
+}
+
+
+@pytest.mark.parametrize(("given", "problem"), MISPLACED.items(), ids=MISPLACED)
+def test_a_key_in_a_wrong_place_is_told_where_it_belongs(given, problem):
+    with pytest.raises(ConfigError) as caught:
+        build_config(MINIMAL, [given])
+    assert any(line.startswith(problem) for line in caught.value.problems)
+
+
 WRONG = {
     "no source of classes": ({"bank": None}, "either references or bank"),
     "kept proposals that the classes choose": (
@@ -107,6 +123,18 @@ WRONG = {
     "two sources": ({"references": {"annotations": "a"}}, "exactly one"),
     "true is not a number": ({"job": {"images_per_unit": True}}, "images_per_unit"),
     "patch": ({"models": {"encoder": {"image_size": 512}}}, "not a multiple of 14"),
+    "as many places as channels": (
+        {"models": {"encoder": {"name": "dinov2_vits14", "positional_debias": 384}}},
+        "encoder.positional_debias: 384 of 384 channels leave nothing of a feature; take 383",
+    ),
+    "as many places as patches": (
+        {"models": {"encoder": {"image_size": 70, "positional_debias": 25}}},
+        "positional_debias: 25: features of 25 patches differ in 24 directions at most",
+    ),
+    "no places": (
+        {"models": {"encoder": {"positional_debias": 0}}},
+        "positional_debias: input should be greater than or equal to 1",
+    ),
     "stride": ({"models": {"proposer": {"image_size": 1000}}}, "not a multiple of 32"),
     "own size without file": (
         {"models": {"encoder": {"architecture": {"embed_dim": 8, "depth": 1, "num_heads": 1}}}},

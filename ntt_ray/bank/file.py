@@ -130,7 +130,8 @@ class BankFile:
         classes: the classes by rising category id.
         references: means of each class's references.
         negatives: means of each class's negative references; None where no class has any.
-        encoder: what made the features: name, image_size, checkpoint digest.
+        encoder: what made the features: name, image_size, checkpoint digest, and what else of its
+            settings is not as usual.
         reference_digest: SHA-256 over the references and their images; for a joined bank over the
             reference digests of its sources.
         sources: the banks that went into a joined bank, in order; empty for a bank built in one go.

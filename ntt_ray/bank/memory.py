@@ -40,7 +40,8 @@ class MemoryBank:
         features: ``(K, shots, dim)`` float32, per-reference means (METHOD 12), not normalised.
         weights: ``(K, shots)`` float32, the sum of each reference's soft mask at the patches.
         shots: ``(K,)`` int64, the number of references of each class, at least 1.
-        encoder: what made the features: name, image_size, checkpoint digest.
+        encoder: what made the features: name, image_size, checkpoint digest, and what else of its
+            settings is not as usual.
         reference_digest: SHA-256 over the references and their images; for a joined bank over the
             reference digests of its sources.
         negatives: means of the negative references; None leaves them out of matching.

@@ -53,6 +53,7 @@ from ntt_ray.records import (
 from ntt_ray.references.background import images_of
 from ntt_ray.references.dataset import decode_sized, read_all
 from ntt_ray.run.cluster.tasks import run_tasks
+from ntt_ray.run.identity import labelling_content, scores_content
 from ntt_ray.run.layout import CALIBRATION_FILE, CALIBRATION_PAGE
 from ntt_ray.run.prepare import ReferenceRun, prepare_references
 from ntt_ray.settings import AnnotatedOrientation, MethodSettings
@@ -122,19 +123,9 @@ def calibrate_run(
             output is named whose calibration kept nothing, or the config keeps no proposals.
         ConfigError: the config names boxes.
     """
-    if kept_by is not None and not config.proposals.keep:
-        raise InputError(
-            "--from: proposals of pictures are kept, and taken, with proposals.keep: true"
-        )
-    if config.references is None:
-        raise InputError(
-            "calibrate: the config names a ready bank; references are needed, with their images"
-        )
-    config.refuse_boxes("calibrate", "the images of references have none")
-    store = Storage(config.storage_options)
-    if kept_by is not None:
-        kept_by = storage.absolute(kept_by).rstrip("/")
-        check_kept_by(kept_by, store)
+    store = check_calibration(config, kept_by)
+    assert config.references is not None
+    kept_by = kept_by and _prefix(kept_by)
     run = prepare_references(config, store)
     classes = run.inputs.classes()
     pictures = pictures_of(run.inputs, store)
@@ -177,11 +168,39 @@ def calibrate_run(
         extended=extended,
     )
     bank = bank_digest(run.bank)
-    calibration = calibration_of(found, wanted_precision=wanted_precision, bank=bank)
+    made_with = scores_content(labelling_content(config, run.found))
+    calibration = calibration_of(
+        found, wanted_precision=wanted_precision, bank=bank, made_with=made_with
+    )
     page_uri = storage.join(config.output, CALIBRATION_PAGE)
     store.publish_bytes(page_uri, page.encode("utf-8", "replace"))
     store.publish_bytes(storage.join(config.output, CALIBRATION_FILE), calibration.to_bytes())
     return found
+
+
+def check_calibration(config: Config, kept_by: str | None) -> Storage:
+    """Refuse what cannot be calibrated, by the config alone; see `calibrate_run`.
+
+    Returns:
+        Access to the files of the config.
+    """
+    if kept_by is not None and not config.proposals.keep:
+        raise InputError(
+            "--from: proposals of pictures are kept, and taken, with proposals.keep: true"
+        )
+    if config.references is None:
+        raise InputError(
+            "calibrate: the config names a ready bank; references are needed, with their images"
+        )
+    config.refuse_boxes("calibrate", "the images of references have none")
+    store = Storage(config.storage_options)
+    if kept_by is not None:
+        check_kept_by(_prefix(kept_by), store)
+    return store
+
+
+def _prefix(kept_by: str) -> str:
+    return storage.absolute(kept_by).rstrip("/")
 
 
 def warn_of(pictures: Sequence[Picture], extended: int) -> list[tuple[str, ...]]:

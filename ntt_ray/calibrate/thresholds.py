@@ -24,6 +24,7 @@ import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -143,11 +144,23 @@ def calibrate(
 
 
 def calibration_of(
-    found: Sequence[ClassCalibration], *, wanted_precision: float | None, bank: str
+    found: Sequence[ClassCalibration],
+    *,
+    wanted_precision: float | None,
+    bank: str,
+    made_with: Mapping[str, Any] | None = None,
 ) -> Calibration:
-    """The content of ``calibration.json``, from what `calibrate` found with a bank's digest."""
+    """The content of ``calibration.json``, from what `calibrate` found.
+
+    Args:
+        found: the threshold of each class.
+        wanted_precision: the precision that was asked for; None: the best F1.
+        bank: digest of the memory bank.
+        made_with: what else scores depend on, see `run.identity.scores_content`.
+    """
     return Calibration(
         bank=bank,
+        made_with=None if made_with is None else dict(made_with),
         wanted_precision=wanted_precision,
         thresholds={
             item.label.name: item.threshold for item in found if item.threshold is not None

@@ -111,37 +111,39 @@ def start(
     overrides: Overrides = None,
     dry_run: DryRun = False,
     verbose: Verbose = False,
-    *,
-    all_steps: bool = False,
 ) -> Config:
-    """Read the config, or that of a run by its output; ``--dry-run`` prints the plan and leaves.
-
-    With `all_steps` it checks what comes after labelling, too.
-    """
+    """Read the config, or that of a run by its output; ``--dry-run`` prints the plan and leaves."""
     start_logging(verbose)
     settings = settings_of(config, overrides)
     if dry_run:
-        _print_plan(settings, all_steps=all_steps)
+        _print_plan(settings)
         raise typer.Exit
     return settings
 
 
-def config_command(function: Callable[..., None]) -> Callable[..., None]:
+def config_command(
+    function: Callable[..., None], foresee: Callable[..., None] = lambda *_, **__: None
+) -> Callable[..., None]:
     """Register a command that reads a config.
 
     The function gets the settings and options of its own; the command has those of `start` beside
-    them. With ``--dry-run`` the function is not called.
+    them. With ``--dry-run`` the function is not called, but `foresee` with the same arguments: it
+    checks and says what no plan of a run does.
     """
     is_whole = function.__name__ == "run"
 
     @functools.wraps(function)
     def command(*, config: str, overrides: list[str] | None, dry_run: bool, verbose: bool,
                 **own: object) -> None:  # fmt: skip
-        settings = start(config, overrides, dry_run, verbose, all_steps=is_whole)
-        function(settings, **own)
+        settings = start(config, overrides, verbose=verbose)
+        if dry_run:
+            foresee(settings, **own)
+            _print_plan(settings, all_steps=is_whole)
+        else:
+            function(settings, **own)
 
     _, *own = inspect.signature(function, eval_str=True).parameters.values()
-    config, *common = list(inspect.signature(start, eval_str=True).parameters.values())[:-1]
+    config, *common = inspect.signature(start, eval_str=True).parameters.values()
     options = [p.replace(kind=p.KEYWORD_ONLY) for p in (config, *own, *common)]
     command.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
     return app.command()(command)
@@ -168,7 +170,7 @@ def check_later_steps(settings: Config, classes: Sequence[ClassLabel]) -> CheckN
     return check_ahead(settings, classes, Storage(settings.storage_options))
 
 
-def _print_plan(settings: Config, *, all_steps: bool) -> None:
+def _print_plan(settings: Config, *, all_steps: bool = False) -> None:
     from ntt_ray.run.outlook import describe
     from ntt_ray.run.prepare import make_plan
 

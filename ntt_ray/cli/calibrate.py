@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,7 +21,19 @@ if TYPE_CHECKING:
 MAX_NAMED = 8
 
 
-@config_command
+def _foresee(settings: Config, *, kept_by: str | None, **_: object) -> None:
+    """Refuse what calibrating would, and say what it would write."""
+    from ntt_ray.calibrate.job import check_calibration
+
+    store = check_calibration(settings, kept_by)
+    uri = storage.join(settings.output, CALIBRATION_FILE)
+    again = ", in the place of the one that is there" if store.exists(uri) else ""
+    say(
+        f"every reference image would be labelled without its own references, to write {uri}{again}"
+    )
+
+
+@partial(config_command, foresee=_foresee)
 def calibrate(
     settings: Config,
     precision: Annotated[
@@ -53,9 +66,11 @@ def calibrate(
 
     Example: ntt-ray calibrate birds.yaml --precision 0.9
     """
-    from ntt_ray.calibrate.job import calibrate_run
+    from ntt_ray.calibrate.job import calibrate_run, check_calibration
     from ntt_ray.calibrate.thresholds import MIN_IMAGES
 
+    uri = storage.join(settings.output, CALIBRATION_FILE)
+    again = ", in the place of another" if check_calibration(settings, kept_by).exists(uri) else ""
     with counter("calibrating", "reference images") as on_images:
         found = calibrate_run(
             settings,
@@ -74,8 +89,7 @@ def calibrate(
         )
     if all(item.threshold is None for item in found):
         say("no threshold was chosen: no object was found without its own references")
-    uri = storage.join(settings.output, CALIBRATION_FILE)
-    say(f"wrote {uri}; merge with --set merge.calibration={uri}")
+    say(f"wrote {uri}{again}; merge with --set merge.calibration={uri}")
     say(f"look at: {storage.join(settings.output, CALIBRATION_PAGE)}")
 
 

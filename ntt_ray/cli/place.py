@@ -1,4 +1,7 @@
-"""CONFIG or OUTPUT: the settings of a run, from its config or from what ``run.json`` says of it.
+"""CONFIG or OUTPUT: the settings of a run, from its config or from what its output says of it.
+
+Of an output the settings are those that the run began with, ``run.json``, and for what is merged
+those of its last merge, ``merge.json``.
 
 What is a file is a config; a folder or a URI is the output of a run, wherever it was copied to.
 """
@@ -9,20 +12,23 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ntt_ray import storage
 from ntt_ray.config import Config, build_config, load_config
 from ntt_ray.errors import ConfigError, InputError
-from ntt_ray.run.layout import RECORD_FILE
+from ntt_ray.run.layout import MERGE_FILE, RECORD_FILE
 from ntt_ray.storage import Storage
+
+if TYPE_CHECKING:
+    from ntt_ray.run.record import RunRecord
 
 logger = logging.getLogger("ntt_ray")
 _HIDDEN = "***"  # in place of a secret in a record
 
 
 def settings_of(place: str, overrides: Sequence[str] | None) -> Config:
-    """The settings of a config file, or those that the run in an output began with.
+    """The settings of a config file, or those of the run in an output and of its last merge.
 
     The output is where it is named, not where it was when the run began.
 
@@ -80,7 +86,8 @@ def _recorded(output: str, overrides: Sequence[str]) -> dict[str, Any]:
         where = storage.redact(storage.join(output, RECORD_FILE))
         raise InputError(f"{where}: does not say with which settings; name the config instead")
     hidden: list[str] = []
-    content: dict[str, Any] = _shown(recorded.config, "", hidden)
+    merged = _last_merge(settings.output, recorded, Storage(settings.storage_options))
+    content: dict[str, Any] = _shown({**recorded.config, **merged}, "", hidden)
     if hidden:
         logger.warning(
             "%s keeps no secrets, and %s had some: they come from the environment, from --set, or "
@@ -89,6 +96,21 @@ def _recorded(output: str, overrides: Sequence[str]) -> dict[str, Any]:
             ", ".join(hidden),
         )
     return content
+
+
+def _last_merge(output: str, recorded: RunRecord, store: Storage) -> dict[str, Any]:
+    """The block ``merge`` of the last merge of the run, where there is one that says it."""
+    from ntt_ray.merge.record import read_merge_record
+
+    try:
+        merged = read_merge_record(output, store)
+    except InputError:  # another merge mends it
+        return {}
+    if merged is None or merged.labels_hash != recorded.labels_hash or not merged.settings:
+        return {}
+    if merged.settings != recorded.config.get("merge"):
+        logger.info("what is merged is as in the last merge, see %s", MERGE_FILE)
+    return {"merge": merged.settings}
 
 
 def _shown(value: Any, path: str, hidden: list[str]) -> Any:

@@ -10,7 +10,7 @@ from ntt_ray.coco_input import Truth, checked_truth, read_coco
 from ntt_ray.config import Config
 from ntt_ray.errors import InputError, did_you_mean
 from ntt_ray.json_input import read_json
-from ntt_ray.merge.calibration import calibrated
+from ntt_ray.merge.calibration import Calibration, calibrated
 from ntt_ray.merge.classes import choose_classes
 from ntt_ray.records import ClassLabel
 from ntt_ray.storage import Storage
@@ -39,7 +39,8 @@ def check_ahead(
                 f"merge.calibration: {storage.redact(uri)}: no such file; `ntt-ray calibrate` "
                 "writes one"
             )
-        calibrated(read_json(uri, store), uri, tuple(classes), config.merge.min_score)
+        found = Calibration.parse(read_json(uri, store), uri)
+        calibrated(found, uri, tuple(classes), config.merge.min_score)
     truth = None
     if config.ground_truth is not None:
         if "coco-results" not in config.profiles:

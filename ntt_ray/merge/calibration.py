@@ -11,7 +11,7 @@ Other keys at the top are for people and ignored. It does not know how threshold
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -20,6 +20,7 @@ from ntt_ray import storage
 from ntt_ray.errors import InputError, did_you_mean
 from ntt_ray.merge.thresholds import Thresholds
 from ntt_ray.records import ClassLabel
+from ntt_ray.run.record import differences
 
 Score = Annotated[float, Field(strict=True, ge=0, le=1)]
 
@@ -61,7 +62,9 @@ class Calibration(BaseModel):
 
     Attributes:
         format_version: 1, also where the file does not say.
-        bank: digest of the memory bank that it was made with.
+        bank: digest of the memory bank that it was made with; None where nobody says.
+        made_with: what else its scores depend on, as `run.identity.scores_content` has it: models,
+            decoding, method; None where nobody says.
         wanted_precision: share of the detections that should be right; None: best F1.
         thresholds: the score that a detection must reach, by class name.
         classes: what the thresholds stand on, by class name.
@@ -71,6 +74,7 @@ class Calibration(BaseModel):
 
     format_version: Literal[1] = 1
     bank: str | None = None
+    made_with: dict[str, Any] | None = None
     wanted_precision: float | None = None
     thresholds: dict[str, Score]
     classes: dict[str, ClassEvidence] = {}
@@ -95,14 +99,14 @@ class Calibration(BaseModel):
 
 
 def calibrated(
-    content: Any, uri: str, classes: Sequence[ClassLabel], min_score: float
+    calibration: Calibration, uri: str, classes: Sequence[ClassLabel], min_score: float
 ) -> Thresholds:
-    """Thresholds from the parsed ``calibration.json`` at `uri`, `min_score` for other classes.
+    """The thresholds of the calibration read from `uri`, `min_score` for other classes.
 
     Raises:
-        InputError: it is not of the format, or lists classes that the run does not have.
+        InputError: it lists classes that the run does not have.
     """
-    listed = Calibration.parse(content, uri).thresholds
+    listed = calibration.thresholds
     names = {label.name for label in classes}
     if problems := [
         f"thresholds.{name}: the run has no such class{did_you_mean(name, names)}"
@@ -113,6 +117,25 @@ def calibrated(
     return Thresholds(
         min_score, {c.category_id: listed[c.name] for c in classes if c.name in listed}
     )
+
+
+def unlike_run(calibration: Calibration, bank: str, made_with: Mapping[str, Any]) -> list[str]:
+    """How the run whose scores are cut differs from that whose scores were looked at.
+
+    Args:
+        calibration: what was found; one that does not say with what it was made differs in nothing.
+        bank: digest of the run's memory bank.
+        made_with: what else the run's scores depend on, see `run.identity.scores_content`.
+
+    Returns:
+        The differences for people, by dotted path.
+    """
+    found = []
+    if calibration.bank is not None and calibration.bank != bank:
+        found.append(f"bank: {calibration.bank[:12]} there, {bank[:12]} here")
+    if calibration.made_with is not None:
+        found += differences(calibration.made_with, dict(made_with))
+    return found
 
 
 def _problem(error: Any) -> str:

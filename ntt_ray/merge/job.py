@@ -15,7 +15,7 @@ from ntt_ray import storage
 from ntt_ray.config import Config
 from ntt_ray.errors import InputError, RunIncompleteError
 from ntt_ray.json_input import read_json
-from ntt_ray.merge.calibration import calibrated
+from ntt_ray.merge.calibration import Calibration, calibrated, unlike_run
 from ntt_ray.merge.classes import ClassChoice, choose_classes
 from ntt_ray.merge.digests import digest_of_file
 from ntt_ray.merge.fragments import Layout
@@ -40,6 +40,7 @@ from ntt_ray.merge.target import check_target, target_of
 from ntt_ray.merge.thresholds import Thresholds
 from ntt_ray.run import manifest as manifest_file
 from ntt_ray.run.failures import Allowed
+from ntt_ray.run.identity import scores_content
 from ntt_ray.run.layout import MANIFEST_FILE, MERGE_LOCK_FILE, RECORD_FILE
 from ntt_ray.run.lock import RunLock
 from ntt_ray.run.record import RunRecord, recorded_run
@@ -48,6 +49,7 @@ from ntt_ray.storage import Storage
 
 logger = logging.getLogger(__name__)
 UNITS_SHOWN = 20
+DIFFERENCES_SHOWN = 5
 IMAGES_HERE = 20_000  # up to so many images, Ray would take longer to start than to merge them
 
 
@@ -112,7 +114,8 @@ def merge(
             names_of = functools.partial(_listed, "file_name", *manifest)
             remove_image_files(before, plan, shards, profiles, names_of)
         written = write_profiles(plan, profiles, progress)
-        record = _record(recorded, plan, choice, shards, written)
+        settings = config.resolved()["merge"]
+        record = _record(recorded, plan, choice, shards, written, settings)
         lock.check()
         if before is not None:
             remove_files(before, record.files, source)
@@ -161,6 +164,7 @@ def _record(
     choice: ClassChoice,
     shards: Sequence[ShardIndex],
     written: Mapping[str, Written],
+    settings: Mapping[str, Any],
 ) -> MergeRecord:
     source, thresholds, profiles = plan.source, plan.source.thresholds, written.values()
     run_uri = storage.join(source.output, RECORD_FILE)
@@ -172,6 +176,7 @@ def _record(
         min_score=thresholds.min_score,
         class_scores=tuple(sorted(thresholds.by_category.items())),
         classes=_recorded_choice(choice),
+        settings=dict(settings),
         profiles=tuple(written),
         images_per_file=plan.images_per_file,
         units=stretches(shard.shard_id for shard in shards),
@@ -207,9 +212,25 @@ def merge_thresholds(config: Config, recorded: RunRecord, store: Storage) -> Thr
     """
     uri, thresholds = config.merge.calibration, Thresholds(config.merge.min_score)
     if uri is not None:
-        content = read_json(uri, store)
-        thresholds = calibrated(content, uri, recorded.class_labels, thresholds.min_score)
+        found = Calibration.parse(read_json(uri, store), uri)
+        thresholds = calibrated(found, uri, recorded.class_labels, thresholds.min_score)
+        _warn_of(found, uri, recorded)
     return replace(thresholds, categories=class_choice(config, recorded).categories)
+
+
+def _warn_of(calibration: Calibration, uri: str, recorded: RunRecord) -> None:
+    """Say in the log that a calibration is of scores that were made in another way."""
+    made_with = scores_content(recorded.identity.plain())
+    found = unlike_run(calibration, recorded.identity.bank, made_with)
+    if found:
+        logger.warning(
+            "merge.calibration: %s was made with other settings than the labels, so its scores may "
+            "not mean here what they meant there: %s%s; `ntt-ray calibrate` with the config of the "
+            "labels makes one that fits",
+            storage.redact(uri),
+            "; ".join(found[:DIFFERENCES_SHOWN]),
+            "; ..." if len(found) > DIFFERENCES_SHOWN else "",
+        )
 
 
 def check_complete(config: Config, counts: MergeCounts) -> None:

@@ -51,6 +51,7 @@ class MergeRecord(BaseModel):
         class_scores: category ids with a threshold of their own, and that score, by rising id.
         classes: where classes were left out or renamed: for each class that was kept its category
             id in the run, its id in the files and its name in the files.
+        settings: the block `merge` of the config, without secrets; empty in older records.
         profiles: the profiles that were written.
         images_per_file: how many images each part of a split file has; None: nothing was split.
         units: the shards that were merged, as ``(first, last)`` of each gapless stretch.
@@ -71,6 +72,7 @@ class MergeRecord(BaseModel):
     min_score: float
     class_scores: tuple[tuple[int, float], ...] = ()
     classes: tuple[tuple[int, int, str], ...] | None = None
+    settings: dict[str, Any] = {}
     profiles: tuple[str, ...]
     images_per_file: Annotated[int, Field(strict=True, ge=1)] | None
     units: tuple[tuple[int, int], ...]
@@ -121,7 +123,9 @@ class MergeRecord(BaseModel):
 
     def digest(self) -> str:
         """What `record_sha256` must be."""
-        return digest_of_json(self.model_dump(mode="json", exclude={"record_sha256"}))
+        # a record of a version without settings has a digest without them
+        others = {"record_sha256"} if self.settings else {"record_sha256", "settings"}
+        return digest_of_json(self.model_dump(mode="json", exclude=others))
 
 
 def version_of(files: Iterable[FileDigest]) -> Literal[2, 3]:

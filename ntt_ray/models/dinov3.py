@@ -43,11 +43,17 @@ class Dinov3Encoder(VitEncoder):
     """
 
     def __init__(
-        self, model: Eva, name: str, image_size: int, device: torch.device, dtype: torch.dtype
+        self,
+        model: Eva,
+        name: str,
+        image_size: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        positional_debias: int | None = None,
     ) -> None:
         rope: Any = model.rope
         positions = rope.pos_embed_cached.to(device, copy=True)
-        super().__init__(model, name, image_size, device, dtype)
+        super().__init__(model, name, image_size, device, dtype, positional_debias)
         rope.pos_embed_cached = positions  # exact, also where weights and activations have 16 bits
 
     @classmethod

@@ -95,7 +95,7 @@ class Encoder(Protocol):
     feature_dim: int
 
     def encode(self, images: Tensor) -> Tensor:
-        """Images ``(B, 3, H, W)`` to float32 patch features ``(B, h, w, dim)``, not normalised."""
+        """Images ``(B, 3, H, W)`` to float32 patch features ``(B, h, w, dim)`` of any length."""
 
 
 class Proposer(Protocol):

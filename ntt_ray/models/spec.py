@@ -105,6 +105,7 @@ class ModelSpec:
             architecture=self.settings.encoder.architecture,
             device=self.device,
             dtype=self._dtype(),
+            positional_debias=self.settings.encoder.positional_debias,
         )
         if self.settings.compile:
             encoder.compile(self._compile_options())
@@ -150,6 +151,7 @@ class ModelSpec:
 
         Raises:
             WeightsError: a checkpoint is missing, damaged or does not fit its model.
+            ConfigError: the encoder says less of places than is to be taken out of its features.
         """
         on_cpu = replace(self.uncompiled(), device="cpu", precision="fp32")
         on_cpu.load_encoder()
@@ -175,6 +177,8 @@ class ModelSpec:
         record = {"name": encoder.name, "image_size": encoder.image_size, "checkpoint": digest}
         if encoder.architecture is not None:  # the number of heads is not in a checkpoint
             record["architecture"] = encoder.architecture.model_dump()
+        if encoder.positional_debias is not None:
+            record["positional_debias"] = encoder.positional_debias
         return record
 
 

@@ -28,6 +28,7 @@ from ntt_ray.review.problems import check_verdicts
 from ntt_ray.review.records import ORDERS, Draw, Order, Verdicts, parse_verdicts, read_draw
 from ntt_ray.review.summary import summarise
 from ntt_ray.run import manifest as manifest_file
+from ntt_ray.run.identity import scores_content
 from ntt_ray.run.layout import (
     DRAW_FILE,
     ESTIMATE_FILE,
@@ -300,8 +301,13 @@ def _promised_thresholds(review: Review, score: float | None) -> Calibration | N
         for label in review.record.class_labels
         if (least := own.of_class(label.category_id)) <= 1
     }
-    bank, wanted = review.record.identity.bank, 0.95
-    return Calibration(bank=bank, wanted_precision=wanted, thresholds=scores)
+    identity = review.record.identity
+    return Calibration(
+        bank=identity.bank,
+        made_with=scores_content(identity.plain()),
+        wanted_precision=0.95,
+        thresholds=scores,
+    )
 
 
 def undrawn(review: Review) -> int:

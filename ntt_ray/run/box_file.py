@@ -9,7 +9,7 @@ rows. The metadata say which file the boxes are from, and which manifest they be
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any, NamedTuple
 
 import numpy as np
@@ -116,6 +116,46 @@ def is_there(output: str, made_of: BoxesOf, store: Storage) -> bool:
     return made_of.metadata().items() <= said.items()
 
 
+def file_problem(
+    output: str,
+    made_of: BoxesOf,
+    store: Storage,
+    units: int,
+    image_ids: Callable[[int], Sequence[int] | None],
+) -> str | None:
+    """What is wrong with the file of a run; reads all of it, a row group at a time.
+
+    Args:
+        output: the run's prefix.
+        made_of: what its metadata must say.
+        store: access to files.
+        units: how many units the run has.
+        image_ids: gives the ids of a unit's images in the order of the manifest, if it is known.
+    """
+    try:
+        with store.open_read(storage.join(output, BOXES_FILE)) as stream:
+            file = pq.ParquetFile(stream)
+            if not made_of.metadata().items() <= (file.metadata.metadata or {}).items():
+                return "it belongs to another run"
+            places, found, table = Units.of(file.metadata), -1, pa.table({})
+            if len(places.sizes()) != units:
+                return f"it has {len(places.sizes())} units, the run {units}"
+            for unit in range(units):
+                group, first, end = places.place(unit)
+                if group != found:
+                    found, table = group, _checked(file.read_row_group(group))
+                own = [image for image, _ in _images_of(table.slice(first, end - first))]
+                if (wanted := image_ids(unit)) is not None and own != list(wanted):
+                    return f"its images of unit {unit} are not those of the manifest"
+    except FileNotFoundError:
+        return "it is missing"
+    except (pa.ArrowException, OSError, ValueError, IndexError) as error:
+        if isinstance(error, ConnectionError | TimeoutError):
+            raise  # that is the store's
+        return str(error)
+    return None
+
+
 def read_boxes(shard_id: int, job: LabelJob) -> dict[int, ImageBoxes]:
     """The boxes of the images of one unit, by image id; reads little else.
 
@@ -129,13 +169,17 @@ def read_boxes(shard_id: int, job: LabelJob) -> dict[int, ImageBoxes]:
         units = _units_of(uri, job)
         group, first, end = units.place(shard_id)
         file = pq.ParquetFile(stream, metadata=units.footer)
-        table = file.read_row_group(group).slice(first, end - first)
-        table = table.cast(SCHEMA).combine_chunks()
-        table.validate(full=True)
-        return dict(_images_of(table))
+        return dict(_images_of(_checked(file.read_row_group(group)).slice(first, end - first)))
+
+
+def _checked(table: pa.Table) -> pa.Table:
+    table = table.cast(SCHEMA)
+    table.validate(full=True)
+    return table
 
 
 def _images_of(table: pa.Table) -> Iterator[tuple[int, ImageBoxes]]:
+    table = table.combine_chunks()
     boxes, scores = (table[name].chunk(0) for name in ("box", "score"))
     ends = np.asarray(boxes.offsets)
     flat = np.asarray(boxes.values.flatten(), np.float32).reshape(-1, 4)

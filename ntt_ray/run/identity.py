@@ -50,12 +50,15 @@ def models_content(config: Config, found: Found) -> dict[str, Any]:
     """What an identity says of both models, as plain data."""
     encoder, proposer = config.models.encoder, config.models.proposer
     digests = found.digests
+    # an option that is off is no part of it, as in older runs
+    options = encoder.model_dump(include={"positional_debias"}, exclude_none=True)
     return {
         "encoder": {
             "name": encoder.name,
             "image_size": encoder.image_size,
             "checkpoint": digests["encoder"],
             "architecture": encoder.architecture and encoder.architecture.model_dump(),
+            **options,
         },
         "proposer": {
             "name": proposer.name,
@@ -74,13 +77,9 @@ def proposals_content(config: Config) -> dict[str, Any]:
     return config.proposals.model_dump(mode="json", include={"keep", "max_iou"})
 
 
-def identity_of(config: Config, manifest: Source, found: Found) -> Identity:
-    """The identity of a run, from its config, its manifest file, and what only its files tell."""
-    content: dict[str, Any] = {
-        "images": storage.redact(config.images),
-        "image_root": config.image_root and storage.redact(config.image_root),
-        "manifest": manifest_file.manifest_digest(manifest),
-        "bank": found.bank,
+def labelling_content(config: Config, found: Found) -> dict[str, Any]:
+    """What an identity says of how pixels become labels, as plain data."""
+    return {
         "models": models_content(config, found),
         # options that are off are no part of it: they were none when older runs began
         "decode": {
@@ -91,6 +90,38 @@ def identity_of(config: Config, manifest: Source, found: Found) -> Identity:
             ),
         },
         "method": config.method.named(),
+    }
+
+
+def scores_content(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Of an identity as plain data, what the scores of detections depend on, but for the bank.
+
+    Images are no part of it, nor is what changes their last digits alone, as the device.
+    """
+    models = {name: identity["models"][name] for name in ("encoder", "proposer")}
+    # the oldest records say nothing of decoding
+    found = {
+        "models": models,
+        "decode": identity.get("decode", {}),
+        "method": identity["method"],
+    }
+    # how proposals are kept changes nothing; which boxes SAM2 is asked with does
+    asked = {
+        key: value
+        for key, value in identity.get("proposals", {}).items()
+        if key in ("grid", "boxes")
+    }
+    return found | ({"proposals": asked} if asked else {})
+
+
+def identity_of(config: Config, manifest: Source, found: Found) -> Identity:
+    """The identity of a run, from its config, its manifest file, and what only its files tell."""
+    content: dict[str, Any] = {
+        "images": storage.redact(config.images),
+        "image_root": config.image_root and storage.redact(config.image_root),
+        "manifest": manifest_file.manifest_digest(manifest),
+        "bank": found.bank,
+        **labelling_content(config, found),
         "job": {"images_per_unit": config.job.images_per_unit},
     }
     if config.proposals.keep:

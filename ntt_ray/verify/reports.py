@@ -37,6 +37,11 @@ def check_reports(
         known = merge.results().items() if merge is not None else ()
         results = {name: file for name, file in known if file is not None}
         said = metrics.get("results_sha256")
+        if merge is not None and merge.has_digests and not known:
+            out.notes.append(
+                f"{METRICS_FILE}: of a {RESULTS_FILE} that the last merge did not write, so "
+                "nothing says whether it is of these labels; the profile coco-results writes one"
+            )
         if results and said is not None and said != results_digest(results):
             text = f"was made of another {RESULTS_FILE} than the one of the last merge"
             out.problem("metrics older than merge", METRICS_FILE, f"{text}; evaluate again")

@@ -1,7 +1,7 @@
 """Whether an output is whole: its run record, manifest, bank, shards and merged files agree.
 
 Reads everything once and changes nothing; needs neither Ray nor the models. The checks themselves
-are in `shard_check`, `merged_files` and `reports`; here is their order.
+are in `shard_check`, `merged_files`, `reports` and others; here is their order.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from ntt_ray.run.shard import check_body, read_shard, read_shard_bytes
 from ntt_ray.run.units import Units
 from ntt_ray.sources.schema import entries_of, schema_of
 from ntt_ray.storage import Storage
+from ntt_ray.verify.box_check import check_boxes
 from ntt_ray.verify.merged_files import check_files, find_merge, is_left
 from ntt_ray.verify.problems import Findings
 from ntt_ray.verify.proposal_check import check_proposals
@@ -134,9 +135,10 @@ def verify(
                     findings.problem("merge older than shard", shard_name(shard.unit), text)
                 _check_unit(recorded, manifest, shard.unit, shard.table, verdict)
             on_unit(done, len(shards))
+        image_ids = (lambda _: None) if manifest is None else manifest.image_ids
+        check_boxes(config.output, store, recorded, image_ids, findings)
         check_proposals(
-            *(config.output, store, recorded, shards),
-            (lambda _: None) if manifest is None else manifest.image_ids,
+            *(config.output, store, recorded, shards, image_ids),
             *([name for name in names if not is_left(name)], findings),
         )
     if merge is not None:

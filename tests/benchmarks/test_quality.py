@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from benchmarks.quality import MATCHING, PLAIN, Measured, compare, tables
+from benchmarks.quality import MATCHING, PLAIN, Measured, Variant, compare, tables
 from benchmarks.quality_scenes import (
     Example,
     Means,
@@ -15,12 +15,15 @@ from benchmarks.quality_scenes import (
     means_of,
 )
 from ntt_ray.bank.patches import ReferencePatches
+from ntt_ray.config import Architecture
 from ntt_ray.demo.families import NOVEL_FAMILIES
 from ntt_ray.masks import encode_mask, rle_bbox_xywh
 from ntt_ray.method.tiling import make_labeler
+from ntt_ray.models.dinov2 import Dinov2Encoder
 from ntt_ray.records import ImageEntry, Reference
 from ntt_ray.references.crops import ReferenceCrop
 from tests.support.fakes import FakeEncoder, FakeProposer, make_proposals
+from tests.support.golden import GOLDEN, GOLDEN_MODELS
 
 
 def test_families_become_classes_and_the_others_none():
@@ -116,3 +119,35 @@ def test_images_that_the_models_see_once_get_the_labels_that_they_get_alone(tmp_
             alone.add(image["id"], own.labeler.label([picture])[0], 0.0)
         assert own.results
         assert own.results == alone.results
+
+
+def test_directions_of_places_are_taken_out_of_features_and_of_references(tmp_path):
+    """So that a row of the table is what a run with that setting gives, end to end."""
+    encoders = {
+        k: Dinov2Encoder.load(
+            GOLDEN / "weights" / "dino_nano.pth",
+            name="dino_nano",
+            image_size=112,
+            architecture=Architecture(**GOLDEN_MODELS["encoder"]["architecture"]),
+            positional_debias=k,
+        )
+        for k in (None, 5)
+    }
+    masks = torch.rand(24, 8, 8, generator=torch.Generator().manual_seed(0)) > 0.7
+    proposer = FakeProposer(make_proposals(masks, [0.4 + n / 50 for n in range(24)]))
+    scenes, groups = demo_scenes(tmp_path, 7, 2), [[k] for k in range(len(NOVEL_FAMILIES))]
+    bank = Means([[(torch.rand(64), 1.0)] for _ in groups], {}).bank(groups)
+    variants = {PLAIN: Variant(), "without 5 of places": Variant(debias=5)}
+    measured = [
+        Measured(
+            name, variant, make_labeler(encoders[variant.debias], proposer, bank, variant.settings)
+        )
+        for name, variant in variants.items()
+    ]
+    compare(measured, scenes, class_labels(groups))
+    for own in measured:
+        alone = Measured(own.name, own.variant, own.labeler)
+        for image, picture in zip(scenes.truth["images"], scenes.pictures, strict=True):
+            alone.add(image["id"], own.labeler.label([picture])[0], 0.0)
+        assert own.results == alone.results
+    assert measured[0].results != measured[1].results

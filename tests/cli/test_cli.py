@@ -53,6 +53,22 @@ def test_dry_runs_of_steps_before_a_run(config_file, golden_config, command, cap
     assert not Path(golden_config["output"]).exists()
 
 
+def test_a_dry_run_of_a_calibration_says_and_refuses_what_it_would(
+    config_file, golden_config, capsys
+):
+    command = ["calibrate", str(config_file), "--dry-run"]
+    app(command, standalone_mode=False)
+    said = f"to write {golden_config['output']}/calibration.json"
+    assert f"{said}\n" in capsys.readouterr().err
+    written = Path(golden_config["output"]) / "calibration.json"
+    written.parent.mkdir(parents=True)
+    written.write_text("{}")
+    app(command, standalone_mode=False)
+    assert f"{said}, in the place of the one that is there\n" in capsys.readouterr().err
+    with pytest.raises(InputError, match=r"with proposals\.keep: true"):
+        app([*command, "--from", "/x"], standalone_mode=False)
+
+
 @pytest.mark.parametrize("name", ["run #1", "a: b", "2024", "vögel 🐦", '"', "\\n"])
 def test_paths_mean_what_they_say(config_file, name, monkeypatch):
     for draw in ("write_scenes", "write_references"):

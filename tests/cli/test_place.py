@@ -8,8 +8,9 @@ import yaml
 from ntt_ray.cli.place import is_output, output_settings, override, settings_of
 from ntt_ray.config import build_config
 from ntt_ray.errors import ConfigError, InputError
+from ntt_ray.merge.record import MergeRecord, write_merge_record
 from ntt_ray.run import record
-from ntt_ray.run.layout import RECORD_FILE
+from ntt_ray.run.layout import MERGE_FILE, RECORD_FILE
 from ntt_ray.storage import Storage
 from tests.support.commands import run_command
 from tests.support.verify_run import identity
@@ -43,6 +44,54 @@ def test_either_gives_the_settings(run, caplog):
         assert found.output == str(output)  # where it is now
         assert (found.merge.min_score, found.merge.images_per_file) == (0.7, 9)
         assert (found.images, found.references) == (config.images, config.references)
+
+
+@pytest.fixture
+def merged(run):
+    """The same output, after merges with other settings than the run began with."""
+    config, _, output = run
+    recorded = record.recorded_run(str(output), Storage())
+
+    def merge(labels_hash=recorded.labels_hash, **settings):
+        own = build_config({**config.model_dump(), "merge": settings}).resolved()["merge"]
+        made = MergeRecord(
+            labels_hash=labels_hash,
+            min_score=0.5,
+            settings=own,
+            profiles=("coco",),
+            images_per_file=None,
+            units=(),
+            files={},
+        )
+        write_merge_record(str(output), made, Storage())
+
+    return merge
+
+
+def test_an_output_is_merged_as_it_was_last(run, merged, caplog):
+    _, _, output = run
+    caplog.set_level("INFO", "ntt_ray")
+    merged(min_score=0.5, profiles=("coco", "coco-results"))
+    found = settings_of(str(output), []).merge
+    assert (found.min_score, found.profiles) == (0.5, ("coco", "coco-results"))
+    assert settings_of(str(output), ["merge.min_score=0.3"]).merge.min_score == 0.3
+    assert "as in the last merge, see merge.json" in caplog.text
+
+
+def test_a_merge_of_other_labels_or_damage_says_nothing(run, merged):
+    _, _, output = run
+    merged("of another run", min_score=0.5)
+    assert settings_of(str(output), []).merge.min_score == 0.7
+    (output / MERGE_FILE).write_text("{")
+    assert settings_of(str(output), []).merge.min_score == 0.7
+
+
+def test_an_address_with_a_secret_is_not_taken_without_it(run, merged, caplog):
+    _, _, output = run
+    merged(image_url="https://me:word@host/{file_name}")
+    assert "word" not in (output / MERGE_FILE).read_text()
+    assert settings_of(str(output), []).merge.image_url is None
+    assert "merge.image_url" in caplog.text
 
 
 def test_secrets_that_a_record_does_not_hold_are_named(run, caplog):

@@ -5,18 +5,18 @@ import json
 import pytest
 
 from ntt_ray.errors import InputError
-from ntt_ray.merge.calibration import Calibration, ClassEvidence, calibrated
+from ntt_ray.merge.calibration import Calibration, ClassEvidence, calibrated, unlike_run
 from ntt_ray.merge.thresholds import Thresholds
 from ntt_ray.records import ClassLabel
+from ntt_ray.run.identity import scores_content
 
 CLASSES = [ClassLabel(1, "nut"), ClassLabel(2, "bolt"), ClassLabel(7, "washer")]
 URI = "s3://key:secret@bucket/calibration.json"
 
 
 def test_a_file_written_by_hand_needs_thresholds_only():
-    found = calibrated(
-        {"thresholds": {"bolt": 0.9, "nut": 0}, "made": "by hand"}, URI, CLASSES, 0.4
-    )
+    written = {"thresholds": {"bolt": 0.9, "nut": 0}, "made": "by hand"}
+    found = calibrated(Calibration.parse(written, URI), URI, CLASSES, 0.4)
     assert found == Thresholds(0.4, {1: 0.0, 2: 0.9})
 
 
@@ -39,6 +39,38 @@ def test_written_and_read_it_is_the_same():
     assert Calibration.parse(content, URI) == made
     del content["format_version"]
     assert Calibration.parse(content, URI) == made
+
+
+def test_other_settings_than_those_of_the_labels_are_named():
+    made_with = {"method": {"nms_iou": 0.5}, "decode": {"orientation": "upright"}}
+    made = Calibration(bank="a" * 64, made_with=made_with, thresholds={})
+    assert unlike_run(made, "a" * 64, made_with) == []
+    other = {"method": {"nms_iou": 0.7}, "decode": {"orientation": "upright"}}
+    found = unlike_run(made, "b" * 64, other)
+    assert found == [
+        f"bank: {'a' * 12} there, {'b' * 12} here",
+        "method.nms_iou: 0.5 there, 0.7 here",
+    ]
+    by_hand = Calibration(thresholds={"nut": 0.5})
+    assert unlike_run(by_hand, "b" * 64, other) == []
+
+
+def test_scores_depend_on_neither_images_nor_the_device_nor_what_is_kept():
+    models = {"encoder": {"checkpoint": "e"}, "proposer": {"checkpoint": "p"}}
+    identity = {
+        "models": {**models, "precision": "bf16", "device": "cuda", "compile": True},
+        "decode": {},
+        "method": {"nms_iou": 0.5},
+        "images": "s3://bucket/",
+        "manifest": "m",
+        "bank": "b",
+        "job": {"images_per_unit": 4},
+        "proposals": {"keep": True, "max_iou": 0.9},
+    }
+    found = scores_content(identity)
+    assert found == {"models": models, "decode": {}, "method": {"nms_iou": 0.5}}
+    asked = {"grid": False, "boxes": {"sha256": "x", "per_image": 30}}
+    assert scores_content({**identity, "proposals": asked}) == {**found, "proposals": asked}
 
 
 @pytest.mark.parametrize(
@@ -72,5 +104,5 @@ def test_written_and_read_it_is_the_same():
 )
 def test_what_is_no_calibration_is_refused(content, message):
     with pytest.raises(InputError, match=message) as caught:
-        calibrated(content, URI, CLASSES, 0.4)
+        calibrated(Calibration.parse(content, URI), URI, CLASSES, 0.4)
     assert "secret" not in str(caught.value)

@@ -53,6 +53,11 @@ def test_written_and_read_it_is_the_same(tmp_path):
     assert read_merge_record(str(tmp_path / "elsewhere"), STORE) is None
 
 
+def test_a_record_without_settings_has_the_digest_of_its_version():
+    assert RECORD.digest() == ("a2f3b5bca4b0b049d6d98dbdf64a7edcc71fcc357a787b9c3fa9c06eaf1ae67a")
+    assert RECORD.model_copy(update={"settings": {"min_score": 0.5}}).digest() != RECORD.digest()
+
+
 def _read(tmp_path, data):
     (tmp_path / "merge.json").write_text(json.dumps(data))
     return read_merge_record(str(tmp_path), STORE)

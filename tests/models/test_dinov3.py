@@ -7,10 +7,11 @@ import torch
 import torch.nn.functional as F
 from timm.models.eva import checkpoint_filter_fn
 
-from ntt_ray.config import ENCODER_NAMES, Architecture, EncoderConfig
+from ntt_ray.config import ENCODER_CHANNELS, ENCODER_NAMES, Architecture, EncoderConfig
 from ntt_ray.errors import WeightsError
 from ntt_ray.models.dinov3 import TIMM_NAMES, Dinov3Encoder, build_dinov3
 from ntt_ray.models.inputs import normalize_imagenet
+from ntt_ray.models.positions import positional_basis, without_positions
 from ntt_ray.models.spec import ModelSpec
 from ntt_ray.models.vit import to_timm_keys
 
@@ -158,6 +159,17 @@ def test_angles_stay_exact_in_bfloat16(official):
     assert cosine.min() > 0.99
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_features_without_places(official, dtype):
+    encoder, plain = _load(official, dtype=dtype, positional_debias=9), _load(official, dtype=dtype)
+    empty = _load(official).encode(torch.zeros(1, 3, 64, 64))[0]  # in float32
+    assert torch.equal(encoder.basis, positional_basis(empty, 9))
+    assert encoder._model.rope.pos_embed_cached.dtype == torch.float32
+    images = torch.rand(2, 3, 64, 64)
+    expected = without_positions(plain.encode(images), encoder.basis)
+    torch.testing.assert_close(encoder.encode(images), expected)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TIMM_NAMES)
 def test_published_architectures(name):
@@ -165,6 +177,7 @@ def test_published_architectures(name):
     with torch.device("meta"):
         model = build_dinov3(name, 512, None, biases=True)
     assert model.patch_embed.grid_size == (32, 32)
+    assert model.embed_dim == ENCODER_CHANNELS[name]
     official, renamed = {}, {"gamma_1": "ls1.gamma", "gamma_2": "ls2.gamma"}
     renamed |= {"mlp.fc1_g": "mlp.w1", "mlp.fc1_x": "mlp.w2", "reg_token": "storage_tokens"}
     if "plus" in name or "7b" in name:

@@ -12,7 +12,9 @@ import torch
 from torch import nn
 
 from benchmarks.pretend_cuda import CUDA, MixedDevicesError, PretendCuda, PretendTensor
+from ntt_ray.config import Architecture
 from ntt_ray.method.pooling import pooled_features
+from ntt_ray.models.dinov2 import Dinov2Encoder
 from ntt_ray.settings import (
     AveragingSettings,
     CorrespondenceSettings,
@@ -23,6 +25,7 @@ from ntt_ray.settings import (
     TileSettings,
 )
 from tests.support.device_labels import coarse_images, share_found, small_labeler
+from tests.support.golden import GOLDEN
 
 FLOAT32, BFLOAT16 = torch.float32, torch.bfloat16
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -91,6 +94,31 @@ def test_bfloat16_labels_are_those_of_the_cpu(option):
 @pytest.mark.slow
 def test_bfloat16_labels_of_the_low_rank_form_are_those_of_the_cpu():
     _assert_labels_of_the_cpu(BFLOAT16, True, "plain")
+
+
+@pytest.mark.parametrize("dtype", [FLOAT32, BFLOAT16])
+def test_features_without_places_are_those_of_the_cpu(dtype):
+    def encoded(device):
+        encoder = Dinov2Encoder.load(
+            GOLDEN / "weights" / "dino_nano.pth",
+            name="dino_nano",
+            image_size=112,
+            architecture=Architecture(embed_dim=64, depth=2, num_heads=4),
+            device=device,
+            dtype=dtype,
+            positional_debias=9,
+        )
+        features = encoder.encode(torch.linspace(0, 1, 3 * 112 * 112).view(1, 3, 112, 112))
+        return features.cpu(), encoder.basis.cpu()
+
+    expected = encoded("cpu")
+    with PretendCuda() as log:
+        found = encoded("cuda")
+    assert log.launches["convolution"] == 2  # of the black image, and of this one
+    torch.testing.assert_close(found[1], expected[1], atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        found[0], expected[0], atol=1e-5 if dtype is FLOAT32 else 1e-2, rtol=0
+    )
 
 
 def test_modules_and_tensors_move_and_compute():

@@ -87,6 +87,7 @@ def test_a_lost_bank_says_nothing_of_references(begun, damage):
 UNFIT = {
     "another model": ({"name": "dinov2_vitb14"}, "name is 'dinov2_vitb14' in the bank"),
     "another size of images": ({"image_size": 518}, "image_size is 518 in the bank and 112"),
+    "places taken out": ({"positional_debias": 5}, "positional_debias is 5 in the bank and None"),
     "other weights": ({"checkpoint": "abc"}, "checkpoint is 'abc' in the bank"),
 }
 
@@ -103,6 +104,15 @@ def test_a_ready_bank_of_another_encoder(golden_config, tmp_path, case, start):
         STARTS[start](build_config(data))
     assert str(refused.value).startswith(f"{tmp_path}/ready: ")
     assert said in str(refused.value)
+
+
+@pytest.mark.parametrize("start", ["a dry run", "a run"])
+def test_a_ready_bank_of_another_positional_debias(golden_config, tmp_path, start):
+    bank = golden_bank(check_sources(build_config(golden_config), STORE).classes())
+    (tmp_path / "ready").write_bytes(bank.data)
+    data = {**golden_config, "references": None, "bank": str(tmp_path / "ready")}
+    with pytest.raises(InputError, match="positional_debias is None in the bank and 20 in this"):
+        STARTS[start](build_config(data, ["models.encoder.positional_debias=20"]))
 
 
 def test_a_bank_to_extend_of_another_encoder(golden_config, tmp_path):

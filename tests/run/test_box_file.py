@@ -11,7 +11,7 @@ import pytest
 from ntt_ray.errors import InputError
 from ntt_ray.run import box_file as box_file_module
 from ntt_ray.run import manifest as manifest_file
-from ntt_ray.run.box_file import BoxesOf, box_file, is_there, read_boxes
+from ntt_ray.run.box_file import BoxesOf, box_file, file_problem, is_there, read_boxes
 from ntt_ray.run.local_manifest import ManifestFile
 from ntt_ray.run.manifest_writer import write_manifest
 from ntt_ray.settings import BoxSettings
@@ -88,6 +88,37 @@ def test_each_unit_reads_the_boxes_of_its_images(tmp_path, monkeypatch, units, r
     assert groups == (
         len(sizes) if rows_per_group == 1 else 1 if rows_per_group == 1024 else groups
     )
+
+
+@pytest.mark.parametrize("rows_per_group", [1, 4, 1024])
+@pytest.mark.parametrize("units", ["by number", "by bytes"])
+def test_a_whole_file_has_no_problem(tmp_path, monkeypatch, units, rows_per_group):
+    monkeypatch.setattr(box_file_module, "ROWS_PER_GROUP", rows_per_group)
+    manifest = _manifest(units)
+    made_of = _write(tmp_path, manifest)
+    sizes = manifest_file.unit_sizes(manifest)
+    ends = np.cumsum([0, *sizes])
+
+    def image_ids(unit):
+        return range(2 * int(ends[unit]) + 1, 2 * int(ends[unit + 1]), 2)
+
+    def problem(of=made_of, count=None, ids=image_ids):
+        return file_problem(str(tmp_path), of, STORE, count or len(sizes), ids)
+
+    assert problem() is None
+    assert problem(ids=lambda _: None) is None
+    assert problem(of=made_of._replace(source="abd")) == "it belongs to another run"
+    assert problem(count=9) == f"it has {len(sizes)} units, the run 9"
+    moved = problem(ids=lambda unit: image_ids(unit)[::-1] if unit == 2 else image_ids(unit))
+    assert moved == "its images of unit 2 are not those of the manifest"
+    path = tmp_path / "boxes.parquet"
+    data = bytearray(path.read_bytes())
+    for place in range(4, 40):
+        data[place] ^= 255
+    path.write_bytes(data)
+    assert problem() is not None
+    path.unlink()
+    assert problem() == "it is missing"
 
 
 def test_the_same_boxes_give_the_same_bytes(tmp_path):

@@ -133,12 +133,15 @@ def test_a_run_goes_on_with_the_same_boxes_only(data, tmp_path, caplog):
     assert record["identity"]["proposals"]["boxes"].keys() == {"sha256", "per_image", "prompt"}
     assert "1 images have none (targets_03.png)" in caplog.text
     assert "1 belong to images that are not in the run (elsewhere.png)" in caplog.text
-    assert verify(build_config(data), Findings()).units_done == 2
+    verdict = verify(build_config(data), Findings())
+    assert verdict.units_done == 2
+    assert set(verdict.findings.counts) == {"not merged"}
 
     # what is lost comes again with the same bytes
     before = _files(data["output"])
     (output / "labels" / "shard-000001.parquet").unlink()
     (output / "boxes.parquet").unlink()
+    assert verify(build_config(data), Findings()).findings.counts["boxes damaged"] == 1
     label(build_config(data), lambda *_: None)
     assert _files(data["output"]) == before
     assert "boxes.parquet was missing" in caplog.text

@@ -37,6 +37,7 @@ REFUSED = {
     "models.encoder.architecture.depth": (3, "models.encoder.architecture.depth"),
     "models.encoder.architecture.embed_dim": (32, "models.encoder.architecture.embed_dim"),
     "models.encoder.architecture.patch_size": (16, "models.encoder.architecture.patch_size"),
+    "models.encoder.positional_debias": (20, "models.encoder.positional_debias"),
     "models.proposer.name": ("sam2_pico", "models.proposer.name"),
     "models.proposer.image_size": (512, "models.proposer.image_size"),
     "models.precision": ("bf16", "models.precision"),
@@ -221,6 +222,8 @@ def test_options_that_are_off_are_not_named():
         "context_ratio",
     }
     assert "proposals" not in _made(DATA)
+    encoder = _made(DATA)["models"]["encoder"]
+    assert set(encoder) == {"name", "image_size", "checkpoint", "architecture"}
 
 
 CONTENT = {

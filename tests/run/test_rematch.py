@@ -274,6 +274,10 @@ def test_what_cannot_be_matched_is_refused_before_ray_is_started(data, monkeypat
             {"models": {"proposer": proposer, "encoder": {**encoder, "image_size": 56}}},
             r"models\.encoder\.image_size: 112 there, 56 here",
         ),
+        "places": (
+            {"models": {"proposer": proposer, "encoder": {**encoder, "positional_debias": 5}}},
+            r"models\.encoder\.positional_debias: None there, 5 here",
+        ),
         "checkpoint": (
             {"models": {"proposer": proposer, "encoder": {**encoder, "checkpoint": str(
                 GOLDEN / "weights" / "sam2_nano.pt")}}},

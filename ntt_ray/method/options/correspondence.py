@@ -8,7 +8,8 @@ into the object weighs its score.
 From Matcher (arXiv 2305.13310) and INSID3 (arXiv 2603.28480), which choose points and regions by
 it. As INSID3's published code has it, each reference has a vote, and half of the votes are enough;
 the similarity that must be positive is that to the class's prototype there, and to the nearest
-patch here. Neither of INSID3's other steps is here: features are as the encoder gives them.
+patch here. INSID3 compares features without the directions of places, which is an option of the
+encoder here (`models.positions`).
 """
 
 from __future__ import annotations
