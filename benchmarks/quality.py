@@ -56,9 +56,10 @@ from ntt_ray.evaluate.evaluation import evaluate
 from ntt_ray.images import RgbImage, resize_square
 from ntt_ray.method.labeler import Labeler
 from ntt_ray.method.tiling import TiledLabeler, make_labeler
+from ntt_ray.models.aspect import AspectEncoder
 from ntt_ray.models.dinov2 import Dinov2Encoder
 from ntt_ray.models.inputs import to_input
-from ntt_ray.models.interfaces import Proposals
+from ntt_ray.models.interfaces import Proposals, encoded
 from ntt_ray.models.published import BUNDLED, bundled_file
 from ntt_ray.models.sam2.proposer import Sam2Proposer
 from ntt_ray.records import ClassLabel, Detection, PromptWork
@@ -87,11 +88,18 @@ class Variant:
         settings: the settings of the method.
         background: the backgrounds of the references that count as negatives, if any do.
         debias: `models.encoder.positional_debias`.
+        keep_aspect: `models.encoder.keep_aspect`.
     """
 
     settings: MethodSettings = field(default_factory=MethodSettings)
     background: Form | None = None
     debias: int | None = None
+    keep_aspect: bool = False
+
+    @property
+    def encoder(self) -> tuple[int | None, bool]:
+        """What tells the encoder that it needs from others."""
+        return self.debias, self.keep_aspect
 
     @property
     def matching_only(self) -> bool:
@@ -146,10 +154,13 @@ MATCHING = {
     **MASKS,
 }
 # of the 192 channels of the demo's encoder
-PLACES = {f"without {k} of places": Variant(debias=k) for k in (1, 5, 20)}
-PLACES["forward-backward, without 5 of places"] = Variant(
-    MethodSettings(correspondence=CorrespondenceSettings()), debias=5
-)
+ENCODERS = {
+    **{f"without {k} of places": Variant(debias=k) for k in (1, 5, 20)},
+    "forward-backward, without 5 of places": Variant(
+        MethodSettings(correspondence=CorrespondenceSettings()), debias=5
+    ),
+    "in proportion": Variant(keep_aspect=True),
+}
 BACKGROUNDS = {
     "background of the crops": Variant(background="crops"),
     "background of the images": Variant(background="images"),
@@ -161,18 +172,18 @@ ASKED_LESS = {
 VARIANTS: Mapping[str, Mapping[str, Variant]] = {
     "demo": {
         **MATCHING,
-        **PLACES,
+        **ENCODERS,
         **BACKGROUNDS,
         **ASKED_LESS,
         "tiles": Variant(MethodSettings(tiles=TileSettings())),
     },
-    "looks": {**MATCHING, **PLACES},
-    "strangers": {**MATCHING, **PLACES, **BACKGROUNDS, **ASKED_LESS},
+    "looks": {**MATCHING, **ENCODERS},
+    "strangers": {**MATCHING, **ENCODERS, **BACKGROUNDS, **ASKED_LESS},
     "large": {
         PLAIN: Variant(),
         **PARTS,
         **MASKS,
-        **PLACES,
+        **ENCODERS,
         "prompts from 0.3": ASKED_LESS["prompts from 0.3"],
         "tiles": Variant(MethodSettings(tiles=TileSettings())),
         "tiles, prompts from 0.3": Variant(MethodSettings(tiles=TileSettings(), prompts=PROMPTS)),
@@ -293,13 +304,13 @@ def measure(
         for kind in kinds
     }
     encoders = {
-        debias: Dinov2Encoder.load(
+        (debias, keep_aspect): (AspectEncoder if keep_aspect else Dinov2Encoder).load(
             bundled_file(BUNDLED["dinov2_demo"]),
             name="dinov2_demo",
             image_size=280,
             positional_debias=debias,
         )
-        for debias in {variant.debias for own in chosen.values() for variant in own.values()}
+        for debias, keep_aspect in {v.encoder for own in chosen.values() for v in own.values()}
     }
     proposers = [
         Sam2Proposer.load(
@@ -320,14 +331,14 @@ def measure(
     with tempfile.TemporaryDirectory() as folder:
         examples = list(demo_examples(Path(folder) / "references", seed))
         demo = demo_scenes(Path(folder) / "scenes", seed, images)
-    clear = {debias: means_of(examples, encoder, side) for debias, encoder in encoders.items()}
+    clear = {key: means_of(examples, encoder, side) for key, encoder in encoders.items()}
     examples = list(busy_examples(seed))
-    busy = {debias: means_of(examples, encoder, side) for debias, encoder in encoders.items()}
+    busy = {key: means_of(examples, encoder, side) for key, encoder in encoders.items()}
     large = large_scenes(seed, large_images)
 
     def compared(
         kind: str,
-        means: Mapping[int | None, Means],
+        means: Mapping[tuple[int | None, bool], Means],
         groups: Sequence[Sequence[int]],
         scenes: Scenes,
     ) -> Found:
@@ -336,9 +347,9 @@ def measure(
                 name,
                 variant,
                 make_labeler(
-                    encoders[variant.debias],
+                    encoders[variant.encoder],
                     proposers[variant.settings.all_outputs],
-                    means[variant.debias].bank(
+                    means[variant.encoder].bank(
                         groups,
                         variant.background,
                         patches=variant.settings.correspondence is not None,
@@ -365,17 +376,17 @@ def compare(measured: Sequence[Measured], scenes: Scenes, classes: Sequence[Clas
         own.labeler.label([scenes.pictures[0][:320, :320]])  # what is computed once is no labelling
         own.labeler.take_work()
     for image, picture in zip(scenes.truth["images"], scenes.pictures, strict=True):
-        encoded: dict[int | None, tuple[Tensor, float]] = {}  # by the directions taken out
+        seen: dict[tuple[int | None, bool], tuple[Tensor, float]] = {}  # by the encoder
         proposed: dict[bool, tuple[Proposals, float]] = {}  # by whether all outputs are taken
         for own in measured:
-            all_outputs, debias = own.variant.settings.all_outputs, own.variant.debias
+            all_outputs, encoder = own.variant.settings.all_outputs, own.variant.encoder
             if own.variant.matching_only:
                 assert isinstance(own.labeler, Labeler)
-                if debias not in encoded:
-                    encoded[debias] = encode(own.labeler, picture)
+                if encoder not in seen:
+                    seen[encoder] = encode(own.labeler, picture)
                 if all_outputs not in proposed:
                     proposed[all_outputs] = propose(own.labeler, picture)
-                (features, encoder_s), (proposals, s) = encoded[debias], proposed[all_outputs]
+                (features, encoder_s), (proposals, s) = seen[encoder], proposed[all_outputs]
                 started = time.perf_counter()
                 best = own.labeler.best(features, proposals, picture.shape[:2])
                 detections = best.detections(own.labeler.category_ids)
@@ -394,7 +405,8 @@ def encode(labeler: Labeler, picture: RgbImage) -> tuple[Tensor, float]:
     """The features of a picture, ``(h, w, C)``, and the seconds that took, with its resizing."""
     started = time.perf_counter()
     inputs = to_input([resize_square(picture, labeler.proposer.image_size)])
-    return labeler.encoder.encode(inputs)[0], time.perf_counter() - started
+    features = encoded(labeler.encoder, inputs, [picture.shape[:2]])[0]
+    return features, time.perf_counter() - started
 
 
 def propose(labeler: Labeler, picture: RgbImage) -> tuple[Proposals, float]:

@@ -125,6 +125,9 @@ class EncoderConfig(Settings):
     `positional_debias` is how many directions are taken out of patch features that say where a
     patch lies and not what it shows, see `models.positions`; None takes none. It is less than the
     channels of a feature, and than the patches of an image.
+
+    With `keep_aspect` an image is not stretched to a square: `image_size` is the long side of its
+    input, and the short side is in proportion, see `models.aspect`.
     """
 
     name: str = "dinov2_vitl14"
@@ -132,6 +135,7 @@ class EncoderConfig(Settings):
     image_size: Annotated[int, Field(ge=14)] = 518
     architecture: Architecture | None = None
     positional_debias: Annotated[int, Field(ge=1)] | None = None
+    keep_aspect: bool = False
 
     @model_validator(mode="after")
     def _check(self) -> EncoderConfig:
@@ -148,11 +152,25 @@ class EncoderConfig(Settings):
                 f".image_size: {self.image_size} is not a multiple of {patch}; take {near}"
             )
         self._check_debias((self.image_size // patch) ** 2)
+        if self.keep_aspect and self.is_dinov3:
+            raise ValueError(".keep_aspect: is for DINOv2, whose positions can be interpolated")
         return self
+
+    def options(self) -> dict[str, Any]:
+        """The options that are on, as identities of runs and of banks name them.
+
+        What is off is missing, as in those that are older than the option.
+        """
+        return self.model_dump(include={"positional_debias", "keep_aspect"}, exclude_defaults=True)
 
     def _check_debias(self, patches: int) -> None:
         """Refuse what no encoder of this size can do without; the rest is refused as it loads."""
         k, architecture = self.positional_debias, self.architecture
+        if k is not None and self.keep_aspect:
+            raise ValueError(
+                ".positional_debias: and keep_aspect exclude each other: directions of places are "
+                "those of one input size. Set positional_debias to null, or keep_aspect to false"
+            )
         channels = architecture.embed_dim if architecture else ENCODER_CHANNELS[self.name]
         if k is not None and k >= channels:
             raise ValueError(
@@ -199,6 +217,15 @@ class ModelsConfig(Settings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     mirror: Location | None = None
     compile: bool | Literal["cuda-graphs"] = False
+
+    @model_validator(mode="after")
+    def _check(self) -> ModelsConfig:
+        if self.compile and self.encoder.keep_aspect:
+            raise ValueError(
+                ".compile: and encoder.keep_aspect exclude each other: the network would be "
+                "compiled for every size of input. Set one of both to false"
+            )
+        return self
 
 
 class BoxesConfig(BoxSettings):

@@ -176,6 +176,33 @@ def test_features_without_places_from_references_to_what_is_kept(config):
         assert (features @ basis).abs().max() < 1e-3
 
 
+@pytest.mark.slow
+def test_images_in_their_own_proportions(labeler, config, tmp_path):
+    from ntt_ray.api import _bank_of
+    from ntt_ray.bank.memory import MemoryBank
+    from ntt_ray.models.aspect import AspectEncoder
+    from ntt_ray.models.spec import ModelSpec
+
+    own = build_config(config.model_dump(mode="json"), ["models.encoder.keep_aspect=true"])
+    models = ModelSpec.here(own.models, Storage())
+    assert isinstance(models.load_encoder(), AspectEncoder)
+    bank = _bank_of(own, models)
+    assert bank.encoder["keep_aspect"] is True
+    plain = _bank_of(config, ModelSpec.here(config.models, Storage()))
+    means = [MemoryBank.from_bytes(own.data, "bank").features for own in (bank, plain)]
+    assert not torch.allclose(*means, atol=1e-3)  # not every crop is square: one is at a border
+    (tmp_path / "mine.safetensors").write_bytes(bank.data)
+    found = ntt_ray.load_labeler(own).label(TARGETS[:2])
+    assert all(image.detections for image in found)
+    assert [image.detections for image in found] != [
+        image.detections for image in labeler.label(TARGETS[:2])
+    ]
+    data = {**config.model_dump(mode="json"), "references": None}
+    data["bank"] = str(tmp_path / "mine.safetensors")
+    with pytest.raises(InputError, match="keep_aspect is True in the bank and None in this run"):
+        ntt_ray.load_labeler(build_config(data))
+
+
 def test_what_cannot_be_loaded_says_so(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         ntt_ray.load_labeler(tmp_path / "gone.safetensors")

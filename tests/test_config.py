@@ -131,6 +131,27 @@ WRONG = {
         {"models": {"encoder": {"image_size": 70, "positional_debias": 25}}},
         "positional_debias: 25: features of 25 patches differ in 24 directions at most",
     ),
+    "places of many sizes": (
+        {"models": {"encoder": {"positional_debias": 5, "keep_aspect": True}}},
+        "encoder.positional_debias: and keep_aspect exclude each other",
+    ),
+    "proportions of DINOv3": (
+        {
+            "models": {
+                "encoder": {
+                    "name": "dinov3_vits16",
+                    "checkpoint": "c",
+                    "image_size": 512,
+                    "keep_aspect": True,
+                }
+            }
+        },
+        "encoder.keep_aspect: is for DINOv2",
+    ),
+    "compiled for every size": (
+        {"models": {"compile": True, "encoder": {"keep_aspect": True}}},
+        "models.compile: and encoder.keep_aspect exclude each other",
+    ),
     "no places": (
         {"models": {"encoder": {"positional_debias": 0}}},
         "positional_debias: input should be greater than or equal to 1",

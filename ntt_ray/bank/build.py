@@ -22,7 +22,7 @@ from ntt_ray.bank.memory import MemoryBank
 from ntt_ray.bank.patches import ReferencePatches, check_room, reference_patches
 from ntt_ray.errors import ReferencesError
 from ntt_ray.images import RgbImage, resize_square
-from ntt_ray.models.interfaces import Encoder
+from ntt_ray.models.interfaces import Encoder, SizedEncoder, encoded
 from ntt_ray.records import ReferenceSet
 from ntt_ray.references.background import Surroundings
 from ntt_ray.references.crops import ReferenceCrop, cut_reference
@@ -150,7 +150,7 @@ def background_means(
         last means are zero, which resembles nothing, with a weight of 1.
     """
     image = torch.from_numpy(background.square_rgb.copy()).permute(2, 0, 1)[None].float() / 255
-    features = encoder.encode(image)[0].cpu()
+    features = encoded(encoder, image, [background.taken.shape])[0].cpu()
     taken = torch.from_numpy(background.taken)[None, None].float()
     patches = features[F.adaptive_max_pool2d(taken, features.shape[:2])[0, 0] == 0]
     rows = []
@@ -162,13 +162,17 @@ def background_means(
 
 
 def crop_features(crop: ReferenceCrop, encoder: Encoder) -> tuple[Tensor, Tensor]:
-    """Patch features ``(h, w, dim)`` of a crop, and its soft mask ``(S, S)``."""
-    image, soft_mask = crop_tensors(crop, encoder.image_size)
-    return encoder.encode(image[None])[0], soft_mask
+    """Patch features ``(h, w, dim)`` of a crop, and its soft mask at the size of the input."""
+    if not isinstance(encoder, SizedEncoder):
+        image, soft_mask = crop_tensors(crop, encoder.image_size)
+        return encoder.encode(image[None])[0], soft_mask
+    size_hw = crop.image_rgb.shape[:2]
+    image, soft_mask = crop_tensors(crop, encoder.input_size(size_hw))
+    return encoder.encode_sized(image[None], [size_hw])[0], soft_mask
 
 
 def masked_mean(crop: ReferenceCrop, features: Tensor, soft_mask: Tensor) -> tuple[Tensor, float]:
-    """`reference_mean` from patch features ``(h, w, dim)`` and soft mask ``(S, S)``."""
+    """`reference_mean` from patch features ``(h, w, dim)`` and soft mask ``(H, W)``."""
     grid = (features.shape[0], features.shape[1])
     weights = mask_at_patches(soft_mask, grid).to(features.device)
     name = f"annotation {crop.reference.annotation_id} in {crop.reference.image.file_name}"
@@ -183,16 +187,19 @@ def masked_mean(crop: ReferenceCrop, features: Tensor, soft_mask: Tensor) -> tup
     return weighted_mean(features, weights).cpu(), total
 
 
-def crop_tensors(crop: ReferenceCrop, image_size: int) -> tuple[Tensor, Tensor]:
-    """Resize a crop to the encoder's square input (METHOD 3, 7, 8).
+def crop_tensors(crop: ReferenceCrop, size: int | tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Resize a crop to the encoder's input (METHOD 3, 7, 8).
+
+    Args:
+        crop: the crop.
+        size: side of the square input in pixels, or its height and width.
 
     Returns:
-        The image ``(3, S, S)`` float32 in about [0, 1], bicubic without antialias, overshoot kept;
-        and the soft mask ``(S, S)`` float32 in [0, 1], bilinear without antialias.
+        The image ``(3, H, W)`` float32 in about [0, 1], bicubic without antialias, overshoot kept;
+        and the soft mask ``(H, W)`` float32 in [0, 1], bilinear without antialias.
     """
-    side = (image_size, image_size)
     image = torch.from_numpy(crop.image_rgb.copy()).permute(2, 0, 1)[None].float() / 255
     mask = torch.from_numpy(crop.mask.copy())[None, None].float()
-    resized = F.interpolate(image, size=side, mode="bicubic", align_corners=False)[0]
-    soft = F.interpolate(mask, size=side, mode="bilinear", align_corners=False)[0, 0]
+    resized = F.interpolate(image, size=size, mode="bicubic", align_corners=False)[0]
+    soft = F.interpolate(mask, size=size, mode="bilinear", align_corners=False)[0, 0]
     return resized, soft

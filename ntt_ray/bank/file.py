@@ -94,7 +94,7 @@ class StoredPatches:
     """Patches of references as they lie in the file; see `patches.Patches`.
 
     Attributes:
-        features: ``(R, P, dim)`` float16.
+        features: ``(R, P, dim)`` float16, zero where a reference has fewer than P patches.
         inside: ``(R, P)`` bool.
     """
 

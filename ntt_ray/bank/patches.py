@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from ntt_ray.bank.file import StoredPatches
 from ntt_ray.bank.masked_mean import mask_at_patches
@@ -25,7 +26,7 @@ class ReferencePatches(NamedTuple):
     """The patches of one reference.
 
     Attributes:
-        features: ``(P, dim)`` float16, of length 1.
+        features: ``(P, dim)`` float16, of length 1, or zero where there is none.
         inside: ``(P,)`` bool, whether each lies in the mask of the reference.
     """
 
@@ -40,9 +41,11 @@ Rows = Sequence[Sequence[ReferencePatches]]  # for each class one of each of its
 class Patches:
     """The patches of R references: those of the first class in their order, then the next one's.
 
+    Where crops have different numbers of patches the rest is zero, which resembles nothing.
+
     Attributes:
-        features: ``(R, P, dim)`` float16, of length 1.
-        inside: ``(R, P)`` bool.
+        features: ``(R, P, dim)`` float16, of length 1; zero where padded.
+        inside: ``(R, P)`` bool; False where padded.
     """
 
     features: Tensor
@@ -56,8 +59,8 @@ class Patches:
             InputError: they take more than `MAX_BYTES`.
         """
         every = [own for shots in rows for own in shots]
-        check_room(len(every), every[0].features)
-        return cls(*(torch.stack(field) for field in zip(*every)))
+        check_room(len(every), max((own.features for own in every), key=len))
+        return cls(*(pad_sequence(field, batch_first=True) for field in zip(*every)))
 
     def rows(self, shots: Sequence[int]) -> list[list[ReferencePatches]]:
         """The patches as `of` takes them, with the number of references of each class."""
@@ -89,7 +92,7 @@ def reference_patches(features: Tensor, soft_mask: Tensor) -> ReferencePatches:
 
     Args:
         features: ``(h, w, dim)`` float32 patch features of its crop.
-        soft_mask: ``(S, S)`` float32 in [0, 1], its mask at the encoder's input size.
+        soft_mask: ``(H, W)`` float32 in [0, 1], its mask at the size of the encoder's input.
 
     Returns:
         The patches row by row. Inside are those with a weight above one half, sampled as for the

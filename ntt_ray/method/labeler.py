@@ -31,7 +31,7 @@ from ntt_ray.method.pooling import pooled_features
 from ntt_ray.method.scoring import best_class, similarities
 from ntt_ray.method.suppression import inclusive_boxes, nms_at_once, nms_order, ranking
 from ntt_ray.models.inputs import InputRing, to_input
-from ntt_ray.models.interfaces import Encoder, Proposals, Proposer
+from ntt_ray.models.interfaces import Encoder, Proposals, Proposer, encoded
 from ntt_ray.records import Detection, ImageBoxes, PromptWork
 from ntt_ray.settings import BoxSettings, MethodSettings
 
@@ -129,7 +129,7 @@ class Labeler:
             result.
         """
         inputs = to_input(resized_rgb, self.ring)
-        features = self.encoder.encode(inputs)
+        features = encoded(self.encoder, inputs, sizes_hw)
         wanted = [position for position, size in enumerate(sizes_hw) if size is not None]
         if self._boxes is None:
             proposals = self.propose(inputs, features, wanted)
@@ -144,8 +144,10 @@ class Labeler:
             found[position] = self.host.submit(inputs.device, best.detections, self.category_ids)
         return found
 
-    def propose(self, inputs: Tensor, features: Tensor, wanted: Sequence[int]) -> list[Proposals]:
-        """Masks of each wanted image of a batch.
+    def propose(
+        self, inputs: Tensor, features: Tensor | Sequence[Tensor], wanted: Sequence[int]
+    ) -> list[Proposals]:
+        """Masks of each wanted image of a batch, which have their features at the same positions.
 
         Where points are chosen by what the image shows, images go to the proposer one by one, so
         that what one gets does not depend on how many others have any.
@@ -155,8 +157,9 @@ class Labeler:
             return self.proposer.propose(inputs, threshold, wanted)
         found = []
         for position in wanted:
-            patches = F.normalize(features[position].flatten(0, 1), dim=1)
-            similarity = self.similarity(patches).view(*features.shape[1:3], -1)
+            own = features[position]
+            patches = F.normalize(own.flatten(0, 1), dim=1)
+            similarity = self.similarity(patches).view(*own.shape[:2], -1)
             found.append(self._prompting.propose(inputs[position], similarity, threshold))
         return found
 

@@ -31,7 +31,7 @@ from ntt_ray.method.merging import merged_scores, weighted_scores
 from ntt_ray.method.suppression import nms_order, ranking
 from ntt_ray.method.tiles import DUPLICATES_IOU, cut_off, seen_finer, views_of
 from ntt_ray.models.inputs import to_input
-from ntt_ray.models.interfaces import Encoder, Proposer
+from ntt_ray.models.interfaces import Encoder, Proposer, encoded
 from ntt_ray.records import Detection, PromptWork, View
 from ntt_ray.settings import MethodSettings, TileSettings
 
@@ -144,7 +144,7 @@ class TiledLabeler:
         inputs = to_input(
             view_squares(image_rgb, views, self.proposer.image_size, places), self.labeler.ring
         )
-        features = self.labeler.encoder.encode(inputs)
+        features = encoded(self.labeler.encoder, inputs, [view.size_hw for view in views])
         proposals = self.labeler.propose(inputs, features, range(len(views)))
         for view, own, proposed in zip(views, features, proposals):
             candidates = self.labeler.match(own, proposed)

@@ -7,17 +7,20 @@ scores.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import timm
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+from torch import Tensor
 
 from ntt_ray.config import Architecture
 from ntt_ray.models.published import BUNDLED, bundled_file
 from ntt_ray.models.vit import VitEncoder, to_timm_keys
 from ntt_ray.models.weights import load_into, read_state_dict
 
+PATCH_SIZE = 14  # of the published ones, and of the bundled one
 _TIMM_SIZES = {"s": "small", "b": "base", "l": "large", "g": "giant"}
 
 
@@ -33,16 +36,36 @@ class Dinov2Encoder(VitEncoder):
         cls, checkpoint: Path, name: str, image_size: int, architecture: Architecture | None
     ) -> VisionTransformer:
         model = build_vit(name, image_size, architecture)
-        tensors = read_state_dict(checkpoint)
-        load_into(model, to_timm_keys(tensors, model, checkpoint, checkpoint_filter_fn), checkpoint)
-        return model
+        return load_vit(model, read_state_dict(checkpoint), checkpoint)
 
 
-def build_vit(name: str, image_size: int, architecture: Architecture | None) -> VisionTransformer:
-    """The timm model for a published name, or of the given size; random weights."""
+def load_vit(
+    model: VisionTransformer, tensors: Mapping[str, Tensor], path: Path
+) -> VisionTransformer:
+    """Put the tensors of an official checkpoint into timm's model, and give it back.
+
+    Raises:
+        WeightsError: keys or shapes of the checkpoint `path` do not fit.
+    """
+    load_into(model, to_timm_keys(tensors, model, path, checkpoint_filter_fn), path)
+    return model
+
+
+def build_vit(
+    name: str, image_size: int, architecture: Architecture | None, *, any_size: bool = False
+) -> VisionTransformer:
+    """The timm model for a published name, or of the given size; random weights.
+
+    Args:
+        name: a published name; with `architecture` any name.
+        image_size: side of the square input in pixels, to which its positions belong.
+        architecture: the size of the network, when it is not that of a published name.
+        any_size: whether inputs may have other sizes, and positions are resampled for them.
+    """
     if name in BUNDLED and architecture is None:
         architecture = _bundled_architecture(name)
     options: dict[str, Any] = {"pretrained": False, "num_classes": 0, "img_size": image_size}
+    options |= {"dynamic_img_size": True} if any_size else {}
     if architecture is not None:
         timm_name = "vit_small_patch14_dinov2"
         options |= {**architecture.model_dump(), "init_values": 1e-5}

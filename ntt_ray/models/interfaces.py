@@ -98,6 +98,43 @@ class Encoder(Protocol):
         """Images ``(B, 3, H, W)`` to float32 patch features ``(B, h, w, dim)`` of any length."""
 
 
+@runtime_checkable
+class SizedEncoder(Encoder, Protocol):
+    """An encoder that sees each image in its own proportions; `image_size` is the long side."""
+
+    def input_size(self, size_hw: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of the input for an image of some height and width."""
+
+    def encode_sized(
+        self, images: Tensor, sizes_hw: Sequence[tuple[int, int] | None]
+    ) -> Sequence[Tensor]:
+        """Images ``(B, 3, H, W)`` that were stretched to one size to the features of each.
+
+        Args:
+            images: the images.
+            sizes_hw: height and width of each image before; None, or a missing one at the end,
+                wants no features, and what is given for it is not to be used.
+        """
+
+
+def encoded(
+    encoder: Encoder, images: Tensor, sizes_hw: Sequence[tuple[int, int] | None]
+) -> Tensor | Sequence[Tensor]:
+    """Patch features of images as the encoder sees them: all alike, or in their own proportions.
+
+    Args:
+        encoder: makes patch features.
+        images: ``(B, 3, H, W)``, stretched to one size.
+        sizes_hw: height and width of each image before; see `SizedEncoder.encode_sized`.
+
+    Returns:
+        ``(h, w, dim)`` float32 at the position of each image that has a size; they cover all of it.
+    """
+    if isinstance(encoder, SizedEncoder):
+        return encoder.encode_sized(images, sizes_hw)
+    return encoder.encode(images)
+
+
 class Proposer(Protocol):
     """Image to masks with scores (SAM2, or any other model that proposes masks).
 

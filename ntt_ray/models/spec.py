@@ -93,11 +93,14 @@ class ModelSpec:
 
     def load_encoder(self) -> VitEncoder:
         """The encoder, ready to run."""
+        from ntt_ray.models.aspect import AspectEncoder
         from ntt_ray.models.dinov2 import Dinov2Encoder
         from ntt_ray.models.dinov3 import Dinov3Encoder
 
         use_full_precision()
         load = Dinov3Encoder.load if self.settings.encoder.is_dinov3 else Dinov2Encoder.load
+        if self.settings.encoder.keep_aspect:
+            load = AspectEncoder.load
         encoder: VitEncoder = load(
             self.checkpoint("encoder"),
             name=self.settings.encoder.name,
@@ -177,9 +180,7 @@ class ModelSpec:
         record = {"name": encoder.name, "image_size": encoder.image_size, "checkpoint": digest}
         if encoder.architecture is not None:  # the number of heads is not in a checkpoint
             record["architecture"] = encoder.architecture.model_dump()
-        if encoder.positional_debias is not None:
-            record["positional_debias"] = encoder.positional_debias
-        return record
+        return record | encoder.options()
 
 
 def use_full_precision() -> None:

@@ -22,7 +22,7 @@ from ntt_ray.method.suppression import inclusive_boxes
 from ntt_ray.method.tiles import cut_off, views_of
 from ntt_ray.method.tiling import view_squares
 from ntt_ray.models.inputs import InputRing, to_input
-from ntt_ray.models.interfaces import Encoder, Proposals, Proposer
+from ntt_ray.models.interfaces import Encoder, Proposals, Proposer, encoded
 from ntt_ray.proposals.fixed_point import to_fixed
 from ntt_ray.proposals.kept import KeptView
 from ntt_ray.proposals.matching import Matcher
@@ -111,7 +111,8 @@ class Keeper:
     ) -> list[Future[KeptView]]:
         """Propose and pool in the views at some places of a batch; `size_hw` of tiles."""
         inputs = to_input(squares, self._ring)
-        features = self.encoder.encode(inputs)
+        sizes_hw = dict(zip(wanted, (view.size_hw for view in views), strict=True))
+        features = encoded(self.encoder, inputs, [sizes_hw.get(n) for n in range(len(squares))])
         threshold = self._settings.min_predicted_iou
         proposals = self.proposer.propose(inputs, threshold, wanted)
         found = []

@@ -50,15 +50,13 @@ def models_content(config: Config, found: Found) -> dict[str, Any]:
     """What an identity says of both models, as plain data."""
     encoder, proposer = config.models.encoder, config.models.proposer
     digests = found.digests
-    # an option that is off is no part of it, as in older runs
-    options = encoder.model_dump(include={"positional_debias"}, exclude_none=True)
     return {
         "encoder": {
             "name": encoder.name,
             "image_size": encoder.image_size,
             "checkpoint": digests["encoder"],
             "architecture": encoder.architecture and encoder.architecture.model_dump(),
-            **options,
+            **encoder.options(),
         },
         "proposer": {
             "name": proposer.name,

@@ -4,6 +4,7 @@ import torch
 from ntt_ray.bank import patches
 from ntt_ray.bank.patches import Patches, ReferencePatches, check_room, reference_patches
 from ntt_ray.errors import InputError
+from ntt_ray.method.options.correspondence import leading_back
 
 
 def _one(value: float) -> ReferencePatches:
@@ -23,6 +24,20 @@ def test_rows_come_back():
     assert _values(rows) == [[1.0, 2.0], [3.0]]
     assert torch.equal(Patches.of(rows).features, joined.features)
     assert torch.equal(Patches.of(rows).inside, joined.inside)
+
+
+def test_fewer_patches_are_padded_with_what_resembles_nothing():
+    short = ReferencePatches(*(field[:2] for field in _one(2.0)))
+    joined = Patches.of([[short], [_one(-3.0)]])
+    assert joined.features[:, 2].tolist() == [[0.0, 0.0], [-3.0, -3.0]]
+    assert joined.inside.tolist() == [[True, True, False], [False, True, False]]
+    again = Patches.of(joined.rows([1, 1]))
+    assert torch.equal(again.features, joined.features)
+    asked = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
+    for n, one in enumerate((short, _one(-3.0))):
+        alone = leading_back(asked, one.features[None], one.inside[None])
+        padded = leading_back(asked, joined.features[n : n + 1], joined.inside[n : n + 1])
+        assert padded.tolist() == alone.tolist() == [n == 0, n == 1]
 
 
 def test_some_are_left_out():

@@ -14,6 +14,7 @@ from torch import nn
 from benchmarks.pretend_cuda import CUDA, MixedDevicesError, PretendCuda, PretendTensor
 from ntt_ray.config import Architecture
 from ntt_ray.method.pooling import pooled_features
+from ntt_ray.models.aspect import AspectEncoder
 from ntt_ray.models.dinov2 import Dinov2Encoder
 from ntt_ray.settings import (
     AveragingSettings,
@@ -119,6 +120,31 @@ def test_features_without_places_are_those_of_the_cpu(dtype):
     torch.testing.assert_close(
         found[0], expected[0], atol=1e-5 if dtype is FLOAT32 else 1e-2, rtol=0
     )
+
+
+@pytest.mark.parametrize("dtype", [FLOAT32, BFLOAT16])
+def test_features_in_proportion_are_those_of_the_cpu(dtype):
+    def encoded(device):
+        encoder = AspectEncoder.load(
+            GOLDEN / "weights" / "dino_nano.pth",
+            name="dino_nano",
+            image_size=112,
+            architecture=Architecture(embed_dim=64, depth=2, num_heads=4),
+            device=device,
+            dtype=dtype,
+        )
+        images = torch.linspace(0, 1, 3 * 3 * 64 * 64).view(3, 3, 64, 64).to(device)
+        encoder.encode(images)  # constants go to the device once
+        log.syncs.clear()
+        found = encoder.encode_sized(images, [(40, 80), None, (80, 30)])
+        assert not log.syncs
+        return [own.cpu() for own in found]
+
+    with PretendCuda() as log:
+        expected, found = encoded("cpu"), encoded("cuda")
+    assert [own.shape for own in found] == [(4, 8, 64), (0, 0, 64), (8, 3, 64)]
+    for own, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(own, other, atol=1e-5 if dtype is FLOAT32 else 1e-2, rtol=0)
 
 
 def test_modules_and_tensors_move_and_compute():

@@ -88,6 +88,7 @@ UNFIT = {
     "another model": ({"name": "dinov2_vitb14"}, "name is 'dinov2_vitb14' in the bank"),
     "another size of images": ({"image_size": 518}, "image_size is 518 in the bank and 112"),
     "places taken out": ({"positional_debias": 5}, "positional_debias is 5 in the bank and None"),
+    "in proportion": ({"keep_aspect": True}, "keep_aspect is True in the bank and None in this"),
     "other weights": ({"checkpoint": "abc"}, "checkpoint is 'abc' in the bank"),
 }
 

@@ -38,6 +38,7 @@ REFUSED = {
     "models.encoder.architecture.embed_dim": (32, "models.encoder.architecture.embed_dim"),
     "models.encoder.architecture.patch_size": (16, "models.encoder.architecture.patch_size"),
     "models.encoder.positional_debias": (20, "models.encoder.positional_debias"),
+    "models.encoder.keep_aspect": (True, "models.encoder.keep_aspect"),
     "models.proposer.name": ("sam2_pico", "models.proposer.name"),
     "models.proposer.image_size": (512, "models.proposer.image_size"),
     "models.precision": ("bf16", "models.precision"),

@@ -278,6 +278,10 @@ def test_what_cannot_be_matched_is_refused_before_ray_is_started(data, monkeypat
             {"models": {"proposer": proposer, "encoder": {**encoder, "positional_debias": 5}}},
             r"models\.encoder\.positional_debias: None there, 5 here",
         ),
+        "aspect": (
+            {"models": {"proposer": proposer, "encoder": {**encoder, "keep_aspect": True}}},
+            r"models\.encoder\.keep_aspect: None there, True here",
+        ),
         "checkpoint": (
             {"models": {"proposer": proposer, "encoder": {**encoder, "checkpoint": str(
                 GOLDEN / "weights" / "sam2_nano.pt")}}},

@@ -79,7 +79,8 @@ def leading_back(patches: Tensor, references: Tensor, inside: Tensor) -> Tensor:
 
     Args:
         patches: ``(P, C)`` float32 of length 1.
-        references: ``(n, R, C)`` of length 1, in any precision, all patches of n references.
+        references: ``(n, R, C)`` of length 1, in any precision, all patches of n references; zero
+            where one has fewer than R.
         inside: ``(n, R)`` bool, which of them lie in the masks.
 
     Returns:
