@@ -60,7 +60,7 @@ class Patches:
         """
         every = [own for shots in rows for own in shots]
         check_room(len(every), max((own.features for own in every), key=len))
-        return cls(*(pad_sequence(field, batch_first=True) for field in zip(*every)))
+        return cls(*(pad_sequence(list(field), batch_first=True) for field in zip(*every)))
 
     def rows(self, shots: Sequence[int]) -> list[list[ReferencePatches]]:
         """The patches as `of` takes them, with the number of references of each class."""
