@@ -67,6 +67,7 @@ REFUSED = {
     "method.iou_power": (0.25, "method.iou_power"),
     "method.averaging.min_iou": (0.7, "method.averaging"),
     "method.all_outputs": (True, "method.all_outputs"),
+    "method.refinement.min_iou": (0.6, "method.refinement"),
     "proposals.keep": (True, "proposals"),
     "job.images_per_unit": (7, "job.images_per_unit"),
 }
