@@ -379,7 +379,7 @@ def _label(judging: _Judging, pictures: Sequence[Picture]) -> list[_Labelled]:
     models.set_up_torch()
     bank = MemoryBank.from_bytes(judging.bank, "the bank")
     encoder = models.load_encoder()
-    proposer = models.load_proposer(method.points_per_side, method.all_outputs)
+    proposer = models.load_proposer(method.points_per_side, method.all_outputs, method.refinement)
     if judging.kept is not None:
         keeper = Keeper(encoder, proposer, method, judging.max_iou)
         rows = [_kept(keeper, picture, models.store) for picture in pictures]

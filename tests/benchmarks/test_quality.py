@@ -47,7 +47,7 @@ def _seed(plain, other, small):
     sizes = {"images": 2, "small_objects": small}
     figures = {PLAIN: {"speed": 1.0, **plain}, "other": {"speed": 2.0, **other}}
     rest = dict.fromkeys(("mask_ap50", "box_ap", "best_f1", "false_alarms", "alarmed_images"))
-    rest |= dict.fromkeys(("points_asked", "views_skipped"))
+    rest |= dict.fromkeys(("points_asked", "views_skipped", "asked_again", "replaced"))
     return {"demo": {"sizes": sizes, "variants": {k: rest | v for k, v in figures.items()}}}
 
 

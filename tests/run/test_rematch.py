@@ -267,6 +267,7 @@ def test_what_cannot_be_matched_is_refused_before_ray_is_started(data, monkeypat
         "points": ({"method": {**method, "points_per_side": 8}}, r"points_per_side: 16 there, 8"),
         "tiles": ({"method": {**method, "tiles": {}}}, r"method\.tiles"),
         "outputs": ({"method": {**method, "all_outputs": True}}, r"method\.all_outputs: None"),
+        "refined": ({"method": {**method, "refinement": {}}}, r"method\.refinement: None there"),
         "decode": ({"decode": {"orientation": "stored"}}, r"decode\.orientation"),
         "images": ({"images": str(tmp_path / "other.jsonl")}, "images"),
         "thinning": ({"proposals": {"keep": True, "max_iou": 0.9}}, r"proposals\.max_iou: 0.95"),

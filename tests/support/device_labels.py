@@ -106,6 +106,7 @@ def small_labeler(
         device=device,
         dtype=dtype,
         all_outputs=settings.all_outputs,
+        refinement=settings.refinement,
     )
     if options is not None:
         encoder.compile(options)
