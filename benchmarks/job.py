@@ -94,7 +94,8 @@ def bare_images_per_s(config: Config, bank: bytes, processes: int) -> float:
 def _bare(config: Config, bank: bytes, files: list[Path], barrier, times) -> None:
     torch.set_num_threads(1)
     spec = ModelSpec(config.models)
-    proposer = spec.load_proposer(config.method.points_per_side, config.method.all_outputs)
+    method = config.method
+    proposer = spec.load_proposer(method.points_per_side, method.all_outputs, method.refinement)
     labeler = Labeler(spec.load_encoder(), proposer, MemoryBank.from_bytes(bank, "bank"))
     labeler.label([decode_image(files[0].read_bytes())])  # warm
     barrier.wait()

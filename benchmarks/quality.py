@@ -15,7 +15,8 @@ Four kinds of scenes, all of families that the demo weights were not trained on,
 
 Of each seed every option is compared with the paper's path on the same images, in the same process
 and in turn, image by image; where an option changes nothing but the matching, the models see the
-image once for all of them (twice, where some take all outputs), and their seconds count for each.
+image once for all of them (once more for those that take all outputs, and for those whose masks are
+asked again), and their seconds count for each.
 Prints for each kind of scenes means and standard deviations over the seeds, and the same of the
 differences from the paper's path.
 
@@ -33,7 +34,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -61,15 +62,18 @@ from ntt_ray.models.dinov2 import Dinov2Encoder
 from ntt_ray.models.inputs import to_input
 from ntt_ray.models.interfaces import Proposals, encoded
 from ntt_ray.models.published import BUNDLED, bundled_file
+from ntt_ray.models.sam2.decoder.refiner import Refiner
 from ntt_ray.models.sam2.proposer import Sam2Proposer
 from ntt_ray.records import ClassLabel, Detection, PromptWork
 from ntt_ray.settings import (
     AveragingSettings,
     ComponentSettings,
+    CorrespondenceSettings,
     DiffusionSettings,
     MethodSettings,
     PromptSettings,
     PrototypeSettings,
+    RefinementSettings,
     TileSettings,
 )
 
@@ -77,6 +81,13 @@ SEEDS = (7, 21, 31, 41, 51)
 MIN_SMALL_OBJECTS = 10  # of each seed: with fewer their AP says nothing
 # what decides the figures of a seed
 CHOSEN = ("images", "large_images", "kinds", "variants")
+
+
+class Asked(NamedTuple):
+    """What SAM2 is asked of an image: variants alike in it share a proposer and proposals."""
+
+    all_outputs: bool
+    refinement: RefinementSettings | None
 
 
 @dataclass(frozen=True)
@@ -102,8 +113,13 @@ class Variant:
 
     @property
     def matching_only(self) -> bool:
-        """Whether SAM2 is asked what it is asked in the paper's path."""
+        """Whether SAM2 is asked about whole images, as in the paper's path."""
         return self.settings.prompts is None and self.settings.tiles is None
+
+    @property
+    def asked(self) -> Asked:
+        """What SAM2 is asked, beside chosen points and tiles."""
+        return Asked(self.settings.all_outputs, self.settings.refinement)
 
 
 PLAIN = "the paper's"
@@ -120,12 +136,15 @@ PARTS = {
     ),
 }
 POWER = {"iou_power": 0.25}
+AGAIN = {"refinement": RefinementSettings()}
 MASKS = {
     "NMS at 0.7": Variant(MethodSettings(nms_iou=0.7)),
     "no NMS": Variant(MethodSettings(nms_iou=None)),
     "averaging": Variant(MethodSettings(averaging=AveragingSettings())),
     "all outputs": Variant(MethodSettings(all_outputs=True)),
+    "asked again at the centre": Variant(MethodSettings(**AGAIN)),
     "clean": Variant(MethodSettings(preset="clean")),
+    "clean, asked again at the centre": Variant(MethodSettings(preset="clean", **AGAIN)),
     "clean, no NMS": Variant(MethodSettings(preset="clean", nms_iou=None)),
     "clean, all outputs": Variant(MethodSettings(preset="clean", all_outputs=True)),
     "clean, averaging": Variant(MethodSettings(preset="clean", averaging=AveragingSettings())),
@@ -145,12 +164,19 @@ MATCHING = {
     "prototypes, soft-max of 3": Variant(
         MethodSettings(prototypes=PrototypeSettings(temperature=0.1))
     ),
+    "forward-backward": Variant(MethodSettings(correspondence=CorrespondenceSettings())),
+    "forward-backward to 0.25": Variant(
+        MethodSettings(correspondence=CorrespondenceSettings(power=0.25))
+    ),
     **PARTS,
     **MASKS,
 }
 # of the 192 channels of the demo's encoder
 ENCODERS = {
     **{f"without {k} of places": Variant(debias=k) for k in (1, 5, 20)},
+    "forward-backward, without 5 of places": Variant(
+        MethodSettings(correspondence=CorrespondenceSettings()), debias=5
+    ),
     "in proportion": Variant(keep_aspect=True),
 }
 BACKGROUNDS = {
@@ -195,6 +221,8 @@ COLUMNS = {
     "speed": "speed",
     "points asked": "points_asked",
     "views skipped": "views_skipped",
+    "masks asked again": "asked_again",
+    "masks replaced": "replaced",
 }
 COMPARED = ("mask AP", "AP50", "AP small", "box AP", "best F1", "false alarms", "in empty images")
 Figures = dict[str, float | None]
@@ -230,6 +258,7 @@ class Measured:
         names = {image["id"]: image["file_name"] for image in scenes.truth["images"]}
         metrics = evaluate(scenes.truth, self.results, names, classes)
         work: PromptWork = self.labeler.take_work()
+        refiner = refiner_of(self.labeler)
         alarms = metrics["false_alarms"]
         return {
             "mask_ap": metrics["segm"]["AP"],
@@ -242,6 +271,8 @@ class Measured:
             "speed": plain_seconds / self.seconds,
             "points_asked": work.points_asked / work.points if work.points else None,
             "views_skipped": work.views_skipped / work.views if work.views else None,
+            "asked_again": refiner.asked / refiner.masks if refiner and refiner.masks else None,
+            "replaced": refiner.taken / refiner.masks if refiner and refiner.masks else None,
         }
 
 
@@ -304,17 +335,18 @@ def measure(
         )
         for debias, keep_aspect in {v.encoder for own in chosen.values() for v in own.values()}
     }
-    proposers = [
-        Sam2Proposer.load(
+    proposers = {
+        asked: Sam2Proposer.load(
             bundled_file(BUNDLED["sam2_demo"]),
             name="sam2_demo",
             image_size=320,
             points_per_side=16,
-            all_outputs=all_outputs,
+            all_outputs=asked.all_outputs,
+            refinement=asked.refinement,
         )
-        for all_outputs in (False, True)
-    ]
-    side = proposers[0].image_size
+        for asked in {variant.asked for own in chosen.values() for variant in own.values()}
+    }
+    side = proposers[Variant().asked].image_size
     order = np.random.default_rng([seed, 11]).permutation(len(NOVEL_FAMILIES)).tolist()
     half = len(order) // 2
     every = [[k] for k in range(len(order))]
@@ -340,8 +372,12 @@ def measure(
                 variant,
                 make_labeler(
                     encoders[variant.encoder],
-                    proposers[variant.settings.all_outputs],
-                    means[variant.encoder].bank(groups, variant.background),
+                    proposers[variant.asked],
+                    means[variant.encoder].bank(
+                        groups,
+                        variant.background,
+                        patches=variant.settings.correspondence is not None,
+                    ),
                     variant.settings,
                 ),
             )
@@ -363,18 +399,21 @@ def compare(measured: Sequence[Measured], scenes: Scenes, classes: Sequence[Clas
     for own in measured:
         own.labeler.label([scenes.pictures[0][:320, :320]])  # what is computed once is no labelling
         own.labeler.take_work()
+    for refiner in (refiner_of(own.labeler) for own in measured):
+        if refiner is not None:
+            refiner.masks = refiner.asked = refiner.taken = 0
     for image, picture in zip(scenes.truth["images"], scenes.pictures, strict=True):
         seen: dict[tuple[int | None, bool], tuple[Tensor, float]] = {}  # by the encoder
-        proposed: dict[bool, tuple[Proposals, float]] = {}  # by whether all outputs are taken
+        proposed: dict[Asked, tuple[Proposals, float]] = {}
         for own in measured:
-            all_outputs, encoder = own.variant.settings.all_outputs, own.variant.encoder
+            asked, encoder = own.variant.asked, own.variant.encoder
             if own.variant.matching_only:
                 assert isinstance(own.labeler, Labeler)
                 if encoder not in seen:
                     seen[encoder] = encode(own.labeler, picture)
-                if all_outputs not in proposed:
-                    proposed[all_outputs] = propose(own.labeler, picture)
-                (features, encoder_s), (proposals, s) = seen[encoder], proposed[all_outputs]
+                if asked not in proposed:
+                    proposed[asked] = propose(own.labeler, picture)
+                (features, encoder_s), (proposals, s) = seen[encoder], proposed[asked]
                 started = time.perf_counter()
                 best = own.labeler.best(features, proposals, picture.shape[:2])
                 detections = best.detections(own.labeler.category_ids)
@@ -387,6 +426,12 @@ def compare(measured: Sequence[Measured], scenes: Scenes, classes: Sequence[Clas
     plain_seconds = measured[0].seconds
     figures = {own.name: own.figures(scenes, classes, plain_seconds) for own in measured}
     return {"sizes": scenes.sizes(), "variants": figures}
+
+
+def refiner_of(labeler: Labeler | TiledLabeler) -> Refiner | None:
+    """What asks about masks again, where the labeller does so."""
+    proposer = labeler.proposer
+    return proposer.refiner if isinstance(proposer, Sam2Proposer) else None
 
 
 def encode(labeler: Labeler, picture: RgbImage) -> tuple[Tensor, float]:
@@ -419,7 +464,7 @@ def tables(seeds: Sequence[Mapping[str, Found]]) -> Iterator[str]:
         hidden = () if small >= MIN_SMALL_OBJECTS else ("AP small",)
         columns = {title: key for title, key in COLUMNS.items() if title not in hidden}
         rows = {
-            name: [[own["variants"][name][key] for own in found] for key in columns.values()]
+            name: [[own["variants"][name].get(key) for own in found] for key in columns.values()]
             for name in first["variants"]
         }
         yield from _table(list(columns), rows, "")

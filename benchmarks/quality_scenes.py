@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from ntt_ray.bank.build import Background, background_means, crop_features, masked_mean
 from ntt_ray.bank.clustering import cluster_directions
 from ntt_ray.bank.memory import MemoryBank
+from ntt_ray.bank.patches import ReferencePatches, reference_patches
 from ntt_ray.demo.families import FAMILIES, NOVEL_FAMILIES
 from ntt_ray.demo.scenes import (
     SIZES_WH,
@@ -46,6 +47,7 @@ BUSY = Layout(objects=(3, 6), diameters=(0.22, 0.45), kinds=3)
 
 Truth = dict[str, Any]
 Form = Literal["crops", "images"]  # what lies around a reference: in its crop, or in its image
+T = TypeVar("T")
 Rows = list[list[tuple[torch.Tensor, float]]]  # mean and weight of a family's references
 
 
@@ -99,16 +101,23 @@ class Example:
 
 @dataclass(frozen=True)
 class Means:
-    """Rows of a bank for each family, and those of the background in two forms."""
+    """Rows of a bank for each family, those of the background in two forms, and all patches."""
 
     inside: Rows
     outside: dict[Form, Rows]
+    patches: list[list[ReferencePatches]] = field(default_factory=list)
 
-    def bank(self, groups: Sequence[Sequence[int]], background: Form | None = None) -> MemoryBank:
+    def bank(
+        self,
+        groups: Sequence[Sequence[int]],
+        background: Form | None = None,
+        *,
+        patches: bool = False,
+    ) -> MemoryBank:
         """A bank whose classes are groups of families; a background goes where negatives go."""
 
-        def joined(rows: Rows) -> Rows:
-            return [[pair for k in group for pair in rows[k]] for group in groups]
+        def joined(rows: list[list[T]]) -> list[list[T]]:
+            return [[one for k in group for one in rows[k]] for group in groups]
 
         negatives = () if background is None else joined(self.outside[background])
         return MemoryBank.from_means(
@@ -117,6 +126,7 @@ class Means:
             encoder={},
             reference_digest="",
             negatives=negatives,
+            patches=joined(self.patches) if patches else (),
         )
 
 
@@ -137,15 +147,17 @@ def means_of(examples: Iterable[Example], encoder: Encoder, side: int) -> Means:
         side: to which whole images are brought first, as those to label are.
     """
     inside, crops, images = ([[] for _ in NOVEL_FAMILIES] for _ in range(3))
+    patches: list[list[ReferencePatches]] = [[] for _ in NOVEL_FAMILIES]
     for example in examples:
         features, soft = crop_features(example.crop, encoder)
         inside[example.family].append(masked_mean(example.crop, features, soft))
+        patches[example.family].append(reference_patches(features, soft))
         crops[example.family] += _clustered(features, soft)
         background = Background(
             example.family, resize_square(example.image_rgb, side), example.taken
         )
         images[example.family] += background_means(background, encoder, BACKGROUNDS)
-    return Means(inside, {"crops": crops, "images": images})
+    return Means(inside, {"crops": crops, "images": images}, patches)
 
 
 def _clustered(features: torch.Tensor, mask: torch.Tensor) -> list[tuple[torch.Tensor, float]]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ntt_ray.models.spec import ModelSpec
+from ntt_ray.settings import RefinementSettings
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,12 @@ class SleepingSpec(ModelSpec):
 
         return SleepingEncoder()
 
-    def load_proposer(self, points_per_side: int, all_outputs: bool = False) -> Any:
+    def load_proposer(
+        self,
+        points_per_side: int,
+        all_outputs: bool = False,
+        refinement: RefinementSettings | None = None,
+    ) -> Any:
         """See `sleeping_models`."""
         from benchmarks.sleeping_models import SleepingProposer
 

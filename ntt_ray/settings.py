@@ -157,6 +157,17 @@ class AveragingSettings(Settings):
     min_iou: Annotated[float, Field(gt=0.0, le=1.0)] = 0.8
 
 
+class RefinementSettings(Settings):
+    """Masks asked about again at their centres, see `models.sam2.refinement`.
+
+    Attributes:
+        min_iou: IoU, above 0, that a new mask must have with the old one to take its place. To be
+            raised where a click on an object often means a part of it, or what it lies on.
+    """
+
+    min_iou: Annotated[float, Field(gt=0.0, le=1.0)] = 0.7
+
+
 class PrototypeSettings(Settings):
     """Several prototypes per class, see `method.options.prototypes`.
 
@@ -171,6 +182,17 @@ class PrototypeSettings(Settings):
     per_class: Annotated[int, Field(ge=1, le=100)] = 3
     temperature: Annotated[float, Field(gt=0.0, le=100.0)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 33
+
+
+class CorrespondenceSettings(Settings):
+    """The forward-backward check of masks, see `method.options.correspondence`.
+
+    Attributes:
+        power: scores are multiplied by the share of a mask that leads back to the references, to
+            this power. To be lowered where scores of good masks fall too much.
+    """
+
+    power: Annotated[float, Field(gt=0.0, le=10.0)] = 1.0
 
 
 class PromptSettings(Settings):
@@ -207,8 +229,9 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 class MethodSettings(Settings):
     """The method's settings; defaults are the paper's, and an option that is None is off.
 
-    Three of them are read before there is a labeller: `points_per_side` and `all_outputs` when the
-    proposer is loaded, `context_ratio` when references are cut for the memory bank.
+    Four of them are read before there is a labeller: `points_per_side`, `all_outputs` and
+    `refinement` when the proposer is loaded, `context_ratio` when references are cut for the memory
+    bank.
 
     Attributes:
         preset: other defaults by the name of a combination, see `PRESETS`: it stands for just the
@@ -228,11 +251,16 @@ class MethodSettings(Settings):
         tiles: large images are labelled tile by tile, for small objects.
         all_outputs: each of the three masks that SAM2 means for an ambiguous point is proposed, not
             only the one with the highest predicted IoU.
+        refinement: SAM2 is asked about each distinct mask again, at the mask's centre, and the new
+            mask is taken where SAM2 thinks better of it and it is the same object.
         largest_component: the small parts of final masks are left out.
         averaging: nearly the same masks of a class become their mean, before NMS.
         iou_power: final scores are multiplied by the predicted IoU to this power, above 0: low
             powers raise well drawn masks a little. Score thresholds and calibrations are those of
             one power. None: 0, the paper's scores.
+        correspondence: scores are multiplied by the share of a mask's patches whose nearest patches
+            in the references lie in the references' masks. The memory bank is built with all
+            patches of the references for it, which is many times its size.
     """
 
     preset: Literal["clean"] | None = None
@@ -246,9 +274,11 @@ class MethodSettings(Settings):
     prompts: PromptSettings | None = None
     tiles: TileSettings | None = None
     all_outputs: bool = False
+    refinement: RefinementSettings | None = None
     largest_component: ComponentSettings | None = None
     averaging: AveragingSettings | None = None
     iou_power: Annotated[float, Field(gt=0.0, le=10.0)] | None = None
+    correspondence: CorrespondenceSettings | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -288,6 +318,7 @@ class MethodSettings(Settings):
             "prompts": "prompts ask SAM2 only where an image resembles a class, so what is kept "
             "would depend on the classes",
             "averaging": "averaging takes the logits of masks, which are not kept",
+            "correspondence": "correspondence compares the patches of images, which are not kept",
         }
         return {name: why for name, why in reasons.items() if getattr(self, name) is not None}
 

@@ -21,7 +21,8 @@ def test_defaults_are_the_papers():
         "context_ratio": 0.2,
         **dict.fromkeys(("diffusion", "prototypes", "prompts", "tiles")),
         "all_outputs": False,
-        **dict.fromkeys(("largest_component", "averaging", "iou_power")),
+        **dict.fromkeys(("refinement", "largest_component", "averaging", "iou_power")),
+        "correspondence": None,
     }
 
 
@@ -81,6 +82,14 @@ WRONG = {
     "kept proposals without logits": (
         {"proposals": {"keep": True}, "method": {"averaging": {}}},
         "Set method.averaging to null, or proposals.keep to false",
+    ),
+    "kept proposals without patches": (
+        {"proposals": {"keep": True}, "method": {"correspondence": {}}},
+        "Set method.correspondence to null, or proposals.keep to false",
+    ),
+    "no overlap wanted": (
+        {"method": {"refinement": {"min_iou": 0.0}}},
+        "refinement.min_iou: .*greater",
     ),
     "no preset": ({"method": {"preset": "clen"}}, "method.preset: input should be 'clean'"),
     "a preset of another type": ({"method": {"preset": ["clean"]}}, "method.preset: input should"),

@@ -19,6 +19,7 @@ from torch import Tensor
 from ntt_ray.bank.clustering import cluster_directions
 from ntt_ray.bank.masked_mean import mask_at_patches, weighted_mean
 from ntt_ray.bank.memory import MemoryBank
+from ntt_ray.bank.patches import ReferencePatches, check_room, reference_patches
 from ntt_ray.errors import ReferencesError
 from ntt_ray.images import RgbImage, resize_square
 from ntt_ray.models.interfaces import Encoder, SizedEncoder, encoded
@@ -77,6 +78,7 @@ def build_bank(
     backgrounds: Iterable[Background] = (),
     per_background: int = 2,
     on_features: Callable[[int, Tensor], None] | None = None,
+    keep_patches: bool = False,
 ) -> MemoryBank:
     """Average each reference's features under its mask.
 
@@ -90,15 +92,21 @@ def build_bank(
         backgrounds: what lies around references; they come before the other negatives.
         per_background: number of means that each background gives, see `background_means`.
         on_features: called with each reference's annotation id and patch features ``(h, w, dim)``.
+        keep_patches: whether the patches of the references go into the bank, too.
 
     Raises:
         ReferencesError: a mask covers no part of any patch of its crop.
+        InputError: the patches would take too much room; known after the first reference.
     """
     means: dict[int, list[tuple[Tensor, float]]] = {c.category_id: [] for c in references.classes}
     negatives: dict[int, list[tuple[Tensor, float]]] = {i: [] for i in means}
+    patches: dict[int, list[ReferencePatches]] = {i: [] for i in means}
     for crop in crops:
         features, soft_mask = crop_features(crop, encoder)
         means[crop.reference.category_id].append(masked_mean(crop, features, soft_mask))
+        if keep_patches:
+            check_room(len(references.references), features)
+            patches[crop.reference.category_id].append(reference_patches(features, soft_mask))
         if on_features is not None:
             on_features(crop.reference.annotation_id, features)
     for background in backgrounds:
@@ -112,6 +120,7 @@ def build_bank(
         encoder=encoder_record,
         reference_digest=reference_digest,
         negatives=[negatives[label.category_id] for label in references.classes],
+        patches=[patches[label.category_id] for label in references.classes],
     )
 
 

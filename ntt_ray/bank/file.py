@@ -3,8 +3,10 @@
 Defines the format ``bank.safetensors``: tensors ``features`` float32 ``[classes, shots, dim]``,
 ``weights`` float32 ``[classes, shots]`` and ``shots`` int64 ``[classes]`` (how many of the shots
 are valid; the rest is zero), and three more with ``negative_`` before their names where there are
-negative references; metadata ``ntt_ray_bank`` (JSON). Format 1 is a bank built in one go without
-negatives, format 2 one with negatives or a history. `memory` writes the file and computes with it.
+negative references; where it has the patches of references, ``patch_features`` float16
+``[references, patches, dim]`` and ``patch_inside`` bool ``[references, patches]``, class by class;
+metadata ``ntt_ray_bank`` (JSON). Format 1 is a bank built in one go without negatives and patches,
+format 2 one with negatives, patches or a history. `memory` writes the file and computes with it.
 """
 
 from __future__ import annotations
@@ -88,6 +90,38 @@ class StoredMeans:
 
 
 @dataclass(frozen=True)
+class StoredPatches:
+    """Patches of references as they lie in the file; see `patches.Patches`.
+
+    Attributes:
+        features: ``(R, P, dim)`` float16, zero where a reference has fewer than P patches.
+        inside: ``(R, P)`` bool.
+    """
+
+    features: npt.NDArray[np.float16]
+    inside: npt.NDArray[np.bool_]
+
+    def check(self, references: int, dim: int) -> None:
+        """Check shapes, kinds and values for so many references and channels.
+
+        Raises:
+            ValueError: they are impossible; the message says which.
+        """
+        grid = self.features.shape[1:2]
+        if self.features.shape != (references, *grid, dim) or not grid:
+            raise ValueError(
+                f"patch features are {self.features.shape}, for {references} references and {dim} "
+                "channels"
+            )
+        if self.inside.shape != (references, *grid):
+            raise ValueError(f"patches are {self.features.shape}, their masks {self.inside.shape}")
+        if (self.features.dtype.name, self.inside.dtype.name) != ("float16", "bool"):
+            raise ValueError("patch features must be float16, and their masks bool")
+        if not all(np.isfinite(own).all() for own in self.features):
+            raise ValueError("patch features must be finite")
+
+
+@dataclass(frozen=True)
 class BankFile:
     """What a bank's file holds.
 
@@ -101,6 +135,7 @@ class BankFile:
         reference_digest: SHA-256 over the references and their images; for a joined bank over the
             reference digests of its sources.
         sources: the banks that went into a joined bank, in order; empty for a bank built in one go.
+        has_patches: whether the patches of its references are in it.
     """
 
     data: bytes = field(repr=False)
@@ -110,6 +145,7 @@ class BankFile:
     encoder: Mapping[str, Any]
     reference_digest: str
     sources: tuple[Source, ...]
+    has_patches: bool = False
 
     @classmethod
     def from_bytes(cls, data: bytes, source: str) -> BankFile:
@@ -132,11 +168,19 @@ class BankFile:
                 dict(metadata["encoder"]),
                 str(metadata["reference_digest"]),
                 tuple(_source(item) for item in metadata.get("sources", ())),
+                "patch_features" in tensors,
             )
             check_bank(read.classes, read.references, read.negatives)
+            if read.has_patches:
+                counts = int(read.references.shots.sum()), read.references.features.shape[-1]
+                _patches(tensors).check(*counts)
         except (KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
             raise InputError(f"{source}: not a usable memory bank ({error})") from None
         return read
+
+    def patches(self) -> StoredPatches | None:
+        """The patches of its references, read again; None where it has none."""
+        return _patches(safetensors.numpy.load(self.data)) if self.has_patches else None
 
     def negative_features(self) -> list[Floats]:
         """The mean features of each class's negatives, ``(count, dim)``; maybe none."""
@@ -151,6 +195,19 @@ class BankFile:
         names = (label.name for label in self.classes)
         shots = tuple(zip(names, self.references.shots.tolist(), strict=True))
         return (Source(bank_digest(self.data), self.reference_digest, shots),)
+
+    def check_patches(self, source: str) -> None:
+        """Refuse a bank without the patches of its references.
+
+        Raises:
+            InputError: it has none; the message says how one with them is built.
+        """
+        if not self.has_patches:
+            raise InputError(
+                f"{source}: has no patch features of its references, which method.correspondence "
+                "compares with. Build the bank again from its references with that setting "
+                "(ntt-ray bank), or set method.correspondence to null"
+            )
 
     def check_encoder(self, encoder: Mapping[str, Any], source: str) -> None:
         """Refuse a bank that another encoder made: its features mean nothing to this one.
@@ -213,6 +270,10 @@ def _means(tensors: Mapping[str, npt.NDArray[Any]], prefix: str) -> StoredMeans:
         tensors[f"{prefix}weights"].astype(np.float32),
         tensors[f"{prefix}shots"].astype(np.int64),
     )
+
+
+def _patches(tensors: Mapping[str, npt.NDArray[Any]]) -> StoredPatches:
+    return StoredPatches(tensors["patch_features"], tensors["patch_inside"])
 
 
 def _source(item: Mapping[str, Any]) -> Source:

@@ -32,7 +32,8 @@ class BankInputs:
     Attributes:
         references: the references of this config.
         negatives: its negatives under the category ids of the references, or None.
-        digest: SHA-256 of the references, the negatives, and the images of both.
+        digest: SHA-256 of the references, the negatives, the images of both, and of what else
+            decides what is kept of them.
         base: the bank that the references are added to, or None.
         surroundings: what lies around the references, where that becomes negatives.
     """
@@ -61,7 +62,8 @@ def checked_inputs(config: Config, store: Storage) -> BankInputs:
 
     Raises:
         ReferencesError: with every problem of the references, or of the negatives.
-        InputError: the bank to extend is missing, damaged, or the run's own.
+        InputError: the bank to extend is missing, damaged, the run's own, or without the patches
+            that the method needs.
     """
     block, ratio = config.references, config.method.context_ratio
     assert block is not None
@@ -77,17 +79,33 @@ def checked_inputs(config: Config, store: Storage) -> BankInputs:
         surroundings = surroundings_of(read_coco(block.annotations, store), references)
         how = [block.background.per_image, config.models.proposer.image_size]
         digest = joint_digest(digest, surroundings_digest(surroundings), str(how))
+    if config.method.correspondence is not None:
+        digest = joint_digest(digest, "patches")
     base = None
     if block.extends is not None:
         base = read_bank(block.extends, store, "references.extends")
+        _check_patches(config, base, "references.extends")
     return BankInputs(references, negatives, digest, base, surroundings)
 
 
 def bank_sources(config: Config, store: Storage) -> BankInputs | BankFile:
-    """The ready bank that a config names, or its references, checked; see `checked_inputs`."""
+    """The ready bank that a config names, or its references, checked; see `checked_inputs`.
+
+    Raises:
+        InputError: the ready bank is missing, damaged, or without the patches that the method
+            needs; further errors as of `checked_inputs`.
+        ReferencesError: as of `checked_inputs`.
+    """
     if config.bank is not None:
-        return read_bank(config.bank, store)
+        bank = read_bank(config.bank, store)
+        _check_patches(config, bank, storage.redact(config.bank))
+        return bank
     return checked_inputs(config, store)
+
+
+def _check_patches(config: Config, bank: BankFile, source: str) -> None:
+    if config.method.correspondence is not None:
+        bank.check_patches(source)
 
 
 def existing_bank(

@@ -7,8 +7,9 @@ the same. It does not know files.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from ntt_ray.bank.file import BankFile, Source, encoder_differences
 from ntt_ray.errors import InputError
@@ -16,7 +17,9 @@ from ntt_ray.records import MAX_CATEGORY_ID, ClassLabel
 
 if TYPE_CHECKING:
     from ntt_ray.bank.memory import MemoryBank
-    from ntt_ray.bank.padding import Means
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 
 def join_banks(banks: Sequence[MemoryBank], names: Sequence[str]) -> MemoryBank:
@@ -24,8 +27,9 @@ def join_banks(banks: Sequence[MemoryBank], names: Sequence[str]) -> MemoryBank:
 
     The first bank that has a class gives its id. An id that another class has already is replaced
     by the next one above all ids of the banks. Joining in steps gives what joining at once gives,
-    up to ids that had to be replaced. How references were cut (`method.context_ratio`) is not in a
-    bank and cannot be compared.
+    up to ids that had to be replaced. Patches of references are kept where all banks have them,
+    and what is left out is said in the log. How references were cut (`method.context_ratio`) is not
+    in a bank and cannot be compared.
 
     Args:
         banks: at least one, in the order in which their references are kept.
@@ -42,12 +46,19 @@ def join_banks(banks: Sequence[MemoryBank], names: Sequence[str]) -> MemoryBank:
     labels = joined_classes([bank.classes for bank in banks], names)
     rows = [{label.name: k for k, label in enumerate(bank.classes)} for bank in banks]
 
-    def joined(means: Sequence[Means]) -> Means:
+    def joined(parts: Sequence[Sequence[Sequence[T]]]) -> list[list[T]]:
         return [
-            [pair for row, own in zip(rows, means) if c.name in row for pair in own[row[c.name]]]
+            [one for row, own in zip(rows, parts) if c.name in row for one in own[row[c.name]]]
             for c in labels
         ]
 
+    with_patches = [name for bank, name in zip(banks, names) if bank.patches is not None]
+    if with_patches and len(with_patches) < len(banks):
+        logger.warning(
+            "the patch features of %s are left out of the joined bank, for other banks have none",
+            ", ".join(with_patches),
+        )
+    every_patch = len(with_patches) == len(banks)
     sources = [source for own in history for source in own]
     digests = [source.references for source in sources]
     return MemoryBank.from_means(
@@ -57,6 +68,7 @@ def join_banks(banks: Sequence[MemoryBank], names: Sequence[str]) -> MemoryBank:
         reference_digest=digests[0] if len(digests) == 1 else joint_digest(*digests),
         negatives=joined([bank.negative_means() for bank in banks]),
         sources=sources if len(sources) > 1 else (),
+        patches=joined([bank.reference_patches() for bank in banks]) if every_patch else (),
     )
 
 

@@ -25,6 +25,7 @@ from ntt_ray.bank.file import (
     check_bank,
 )
 from ntt_ray.bank.padding import Means, PaddedMeans
+from ntt_ray.bank.patches import Patches, ReferencePatches, Rows
 from ntt_ray.errors import InputError
 from ntt_ray.records import ClassLabel
 
@@ -45,6 +46,7 @@ class MemoryBank:
             reference digests of its sources.
         negatives: means of the negative references; None leaves them out of matching.
         sources: the banks that went into a joined bank, in order; empty for a bank built in one go.
+        patches: the patches of the references, class by class; None where they were not asked for.
     """
 
     classes: tuple[ClassLabel, ...]
@@ -55,10 +57,13 @@ class MemoryBank:
     reference_digest: str
     negatives: PaddedMeans | None = None
     sources: tuple[Source, ...] = ()
+    patches: Patches | None = None
 
     def __post_init__(self) -> None:
         negatives = None if self.negatives is None else self.negatives.stored()
         check_bank(self.classes, self._references().stored(), negatives)
+        if self.patches is not None and len(self.patches.features) != int(self.shots.sum()):
+            raise ValueError("each reference needs its patches")
 
     @classmethod
     def from_means(
@@ -70,6 +75,7 @@ class MemoryBank:
         reference_digest: str,
         negatives: Means = (),
         sources: Sequence[Source] = (),
+        patches: Rows = (),
     ) -> MemoryBank:
         """Pad the means ``(dim,)`` and weights of each class's references into one bank.
 
@@ -81,6 +87,7 @@ class MemoryBank:
             negatives: for each class the pairs of its negatives, if it has any; empty where no
                 class has any.
             sources: the banks that went into a joined bank, in order.
+            patches: for each class the patches of its references; empty where they are not wanted.
         """
         dim = len(means[0][0][0])
         return cls(
@@ -90,6 +97,7 @@ class MemoryBank:
             reference_digest=reference_digest,
             negatives=PaddedMeans.of(negatives, dim) if any(negatives) else None,
             sources=tuple(sources),
+            patches=Patches.of(patches) if any(patches) else None,
         )
 
     def prototypes(self) -> Tensor:
@@ -128,6 +136,12 @@ class MemoryBank:
         """The pairs of mean and weight of each class's negatives; empty lists without any."""
         return [[] for _ in self.classes] if self.negatives is None else self.negatives.means()
 
+    def reference_patches(self) -> list[list[ReferencePatches]]:
+        """The patches of each class's references; empty lists without any."""
+        if self.patches is None:
+            return [[] for _ in self.classes]
+        return self.patches.rows(self.shots.tolist())
+
     def _references(self) -> PaddedMeans:
         return PaddedMeans(self.features, self.weights, self.shots)
 
@@ -142,9 +156,11 @@ class MemoryBank:
         tensors = {"features": self.features, "weights": self.weights, "shots": self.shots}
         if self.negatives is not None:
             tensors |= {f"negative_{k}": v for k, v in vars(self.negatives).items()}
+        if self.patches is not None:
+            tensors |= {f"patch_{k}": v for k, v in vars(self.patches).items()}
         if self.sources:
             metadata["sources"] = [asdict(source) for source in self.sources]
-        if self.sources or self.negatives is not None:
+        if self.sources or len(tensors) > 3:
             metadata["format_version"] = EXTENDED_VERSION
         text = json.dumps(metadata, sort_keys=True, ensure_ascii=False)
         return safetensors.torch.save(tensors, {METADATA_KEY: text})
@@ -157,6 +173,7 @@ class MemoryBank:
             InputError: `source` is not a memory bank, damaged, or holds impossible values.
         """
         file = BankFile.from_bytes(data, source)
+        patches = file.patches()
         return cls(
             file.classes,
             **vars(PaddedMeans.of_stored(file.references)),
@@ -164,6 +181,7 @@ class MemoryBank:
             reference_digest=file.reference_digest,
             negatives=None if file.negatives is None else PaddedMeans.of_stored(file.negatives),
             sources=file.sources,
+            patches=None if patches is None else Patches.of_stored(patches),
         )
 
     def check_width(self, channels: int) -> None:

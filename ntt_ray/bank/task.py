@@ -37,7 +37,8 @@ def bank_task(
         by annotation id.
 
     Raises:
-        InputError: another encoder made the bank that is to be extended.
+        InputError: another encoder made the bank that is to be extended, or the call finds that
+            the patches of the references would take too much room.
     """
     encoder_record = models.encoder_record(encoder_digest)
     if inputs.base is not None:
@@ -56,6 +57,7 @@ def bank_task(
         ratio=config.method.context_ratio,
         side=config.models.proposer.image_size,
         per_background=background.per_image if background else 0,
+        keep_patches=config.method.correspondence is not None,
     )
 
 
@@ -67,6 +69,7 @@ def _build(
     ratio: float,
     side: int,
     per_background: int,
+    keep_patches: bool,
 ) -> tuple[bytes, dict[int, Picture]]:
     # here, not above: the driver makes the task, and would load what only workers need
     from ntt_ray.bank.build import build_bank, load_backgrounds, load_crops
@@ -84,6 +87,7 @@ def _build(
         backgrounds=load_backgrounds(inputs.surroundings, store, side),
         per_background=per_background,
         on_features=colours.add,
+        keep_patches=keep_patches,
     )
     if inputs.base is not None:
         extended = MemoryBank.from_bytes(inputs.base.data, "references.extends")

@@ -274,7 +274,8 @@ def bank_without(
             they come before `negatives`.
     """
     positive = PaddedMeans(bank.features, bank.weights, bank.shots)
-    positive = positive.without(_rows_of(references, uris, bank.classes, bank.shots.tolist()))
+    own_rows = _rows_of(references, uris, bank.classes, bank.shots.tolist())
+    positive = positive.without(own_rows)
     left = [k for k, count in enumerate(positive.shots.tolist()) if count]
     if not left:
         raise InputError(
@@ -295,6 +296,7 @@ def bank_without(
         encoder=bank.encoder,
         reference_digest=bank.reference_digest,
         negatives=against,
+        patches=bank.patches and bank.patches.without(own_rows, bank.shots.tolist()),
     )
 
 
@@ -377,7 +379,7 @@ def _label(judging: _Judging, pictures: Sequence[Picture]) -> list[_Labelled]:
     models.set_up_torch()
     bank = MemoryBank.from_bytes(judging.bank, "the bank")
     encoder = models.load_encoder()
-    proposer = models.load_proposer(method.points_per_side, method.all_outputs)
+    proposer = models.load_proposer(method.points_per_side, method.all_outputs, method.refinement)
     if judging.kept is not None:
         keeper = Keeper(encoder, proposer, method, judging.max_iou)
         rows = [_kept(keeper, picture, models.store) for picture in pictures]

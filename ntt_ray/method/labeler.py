@@ -24,6 +24,7 @@ from ntt_ray.method.masks_at_size import StripMasks, masks_at_size
 from ntt_ray.method.merging import decayed_at_once, merged_scores, weighted_scores
 from ntt_ray.method.options.averaging import averaged_masks
 from ntt_ray.method.options.boxes import BoxPrompting
+from ntt_ray.method.options.correspondence import Correspondence
 from ntt_ray.method.options.prompting import Prompting
 from ntt_ray.method.options.prototypes import clustered_prototypes
 from ntt_ray.method.pooling import pooled_features
@@ -49,6 +50,7 @@ class Labeler:
 
     Raises:
         ConfigError: when built with settings that the proposer cannot follow.
+        InputError: when built with settings that need more of the references than the bank has.
     """
 
     takes_whole_images = False
@@ -82,6 +84,10 @@ class Labeler:
             prototypes = clustered_prototypes(bank, self.settings.prototypes)
         self.prototypes = prototypes.to(proposer.device)
         self.negatives = None if negatives is None else negatives.to(proposer.device)
+        checked = self.settings.correspondence
+        self._correspondence = (
+            None if checked is None else Correspondence(bank, checked, proposer.device)
+        )
         prompts = self.settings.prompts
         self._prompting = None if prompts is None else Prompting(proposer, prompts)
         self._boxes = None if boxes is None else BoxPrompting(proposer, boxes, grid=grid)
@@ -168,7 +174,7 @@ class Labeler:
         limit, power = self.settings.max_detections, self.settings.iou_power
         box_power = None if self._boxes is None else self._boxes.score_power
         as_merged = power is None and box_power is None  # the order after merging is the last one
-        candidates = self.suppress(self.match(features, proposals))
+        candidates = self.confirm(features, self.suppress(self.match(features, proposals)))
         merged = self.merge(candidates, size_hw, limit if as_merged else None)
         kept = merged.candidates
         scores = weighted_scores(merged.scores, kept.proposals.predicted_iou, power)
@@ -222,6 +228,19 @@ class Labeler:
         )
         candidates = candidates.select(kept)
         return candidates._replace(proposals=replace(candidates.proposals, logits=logits))
+
+    def confirm(self, features: Tensor, candidates: Candidates) -> Candidates:
+        """Scores by what leads back to the references, where the settings say so.
+
+        Suppression and its cut go by predicted IoU, so it is the same before and after them; after
+        them there are fewer masks and classes to look at. What then has a score of 0 is left out,
+        as it is there.
+        """
+        if self._correspondence is None:
+            return candidates
+        masks = candidates.proposals.logits > 0
+        scores = self._correspondence.weighed(features, masks, candidates.labels, candidates.scores)
+        return candidates._replace(scores=scores).select(torch.nonzero(scores > 0).squeeze(1))
 
     def merge(
         self, candidates: Candidates, size_hw: tuple[int, int], wanted: int | None = None

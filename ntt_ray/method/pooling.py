@@ -6,6 +6,7 @@ Shapes: ``h, w`` the patch grid, ``C`` feature channels, ``H, W`` the low-resolu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -28,13 +29,25 @@ def pooled_features(features: Tensor, masks: Tensor) -> Tensor:
     Returns:
         ``(N, C)`` float32 of length 1; of an empty mask 0.
     """
-    rows = resize_matrix_on(features.shape[0], masks.shape[1], features.device)
-    columns = resize_matrix_on(features.shape[1], masks.shape[2], features.device)
     weights = masks.to(features.dtype)
-    at_patches = rows.T @ (weights @ columns)
-    sums = at_patches.flatten(1) @ features.flatten(0, 1)
+    sums = at_patches(weights, features.shape[:2]) @ features.flatten(0, 1)
     areas = weights.flatten(1).sum(dim=1, keepdim=True)
     return F.normalize(sums / areas.clamp(min=1), dim=1)
+
+
+def at_patches(weights: Tensor, grid: Sequence[int]) -> Tensor:
+    """How much of each mask each patch has, see `pooled_features`.
+
+    Args:
+        weights: ``(N, H, W)`` float32, 1 in the masks and 0 elsewhere.
+        grid: numbers of patches ``(h, w)``.
+
+    Returns:
+        ``(N, h * w)`` float32, patches row by row; the sum of a row is the area of its mask.
+    """
+    rows = resize_matrix_on(grid[0], weights.shape[1], weights.device)
+    columns = resize_matrix_on(grid[1], weights.shape[2], weights.device)
+    return (rows.T @ (weights @ columns)).flatten(1)
 
 
 def mean_patch_feature(features: Tensor) -> Tensor:

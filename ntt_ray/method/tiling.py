@@ -149,7 +149,7 @@ class TiledLabeler:
         for view, own, proposed in zip(views, features, proposals):
             candidates = self.labeler.match(own, proposed)
             whole = ~cut_off(candidates.proposals.logits > 0, view, size_hw)
-            kept = self.labeler.suppress(candidates.select(whole))
+            kept = self.labeler.confirm(own, self.labeler.suppress(candidates.select(whole)))
             logits = kept.proposals.logits
             masks = masks_to_encode(logits, view.size_hw, self.labeler.in_strips(logits))
             values = kept.scores, kept.labels, kept.features, kept.proposals.predicted_iou

@@ -1,8 +1,9 @@
 """DINOv2 on images in their own proportions, not stretched to a square.
 
 As in FSOD-VFM (arXiv 2602.03137): the long side of the input is as configured, the short side is in
-proportion, and position embeddings are interpolated to the patch grid of each image. Features stay
-where they were before: a grid of any proportions covers the whole image, as masks do.
+proportion, and position embeddings are interpolated to the patch grid of each image, as timm does
+it. Unlike there, the input is made of the image as SAM2 gets it, and features are those after the
+final LayerNorm. A grid of any proportions covers the whole image, as masks do.
 
 It does not know references, masks or scores.
 """
@@ -111,5 +112,6 @@ class AspectEncoder(Dinov2Encoder):
             )
         inputs = normalize_imagenet(image).to(self._dtype)
         tokens: Tensor = self._forward(inputs)[0, self._model.num_prefix_tokens :]
+        assert self.basis is None, "directions of places are those of one size of input"
         height, width = (side // self.patch_size for side in size_hw)
         return tokens.float().reshape(height, width, self.feature_dim)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ntt_ray.models.interfaces import Proposer
     from ntt_ray.models.sam2.boxes import Sam2BoxPrompter
     from ntt_ray.models.vit import VitEncoder
+    from ntt_ray.settings import RefinementSettings
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,12 @@ class ModelSpec:
             encoder.compile(self._compile_options())
         return encoder
 
-    def load_proposer(self, points_per_side: int, all_outputs: bool = False) -> Proposer:
+    def load_proposer(
+        self,
+        points_per_side: int,
+        all_outputs: bool = False,
+        refinement: RefinementSettings | None = None,
+    ) -> Proposer:
         """The proposer, ready to run; of the arguments see `settings.MethodSettings`."""
         from ntt_ray.models.sam2.proposer import Sam2Proposer
 
@@ -128,6 +134,7 @@ class ModelSpec:
             device=self.device,
             dtype=self._dtype(),
             all_outputs=all_outputs,
+            refinement=refinement,
         )
         if self.settings.compile:
             proposer.compile(self._compile_options())

@@ -21,13 +21,13 @@ def predicted_gpu_hours(config: Config, images: int) -> dict[str, float]:
 
     Args:
         config: the run; one with another grid of points, with all outputs, with tiles, with chosen
-            points or with boxes asks other things of a GPU.
+            points, with boxes or with refinement asks other things of a GPU.
         images: how many images it has.
     """
     models, method = config.models, config.method
     if method.points_per_side != 32 or method.all_outputs or config.proposals.boxes is not None:
         return {}
-    if method.tiles is not None or method.prompts is not None:
+    if any(option is not None for option in (method.tiles, method.prompts, method.refinement)):
         return {}
     if models.precision == "fp32":
         return {}

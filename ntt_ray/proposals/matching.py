@@ -48,10 +48,12 @@ class Matcher:
         fixed: bool = True,
         embeddings: bool = False,
     ) -> None:
-        if settings.averaging is not None:
-            why = settings.unlike_kept()["averaging"]
+        reasons = settings.unlike_kept()
+        reasons.pop("prompts", None)  # they were asked for, or not, when proposals were made
+        if reasons:
             raise ConfigError(
-                "the settings do not fit kept proposals:", [f"method.averaging: {why}"]
+                "the settings do not fit kept proposals:",
+                [f"method.{name}: {why}" for name, why in reasons.items()],
             )
         self._settings, self._fixed, self.embeddings = settings, fixed, embeddings
         self._category_ids = [label.category_id for label in bank.classes]

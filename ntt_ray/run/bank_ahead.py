@@ -23,7 +23,7 @@ from ntt_ray.storage import Storage
 READ_BYTES = 64 << 20  # of a larger checkpoint the digest waits for the task that loads it
 OTHER_REFERENCES = (
     "references: the bank there was made of other ones (their file, images, classes, shots, seed, "
-    "negatives, background or extends changed, or method.context_ratio)"
+    "negatives, background or extends changed, or method.context_ratio, or method.correspondence)"
 )
 
 

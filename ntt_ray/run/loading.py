@@ -33,7 +33,7 @@ def loaded_labeler(
     encoder = models.load_encoder()
     memory = MemoryBank.from_bytes(bank, "the memory bank")
     memory.check_width(encoder.feature_dim)
-    proposer = models.load_proposer(method.points_per_side, method.all_outputs)
+    proposer = models.load_proposer(method.points_per_side, method.all_outputs, method.refinement)
     if boxes is not None:
         asked = boxes.settings
         return Labeler(encoder, proposer, memory, method, boxes=asked, grid=boxes.grid)
@@ -68,6 +68,5 @@ def loaded_keeper(
     """
     encoder = models.load_encoder()
     MemoryBank.from_bytes(bank, "the memory bank").check_width(encoder.feature_dim)
-    return Keeper(
-        encoder, models.load_proposer(method.points_per_side, method.all_outputs), method, max_iou
-    )
+    proposer = models.load_proposer(method.points_per_side, method.all_outputs, method.refinement)
+    return Keeper(encoder, proposer, method, max_iou)

@@ -28,7 +28,7 @@ from ntt_ray.run.shard import BODY_KEY, NAMES_BETWEEN, ids_digest, sha256_before
 FORMAT_VERSION = "1"
 HASH_KEY = "proposals_hash"
 # of the method's settings those that decide what is proposed; the others are for matching
-PROPOSING = ("points_per_side", "min_predicted_iou", "tiles", "all_outputs")
+PROPOSING = ("points_per_side", "min_predicted_iou", "tiles", "all_outputs", "refinement")
 
 
 def made_of(identity: Identity) -> dict[str, Any]:

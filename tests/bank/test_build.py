@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from ntt_ray.bank.build import Background, build_bank, crop_tensors, reference_mean
-from ntt_ray.errors import ReferencesError
+from ntt_ray.errors import InputError, ReferencesError
 from ntt_ray.masks import encode_mask
 from ntt_ray.records import ClassLabel, ImageEntry, Reference, ReferenceSet
 from ntt_ray.references.crops import ReferenceCrop
@@ -64,6 +64,32 @@ def test_classes_may_differ_in_shots_and_building_again_gives_the_same_bytes():
     assert banks[0].shots.tolist() == [1, 2]
     assert banks[0].to_bytes() == banks[1].to_bytes()
     assert banks[0].prototypes().argmax(dim=1).tolist() == [1, 0]
+
+
+def test_patches_are_kept_where_they_are_asked_for(monkeypatch):
+    mask = np.zeros((32, 32), dtype=bool)
+    mask[:, 16:] = True
+    crops = [_crop(mask, 1, 4), _crop(mask, 2, 2, (0, 255, 0)), _crop(mask, 3, 4, (0, 0, 255))]
+    references = ReferenceSet(
+        (ClassLabel(2, "green"), ClassLabel(4, "blue or red")), tuple(c.reference for c in crops)
+    )
+
+    def build(**options):
+        how = {"encoder_record": {}, "reference_digest": ""} | options
+        return build_bank(references, crops, FakeEncoder(), **how)
+
+    bank, plain = build(keep_patches=True), build()
+    assert plain.patches is None
+    assert torch.equal(bank.features, plain.features)
+    assert bank.patches.features.shape == (3, 16, 4)
+    assert bank.patches.inside.tolist() == [[False, False, True, True] * 4] * 3
+    # class by class: green, then red and blue in the order of the crops
+    assert bank.patches.features[:, 3].argmax(dim=1).tolist() == [1, 0, 2]
+    seen = []
+    monkeypatch.setattr("ntt_ray.bank.patches.MAX_BYTES", 3 * 16 * 4 * 2 - 1)
+    with pytest.raises(InputError, match=r"3 references take .*: 2 references of all classes"):
+        build(keep_patches=True, on_features=lambda *found: seen.append(found))
+    assert not seen  # known after the first one
 
 
 def test_backgrounds_come_before_other_negatives():

@@ -9,7 +9,7 @@ import torch
 
 from ntt_ray.bank.file import BankFile, Source, bank_digest
 from ntt_ray.errors import InputError
-from tests.support.banks import CLASSES, ENCODER, make_bank
+from tests.support.banks import CLASSES, ENCODER, make_bank, with_patches
 
 
 def test_what_a_file_says():
@@ -50,9 +50,21 @@ def test_damaged_files_are_refused():
         BankFile.from_bytes(safetensors.torch.save({"features": torch.zeros(1)}), "bank")
 
 
+def test_patches_are_read_where_they_are_asked_for():
+    bank = with_patches(make_bank())
+    read = BankFile.from_bytes(bank.to_bytes(), "bank")
+    read.check_patches("bank")
+    np.testing.assert_array_equal(read.patches().features, bank.patches.features.numpy())
+    np.testing.assert_array_equal(read.patches().inside, bank.patches.inside.numpy())
+    without = BankFile.from_bytes(make_bank().to_bytes(), "bank")
+    assert (without.has_patches, without.patches()) == (False, None)
+    with pytest.raises(InputError, match=r"^base: has no patch features .* Build the bank again"):
+        without.check_patches("base")
+
+
 def _with(**tensors) -> bytes:
     """The bank's file with other tensors; None leaves one out."""
-    data = make_bank().to_bytes()
+    data = with_patches(make_bank()).to_bytes()
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     changed = {**safetensors.torch.load(data), **tensors}
     kept = {name: tensor for name, tensor in changed.items() if tensor is not None}
@@ -72,6 +84,14 @@ IMPOSSIBLE = {
     "more shots than there are": {"shots": torch.tensor([1, 3])},
     "shots of another length": {"shots": torch.tensor([1])},
     "a tensor missing": {"weights": None},
+    "patches of fewer references": {"patch_features": torch.ones(2, 3, 2).half()},
+    "patches of other channels": {"patch_features": torch.ones(3, 3, 4).half()},
+    "flat patches": {"patch_features": torch.ones(3).half()},
+    "patches without a mask": {"patch_inside": None},
+    "masks of other patches": {"patch_inside": torch.ones(3, 2, dtype=torch.bool)},
+    "wide patches": {"patch_features": torch.ones(3, 3, 2)},
+    "soft masks of patches": {"patch_inside": torch.ones(3, 3)},
+    "nan patches": {"patch_features": torch.full((3, 3, 2), float("nan")).half()},
     "numbers of another kind": {"features": torch.ones(2, 2, 2, dtype=torch.bfloat16)},
 }
 

@@ -6,6 +6,7 @@ from ntt_ray.bank.join import join_banks
 from ntt_ray.bank.memory import MemoryBank
 from ntt_ray.errors import InputError
 from ntt_ray.records import MAX_CATEGORY_ID, ClassLabel
+from tests.support.banks import with_patches
 
 ENCODER = {"name": "vit", "image_size": 56, "checkpoint": "abc"}
 NAMES = ("A", "B", "C")
@@ -83,6 +84,20 @@ def test_ids_end_where_shards_end():
 
 def test_one_bank_stays_what_it_is():
     assert join_banks((A,), ("A",)).to_bytes() == A.to_bytes()
+
+
+def test_patches_are_joined_where_all_banks_have_them(caplog):
+    a, b = with_patches(A), with_patches(B)
+    joined = join_banks((a, b), NAMES[:2])
+    old, new = a.reference_patches(), b.reference_patches()
+    # nut of both, bolt of A, cog of B
+    expected = [*old[0], *new[0], *old[1], *new[1]]
+    assert torch.equal(joined.patches.features, torch.stack([one.features for one in expected]))
+    assert torch.equal(joined.features, join_banks((A, B), NAMES[:2]).features)
+    assert join_banks((a,), ("A",)).to_bytes() == a.to_bytes()
+    with caplog.at_level("WARNING"):
+        assert join_banks((A, b), NAMES[:2]).patches is None
+    assert "the patch features of B are left out of the joined bank" in caplog.text
 
 
 REFUSED = {

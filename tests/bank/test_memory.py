@@ -4,7 +4,7 @@ import torch
 from ntt_ray.bank.file import Source, bank_digest
 from ntt_ray.bank.memory import MemoryBank
 from ntt_ray.errors import InputError
-from tests.support.banks import CLASSES, ENCODER, make_bank
+from tests.support.banks import CLASSES, ENCODER, make_bank, with_patches
 
 
 def test_prototypes_are_means_over_valid_shots_of_length_one():
@@ -50,6 +50,30 @@ def test_negatives_and_history_round_trip():
     assert read.negatives.features[1, 0].tolist() == [1.0, 1.0]
     assert read.negatives.weights.tolist() == [[0.0], [2.5]]
     assert read.to_bytes() == bank.to_bytes()
+
+
+def test_patches_round_trip():
+    bank = with_patches(make_bank())
+    data = bank.to_bytes()
+    read = MemoryBank.from_bytes(data, "bank")
+    assert torch.equal(read.patches.features, bank.patches.features)
+    assert torch.equal(read.patches.inside, bank.patches.inside)
+    assert read.to_bytes() == data == with_patches(make_bank()).to_bytes()
+    assert b'\\"format_version\\": 2' in data
+    assert [len(own) for own in read.reference_patches()] == [1, 2]
+    assert make_bank().reference_patches() == [[], []]
+    # what the paper's path compares with is the same
+    assert torch.equal(read.prototypes(), make_bank().prototypes())
+    assert torch.equal(read.double().patches.features, bank.patches.features)
+
+
+def test_patches_of_another_number_of_references_are_refused():
+    patches = with_patches(make_bank()).patches
+    rows = patches.rows([1, 1])
+    with pytest.raises(ValueError, match="each reference needs its patches"):
+        MemoryBank.from_means(
+            CLASSES, make_bank().means(), encoder={}, reference_digest="", patches=rows
+        )
 
 
 def test_weighted_means_count_pixels():

@@ -14,6 +14,7 @@ from benchmarks.quality_scenes import (
     demo_scenes,
     means_of,
 )
+from ntt_ray.bank.patches import ReferencePatches
 from ntt_ray.config import Architecture
 from ntt_ray.demo.families import NOVEL_FAMILIES
 from ntt_ray.masks import encode_mask, rle_bbox_xywh
@@ -46,7 +47,7 @@ def _seed(plain, other, small):
     sizes = {"images": 2, "small_objects": small}
     figures = {PLAIN: {"speed": 1.0, **plain}, "other": {"speed": 2.0, **other}}
     rest = dict.fromkeys(("mask_ap50", "box_ap", "best_f1", "false_alarms", "alarmed_images"))
-    rest |= dict.fromkeys(("points_asked", "views_skipped"))
+    rest |= dict.fromkeys(("points_asked", "views_skipped", "asked_again", "replaced"))
     return {"demo": {"sizes": sizes, "variants": {k: rest | v for k, v in figures.items()}}}
 
 
@@ -87,6 +88,11 @@ def test_backgrounds_are_what_no_mask_touches():
             assert torch.equal(mean, torch.tensor([0, 0, 1, 0.1]) * (weight == 4))
     with_background, without = (means.bank([[0]], form) for form in ("images", None))
     assert with_background.negatives is not None
+    assert without.patches is None
+    patches = means.bank([[0]], patches=True).patches
+    assert patches is not None
+    # of four columns of patches the mask has two and a bit, by their samples
+    assert patches.inside.tolist() == [[True, True, True, False] * 4] * 2
     assert without.negatives is None
 
 
@@ -97,7 +103,11 @@ def test_images_that_the_models_see_once_get_the_labels_that_they_get_alone(tmp_
     scenes = demo_scenes(tmp_path, 7, 2)
     groups = [[k] for k in range(len(NOVEL_FAMILIES))]
     rows = [[(features, 1.0) for features in torch.rand(5, 4)] for _ in groups]
-    bank = Means(rows, {}).bank(groups)
+    all_inside = [
+        [ReferencePatches(torch.rand(3, 4).half(), torch.ones(3, dtype=torch.bool))] * len(own)
+        for own in rows
+    ]
+    bank = Means(rows, {}, all_inside).bank(groups, patches=True)
     measured = [
         Measured(name, variant, make_labeler(encoder, proposer, bank, variant.settings))
         for name, variant in MATCHING.items()

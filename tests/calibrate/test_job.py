@@ -36,6 +36,7 @@ from ntt_ray.intervals import share_range
 from ntt_ray.masks import encode_mask
 from ntt_ray.records import ClassLabel, Detection, ImageEntry, Reference, ReferenceSet
 from ntt_ray.storage import Storage
+from tests.support.banks import with_patches
 
 BIRD, FISH = ClassLabel(1, "bird"), ClassLabel(2, "fish")
 
@@ -273,6 +274,19 @@ def test_what_a_bank_was_extended_from_stays():
     assert without.classes == (BIRD,)
     assert without.features[0, :, 0].tolist() == [9.0, 8.0]
     assert without.weights.tolist() == [[9.0, 8.0]]
+
+
+def test_patches_in_an_image_do_not_help_to_label_it():
+    bank = with_patches(_bank([9.0, 1.0, 3.0, 4.0], [2.0]))  # an older bird, then by annotation id
+    birds, fish = bank.reference_patches()
+    for uris, left in (
+        ({"/x/1.png"}, [birds[0], birds[2], fish[0]]),
+        ({"/x/2.png"}, [birds[0], birds[1], birds[3]]),
+    ):
+        without = bank_without(bank, REFERENCES, uris)
+        kept = torch.stack([one.features for one in left])
+        assert torch.equal(without.patches.features, kept)
+        assert int(without.shots.sum()) == 3
 
 
 def test_negatives_in_an_image_do_not_help_to_label_it():

@@ -14,7 +14,7 @@ from ntt_ray.models.sam2.decoder.checked import disagreement
 from ntt_ray.models.sam2.decoder.kernels import COMPARED_ROUNDINGS
 from ntt_ray.models.sam2.decoder.run import upscale
 from ntt_ray.records import Detection
-from ntt_ray.settings import MethodSettings
+from ntt_ray.settings import MethodSettings, RefinementSettings
 from tests.support.device_labels import (
     coarse_images,
     share_found,
@@ -62,6 +62,18 @@ def test_labels_of_kept_proposals_are_those_of_the_cpu():
     settings = MethodSettings(min_predicted_iou=0.3)
     found, expected = (
         small_kept_labeler(device, settings=settings).label(coarse_images())
+        for device in ("cuda", "cpu")
+    )
+    assert min(map(len, expected)) > 10
+    assert share_found(found, expected, 0.005) >= 0.98
+
+
+def test_masks_asked_again_are_those_of_the_cpu():
+    settings = MethodSettings(
+        min_predicted_iou=0.2, refinement=RefinementSettings(min_iou=0.5), nms_iou=0.7
+    )
+    found, expected = (
+        small_labeler(device, settings=settings).label(coarse_images())
         for device in ("cuda", "cpu")
     )
     assert min(map(len, expected)) > 10

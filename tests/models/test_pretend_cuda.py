@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -16,12 +17,15 @@ from ntt_ray.config import Architecture
 from ntt_ray.method.pooling import pooled_features
 from ntt_ray.models.aspect import AspectEncoder
 from ntt_ray.models.dinov2 import Dinov2Encoder
+from ntt_ray.models.sam2.proposer import Sam2Proposer
 from ntt_ray.settings import (
     AveragingSettings,
+    CorrespondenceSettings,
     DiffusionSettings,
     MethodSettings,
     PromptSettings,
     PrototypeSettings,
+    RefinementSettings,
     TileSettings,
 )
 from tests.support.device_labels import coarse_images, share_found, small_labeler
@@ -41,7 +45,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "tiles": {"tiles": TileSettings(side=100, overlap=0.25)},
     "no NMS": {"nms_iou": None},
     "averaging": {"averaging": AveragingSettings(min_iou=0.5)},
+    "correspondence": {"correspondence": CorrespondenceSettings(power=0.5)},
     "all outputs": {"all_outputs": True},
+    "refinement": {"refinement": RefinementSettings(min_iou=0.5)},
 }
 WITHOUT_LABELS = {"none survive", "no prompts"}
 
@@ -82,6 +88,30 @@ def test_labels_are_those_of_the_cpu(wide):
 @pytest.mark.parametrize("option", [name for name in OPTIONS if name != "plain"])
 def test_labels_of_each_option_are_those_of_the_cpu(option):
     _assert_labels_of_the_cpu(FLOAT32, True, option)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [FLOAT32, BFLOAT16])
+def test_masks_are_asked_again_on_a_device(dtype):
+    """Those of the golden model, of which some are replaced; the random model has one large one."""
+    settings = MethodSettings(
+        min_predicted_iou=0.2, refinement=RefinementSettings(min_iou=0.5), nms_iou=0.7
+    )
+    found, taken = {}, {}
+    for device in ("cpu", "cuda"):
+        with PretendCuda() if device == "cuda" else nullcontext():
+            labeler = small_labeler(device, dtype, settings, points_per_side=8)
+            found[device] = labeler.label(coarse_images(2))
+        assert isinstance(labeler.proposer, Sam2Proposer)
+        assert labeler.proposer.refiner is not None
+        taken[device] = labeler.proposer.refiner.taken
+    assert min(taken.values()) > 0
+    assert all(found["cpu"])
+    if dtype is FLOAT32:
+        assert taken["cuda"] == taken["cpu"]
+        assert share_found(found["cuda"], found["cpu"], 1e-3, 0.98) == 1.0
+    else:
+        assert share_found(found["cuda"], found["cpu"]) > 0.9
 
 
 @pytest.mark.slow

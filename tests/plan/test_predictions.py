@@ -12,6 +12,7 @@ OTHER = {
     "fewer points": {"models": TS, "method": {"points_per_side": 16}},
     "tiles": {"models": TS, "method": {"tiles": {}}},
     "chosen points": {"models": TS, "method": {"prompts": {"min_similarity": 0.3}}},
+    "refinement": {"models": TS, "method": {"refinement": {}}},
     "boxes": {"models": TS, "proposals": {"boxes": "boxes.json", "grid": False}},
 }
 

@@ -12,7 +12,12 @@ from ntt_ray.errors import ConfigError
 from ntt_ray.proposals.kept import ImageProposals
 from ntt_ray.proposals.matching import Matcher
 from ntt_ray.records import ImageEntry
-from ntt_ray.settings import AveragingSettings, MethodSettings, PrototypeSettings
+from ntt_ray.settings import (
+    AveragingSettings,
+    CorrespondenceSettings,
+    MethodSettings,
+    PrototypeSettings,
+)
 from tests.support.kept_rows import four_rows
 from tests.support.match_digests import SIDE, digests, noisy_bank, noisy_view
 from tests.support.paths import ROOT
@@ -154,3 +159,5 @@ def test_features_are_read_as_they_were_kept(fixed):
 def test_an_option_that_needs_logits_is_refused():
     with pytest.raises(ConfigError, match=r"method\.averaging: .*logits of masks"):
         Matcher(_small_bank(), MethodSettings(averaging=AveragingSettings()))
+    with pytest.raises(ConfigError, match=r"method\.correspondence: .*patches of images"):
+        Matcher(_small_bank(), MethodSettings(correspondence=CorrespondenceSettings()))

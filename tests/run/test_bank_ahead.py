@@ -8,15 +8,18 @@ import pytest
 import ray
 
 from ntt_ray.bank.file import bank_digest
+from ntt_ray.bank.inputs import existing_bank
+from ntt_ray.bank.memory import MemoryBank
 from ntt_ray.config import build_config
 from ntt_ray.errors import InputError, OutputMismatchError
 from ntt_ray.models.published import PUBLISHED
+from ntt_ray.records import ClassLabel
 from ntt_ray.run.bank_ahead import READ_BYTES, known_digest
 from ntt_ray.run.identity import Found, identity_of
 from ntt_ray.run.prepare import build_run_bank, check_images, check_sources, make_plan, prepare_run
 from ntt_ray.run.record import make_record, write_record
 from ntt_ray.storage import Storage
-from tests.support.banks import golden_bank
+from tests.support.banks import golden_bank, with_patches
 
 STORE = Storage()
 
@@ -119,6 +122,49 @@ def test_a_bank_to_extend_of_another_encoder(golden_config, tmp_path):
     block = {**golden_config["references"], "extends": str(tmp_path / "base")}
     with pytest.raises(InputError, match=r"references\.extends: was made by another encoder"):
         make_plan(build_config({**golden_config, "references": block}))
+
+
+CHECKED = {"method": {"correspondence": {}}}
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_a_ready_bank_without_patches(golden_config, tmp_path, start):
+    bank = golden_bank(check_sources(build_config(golden_config), STORE).classes())
+    (tmp_path / "ready").write_bytes(bank.data)
+    data = {**golden_config, **CHECKED, "references": None, "bank": str(tmp_path / "ready")}
+    with pytest.raises(InputError, match="Build the bank again from its references") as refused:
+        STARTS[start](build_config(data))
+    assert str(refused.value).startswith(f"{tmp_path}/ready: has no patch features")
+    whole = with_patches(MemoryBank.from_bytes(bank.data, "ready"))
+    (tmp_path / "ready").write_bytes(whole.to_bytes())
+    assert len(make_plan(build_config(data)).classes) == 3
+    assert len(make_plan(build_config({**data, "method": {}})).classes) == 3
+
+
+def test_a_bank_to_extend_without_patches(golden_config, tmp_path):
+    bank = golden_bank(check_sources(build_config(golden_config), STORE).classes())
+    (tmp_path / "base").write_bytes(bank.data)
+    block = {**golden_config["references"], "extends": str(tmp_path / "base")}
+    with pytest.raises(InputError, match=r"references\.extends: has no patch features"):
+        make_plan(build_config({**golden_config, **CHECKED, "references": block}))
+
+
+def test_a_bank_of_the_same_references_without_patches_is_another_one(begun):
+    def found(data):
+        config = build_config(data)
+        encoder = dict(golden_bank([ClassLabel(1, "any")]).encoder)
+        return existing_bank(config, STORE, check_sources(config, STORE), encoder)
+
+    method = {**begun.get("method", {}), **CHECKED["method"]}
+    assert found(begun) is not None
+    assert found({**begun, "method": method}) is None
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_a_run_that_began_without_patches(begun, start):
+    method = {**begun.get("method", {}), **CHECKED["method"]}
+    with pytest.raises(OutputMismatchError, match=r"method\.correspondence"):
+        STARTS[start](build_config({**begun, "method": method}))
 
 
 def test_a_ready_bank_that_fits(golden_config, tmp_path):

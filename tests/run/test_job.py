@@ -169,7 +169,7 @@ def test_the_job_end_to_end(golden_config):
 
 def test_options_of_the_method_run_to_the_end(golden_config, caplog):
     options = ("diffusion={}", "prototypes={}", "prompts={}", "averaging={}", "all_outputs=true")
-    options += ("preset=clean", "tiles={side: 64}")
+    options += ("refinement={}", "preset=clean", "correspondence={}", "tiles={side: 64}")
     overrides = ["references.background={}", *(f"method.{option}" for option in options)]
     units, counts = run_all(golden_config, *overrides)
     assert (counts.images, counts.failed) == (4, 0)
@@ -183,6 +183,7 @@ def test_options_of_the_method_run_to_the_end(golden_config, caplog):
     method = json.loads((Path(golden_config["output"]) / "run.json").read_text())["identity"]
     assert method["method"]["tiles"] == {"side": 64, "overlap": 0.25}
     assert method["method"]["all_outputs"] is True
+    assert method["method"]["refinement"] == {"min_iou": 0.7}
     assert (method["method"]["nms_iou"], "preset" in method["method"]) == (0.7, False)
     with pytest.raises(OutputMismatchError, match=r"method\.tiles: \{'overlap': 0\.25, 'side': 64"):
         run_all(golden_config, *overrides[:-1])

@@ -66,7 +66,9 @@ REFUSED = {
     "method.largest_component.min_share": (0.5, "method.largest_component"),
     "method.iou_power": (0.25, "method.iou_power"),
     "method.averaging.min_iou": (0.7, "method.averaging"),
+    "method.correspondence.power": (0.5, "method.correspondence"),
     "method.all_outputs": (True, "method.all_outputs"),
+    "method.refinement.min_iou": (0.6, "method.refinement"),
     "proposals.keep": (True, "proposals"),
     "job.images_per_unit": (7, "job.images_per_unit"),
 }

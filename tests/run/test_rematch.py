@@ -267,6 +267,7 @@ def test_what_cannot_be_matched_is_refused_before_ray_is_started(data, monkeypat
         "points": ({"method": {**method, "points_per_side": 8}}, r"points_per_side: 16 there, 8"),
         "tiles": ({"method": {**method, "tiles": {}}}, r"method\.tiles"),
         "outputs": ({"method": {**method, "all_outputs": True}}, r"method\.all_outputs: None"),
+        "refined": ({"method": {**method, "refinement": {}}}, r"method\.refinement: None there"),
         "decode": ({"decode": {"orientation": "stored"}}, r"decode\.orientation"),
         "images": ({"images": str(tmp_path / "other.jsonl")}, "images"),
         "thinning": ({"proposals": {"keep": True, "max_iou": 0.9}}, r"proposals\.max_iou: 0.95"),
@@ -292,7 +293,7 @@ def test_what_cannot_be_matched_is_refused_before_ray_is_started(data, monkeypat
     for name, (changes, said) in refused.items():
         with pytest.raises(OutputMismatchError, match=said):
             make_rematch_plan(build_config(into(data, name, **changes)), source)
-    for name in ("averaging", "prompts"):
+    for name in ("averaging", "prompts", "correspondence"):
         other = into(data, name, method={**method, name: {}}, proposals={"keep": False})
         with pytest.raises(ConfigError, match=rf"(?s)label anew.*method\.{name}: "):
             make_rematch_plan(build_config(other), source)

@@ -1,6 +1,7 @@
 """A small bank of two classes, the second with two references, and banks of given features."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 
 from ntt_ray.bank.file import BankFile
 from ntt_ray.bank.memory import MemoryBank
+from ntt_ray.bank.patches import Patches
 from ntt_ray.models.published import file_digest
 from ntt_ray.records import ClassLabel
 from tests.support.golden import GOLDEN_MODELS
@@ -23,6 +25,15 @@ def make_bank() -> MemoryBank:
         [(torch.tensor([0.0, 1.0]), 2.0), (torch.tensor([0.0, 3.0]), 8.0)],
     ]
     return MemoryBank.from_means(CLASSES, means, encoder=ENCODER, reference_digest="d")
+
+
+def with_patches(bank: MemoryBank) -> MemoryBank:
+    """The bank with three patches of each reference, the first two of them inside."""
+    random, count = torch.Generator().manual_seed(0), int(bank.shots.sum())
+    features = torch.randn(count, 3, bank.features.shape[2], generator=random)
+    inside = torch.tensor([True, True, False]).expand(count, 3).clone()
+    patches = Patches(torch.nn.functional.normalize(features, dim=2).half(), inside)
+    return replace(bank, patches=patches)
 
 
 def file_of(

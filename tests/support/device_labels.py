@@ -14,6 +14,7 @@ import torch
 import yaml
 
 from ntt_ray.bank.memory import MemoryBank
+from ntt_ray.bank.patches import ReferencePatches
 from ntt_ray.config import Architecture
 from ntt_ray.images import RgbImage
 from ntt_ray.masks import decode_rle
@@ -105,24 +106,37 @@ def small_labeler(
         device=device,
         dtype=dtype,
         all_outputs=settings.all_outputs,
+        refinement=settings.refinement,
     )
     if options is not None:
         encoder.compile(options)
         proposer.compile(options)
-    return make_labeler(encoder, proposer, small_bank(negatives), settings)
+    bank = small_bank(negatives, patches=settings.correspondence is not None)
+    return make_labeler(encoder, proposer, bank, settings)
 
 
-def small_bank(negatives: bool = False) -> MemoryBank:
-    """Three random classes of four references, and of two negatives."""
+def small_bank(negatives: bool = False, *, patches: bool = False) -> MemoryBank:
+    """Three random classes of four references, with 64 patches each, and of two negatives."""
     random = torch.Generator().manual_seed(0)
     means = [[(torch.randn(64, generator=random), 1.0) for _ in range(4)] for _ in range(3)]
     against = [[(torch.randn(64, generator=random), 1.0) for _ in range(2)] for _ in range(3)]
+    rows = [
+        [
+            ReferencePatches(
+                torch.nn.functional.normalize(torch.randn(64, 64, generator=random), dim=1).half(),
+                torch.rand(64, generator=random) > 0.4,
+            )
+            for _ in range(4)
+        ]
+        for _ in range(3)
+    ]
     return MemoryBank.from_means(
         [ClassLabel(i + 1, f"class {i}") for i in range(3)],
         means,
         encoder={},
         reference_digest="",
         negatives=against if negatives else (),
+        patches=rows if patches else (),
     )
 
 

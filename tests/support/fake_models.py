@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from ntt_ray.models.spec import ModelSpec
 from ntt_ray.run import models
 from ntt_ray.run.cluster.connect import decide
+from ntt_ray.settings import RefinementSettings
 
 if TYPE_CHECKING:
     from tests.support.fakes import FakeEncoder, FakeProposer
@@ -35,7 +36,12 @@ class FakeSpec(ModelSpec):
 
         return FakeEncoder()
 
-    def load_proposer(self, points_per_side: int, all_outputs: bool = False) -> FakeProposer:
+    def load_proposer(
+        self,
+        points_per_side: int,
+        all_outputs: bool = False,
+        refinement: RefinementSettings | None = None,
+    ) -> FakeProposer:
         import torch
 
         from tests.support.fakes import FakeProposer, make_proposals

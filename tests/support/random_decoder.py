@@ -9,6 +9,7 @@ import torch
 from sam2.modeling.sam.mask_decoder import MaskDecoder
 from sam2.modeling.sam.prompt_encoder import PromptEncoder
 from sam2.modeling.sam.transformer import TwoWayTransformer
+from torch import Tensor
 
 from ntt_ray.models.sam2.decoder.image import Sam2Features
 
@@ -52,3 +53,21 @@ def random_features(channels: int = 32, dtype: torch.dtype = torch.float32) -> S
     return Sam2Features(
         *(torch.randn(1, c, side, side, generator=random).to(dtype) for c, side in shapes)
     )
+
+
+def plain_decode(model: Any, points: Tensor, features: Sam2Features) -> tuple[Tensor, Tensor]:
+    """All four masks and predicted IoUs by the stock modules: ``(P, 4, h, w)`` and ``(P, 4)``."""
+    encoder, decoder = model.sam_prompt_encoder, model.sam_mask_decoder
+    dtype = features.embedding.dtype
+    labels = torch.ones(len(points), 1, dtype=torch.int32)
+    sparse, dense = encoder(points=(points[:, None], labels), boxes=None, masks=None)
+    with torch.inference_mode():
+        masks, iou, _, _ = decoder.predict_masks(
+            image_embeddings=features.embedding,
+            image_pe=encoder.get_dense_pe().to(dtype),
+            sparse_prompt_embeddings=sparse.to(dtype),
+            dense_prompt_embeddings=dense.to(dtype),
+            repeat_image=True,
+            high_res_features=[features.high_res_0, features.high_res_1],
+        )
+    return masks, iou

@@ -24,8 +24,10 @@ from ntt_ray.models.interfaces import BoxPrompt, Proposals
 from ntt_ray.models.published import BUNDLED, bundled_file
 from ntt_ray.models.sam2.decoder.boxed import BoxDecoder
 from ntt_ray.models.sam2.decoder.image import Sam2Features
+from ntt_ray.models.sam2.decoder.refiner import Refiner
 from ntt_ray.models.sam2.decoder.run import OUTPUTS, PointDecoder
 from ntt_ray.models.weights import load_into, read_state_dict
+from ntt_ray.settings import RefinementSettings
 
 MIN_POINTS_PER_STEP = 32  # fewer save no memory that counts
 
@@ -56,6 +58,7 @@ class Sam2Proposer:
         image_size: side S of the square input in pixels; masks come at S/4.
         points: ``(P, 2)`` float32 (x, y) in pixels of the input, see `point_grid`.
         device: device that it runs on.
+        refiner: asks about masks again at their centres; None where that is off.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class Sam2Proposer:
         device: torch.device,
         dtype: torch.dtype,
         all_outputs: bool = False,
+        refinement: RefinementSettings | None = None,
     ) -> None:
         self.image_size = int(model.image_size)  # type: ignore[arg-type]
         self.device, self._dtype = device, dtype
@@ -75,6 +79,9 @@ class Sam2Proposer:
         self._decoder = PointDecoder(model, self.points, dtype=dtype)
         self._decoder.all_outputs = all_outputs
         self._boxes = BoxDecoder(model, self._decoder, dtype)
+        self.refiner: Refiner | None = None
+        if refinement is not None:
+            self.refiner = Refiner(model, self._decoder, dtype, refinement.min_iou)
         self._model: Any = model.to(dtype)
 
     def halve_step(self) -> bool:
@@ -102,6 +109,7 @@ class Sam2Proposer:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         all_outputs: bool = False,
+        refinement: RefinementSettings | None = None,
     ) -> Sam2Proposer:
         """Build the model and load an official ``.pt`` or a safetensors file of the same keys.
 
@@ -114,6 +122,7 @@ class Sam2Proposer:
             device: device that the model runs on.
             dtype: precision of weights and activations.
             all_outputs: whether each output of a point is a proposal, see `PointDecoder`.
+            refinement: how masks are asked about again at their centres; None: they are not.
 
         Raises:
             WeightsError: the YAML is not a SAM2's, or keys or shapes do not fit.
@@ -125,6 +134,7 @@ class Sam2Proposer:
             device=torch.device(device),
             dtype=dtype,
             all_outputs=all_outputs,
+            refinement=refinement,
         )
 
     @torch.inference_mode()
@@ -142,7 +152,7 @@ class Sam2Proposer:
         """Decode the points of the grid for one image (METHOD 20 to 25); see `PointDecoder.decode`.
 
         Of outputs 1 to 3 the one with the highest predicted IoU is taken, or with `all_outputs`
-        each; output 0 never.
+        each; output 0 never. Nothing is refined yet.
         """
         return self._decoder.decode(features, min_predicted_iou, points)
 
@@ -152,13 +162,13 @@ class Sam2Proposer:
         """Proposals of each wanted image at every point; see `encode_images` and `predict`."""
         positions = range(len(images)) if wanted is None else wanted
         features = self.encode_images(images)
-        return [self.predict(features.image(i), min_predicted_iou)[0] for i in positions]
+        return [self._found(features.image(i), min_predicted_iou) for i in positions]
 
     def propose_at(self, image: Tensor, min_predicted_iou: float, points: Tensor) -> Proposals:
         """Proposals of one image ``(3, S, S)`` at some points; without any it is not looked at."""
         if len(points) == 0:
             return Proposals.none(self.image_size // 4, self.device)
-        return self.predict(self.encode_images(image[None]), min_predicted_iou, points)[0]
+        return self._found(self.encode_images(image[None]), min_predicted_iou, points)
 
     def propose_in_boxes(
         self,
@@ -173,7 +183,7 @@ class Sam2Proposer:
         """Proposals of each wanted image in its boxes, behind those of the grid with `everywhere`.
 
         Which of SAM2's outputs is the mask of a box, `decoder.boxed` says. Without the grid, images
-        are not looked at where none has a box.
+        are not looked at where none has a box. Where masks are refined, those of boxes are too.
         """
         none = Proposals.none(self.image_size // 4, self.device)
         if not everywhere and not any(len(boxes) for boxes in boxes_xyxy):
@@ -187,8 +197,16 @@ class Sam2Proposer:
                 grid, _ = self.predict(own, min_predicted_iou)
                 places = len(self.points) * (OUTPUTS if self._decoder.all_outputs else 1)
                 proposed = _behind(grid, proposed, places)
-            found.append(proposed)
+            found.append(self._refined(own, proposed))
         return found
+
+    def _found(
+        self, features: Sam2Features, min_predicted_iou: float, points: Tensor | None = None
+    ) -> Proposals:
+        return self._refined(features, self.predict(features, min_predicted_iou, points)[0])
+
+    def _refined(self, features: Sam2Features, proposals: Proposals) -> Proposals:
+        return proposals if self.refiner is None else self.refiner.refine(features, proposals)
 
 
 def _behind(first: Proposals, second: Proposals, considered: int) -> Proposals:

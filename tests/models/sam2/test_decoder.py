@@ -29,25 +29,7 @@ from ntt_ray.models.sam2.proposer import Sam2Proposer, point_grid
 from tests.support import random_decoder
 from tests.support.golden import GOLDEN
 from tests.support.launches import Launches
-from tests.support.random_decoder import SIDE, random_features, random_model
-
-
-def plain_decode(model: Any, points: Tensor, features: Sam2Features) -> tuple[Tensor, Tensor]:
-    """All four masks and predicted IoUs by the stock modules: ``(P, 4, h, w)`` and ``(P, 4)``."""
-    encoder, decoder = model.sam_prompt_encoder, model.sam_mask_decoder
-    dtype = features.embedding.dtype
-    labels = torch.ones(len(points), 1, dtype=torch.int32)
-    sparse, dense = encoder(points=(points[:, None], labels), boxes=None, masks=None)
-    with torch.inference_mode():
-        masks, iou, _, _ = decoder.predict_masks(
-            image_embeddings=features.embedding,
-            image_pe=encoder.get_dense_pe().to(dtype),
-            sparse_prompt_embeddings=sparse.to(dtype),
-            dense_prompt_embeddings=dense.to(dtype),
-            repeat_image=True,
-            high_res_features=[features.high_res_0, features.high_res_1],
-        )
-    return masks, iou
+from tests.support.random_decoder import SIDE, plain_decode, random_features, random_model
 
 
 def plain_survivors(masks: Tensor, iou: Tensor, threshold: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -115,6 +115,14 @@ class PointDecoder:
         """The folded weights, with the prompts of the grid."""
         return self._weights
 
+    @property
+    def for_other_points(self) -> tuple[Callable[..., Decoded], Callable[..., Tensor]]:
+        """`transform` and `upscale` for points beside the grid, by kernels where these are used.
+
+        What is compiled is for the steps of the grid alone.
+        """
+        return (transform, upscale) if self._compiled else (self._transform, self._upscale)
+
     def maps(self, features: Sam2Features) -> ImageMaps:
         """What all prompts of one image share."""
         return image_maps(self._image, self._weights, features)
