@@ -1,6 +1,6 @@
 """Train the demo's SAM2: Meta's classes and switches, small widths, points and boxes as prompts.
 
-    python demo/train_sam2.py --data build/demo --output ntt_ray/demo/weights --steps 12000
+    python demo/train_sam2.py --data build/demo --output ntt_ray/demo/weights --steps 10000
 
 Loss per prompt of an object: focal x 10 + dice on the best of the three masks, the same of the mask
 for prompts without doubt, and the regression of all four predicted IoUs. For a point on the
@@ -386,7 +386,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True, help="holds sam2_demo.yaml")
-    parser.add_argument("--steps", type=int, default=12_000)
+    parser.add_argument("--steps", type=int, default=10_000)
     parser.add_argument("--disc-steps", type=int, default=200)
     parser.add_argument("--start", type=Path, help="begin with these weights, of a smaller trunk")
     parser.add_argument("--first", type=int, default=0, help="go on here with the written weights")
