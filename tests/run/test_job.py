@@ -170,7 +170,8 @@ def test_the_job_end_to_end(golden_config):
 def test_options_of_the_method_run_to_the_end(golden_config, caplog):
     options = ("diffusion={}", "prototypes={}", "prompts={}", "averaging={}", "all_outputs=true")
     options += ("refinement={}", "preset=clean", "correspondence={}", "tiles={side: 64}")
-    overrides = ["references.background={}", *(f"method.{option}" for option in options)]
+    overrides = ["references.background={}", "models.encoder.keep_aspect=true"]
+    overrides += [f"method.{option}" for option in options]
     units, counts = run_all(golden_config, *overrides)
     assert (counts.images, counts.failed) == (4, 0)
     assert counts.detections > 0
@@ -181,6 +182,7 @@ def test_options_of_the_method_run_to_the_end(golden_config, caplog):
             reporter.unit(unit, 4, 4)
         assert f"of {unit.views} images or tiles, " in caplog.text
     method = json.loads((Path(golden_config["output"]) / "run.json").read_text())["identity"]
+    assert method["models"]["encoder"]["keep_aspect"] is True
     assert method["method"]["tiles"] == {"side": 64, "overlap": 0.25}
     assert method["method"]["all_outputs"] is True
     assert method["method"]["refinement"] == {"min_iou": 0.7}

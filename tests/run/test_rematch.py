@@ -247,6 +247,8 @@ def test_tiles_keep_their_views(settings, tmp_path):
     images = tmp_path / "images.jsonl"
     images.write_text("".join(Path(settings["images"]).read_text().splitlines(keepends=True)[2:4]))
     data = {**settings, "method": tiled, "images": str(images), "output": str(tmp_path / "kept")}
+    encoder = {**data["models"]["encoder"], "positional_debias": 9}
+    data["models"] = {**data["models"], "encoder": encoder}
     labelled(data)
     others = {"method": {**tiled, "nms_iou": 0.7, "max_detections": 30}}
     other, changed = into(data, "labelled", **others), into(data, "changed", **others)
