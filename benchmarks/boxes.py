@@ -7,8 +7,7 @@ detector gives 30 boxes for each image: one for each object, its sides moved by 
 an IoU of 0.8 with the object's own box, and distractors, boxes of sizes as objects have, with an
 IoU below 0.3 with every object. It knows no class. Every way to ask is measured on the same images,
 in the same process and in turn, image by image, with the same options of the method; seconds are
-CPU time of the process, on one thread, so that a busy machine counts little. SAM2 is asked with
-points of boxes: the demo's weights were trained on single points.
+CPU time of the process, on one thread, so that a busy machine counts little.
 """
 
 from __future__ import annotations
