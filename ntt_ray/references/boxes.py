@@ -27,8 +27,8 @@ from ntt_ray.models.interfaces import BoxCandidates, BoxPrompter
 AGREES_BOX_IOU = 0.8  # SAM2's answer to the box is taken without asking further
 MIN_BOX_IOU = 0.5  # below it a mask is of something else
 MIN_AREA_PX = 16
-# box IoU times predicted IoU: of 40 demo boxes one lies below, that of the worst mask (IoU 0.76); of
-# weights that know single points alone four did, the one bad mask (0.27) lowest of them
+# box IoU times predicted IoU: of 40 demo boxes one lies below, that of the worst mask (IoU 0.76);
+# with weights that know single points alone four did, the one bad mask (0.27) lowest of them
 DOUBTFUL = 0.6
 
 BoxXywh = tuple[float, float, float, float]
