@@ -66,11 +66,12 @@ def calibrate(
 
     Example: ntt-ray calibrate birds.yaml --precision 0.9
     """
-    from ntt_ray.calibrate.job import calibrate_run, check_calibration
+    from ntt_ray.calibrate.job import calibrate_run
     from ntt_ray.calibrate.thresholds import MIN_IMAGES
+    from ntt_ray.storage import Storage
 
     uri = storage.join(settings.output, CALIBRATION_FILE)
-    again = ", in the place of another" if check_calibration(settings, kept_by).exists(uri) else ""
+    was_there = Storage(settings.storage_options).exists(uri)
     with counter("calibrating", "reference images") as on_images:
         found = calibrate_run(
             settings,
@@ -89,6 +90,7 @@ def calibrate(
         )
     if all(item.threshold is None for item in found):
         say("no threshold was chosen: no object was found without its own references")
+    again = ", in the place of another" if was_there else ""
     say(f"wrote {uri}{again}; merge with --set merge.calibration={uri}")
     say(f"look at: {storage.join(settings.output, CALIBRATION_PAGE)}")
 

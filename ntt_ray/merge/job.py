@@ -81,7 +81,10 @@ def merge(
     store = Storage(config.storage_options)
     recorded = recorded_run(config.output, store)
     choice, profiles = class_choice(config, recorded), config.profiles
-    thresholds = merge_thresholds(config, recorded, store)
+    calibration = _calibration(config, store)
+    thresholds = _thresholds(config, recorded, calibration)
+    if calibration is not None:
+        _warn_of(calibration, config, recorded)
     manifest = (config.output, recorded.identity.manifest, store)
     before = _merge_before(target, store)
     if to is not None:
@@ -210,15 +213,22 @@ def merge_thresholds(config: Config, recorded: RunRecord, store: Storage) -> Thr
         InputError: the calibration is missing or does not fit the run, or the run has no class of
             a name that is kept.
     """
+    return _thresholds(config, recorded, _calibration(config, store))
+
+
+def _calibration(config: Config, store: Storage) -> Calibration | None:
+    uri = config.merge.calibration
+    return None if uri is None else Calibration.parse(read_json(uri, store), uri)
+
+
+def _thresholds(config: Config, recorded: RunRecord, calibration: Calibration | None) -> Thresholds:
     uri, thresholds = config.merge.calibration, Thresholds(config.merge.min_score)
-    if uri is not None:
-        found = Calibration.parse(read_json(uri, store), uri)
-        thresholds = calibrated(found, uri, recorded.class_labels, thresholds.min_score)
-        _warn_of(found, uri, recorded)
+    if calibration is not None and uri is not None:
+        thresholds = calibrated(calibration, uri, recorded.class_labels, thresholds.min_score)
     return replace(thresholds, categories=class_choice(config, recorded).categories)
 
 
-def _warn_of(calibration: Calibration, uri: str, recorded: RunRecord) -> None:
+def _warn_of(calibration: Calibration, config: Config, recorded: RunRecord) -> None:
     """Say in the log that a calibration is of scores that were made in another way."""
     made_with = scores_content(recorded.identity.plain())
     found = unlike_run(calibration, recorded.identity.bank, made_with)
@@ -227,7 +237,7 @@ def _warn_of(calibration: Calibration, uri: str, recorded: RunRecord) -> None:
             "merge.calibration: %s was made with other settings than the labels, so its scores may "
             "not mean here what they meant there: %s%s; `ntt-ray calibrate` with the config of the "
             "labels makes one that fits",
-            storage.redact(uri),
+            storage.redact(config.merge.calibration or ""),
             "; ".join(found[:DIFFERENCES_SHOWN]),
             "; ..." if len(found) > DIFFERENCES_SHOWN else "",
         )

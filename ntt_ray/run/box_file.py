@@ -116,14 +116,14 @@ def is_there(output: str, made_of: BoxesOf, store: Storage) -> bool:
     return made_of.metadata().items() <= said.items()
 
 
-def file_problem(
+def check_file(
     output: str,
     made_of: BoxesOf,
     store: Storage,
     units: int,
     image_ids: Callable[[int], Sequence[int] | None],
-) -> str | None:
-    """What is wrong with the file of a run; reads all of it, a row group at a time.
+) -> None:
+    """Whether the file of a run is whole; reads all of it, a row group at a time.
 
     Args:
         output: the run's prefix.
@@ -131,29 +131,24 @@ def file_problem(
         store: access to files.
         units: how many units the run has.
         image_ids: gives the ids of a unit's images in the order of the manifest, if it is known.
+
+    Raises:
+        InputError: the file is missing, damaged, or that of another run.
+        StorageError: it cannot be read.
     """
-    try:
-        with store.open_read(storage.join(output, BOXES_FILE)) as stream:
-            file = pq.ParquetFile(stream)
-            if not made_of.metadata().items() <= (file.metadata.metadata or {}).items():
-                return "it belongs to another run"
-            places, found, table = Units.of(file.metadata), -1, pa.table({})
-            if len(places.sizes()) != units:
-                return f"it has {len(places.sizes())} units, the run {units}"
-            for unit in range(units):
-                group, first, end = places.place(unit)
-                if group != found:
-                    found, table = group, _checked(file.read_row_group(group))
-                own = [image for image, _ in _images_of(table.slice(first, end - first))]
-                if (wanted := image_ids(unit)) is not None and own != list(wanted):
-                    return f"its images of unit {unit} are not those of the manifest"
-    except FileNotFoundError:
-        return "it is missing"
-    except (pa.ArrowException, OSError, ValueError, IndexError) as error:
-        if isinstance(error, ConnectionError | TimeoutError):
-            raise  # that is the store's
-        return str(error)
-    return None
+    with _reading(), store.open_read(storage.join(output, BOXES_FILE)) as stream:
+        file = pq.ParquetFile(stream)
+        _check_origin(made_of, file.metadata)
+        places, read, table = Units.of(file.metadata), -1, pa.table({})
+        if len(places.sizes()) != units:
+            raise ValueError(f"it has {len(places.sizes())} units, the run {units}")
+        for unit in range(units):
+            group, first, end = places.place(unit)
+            if group != read:
+                read, table = group, file.read_row_group(group)
+            own = [image for image, _ in _images_of(table.slice(first, end - first))]
+            if (wanted := image_ids(unit)) is not None and own != list(wanted):
+                raise ValueError(f"its images of unit {unit} are not those of the manifest")
 
 
 def read_boxes(shard_id: int, job: LabelJob) -> dict[int, ImageBoxes]:
@@ -169,17 +164,12 @@ def read_boxes(shard_id: int, job: LabelJob) -> dict[int, ImageBoxes]:
         units = _units_of(uri, job)
         group, first, end = units.place(shard_id)
         file = pq.ParquetFile(stream, metadata=units.footer)
-        return dict(_images_of(_checked(file.read_row_group(group)).slice(first, end - first)))
-
-
-def _checked(table: pa.Table) -> pa.Table:
-    table = table.cast(SCHEMA)
-    table.validate(full=True)
-    return table
+        return dict(_images_of(file.read_row_group(group).slice(first, end - first)))
 
 
 def _images_of(table: pa.Table) -> Iterator[tuple[int, ImageBoxes]]:
-    table = table.combine_chunks()
+    table = table.cast(SCHEMA).combine_chunks()
+    table.validate(full=True)
     boxes, scores = (table[name].chunk(0) for name in ("box", "score"))
     ends = np.asarray(boxes.offsets)
     flat = np.asarray(boxes.values.flatten(), np.float32).reshape(-1, 4)
@@ -201,12 +191,15 @@ def _units_of(uri: str, job: LabelJob) -> Units:
         _units.clear()
         with job.store.open_read(uri) as stream:
             footer: Any = pq.read_metadata(stream)
-        said = footer.metadata or {}
         asked = BoxesOf(job.boxes.source_sha256, job.boxes.settings.per_image, job.manifest_digest)
-        if not asked.metadata().items() <= said.items():
-            raise ValueError("it belongs to another run")
+        _check_origin(asked, footer)
         _units[key] = Units.of(footer)
     return _units[key]
+
+
+def _check_origin(made_of: BoxesOf, footer: Any) -> None:
+    if not made_of.metadata().items() <= (footer.metadata or {}).items():
+        raise ValueError("it belongs to another run")
 
 
 @contextlib.contextmanager

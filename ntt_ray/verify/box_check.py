@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ntt_ray.run.box_file import BoxesOf, file_problem
+from ntt_ray.errors import InputError
+from ntt_ray.run.box_file import BoxesOf, check_file
 from ntt_ray.run.boxes_ahead import recorded_boxes
 from ntt_ray.run.layout import BOXES_FILE
 from ntt_ray.run.record import RunRecord
@@ -32,7 +33,7 @@ def check_boxes(
     if asked is None:
         return
     made_of = BoxesOf(*asked, recorded.identity.manifest)
-    problem = file_problem(output, made_of, store, recorded.plan.units, image_ids)
-    if problem is not None:
-        mend = "delete it, if it is there; `ntt-ray label` with the same config writes it again"
-        out.problem("boxes damaged", BOXES_FILE, f"{problem}; {mend}")
+    try:
+        check_file(output, made_of, store, recorded.plan.units, image_ids)
+    except InputError as error:
+        out.problem("boxes damaged", BOXES_FILE, str(error))

@@ -413,6 +413,8 @@ def test_the_command(golden_config, tmp_path):
     assert "calibration.html" in said
     written = json.loads((output / "calibration.json").read_text())
     assert written["wanted_precision"] == 0.9
+    assert written["made_with"]["method"] == build_config(golden_config).method.named()
+    assert set(written["made_with"]["models"]) == {"encoder", "proposer"}
     assert all(not own["enough_references"] for own in written["classes"].values())
     page = (output / "calibration.html").read_text(encoding="utf-8")
     images = {r["image_id"] for r in _golden_annotations(golden_config)}

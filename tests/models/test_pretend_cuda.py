@@ -125,18 +125,22 @@ def test_bfloat16_labels_of_the_low_rank_form_are_those_of_the_cpu():
     _assert_labels_of_the_cpu(BFLOAT16, True, "plain")
 
 
+def _nano(kind, device, dtype, **options):
+    return kind.load(
+        GOLDEN / "weights" / "dino_nano.pth",
+        name="dino_nano",
+        image_size=112,
+        architecture=Architecture(embed_dim=64, depth=2, num_heads=4),
+        device=device,
+        dtype=dtype,
+        **options,
+    )
+
+
 @pytest.mark.parametrize("dtype", [FLOAT32, BFLOAT16])
 def test_features_without_places_are_those_of_the_cpu(dtype):
     def encoded(device):
-        encoder = Dinov2Encoder.load(
-            GOLDEN / "weights" / "dino_nano.pth",
-            name="dino_nano",
-            image_size=112,
-            architecture=Architecture(embed_dim=64, depth=2, num_heads=4),
-            device=device,
-            dtype=dtype,
-            positional_debias=9,
-        )
+        encoder = _nano(Dinov2Encoder, device, dtype, positional_debias=9)
         features = encoder.encode(torch.linspace(0, 1, 3 * 112 * 112).view(1, 3, 112, 112))
         return features.cpu(), encoder.basis.cpu()
 
@@ -153,14 +157,7 @@ def test_features_without_places_are_those_of_the_cpu(dtype):
 @pytest.mark.parametrize("dtype", [FLOAT32, BFLOAT16])
 def test_features_in_proportion_are_those_of_the_cpu(dtype):
     def encoded(device):
-        encoder = AspectEncoder.load(
-            GOLDEN / "weights" / "dino_nano.pth",
-            name="dino_nano",
-            image_size=112,
-            architecture=Architecture(embed_dim=64, depth=2, num_heads=4),
-            device=device,
-            dtype=dtype,
-        )
+        encoder = _nano(AspectEncoder, device, dtype)
         images = torch.linspace(0, 1, 3 * 3 * 64 * 64).view(3, 3, 64, 64).to(device)
         encoder.encode(images)  # constants go to the device once
         log.syncs.clear()

@@ -11,7 +11,7 @@ import pytest
 from ntt_ray.errors import InputError
 from ntt_ray.run import box_file as box_file_module
 from ntt_ray.run import manifest as manifest_file
-from ntt_ray.run.box_file import BoxesOf, box_file, file_problem, is_there, read_boxes
+from ntt_ray.run.box_file import BoxesOf, box_file, check_file, is_there, read_boxes
 from ntt_ray.run.local_manifest import ManifestFile
 from ntt_ray.run.manifest_writer import write_manifest
 from ntt_ray.settings import BoxSettings
@@ -102,23 +102,30 @@ def test_a_whole_file_has_no_problem(tmp_path, monkeypatch, units, rows_per_grou
     def image_ids(unit):
         return range(2 * int(ends[unit]) + 1, 2 * int(ends[unit + 1]), 2)
 
-    def problem(of=made_of, count=None, ids=image_ids):
-        return file_problem(str(tmp_path), of, STORE, count or len(sizes), ids)
+    def check(of=made_of, count=None, ids=image_ids):
+        check_file(str(tmp_path), of, STORE, count or len(sizes), ids)
 
-    assert problem() is None
-    assert problem(ids=lambda _: None) is None
-    assert problem(of=made_of._replace(source="abd")) == "it belongs to another run"
-    assert problem(count=9) == f"it has {len(sizes)} units, the run 9"
-    moved = problem(ids=lambda unit: image_ids(unit)[::-1] if unit == 2 else image_ids(unit))
-    assert moved == "its images of unit 2 are not those of the manifest"
+    def moved(unit):
+        return image_ids(unit)[::-1] if unit == 2 else image_ids(unit)
+
+    check()
+    check(ids=lambda _: None)
+    with pytest.raises(InputError, match="it belongs to another run"):
+        check(of=made_of._replace(source="abd"))
+    with pytest.raises(InputError, match=f"it has {len(sizes)} units, the run 9"):
+        check(count=9)
+    with pytest.raises(InputError, match="its images of unit 2 are not those of the manifest"):
+        check(ids=moved)
     path = tmp_path / "boxes.parquet"
     data = bytearray(path.read_bytes())
     for place in range(4, 40):
         data[place] ^= 255
     path.write_bytes(data)
-    assert problem() is not None
+    with pytest.raises(InputError, match=r"boxes\.parquet is damaged"):
+        check()
     path.unlink()
-    assert problem() == "it is missing"
+    with pytest.raises(InputError, match=r"boxes\.parquet is missing"):
+        check()
 
 
 def test_the_same_boxes_give_the_same_bytes(tmp_path):

@@ -11,8 +11,10 @@ import yaml
 
 from ntt_ray.errors import InputError
 from ntt_ray.masks import encode_mask
+from ntt_ray.merge.calibration import Calibration
 from ntt_ray.merge.job import merge
 from ntt_ray.merge.record import read_merge_record
+from ntt_ray.run.identity import scores_content
 from ntt_ray.run.layout import shard_uri
 from ntt_ray.verify.problems import KEPT, Findings
 from tests.support.commands import run_command
@@ -534,6 +536,20 @@ def test_a_calibrated_merge_needs_its_calibration_no_more(tmp_path):
     calibration.unlink()
     assert run.verify().whole
     assert read_merge_record(str(run.output), STORE).class_scores == ((1, 0.8),)
+
+
+@pytest.mark.parametrize("nms_iou", [0.5, 0.7])
+def test_a_merge_says_that_its_calibration_is_of_other_settings(tmp_path, caplog, nms_iou):
+    calibration = tmp_path / "calibration.json"
+    run = Run(tmp_path, calibration=str(calibration))
+    made_with = scores_content(run.identity.plain())
+    made_with["method"] = {**made_with["method"], "nms_iou": nms_iou}
+    found = Calibration(bank=run.identity.bank, made_with=made_with, thresholds={"nut": 0.8})
+    calibration.write_bytes(found.to_bytes())
+    run.merge()
+    said = "made with other settings than the labels"
+    assert (said in caplog.text) == (nms_iou != 0.5)
+    assert ("method.nms_iou: 0.7 there, 0.5 here" in caplog.text) == (nms_iou != 0.5)
 
 
 RECORD_EDITS = {

@@ -42,7 +42,7 @@ class Refiner:
             model: the model of `points`, before it is cast to a 16-bit type.
             points: the decoder of the grid.
             dtype: type of weights and activations.
-            min_iou: see `better_masks`.
+            min_iou: IoU, above 0, that a new mask must have with the old one at least.
         """
         self._points, self._fold = points, PromptFolder(model, dtype, later=True)
         self._min_iou = min_iou
